@@ -1,0 +1,158 @@
+"""Keeping blocks: room, new files, pages added to old ones.
+
+Several threads may do that at once, but never two with one block. Each may take its block's size
+more than the limit while the others do the same.
+"""
+
+import os
+from array import array
+from collections.abc import Callable
+from contextlib import suppress
+
+from mountd_cache.block_folder import FULL_ERRNOS, BlockFolder, write_all
+from mountd_cache.block_format import Layout
+from mountd_cache.block_index import REUSE_AFTER_S, BlockIndex
+from mountd_cache.block_map import page_mask, runs
+from mountd_cache.eviction import UNIT_BYTES
+from mountd_cache.open_blocks import OpenBlock
+
+
+class BlockWriter:
+    """Changes files; nobody else does. Methods raise OSError."""
+
+    def __init__(
+        self,
+        folder: BlockFolder,
+        index: BlockIndex,
+        layout: Layout,
+        *,
+        limit_bytes: int,
+        min_free_fraction: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._folder = folder
+        self._index = index
+        self._layout = layout
+        self._limit_bytes = limit_bytes
+        self._min_free_fraction = min_free_fraction
+        self._clock = clock
+
+    def restore(self, stop: Callable[[], bool]) -> bool:
+        """Takes over what an earlier run left, least recently used first; False when stopped."""
+        times = array("q")
+        blocks: list[tuple[bytes, int]] = []
+        for key, found in self._folder.blocks():
+            if stop():
+                return False
+            times.append(found.st_mtime_ns)
+            blocks.append((key, found.st_blocks * 512))
+        oldest_first = sorted(range(len(blocks)), key=times.__getitem__)
+        self._index.restore(blocks[i] for i in oldest_first)
+        return True
+
+    def settle(self) -> None:
+        """Carries out what readers left to the writer."""
+        for key in self._index.settle_visits():
+            with suppress(OSError):  # the order after a restart is only roughly the same
+                os.utime(self._folder.path(key))
+        for key in self._index.doomed():
+            self.remove(key)
+            self._index.undoom(key)
+
+    def store(self, key: bytes, start: int, view: memoryview, block_len: int) -> bool:
+        """False when there is no room."""
+        need = self._layout.header_size + len(view) + UNIT_BYTES
+        if not self.make_room(need):
+            return False
+        try:
+            self._put(key, start, view, block_len)
+        except OSError as error:
+            if error.errno not in FULL_ERRNOS or not self._evict(2 * need):
+                raise
+            self._put(key, start, view, block_len)
+        return True
+
+    def make_room(self, need: int) -> bool:
+        """Evicts until `need` more bytes fit below the limit, and the disk keeps its free part."""
+        excess = self._index.bytes_used + need - self._limit_bytes
+        if excess > 0 and (need > self._limit_bytes or not self._evict(excess)):
+            return False
+        lacking = need - self._folder.free_bytes(self._min_free_fraction)
+        if lacking > 0 and not self._evict(lacking):
+            kept_free = f"{self._min_free_fraction:.0%}"
+            self._folder.refused(f"the cache's disk is full ({kept_free} of it are left free)")
+            return False
+        return True
+
+    def remove(self, key: bytes) -> int:
+        """Forgets and unlinks a block; its size. An OSError leaves it counted."""
+        size = self._index.remove(key)
+        try:
+            self._folder.unlink(key)
+        except OSError:
+            if size:
+                self._index.add(key, size)
+            raise
+        return size
+
+    def _evict(self, size: int) -> bool:
+        """Evicts blocks of at least `size` bytes in all; False when there were not that many."""
+        while size > 0:
+            key = self._index.victim()
+            if key is None:
+                return False
+            size -= self.remove(key)
+        return True
+
+    def _put(self, key: bytes, start: int, view: memoryview, block_len: int) -> None:
+        try:
+            if key not in self._index or not self._add_pages(key, start, view, block_len):
+                self._create(key, start, view, block_len)
+        except OSError:
+            self.remove(key)
+            raise
+
+    def _create(self, key: bytes, start: int, view: memoryview, block_len: int) -> None:
+        """A new file. Readers don't open it before the index knows it.
+
+        Measured for 1 MiB: 290 us in one call to the final name, 340 us with the header last,
+        310 us with a rename (2.5 ms when the journal is busy).
+        """
+        layout = self._layout
+        nothing = layout.empty()
+        new = page_mask(start, start + len(view), layout.page_size)
+        pages = layout.add(nothing, new, view, start)
+        header = layout.pack(key, block_len, pages)
+        counts_from_s = self._clock() + REUSE_AFTER_S
+        block = OpenBlock(self._folder.create(key), block_len, pages, counts_from_s)
+        if start == 0:
+            write_all(block.fd, (header, view), 0)
+        else:
+            write_all(block.fd, (view,), layout.header_size + start)
+            write_all(block.fd, (header,), 0)
+        self._index.add(key, _allocated(block.fd), block)
+
+    def _add_pages(self, key: bytes, start: int, view: memoryview, block_len: int) -> bool:
+        """Adds pages to a file: data first, the header afterwards. False when it was no good."""
+        layout = self._layout
+        try:
+            block = OpenBlock.opened(self._folder.open(key, writable=True), key, layout)
+        except FileNotFoundError:
+            block = None
+        if block is None or block.length != block_len:
+            self.remove(key)
+            return False
+        size = layout.page_size
+        new = page_mask(start, start + len(view), size) & ~block.pages.present
+        for first, last in runs(new):
+            part = view[first * size - start : last * size - start]
+            write_all(block.fd, (part,), layout.header_size + first * size)
+        pages = layout.add(block.pages, new, view, start)
+        with self._index.replacing_header():
+            write_all(block.fd, (layout.pack(key, block_len, pages),), 0)
+        self._index.replace_pages(key, _allocated(block.fd), pages)
+        return True
+
+
+def _allocated(fd: int) -> int:
+    return os.fstat(fd).st_blocks * 512
