@@ -1,0 +1,93 @@
+"""A network backend for httpcore whose every blocking step ends at one deadline.
+
+httpcore's timeouts hold per `recv`: a server that sends one byte every 59 s keeps a call alive for
+as long as it likes. A synchronous call does all its socket work in the thread that made it, so the
+deadline is a value of that thread, and each step waits for what is left of it.
+"""
+
+import contextlib
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import httpcore
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+class _Deadline(threading.local):
+    until_s: float | None = None
+
+
+_deadline = _Deadline()
+
+
+@contextlib.contextmanager
+def socket_deadline(until_s: float) -> Iterator[None]:
+    """Inside, every socket step of this thread ends by `until_s` (of `time.monotonic`)."""
+    before, _deadline.until_s = _deadline.until_s, until_s
+    try:
+        yield
+    finally:
+        _deadline.until_s = before
+
+
+def _left_s(wanted_s: float | None, expired: type[Exception]) -> float | None:
+    if _deadline.until_s is None:
+        return wanted_s
+    left_s = _deadline.until_s - time.monotonic()
+    if left_s <= 0:
+        raise expired("the time for this call is over")
+    return left_s if wanted_s is None else min(wanted_s, left_s)
+
+
+class DeadlineStream(httpcore.NetworkStream):
+    """A stream that never waits past the deadline of the calling thread."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _left_s(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _left_s(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        limit_s = _left_s(timeout, httpcore.ConnectTimeout)
+        return DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, limit_s))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class DeadlineBackend(httpcore.NetworkBackend):
+    """Opens `DeadlineStream`s. A connect also ends after `CONNECT_TIMEOUT_S` per address.
+
+    Looking the host's name up is the C library's business and not bounded here.
+    """
+
+    def __init__(self) -> None:
+        self._backend = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        limit_s = _left_s(CONNECT_TIMEOUT_S, httpcore.ConnectTimeout)
+        stream = self._backend.connect_tcp(host, port, limit_s, local_address, socket_options)
+        return DeadlineStream(stream)

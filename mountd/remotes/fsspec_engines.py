@@ -1,0 +1,229 @@
+"""From a Source and settings to an fsspec file system: each package has arguments of its own.
+
+Credentials that are not given are left to the package's own chain (AWS_*, ~/.aws, gcloud, ...).
+"""
+
+import json
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+
+from mountd.config import Settings
+from mountd.credentials import CREDENTIALS, is_anonymous
+from mountd.errors import CredentialsError, UsageError
+from mountd.remotes.fsspec_azure import azure_listing
+from mountd.source import Source
+
+_EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure", "webdav": "webdav"}
+_LOCAL_PROTOCOLS = frozenset(("local", "file"))
+# They have no cache of listings, and hand what they don't know to webdav4's and paramiko's clients.
+_WITHOUT_CACHES = frozenset(("webdav", "sftp", "ssh"))
+_SERVER_PROTOCOLS = frozenset(("sftp", "ssh", "ftp", "smb"))
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An fsspec file system and where in it the mounted prefix is.
+
+    `root` has no slash at its end. `container` is what must exist for a missing key to be just
+    missing ("": there is no such thing). `is_parallel`: its calls may run in several threads.
+    `close` drops connections where the file system doesn't do it by itself when collected. `ls`
+    lists instead of a file system's own `_ls` that can't be relied on.
+    """
+
+    fs: Any
+    root: str
+    container: str
+    real_directories: bool
+    strong_version: bool
+    is_parallel: bool
+    close: Callable[[], None] = _nothing
+    ls: Callable[[str], Awaitable[Sequence[Mapping[str, Any]]]] | None = None
+
+
+def open_engine(source: Source, settings: Settings) -> Engine:
+    """Raises UsageError for a package that is not installed or a SOURCE that it can't serve, and
+    CredentialsError where it is clear without a request that there are none."""
+    match source.scheme:
+        case "s3" | "gs" | "az" | "abfs" | "abfss":
+            return _object_store(source, settings)
+        case "webdav" | "webdav+http":
+            return _webdav(source, settings)
+        case "memory":
+            root = f"/{source.prefix}".rstrip("/")
+            return Engine(_open("memory", {}), root, "", False, False, True)
+        case _:
+            return _anything(source, settings)
+
+
+def _object_store(source: Source, settings: Settings) -> Engine:
+    if not source.authority:
+        # s3fs answers an empty listing when listing buckets is refused.
+        raise UsageError(f"{source.text}: with engine = fsspec the bucket must be named")
+    arguments: Callable[[Settings], dict[str, Any]]
+    protocol = "az" if source.scheme.startswith("abfs") else source.scheme
+    arguments = {"s3": _s3_arguments, "gs": _gcs_arguments, "az": _azure_arguments}[protocol]
+    container = source.authority.partition("@")[0]
+    fs = _open(protocol, arguments(settings))
+    # Trying again is RetryingStore's, which knows Retry-After and the time that is left.
+    if protocol in ("s3", "gs"):
+        fs.retries = 1
+    root = f"{container}/{source.prefix}".rstrip("/")
+    ls = azure_listing(fs) if protocol == "az" else None
+    return Engine(fs, root, container, False, True, True, ls=ls)
+
+
+def _s3_arguments(settings: Settings) -> dict[str, Any]:
+    given = settings.credentials
+    client = {"region_name": settings.region} if settings.region else {}
+    style = given.get("addressing_style", "auto")
+    found = {
+        "anon": is_anonymous(given),
+        "key": given.get("access_key_id"),
+        "secret": given.get("secret_access_key"),
+        "token": given.get("session_token"),
+        "profile": given.get("profile"),
+        "endpoint_url": settings.endpoint,
+        "client_kwargs": client,
+        "config_kwargs": {
+            "connect_timeout": min(5.0, settings.request_timeout_s),
+            "read_timeout": settings.request_timeout_s,
+            "max_pool_connections": settings.max_transfers + 8,
+            "retries": {"max_attempts": 0},
+            "s3": {"addressing_style": style},
+        },
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _gcs_arguments(settings: Settings) -> dict[str, Any]:
+    # Otherwise gcsfs asks a gRPC endpoint first, which took 35 to 68 s per call on an emulator.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    given = settings.credentials
+    token: object = None
+    if is_anonymous(given) or given.get("token") == "anon":
+        token = "anon"
+    elif account := given.get("service_account"):
+        token = _json_or_path(account)
+    elif text := given.get("token"):
+        token = _google_token(text)
+    found = {
+        "token": token,
+        "project": given.get("project"),
+        "endpoint_url": settings.endpoint,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _google_token(text: str) -> object:
+    """gcsfs takes a text for the name of a file."""
+    try:
+        from google.oauth2.credentials import Credentials
+    except ImportError as error:
+        raise UsageError("gs:// needs the extra: pip install 'mountd[gcs]'") from error
+    make: Any = Credentials
+    return make(text)
+
+
+def _json_or_path(text: str) -> object:
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CredentialsError("service_account is neither a path nor a JSON key") from error
+
+
+def _azure_arguments(settings: Settings) -> dict[str, Any]:
+    given = settings.credentials
+    names = ["account_name", "account_key", "sas_token", "connection_string"]
+    names += ["tenant_id", "client_id", "client_secret"]
+    found: dict[str, Any] = {name: given[name] for name in names if given.get(name)}
+    if is_anonymous(given):
+        found["anon"] = True
+    elif given.get("token"):
+        raise UsageError("az:// takes a token only without engine = fsspec")
+    if settings.endpoint and "connection_string" not in found:
+        # adlfs only takes a host; a whole endpoint (azurite, sovereign clouds) goes in like this.
+        parts = {
+            "AccountName": found.get("account_name"),
+            "AccountKey": found.get("account_key"),
+            "SharedAccessSignature": found.get("sas_token", "").lstrip("?"),
+            "BlobEndpoint": settings.endpoint,
+        }
+        found["connection_string"] = ";".join(f"{k}={v}" for k, v in parts.items() if v)
+    found["connection_timeout"] = 5
+    found["read_timeout"] = max(1, int(settings.request_timeout_s))
+    return found
+
+
+def _webdav(source: Source, settings: Settings) -> Engine:
+    scheme = "http" if source.scheme == "webdav+http" else "https"
+    given = settings.credentials
+    arguments: dict[str, Any] = {
+        "base_url": settings.endpoint or f"{scheme}://{source.authority}",
+        "timeout": settings.request_timeout_s,
+    }
+    if given.get("token"):
+        arguments["headers"] = {"Authorization": f"Bearer {given['token']}"}
+    elif given.get("user"):
+        arguments["auth"] = (given["user"], given.get("password", ""))
+    fs = _open("webdav", arguments)
+    return Engine(fs, source.prefix, "", True, False, True, close=fs.client.http.close)
+
+
+def _anything(source: Source, settings: Settings) -> Engine:
+    """Any other protocol: the URL itself says where, `user` and `password` who."""
+    if source.scheme in _LOCAL_PROTOCOLS:
+        raise UsageError(f"{source.text}: file:// has a store of its own")
+    given = settings.credentials
+    url = f"{source.scheme}://{source.authority}/{source.prefix}".rstrip("/")
+    klass = _class_of(source.scheme)
+    arguments: dict[str, Any] = dict(klass._get_kwargs_from_urls(url))
+    if source.scheme in _SERVER_PROTOCOLS:
+        host = urlsplit(f"//{source.authority}")
+        arguments |= {"host": host.hostname, "port": host.port}
+        arguments |= {"username": given.get("user"), "password": given.get("password")}
+    if source.scheme in ("sftp", "ssh"):
+        arguments["timeout"] = min(10.0, settings.request_timeout_s)
+    # What only this package knows (`key_filename`, ...) goes on under its own name.
+    arguments |= {name: value for name, value in given.items() if name not in CREDENTIALS}
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    fs = _open(source.scheme, arguments)
+    root = str(fs._strip_protocol(url)).rstrip("/")
+    is_async = bool(getattr(fs, "async_impl", False))
+    # paramiko's client, ftplib's connection; others have neither and close when collected.
+    connection = getattr(fs, "client", None) or getattr(fs, "ftp", None)
+    close = getattr(connection, "close", None) or _nothing
+    return Engine(fs, root, "", True, False, is_async, close)
+
+
+def _class_of(protocol: str) -> Any:
+    try:
+        return fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        fix = f"pip install 'mountd[{extra}]'" if extra else str(error)
+        raise UsageError(f"{protocol}:// through fsspec needs a package: {fix}") from error
+    except ValueError as error:
+        raise UsageError(f"fsspec knows no protocol {protocol}://") from error
+
+
+def _open(protocol: str, arguments: Mapping[str, Any]) -> Any:
+    """An instance of our own, without caches: freshness is the metadata cache's business."""
+    klass = _class_of(protocol)
+    cache = {} if protocol in _WITHOUT_CACHES else {"use_listings_cache": False}
+    try:
+        return klass(**arguments, **cache, skip_instance_cache=True)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{protocol}:// through fsspec: {error}") from error
+    except ImportError as error:
+        raise UsageError(f"{protocol}:// through fsspec: {error}") from error

@@ -1,0 +1,208 @@
+"""One HTTP/1.1 server, its kept-alive connections, and exchanges that end in time.
+
+httpcore (httpx's own engine) and not httpx itself: httpx rewrites request targets and offers no
+bound on a whole call (`deadline.py`).
+"""
+
+import contextlib
+import os
+import ssl
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Self
+from urllib.parse import urljoin, urlsplit
+
+import certifi
+import httpcore
+
+from mountd.errors import Unreachable
+from mountd.remotes.deadline import DeadlineBackend, socket_deadline
+
+KEEPALIVE_S = 30.0
+_DRAIN_BYTES = 64 << 10  # of an error's body, so that its connection can be kept
+_REDIRECTS = frozenset((301, 302, 307, 308))
+_MAX_REDIRECTS = 3
+
+
+class Answer:
+    """A response whose body is read in chunks.
+
+    All waiting ends at one deadline; who reads a long stream page by page calls `renew` for each
+    page. Any transport error is `Unreachable`. Leaving the `with` block reads a short rest, or
+    closes the connection where the rest is long.
+    """
+
+    def __init__(self, response: httpcore.Response, target: str, what: str, until_s: float) -> None:
+        self.status: int = response.status
+        self.target = target
+        self.headers: dict[str, str] = {}
+        for name, value in response.headers:
+            self.headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
+        self.what = what
+        self._response = response
+        self._chunks = response.iter_stream()
+        self._until_s = until_s
+
+    def renew(self, until_s: float) -> None:
+        """More time, for the next page of a stream."""
+        self._until_s = until_s
+
+    def chunk(self) -> bytes:
+        """The next bytes of the body, or b"" at its end. Raises Unreachable."""
+        with _transport_errors(self.what, answered=True), socket_deadline(self._until_s):
+            return next(self._chunks, b"")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None or self.status >= 300:
+                self._drain()
+        finally:
+            self._response.close()
+
+    def _drain(self) -> None:
+        """Reads a short rest. Why it failed doesn't matter: what was asked for has arrived."""
+        self._until_s = min(self._until_s, time.monotonic() + 1.0)
+        left = _DRAIN_BYTES
+        with contextlib.suppress(Unreachable):
+            while left > 0 and (chunk := self.chunk()):
+                left -= len(chunk)
+
+
+class HttpPool:
+    """Connections to one origin (`https://host[:port]`). Thread-safe.
+
+    `headers` go with every request. A call ends within `timeout_s`, name look-up aside. TLS is
+    verified against the system's certificates and certifi's (`SSL_CERT_FILE` replaces both).
+    `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are obeyed.
+    """
+
+    def __init__(
+        self, origin: str, headers: Mapping[str, str], max_connections: int, timeout_s: float
+    ) -> None:
+        parts = urlsplit(origin)
+        self.origin = f"{parts.scheme}://{parts.netloc}"
+        self._host = parts.hostname or ""
+        self._port = parts.port
+        self._scheme = parts.scheme
+        self._timeout_s = timeout_s
+        self._headers = [("Host", parts.netloc), *headers.items()]
+        self._max_connections = max_connections
+        self._lock = threading.Lock()
+        self._pool: httpcore.ConnectionPool | None = None
+
+    def deadline_s(self) -> float:
+        """When a call that begins now must end, on `time.monotonic`."""
+        return time.monotonic() + self._timeout_s
+
+    def ask(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        until_s: float | None = None,
+    ) -> Answer:
+        """Sends one request for `target` (a percent-encoded path) and returns its answer's head.
+
+        The answer, its body included, has time until `until_s` (default: the pool's timeout from
+        now). Redirects within this origin are followed, others raise Unreachable: a captive
+        portal answers like that, and the credentials are for nobody else.
+        """
+        until_s = self.deadline_s() if until_s is None else until_s
+        for _ in range(_MAX_REDIRECTS + 1):
+            answer = self._ask_once(method, target, headers, body, until_s)
+            location = answer.headers.get("location")
+            if answer.status not in _REDIRECTS or location is None:
+                return answer
+            with answer:
+                target = self._redirected(answer, location)
+        raise Unreachable(f"{method} {self.origin}{target}: redirected in a circle")
+
+    def close(self) -> None:
+        """Closes the connections; calls under way fail with Unreachable. Can be used again."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+    def _ask_once(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, until_s: float
+    ) -> Answer:
+        what = f"{method} {self.origin}{target}"
+        request = httpcore.Request(
+            method,
+            httpcore.URL(scheme=self._scheme, host=self._host, port=self._port, target=target),
+            headers=[*self._headers, *headers.items()],
+            content=body or None,
+            extensions={"timeout": {"pool": max(0.0, until_s - time.monotonic())}},
+        )
+        with _transport_errors(what), socket_deadline(until_s):
+            response = self._connections().handle_request(request)
+        return Answer(response, target, what, until_s)
+
+    def _redirected(self, answer: Answer, location: str) -> str:
+        parts = urlsplit(urljoin(f"{self.origin}{answer.target}", location))
+        if f"{parts.scheme}://{parts.netloc}" != self.origin:
+            raise Unreachable(
+                f"{answer.what}: redirected to {parts.scheme}://{parts.netloc}, which is another "
+                f"server; if that is the right one, put it into SOURCE"
+            )
+        return f"{parts.path}?{parts.query}" if parts.query else parts.path
+
+    def _connections(self) -> httpcore.ConnectionPool:
+        with self._lock:
+            if self._pool is None:
+                self._pool = httpcore.ConnectionPool(
+                    ssl_context=_ssl_context() if self._scheme == "https" else None,
+                    proxy=_proxy_for(self._scheme, self._host),
+                    max_connections=self._max_connections,
+                    max_keepalive_connections=self._max_connections,
+                    keepalive_expiry=KEEPALIVE_S,
+                    network_backend=DeadlineBackend(),
+                )
+            return self._pool
+
+
+@contextlib.contextmanager
+def _transport_errors(what: str, answered: bool = False) -> Iterator[None]:
+    """`answered`: the head of the answer is there, so a cut connection is not a dead remote. One
+    that falls silent may be."""
+    try:
+        yield
+    except httpcore.TimeoutException as error:
+        raise Unreachable(f"{what}: no answer in time") from error
+    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:
+        text = f"{what}: {error or type(error).__name__}"
+        raise Unreachable(text, answered=answered) from error
+    except OSError as error:
+        # ssl.SSLError from a read is not mapped by every httpcore; a closed pool is EBADF.
+        raise Unreachable(f"{what}: {error}", answered=answered) from error
+
+
+def _ssl_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if "SSL_CERT_FILE" not in os.environ and "SSL_CERT_DIR" not in os.environ:
+        # Slim containers have no certificates of their own.
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+def _proxy_for(scheme: str, host: str) -> httpcore.Proxy | None:
+    proxies = urllib.request.getproxies()
+    address = proxies.get(scheme) or proxies.get("all")
+    if not address or urllib.request.proxy_bypass(host):
+        return None
+    parts = urlsplit(address if "://" in address else f"http://{address}")
+    auth = (parts.username, parts.password or "") if parts.username else None
+    return httpcore.Proxy(f"{parts.scheme}://{parts.hostname}:{parts.port or 3128}", auth=auth)

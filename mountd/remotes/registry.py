@@ -1,0 +1,49 @@
+"""SOURCE -> RemoteStore. Stores are imported only when their scheme is used: boto3 alone costs
+0.3 s and 40 MB."""
+
+from mountd.config import Settings
+from mountd.errors import UsageError
+from mountd.remotes.base import RemoteStore
+from mountd.source import Source
+
+
+def open_store(source: Source, settings: Settings) -> RemoteStore:
+    """The bare store for `source`; no request is made yet.
+
+    Raises UsageError for a scheme that nobody serves or an extra that is not installed,
+    CredentialsError where it is clear without a request that there are none.
+    """
+    if source.scheme == "file":
+        # Also with engine = "fsspec", whose local file system follows symlinks anywhere.
+        from mountd.remotes.local import open_local
+
+        return open_local(source, settings)
+    if settings.engine == "fsspec":
+        from mountd.remotes.fsspec_store import open_fsspec
+
+        return open_fsspec(source, settings)
+    match source.scheme:
+        case "s3":
+            from mountd.remotes.s3 import open_s3
+
+            return open_s3(source, settings)
+        case "gs":
+            from mountd.remotes.gcs import open_gcs
+
+            return open_gcs(source, settings)
+        case "az":
+            from mountd.remotes.azure import open_azure
+
+            return open_azure(source, settings)
+        case "webdav" | "webdav+http" | "nextcloud":
+            from mountd.remotes.webdav import open_webdav
+
+            return open_webdav(source, settings)
+        case "oss" | "swift":
+            raise UsageError(
+                f"{source.scheme}:// is not supported yet; use its S3 door: s3:// with -o endpoint"
+            )
+        case _:
+            from mountd.remotes.fsspec_store import open_fsspec
+
+            return open_fsspec(source, settings)

@@ -1,0 +1,60 @@
+"""`s3://`: ranged reads by obstore, everything else by signed REST requests."""
+
+from typing import TYPE_CHECKING
+
+from mountd.config import Settings
+from mountd.errors import UsageError
+from mountd.remotes.base import RemoteStore
+from mountd.remotes.buckets import BucketsStore
+from mountd.remotes.object_store import ObjectStore
+from mountd.remotes.obstore_reads import ObstoreReads, client_options
+from mountd.remotes.s3_credentials import S3Access, s3_access
+from mountd.remotes.s3_rest import S3Place, S3Rest
+from mountd.source import Source
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config, S3Store
+
+
+def open_s3(source: Source, settings: Settings, page_size: int | None = None) -> RemoteStore:
+    """The store of `s3://bucket/prefix`, or of all buckets for a bare `s3://`.
+
+    No request is made. Credentials: `anonymous`, `access_key_id` with `secret_access_key` and
+    `session_token`, `profile`, else botocore's chain. Endpoint and region: settings, AWS_*, the
+    profile. `addressing_style` is `path` or `virtual`.
+    """
+    access = s3_access(settings)
+    timeout_s = settings.request_timeout_s
+
+    def open_bucket(bucket: str, prefix: str = "") -> RemoteStore:
+        place = access.place(bucket)
+        rest = S3Rest(place, access.credentials, timeout_s)
+        reads = ObstoreReads(_obstore(place, access, timeout_s), rest, timeout_s)
+        return ObjectStore(rest, reads, prefix, page_size)
+
+    if source.authority:
+        return open_bucket(source.authority, source.prefix)
+    return BucketsStore(S3Rest(access.place(""), access.credentials, timeout_s), open_bucket)
+
+
+def _obstore(place: S3Place, access: S3Access, timeout_s: float) -> "S3Store":
+    try:
+        from obstore.store import S3Store
+    except ImportError as error:
+        raise UsageError("s3:// needs obstore: pip install obstore") from error
+    is_virtual = not place.base_path.endswith(f"/{place.bucket}")
+    path = place.base_path if is_virtual else place.base_path.removesuffix(f"/{place.bucket}")
+    # Everything is said here, because obstore fills gaps from AWS_* by rules of its own.
+    config: S3Config = {
+        "endpoint": place.origin + path,
+        "region": place.region,
+        "virtual_hosted_style_request": is_virtual,
+        "skip_signature": access.is_anonymous,
+    }
+    return S3Store(
+        place.bucket,
+        config=config,
+        client_options=client_options(timeout_s, place.origin.startswith("http://")),
+        retry_config={"max_retries": 0},
+        credential_provider=None if access.is_anonymous else access.credentials.for_obstore,
+    )
