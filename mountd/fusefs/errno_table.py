@@ -1,0 +1,46 @@
+"""The one place where an error becomes an errno (docs/semantics.md has the same table)."""
+
+import errno
+import logging
+
+from mountd import errors
+
+log = logging.getLogger(__name__)
+
+# Nearest class in the error's own line of inheritance wins. Unreachable is EIO, never ENOENT.
+ERRNO: dict[type[BaseException], int] = {
+    errors.NotFound: errno.ENOENT,
+    errors.ContainerMissing: errno.EIO,
+    errors.VersionChanged: errno.ESTALE,
+    errors.Unreachable: errno.EIO,
+    errors.Throttled: errno.EBUSY,
+    errors.Denied: errno.EACCES,
+    errors.Locked: errno.EBUSY,
+    errors.QuotaExceeded: errno.EDQUOT,
+    errors.Corrupt: errno.EIO,
+    errors.Unsupported: errno.EOPNOTSUPP,
+    errors.NameNotAllowed: errno.EINVAL,
+    errors.RemoteError: errno.EIO,
+    errors.NoEntry: errno.ENOENT,
+    errors.Stale: errno.ESTALE,
+    errors.NotADirectory: errno.ENOTDIR,
+    errors.IsADirectory: errno.EISDIR,
+    errors.NoAttribute: errno.ENODATA,
+    errors.ReadOnly: errno.EROFS,
+    TimeoutError: errno.ETIMEDOUT,
+}
+
+# What happens all the time and tells an operator nothing.
+_QUIET = (errors.NoEntry, errors.NoAttribute, errors.Stale, errors.ReadOnly, errors.NotFound)
+
+
+def errno_of(error: Exception) -> int:
+    """The errno that the kernel gets; what is unknown is EIO and logged with its traceback."""
+    for kind in type(error).__mro__:
+        number = ERRNO.get(kind)
+        if number is not None:
+            if not isinstance(error, _QUIET):
+                log.debug("answered %s: %s", errno.errorcode[number], error)
+            return number
+    log.error("a request failed in an unforeseen way", exc_info=error)
+    return errno.EIO

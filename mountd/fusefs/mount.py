@@ -1,0 +1,108 @@
+"""Mounting and unmounting: the session that pyfuse3 keeps in module globals, one per process."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import urllib.parse
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from mountd.errors import MountPointError
+from mountd.fusefs.operations import Operations
+
+log = logging.getLogger(__name__)
+
+MAX_TASKS = 200  # requests in hand at once; those that wait for the remote each hold one
+UNMOUNT_TIMEOUT_S = 10.0
+# What requests in hand have to end once `terminate` was called; a hanging one may wait for a
+# minute, and whoever asked for it gets ENOTCONN either way.
+TERMINATE_WITHIN_S = 5.0
+
+
+class FuseMount:
+    """One mount of this process. `serve` runs until somebody unmounts it."""
+
+    def __init__(self, mountpoint: Path) -> None:
+        self.mountpoint = mountpoint
+        self._mounted = False
+        self._detached = False
+        self._serving = trio.CancelScope()
+
+    @property
+    def is_mounted(self) -> bool:
+        """From `mount` to `close`."""
+        return self._mounted
+
+    def mount(self, operations: Operations, options: Iterable[str]) -> None:
+        """Mounts. Raises MountPointError with the kernel's reason."""
+        logging.getLogger("pyfuse3").setLevel(logging.INFO)  # its debug lines are per request
+        try:
+            pyfuse3.init(operations, os.fspath(self.mountpoint), set(options))
+        except (RuntimeError, OSError) as exc:
+            raise MountPointError(
+                f"cannot mount at {self.mountpoint}: {exc}; `mountd doctor` says what is missing"
+            ) from exc
+        self._mounted = True
+
+    async def serve(self) -> None:
+        """Answers requests until the mount is gone."""
+        with self._serving:
+            await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
+
+    def terminate(self) -> None:
+        """Ends `serve` although the mount may still be held somewhere: at once where no request
+        is in hand, else within TERMINATE_WITHIN_S. Harmless when it has ended."""
+        if self._mounted:
+            self._serving.deadline = trio.current_time() + TERMINATE_WITHIN_S
+            pyfuse3.terminate()
+
+    async def invalidate(self, entries: Iterable[tuple[int, bytes]]) -> None:
+        """Makes the kernel forget (parent inode, name) pairs, each with all that is below it.
+        In a thread: the kernel may wait for a request of ours meanwhile."""
+        await trio.to_thread.run_sync(_invalidate, list(entries), abandon_on_cancel=True)
+
+    async def unmount(self, *, lazy: bool = False) -> str | None:
+        """Unmounts while `serve` goes on answering; what the tool said where it could not."""
+        return await trio.to_thread.run_sync(self._unmount, lazy, abandon_on_cancel=True)
+
+    def _unmount(self, lazy: bool) -> str | None:
+        command = ["fusermount3", "-u", *(["-z"] if lazy else []), os.fspath(self.mountpoint)]
+        if os.geteuid() == 0:
+            command = ["umount", "-i", *(["-l"] if lazy else []), os.fspath(self.mountpoint)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=UNMOUNT_TIMEOUT_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            return str(exc)
+        if done.returncode != 0:
+            return done.stderr.strip() or "unmounting failed"
+        self._detached = True
+        return None
+
+    def close(self) -> None:
+        """Ends the session, and the mount where it is still there. Harmless when not mounted."""
+        if self._mounted:
+            self._mounted = False
+            # libfuse would try to unmount what is detached already, and complain.
+            pyfuse3.close(unmount=not self._detached)
+
+
+def _invalidate(entries: Iterable[tuple[int, bytes]]) -> None:
+    for parent, name in entries:
+        with contextlib.suppress(FileNotFoundError):  # the kernel did not know it
+            pyfuse3.invalidate_entry(parent, name)
+
+
+def mount_options(source_text: str, *, read_only: bool, allow_other: bool) -> set[str]:
+    """libfuse's options. Its parser takes ASCII, and splits at commas unless escaped."""
+    name = urllib.parse.quote(source_text, safe="/:@=+~!*'();?&#[]$ ")
+    options = set(pyfuse3.default_options)
+    options |= {f"fsname={name.replace(',', '%2C')}", "subtype=mountd", "default_permissions"}
+    options |= {"ro"} if read_only else set()
+    options |= {"allow_other"} if allow_other else set()
+    return options

@@ -1,0 +1,226 @@
+"""Open files: the walk of a read from a handle to the block cache and the remote.
+
+A handle is pinned to the version that its inode had: every fetch carries it, so a reader gets that
+version's bytes or Stale, never a mix.
+"""
+
+import hashlib
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from typing_extensions import Buffer
+
+from mountd.errors import NotFound, Stale, VersionChanged
+from mountd.remotes.base import RemoteStore
+from mountd.remotes.call import prefetching
+from mountd.vfs.listing_rows import version_in
+from mountd.vfs.prefetch import MAX_RANGE, MAX_WINDOW, Plan, Prefetcher, Sweep
+from mountd.vfs.tree import Directory, Node, Tree, key_of
+from mountd.vfs.walk_ahead import WalkAhead
+from mountd_cache.block_cache import BlockCache
+from mountd_cache.cached_file import CachedFile, FetchFn
+from mountd_cache.listing import Listing
+
+EMPTY = b""
+# A memory share below this is no window at all: one range ahead always gets its chance.
+LEAST_SHARE = 1 << 20
+MAX_KNOWN = 1 << 16
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One version of one file on the remote."""
+
+    key: str
+    size: int
+    version: str
+    mtime_ns: int
+    digest: bytes  # names this version's blocks; the block folder belongs to one identity
+
+
+class Stream:
+    """What reading through a handle needs; made at the first read that reaches us."""
+
+    __slots__ = ("cached", "prefetch")
+
+    def __init__(self, cached: CachedFile, prefetch: Prefetcher) -> None:
+        self.cached = cached
+        self.prefetch = prefetch
+
+
+class Handle:
+    """One open(2). Closed by `OpenFiles.release`. A file whose pages the kernel still has is
+    opened and closed without a read, so nothing is made before there is one."""
+
+    __slots__ = ("file", "node", "stream")
+
+    def __init__(self, node: Node, file: RemoteFile) -> None:
+        self.node = node
+        self.file = file
+        self.stream: Stream | None = None
+
+
+class OpenFiles:
+    """All handles. Reads raise RemoteError, Stale or TimeoutError; cancelling a read leaves its
+    fetch running for whoever asks next."""
+
+    def __init__(self, store: RemoteStore, tree: Tree, blocks: BlockCache) -> None:
+        self.walk = WalkAhead(tree, self)
+        self._store = store
+        self._tree = tree
+        self._blocks = blocks
+        self._handles: dict[int, Handle] = {}
+        self._next = 1
+        # What was opened before, oldest first. An inode number stands for one version for ever,
+        # so opening it again needs no look at its listing.
+        self._known: dict[int, RemoteFile] = {}
+
+    def handle(self, number: int) -> Handle:
+        return self._handles[number]
+
+    def open_count(self) -> int:
+        return len(self._handles)
+
+    async def open(self, node: Node) -> int:
+        """A handle's number. Raises Stale where a small file turns out to be another version by
+        now: its bytes are wanted at once anyway, so they are fetched here, and the kernel
+        answers Stale to open(2) with a new look-up instead of telling the program."""
+        file = self._known.get(node.number)
+        handle = Handle(node, file or self.remote_file_of(node))
+        await self._prove(handle)
+        if file is None:
+            self._know(node.number, handle.file)
+        number = self._next
+        self._next += 1
+        self._handles[number] = handle
+        return number
+
+    def release(self, number: int) -> None:
+        stream = self._handles.pop(number).stream
+        if stream is not None:
+            stream.cached.close()
+
+    async def read(self, handle: Handle, offset: int, size: int) -> Buffer:
+        """Up to `size` bytes at `offset`; fewer only at the end of the file."""
+        end = min(offset + size, handle.file.size)
+        if offset >= end:
+            return EMPTY
+        stream = handle.stream or self._stream(handle)
+        cached = stream.cached
+        data = cached.read_now(offset, end)
+        if data is not None:
+            self._blocks.counters.hits += 1
+            plan = stream.prefetch.hit(offset, end, MAX_WINDOW)
+            if plan is not None:
+                self._fetch_ahead(cached, plan)
+            return data
+        self._blocks.counters.misses += 1
+        plan = stream.prefetch.miss(offset, end, self._share)
+        # The reader's own range first: it is what somebody waits for.
+        cached.begin(*plan.demand, urgent=True)
+        self._fetch_ahead(cached, plan)
+        return await self._or_stale(handle, cached.read(offset, end, plan.demand))
+
+    def _stream(self, handle: Handle) -> Stream:
+        file = handle.file
+        self.walk.opened(handle.node)
+        prefetch = Prefetcher(file.size, self._blocks.block_size)
+        handle.stream = Stream(self.cached(file), prefetch)
+        return handle.stream
+
+    async def _prove(self, handle: Handle) -> None:
+        """Has a small file's bytes here, and so knows that its version is still there."""
+        file, size = handle.file, handle.file.size
+        if not 0 < size <= self._blocks.block_size:
+            return
+        if self._blocks.blocks.present(file.digest, 0, 0, size):
+            return
+        cached = self._stream(handle).cached
+        if cached.here(0, size):
+            return
+        self._blocks.counters.misses += 1
+        try:
+            await self._or_stale(handle, cached.ensure(0, size))
+        except BaseException:
+            cached.close()
+            raise
+
+    def _know(self, number: int, file: RemoteFile) -> None:
+        self._known[number] = file
+        if len(self._known) > MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+
+    def cached(self, file: RemoteFile) -> CachedFile:
+        """The shared cache state of one version; the caller closes it."""
+        return self._blocks.file(file.digest, file.size, self._fetcher(file))
+
+    def fetch_ahead(self, parent: Directory, listing: Listing, row: int) -> bool:
+        """Starts fetching a whole small file that nobody has opened yet; False: no memory."""
+        file = remote_file(parent, listing, row)
+        cached = self.cached(file)
+        reached = cached.begin(0, file.size, urgent=False)
+        cached.close()
+        return reached == file.size
+
+    def opened(self, node: Node) -> RemoteFile | None:
+        """The version that somebody holds open under this inode."""
+        return next((h.file for h in self._handles.values() if h.node is node), None)
+
+    def remote_file_of(self, node: Node) -> RemoteFile:
+        """The version that this inode stands for. Stale where its row is gone."""
+        cached, row = self._tree.locate(node)
+        assert node.parent is not None
+        return remote_file(node.parent, cached.listing, row)
+
+    def _fetcher(self, file: RemoteFile) -> FetchFn:
+        store = self._store
+
+        def fetch(start: int, end: int, urgent: bool) -> Buffer:
+            prefetching.set(not urgent)  # in this call's own copy of the context
+            return store.read(file.key, start, end, file.version)
+
+        return fetch
+
+    def _fetch_ahead(self, cached: CachedFile, plan: Plan) -> None:
+        if plan.sweep is not None:
+            self._sweep(cached, plan.sweep)
+        if plan.ahead_end <= plan.ahead_start or plan.cursor is None:
+            return
+        reached = cached.begin(
+            plan.ahead_start, plan.ahead_end, urgent=False, most=plan.range_bytes
+        )
+        cached.advise(plan.ahead_start, reached)
+        plan.cursor.ahead = max(plan.cursor.ahead, reached)
+
+    def _sweep(self, cached: CachedFile, sweep: Sweep) -> None:
+        """Goes on bringing the whole file here, as far as memory and the disk's backlog allow."""
+        room = min(sweep.window - cached.running_bytes, self._blocks.backlog_room)
+        if room >= MAX_RANGE and sweep.position < cached.size:
+            end = min(cached.size, sweep.position + room)
+            sweep.position = cached.begin(sweep.position, end, urgent=False)
+
+    def _share(self) -> int:
+        """One handle's part of the memory, so that eight readers get eight windows."""
+        streams = (handle.stream for handle in self._handles.values())
+        reading = sum(1 for stream in streams if stream and stream.prefetch.windows_bytes)
+        return max(LEAST_SHARE, self._blocks.memory_bytes // max(1, reading))
+
+    async def _or_stale(self, handle: Handle, work: Awaitable[T]) -> T:
+        try:
+            return await work
+        except (VersionChanged, NotFound) as exc:
+            assert handle.node.parent is not None
+            self._tree.expire(handle.node.parent.key)
+            raise Stale(f"{handle.file.key!r} changed on the remote: {exc}") from exc
+
+
+def remote_file(parent: Directory, listing: Listing, row: int) -> RemoteFile:
+    """The file that a row of its parent's listing names."""
+    found = listing.row(row)
+    key, version = key_of(parent, listing, row), version_in(found.version)
+    text = f"{key}\0{version}\0{found.size}".encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(text, digest_size=16).digest()
+    return RemoteFile(key, found.size, version, found.mtime_ns, digest)

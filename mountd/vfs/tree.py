@@ -1,0 +1,367 @@
+"""Directories, inode numbers and freshness: what is known about the remote's names.
+
+The metadata cache holds every listing, packed and with its inode numbers, in memory and on disk;
+this room holds only the inodes that the kernel knows. A node points at a row of its parent's
+listing and looks the row up again when the listing was replaced. An unchanged row keeps its number;
+a foreign change gives the path a new one, so that the kernel never mixes two versions.
+
+Freshness (design.md): inside a directory's TTL no request; after it the first access waits for one
+single-flight LIST while the remote is well, and gets the old answer at once while it is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from mountd.errors import (
+    IsADirectory,
+    NoEntry,
+    NotADirectory,
+    NotFound,
+    RemoteError,
+    Stale,
+)
+from mountd.remotes.base import RemoteStore
+from mountd.remotes.call import prefetching
+from mountd.vfs.listing_rows import merged, raw_segment, version_in
+from mountd_cache.listing import Listing
+from mountd_cache.metadata_cache import CachedListing, MetadataCache
+
+log = logging.getLogger(__name__)
+
+ROOT = 1
+STALE_TIMEOUT_S = 1.0  # how long the kernel may keep an answer that we could not check
+LISTINGS_AT_ONCE = 32
+
+
+class Node:
+    """An inode that the kernel holds `lookups` times."""
+
+    __slots__ = ("lookups", "number", "parent", "row")
+
+    def __init__(self, number: int, parent: Directory | None, row: int) -> None:
+        self.number = number
+        self.parent = parent
+        self.row = row
+        self.lookups = 0
+
+
+@dataclass(eq=False, slots=True)
+class Walk:
+    """How a directory's children are being gone through; walk_ahead.py decides by it."""
+
+    last_row: int = -1
+    length: int = 0  # how many came in order
+    ahead_row: int = 0  # rows before it are fetched or under way
+
+
+class Directory(Node):
+    """A directory, with its key on the remote and what its readers are doing."""
+
+    __slots__ = ("directories", "files", "key")
+
+    def __init__(self, number: int, parent: Directory | None, row: int, key: str) -> None:
+        super().__init__(number, parent, row)
+        self.key = key
+        self.files = Walk()
+        self.directories: Walk | None = None  # None: never read as a directory
+
+
+@dataclass(eq=False, slots=True)
+class Refresh:
+    """A LIST under way; everybody who wants the directory waits for the same one.
+
+    `outdated`: somebody asked for freshness after it began, or it takes too long: whoever comes
+    now begins `successor`, and what this one brings is not put over it.
+    """
+
+    began_s: float
+    done: trio.Event
+    outdated: bool = False
+    successor: Refresh | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What stat(2) needs. `ttl_s` is how long the kernel may keep it, in seconds."""
+
+    number: int
+    is_dir: bool
+    size: int
+    mtime_ns: int
+    version: str
+    ttl_s: float
+
+
+class Tree:
+    """The names under the mount. Public coroutines may raise RemoteError, FileSystemError and
+    TimeoutError; cancelling one leaves the LIST running for whoever waits with it."""
+
+    def __init__(
+        self,
+        store: RemoteStore,
+        cache: MetadataCache,
+        *,
+        ttl_s: float,
+        wait_s: float,
+        remote_is_well: Callable[[], bool],
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.cache = cache
+        self.ttl_s = ttl_s
+        self.wait_s = wait_s
+        self._remote_is_well = remote_is_well
+        self._wall_clock = wall_clock
+        self.root = Directory(ROOT, None, -1, "")
+        self.root.lookups = 1
+        self._nodes: dict[int, Node] = {ROOT: self.root}
+        self._by_key: dict[str, Directory] = {"": self.root}
+        self._refreshes: dict[str, Refresh] = {}
+        self._limiter = trio.CapacityLimiter(LISTINGS_AT_ONCE)
+        self._nursery: trio.Nursery | None = None
+        self.new_numbers: Callable[[int], int] = cache.reserve_inodes
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Owns the LISTs under way, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    # -- inodes
+
+    def node(self, number: int) -> Node:
+        try:
+            return self._nodes[number]
+        except KeyError:
+            raise Stale(f"inode {number} was forgotten") from None
+
+    def holds(self, number: int) -> bool:
+        """Whether the kernel knows this inode."""
+        return number in self._nodes
+
+    def directory(self, number: int) -> Directory:
+        node = self.node(number)
+        if not isinstance(node, Directory):
+            raise NotADirectory(f"inode {number} is a file")
+        return node
+
+    def file(self, number: int) -> Node:
+        node = self.node(number)
+        if isinstance(node, Directory):
+            raise IsADirectory(f"inode {number} is a directory")
+        return node
+
+    def remember(self, parent: Directory, listing: Listing, row: int) -> None:
+        """Counts one look-up of a row, as LOOKUP and READDIRPLUS do."""
+        number = listing.ino(row)
+        node = self._nodes.get(number)
+        if node is None:
+            if listing.is_dir(row):
+                node = self.subdirectory(parent, listing, row)
+                self._by_key[node.key] = node
+            else:
+                node = Node(number, parent, row)
+            self._nodes[number] = node
+        else:
+            node.row = row
+        node.lookups += 1
+
+    def subdirectory(self, parent: Directory, listing: Listing, row: int) -> Directory:
+        """The object that stands for a directory while the kernel holds it, else a new one."""
+        key = key_of(parent, listing, row) + "/"
+        found = self._by_key.get(key)
+        if found is None or found.number != listing.ino(row):
+            found = Directory(listing.ino(row), parent, row, key)
+        return found
+
+    def forget(self, number: int, lookups: int) -> None:
+        node = self._nodes.get(number)
+        if node is None or number == ROOT:
+            return
+        node.lookups -= lookups
+        if node.lookups <= 0:
+            del self._nodes[number]
+            if isinstance(node, Directory) and self._by_key.get(node.key) is node:
+                del self._by_key[node.key]
+
+    # -- listings and their age
+
+    def fresh(self, directory: Directory) -> CachedListing | None:
+        """The listing if it may be used without asking anybody, else None. Never waits."""
+        cached = self.cache.get(directory.key)
+        if cached is None:
+            return None
+        if self._age_s(cached) < self.ttl_s:
+            return cached
+        if not self._remote_is_well():
+            self.start_refresh(directory.key)
+            return cached
+        return None
+
+    async def listing(self, directory: Directory) -> CachedListing:
+        """The listing, after one LIST where freshness asks for it."""
+        cached = self.fresh(directory)
+        if cached is not None:
+            return cached
+        refresh = self.start_refresh(directory.key)
+        with trio.move_on_after(self.wait_s) as scope:
+            await refresh.done.wait()
+            while refresh.successor is not None:
+                refresh = refresh.successor
+                await refresh.done.wait()
+        known = self.cache.get(directory.key)
+        error: Exception | None = refresh.error
+        if scope.cancelled_caught:
+            error = TimeoutError(f"listing {directory.key!r}: no answer in {self.wait_s:g} s")
+        if known is not None and not isinstance(error, NotFound):
+            return known  # where it failed, too: unreachable is not deleted
+        raise error or Stale(f"the listing of {directory.key!r} did not stay in the cache")
+
+    def timeout_s(self, cached: CachedListing) -> float:
+        """How long the kernel may keep what this listing says."""
+        left = self.ttl_s - self._age_s(cached)
+        return left if left > 0 else min(STALE_TIMEOUT_S, self.ttl_s)
+
+    def expire(self, key: str) -> None:
+        """The next access to the directory `key` asks the remote."""
+        self.cache.touch(key, 0.0)
+        if key in self._refreshes:
+            self._refreshes[key].outdated = True
+
+    def expire_below(self, key: str) -> None:
+        """The same for the directory `key` and all directories below it."""
+        self.cache.expire(key)
+        for refreshing, refresh in self._refreshes.items():
+            if refreshing.startswith(key):
+                refresh.outdated = True
+
+    def start_refresh(self, key: str, *, ahead: bool = False) -> Refresh:
+        """One LIST of the directory `key` for everybody; joins the one under way. `ahead`:
+        nobody waits for it yet."""
+        running = self._refreshes.get(key)
+        now_s = trio.current_time()
+        if running is not None and not running.outdated and now_s - running.began_s < self.wait_s:
+            return running
+        assert self._nursery is not None
+        refresh = self._refreshes[key] = Refresh(now_s, trio.Event())
+        if running is not None:
+            running.successor = refresh
+        self._nursery.start_soon(self._refresh, key, refresh, ahead)
+        return refresh
+
+    async def _refresh(self, key: str, refresh: Refresh, ahead: bool) -> None:
+        # Only the newest refresh of a key changes its entry in the cache, so the old listing read
+        # here is still the old one when the new one is put.
+        old = self.cache.get(key)
+        began = self._wall_clock()
+        try:
+            new = await trio.to_thread.run_sync(
+                self._list,
+                key,
+                old.listing if old else None,
+                ahead,
+                limiter=self._limiter,
+                abandon_on_cancel=True,
+            )
+        except Exception as exc:  # whatever it is, it must not end the mount
+            refresh.error = exc
+            self._failed(key, exc)
+        else:
+            if refresh.successor is None:
+                self._put(key, old, new, 0.0 if refresh.outdated else self._fetched_at(began))
+        finally:
+            if self._refreshes.get(key) is refresh:
+                del self._refreshes[key]
+            refresh.done.set()
+
+    def _put(self, key: str, old: CachedListing | None, new: Listing, fetched_at: float) -> None:
+        if old is not None and new is old.listing:
+            self.cache.touch(key, fetched_at)
+        else:
+            self.cache.put(key, new, fetched_at)
+
+    def _fetched_at(self, began: float) -> float:
+        """When it was asked; a LIST that took long counts from its end, or it would never be
+        fresh and each look-up would ask for it again."""
+        now = self._wall_clock()
+        return now if now - began > self.ttl_s / 2 else began
+
+    def _failed(self, key: str, error: Exception) -> None:
+        if isinstance(error, NotFound):
+            self.cache.forget(key)
+            if key:
+                self.expire(key[: key.rfind("/", 0, -1) + 1])
+        if not isinstance(error, (RemoteError, OSError)):
+            log.error("listing %r failed in an unforeseen way", key, exc_info=error)
+        else:
+            level = logging.WARNING if self._remote_is_well() else logging.DEBUG
+            log.log(level, "listing %r failed: %s", key, error)
+
+    def _list(self, key: str, old: Listing | None, ahead: bool) -> Listing:
+        prefetching.set(ahead)  # in this call's own copy of the context
+        pages = self.store.list(key)
+        return merged([entry for page in pages for entry in page], old, self.new_numbers, not key)
+
+    def _age_s(self, cached: CachedListing) -> float:
+        age = self._wall_clock() - cached.fetched_at
+        return age if age >= 0 else self.ttl_s  # the clock was set back: ask
+
+    # -- names and attributes
+
+    async def lookup(self, parent: Directory, name: bytes) -> Attributes:
+        """One name, counted as one look-up. NoEntry only from a complete listing."""
+        cached = self.fresh(parent) or await self.listing(parent)
+        row = cached.listing.find(name)
+        if row < 0:
+            raise NoEntry(name)
+        self.remember(parent, cached.listing, row)
+        return self._row_attributes(cached, row)
+
+    def negative_timeout_s(self, parent: Directory) -> float:
+        cached = self.cache.get(parent.key)
+        return self.timeout_s(cached) if cached else 0.0
+
+    def attributes(self, node: Node) -> Attributes:
+        """Of a node that the kernel holds; never waits. Raises Stale where the row is gone."""
+        if node.parent is None:
+            return Attributes(ROOT, True, 0, 0, "", self.ttl_s)
+        cached, row = self.locate(node)
+        return self._row_attributes(cached, row)
+
+    def locate(self, node: Node) -> tuple[CachedListing, int]:
+        """The listing that has this node, and its row there."""
+        assert node.parent is not None
+        cached = self.cache.get(node.parent.key)
+        if cached is None:
+            raise Stale(f"inode {node.number}: its directory is no longer known")
+        listing = cached.listing
+        if node.row >= len(listing) or listing.ino(node.row) != node.number:
+            node.row = listing.find_ino(node.number)
+            if node.row < 0:
+                node.row = len(listing)
+                raise Stale(f"inode {node.number} is no longer listed")
+        return cached, node.row
+
+    def _row_attributes(self, cached: CachedListing, row: int) -> Attributes:
+        found = cached.listing.row(row)
+        return Attributes(
+            found.ino,
+            found.is_dir,
+            found.size,
+            found.mtime_ns,
+            version_in(found.version),
+            self.timeout_s(cached),
+        )
+
+
+def key_of(parent: Directory, listing: Listing, row: int) -> str:
+    """The remote's key of a row of `parent`'s listing; a directory's without its slash."""
+    return parent.key + raw_segment(listing, row, not parent.key)
