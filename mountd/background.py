@@ -1,0 +1,76 @@
+"""What runs beside a mount and which the mount can do without: none of it ends in an exception.
+
+A defect here is logged and costs what the task is for, never the mount.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable
+
+import trio
+
+from mountd.allocator import return_freed_memory
+from mountd.errors import RemoteError
+from mountd.remotes.health import HealthSnapshot, RemoteHealth
+
+log = logging.getLogger(__name__)
+
+TIDY_EVERY_S = 20.0
+PROBE_AFTER_A_DEFECT_S = 30.0
+
+
+async def scan_cache(scan: Callable[[], None]) -> None:
+    """Counts what the cache holds on disk; blocking, so in a thread."""
+    try:
+        await trio.to_thread.run_sync(scan, abandon_on_cancel=True)
+    except Exception:
+        log.exception("the cache could not be scanned")
+
+
+async def look_at_remote(first_page: Callable[[], object], source: str) -> None:
+    """After a start from the cache alone: one request, so that the status tells the truth."""
+    try:
+        await trio.to_thread.run_sync(first_page, abandon_on_cancel=True)
+    except RemoteError as exc:
+        log.warning("%s does not answer; serving what is cached: %s", source, exc)
+    except Exception:
+        log.exception("looking at %s failed in an unforeseen way", source)
+
+
+async def probe_remote(health: RemoteHealth) -> None:
+    """Brings an unreachable remote back to everybody; idle while it is well. Until cancelled."""
+    token = trio.lowlevel.current_trio_token()
+    changed = trio.Event()
+
+    def tell_the_loop(snapshot: HealthSnapshot) -> None:  # in whatever thread noticed
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(lambda: changed.set())  # looked up when it runs
+
+    health.subscribe(tell_the_loop)
+    while True:
+        changed = trio.Event()  # before the probe: a change during it must not be missed
+        try:
+            delay_s = await trio.to_thread.run_sync(health.probe_once, abandon_on_cancel=True)
+        except Exception:
+            log.exception("a probe of the remote failed in an unforeseen way")
+            delay_s = PROBE_AFTER_A_DEFECT_S
+        with trio.move_on_after(delay_s):
+            await changed.wait()
+
+
+async def tidy_memory(
+    reads: Callable[[], int], give_back: Callable[[], object] = return_freed_memory
+) -> None:
+    """Memory that nobody has read through for a while goes back to the machine. `reads` counts
+    the reads so far. Until cancelled."""
+    reads_before = given_back_at = -1
+    while True:
+        await trio.sleep(TIDY_EVERY_S)
+        try:
+            now = reads()
+            if now == reads_before and now != given_back_at:
+                given_back_at = now
+                await trio.to_thread.run_sync(give_back, abandon_on_cancel=True)
+            reads_before = now
+        except Exception:
+            log.exception("freed memory could not be given back")

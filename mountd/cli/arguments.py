@@ -1,0 +1,59 @@
+"""Argument parsing with one-line errors."""
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from mountd.config_file import ConfigFile
+from mountd.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are UsageErrors."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(prog=f"mountd {command}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError instead of printing the usage and exiting."""
+        raise UsageError(f"{self.prog.partition(' ')[2]}: {message}; see {self.prog} --help")
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Options may stand before, between and after the positional arguments."""
+        return self.parse_intermixed_args(arguments)
+
+    def add_config(self) -> None:
+        """`--config FILE`."""
+        self.add_argument("--config", metavar="FILE", help="instead of the usual config file")
+
+    def add_options(self) -> None:
+        """`-o KEY=VALUE,...`."""
+        self.add_argument(
+            "-o",
+            dest="options",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE[,KEY=VALUE...]",
+            help="options, the same as in the config file",
+        )
+
+
+def seconds(text: str) -> float:
+    """An argparse type: seconds, 0 or more, at most a week."""
+    number = float(text)
+    if not 0 <= number <= 7 * 86400:
+        raise ValueError(text)
+    return number
+
+
+def load_config(named: str | None) -> ConfigFile:
+    """The config file that holds, its warnings printed. Raises UsageError."""
+    import os
+
+    from mountd import config_file
+    from mountd.cli.output import warn
+
+    config = config_file.load_config(config_file.find_config(named, os.environ))
+    for warning in config.warnings:
+        warn(warning)
+    return config

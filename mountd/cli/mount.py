@@ -1,0 +1,104 @@
+"""`mountd mount`: in this process with --foreground, else in a child that outlives us."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mountd.cli import exit_code_of
+from mountd.cli.arguments import Parser, load_config
+from mountd.cli.output import warn
+from mountd.cli.ready import ReadyPipe
+from mountd.config import MountPlan
+from mountd.config_load import plan_mount, read_command_line
+from mountd.errors import RemoteError, StartError
+
+# How long a start may take beyond one request's time: SQLite, recovery, a slow disk.
+_START_GRACE_S = 60.0
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Returns 0 when the mount is usable, with --foreground when it was unmounted."""
+    parser = _parser()
+    parsed = parser.read(arguments)
+    if len(parsed.names) > 2:
+        parser.error(f"too many arguments: {' '.join(parsed.names[2:])}")
+    ready = ReadyPipe(parsed.ready_fd)
+    try:
+        mountpoint = parsed.names[1] if len(parsed.names) == 2 else None
+        plan = plan_mount(
+            parsed.names[0],
+            mountpoint,
+            load_config(parsed.config),
+            read_command_line(parsed.options),
+        )
+        if not parsed.foreground:
+            return _start_child(plan, arguments)
+        if parsed.ready_fd is not None:
+            os.chdir("/")  # keep no other file system busy
+        return _serve(plan, ready, parsed.log_dir)
+    except StartError as error:
+        ready.failed(str(error), error.exit_code)
+        raise
+    except RemoteError as error:  # of a package that connects when it is opened (SFTP)
+        ready.failed(str(error), exit_code_of(error))
+        raise
+    finally:
+        ready.close()
+
+
+def _parser() -> Parser:
+    import argparse
+
+    parser = Parser("mount", "Mounts SOURCE on MOUNTPOINT, or the mount NAME of the config file.")
+    parser.add_argument(
+        "names", nargs="+", metavar="SOURCE MOUNTPOINT | NAME", help="s3://bucket/prefix /storage"
+    )
+    parser.add_options()
+    parser.add_config()
+    parser.add_argument(
+        "--foreground", action="store_true", help="be the daemon; log to standard error"
+    )
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--log-dir", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def _checked(plan: MountPlan) -> MountPlan:
+    """The plan with the mount point as the kernel will spell it, without symlinks."""
+    from mountd.mount_point import check_fuse, check_mount_point
+
+    check_fuse(plan.settings.allow_other)
+    return replace(plan, mountpoint=check_mount_point(plan))
+
+
+def _serve(plan: MountPlan, ready: ReadyPipe, log_dir: Path | None) -> int:
+    from mountd.logs import setup_logging
+
+    plan = _checked(plan)
+    setup_logging(plan.settings, log_dir)
+    from mountd import daemon  # only here: it brings trio, pyfuse3 and the caches
+
+    return int(daemon.run(plan, ready.tell))
+
+
+def _start_child(plan: MountPlan, arguments: Sequence[str]) -> int:
+    from mountd.cache_folder import LOG_DIR, check_free, is_volatile, prepare_folder
+    from mountd.cli.background import start_in_background
+
+    plan = _checked(plan)
+    folder = prepare_folder(plan.source, plan.settings, plan.mountpoint)
+    check_free(folder, plan.source)  # before the child writes into the other daemon's log
+    if is_volatile(folder):
+        warn(
+            f"the cache at {plan.settings.cache_dir} does not survive a restart of the machine or "
+            "container; give a cache_dir on a disk or a volume"
+        )
+    log_dir = folder / LOG_DIR
+    # -P: a folder called mountd in the current directory is not to be run.
+    command = [sys.executable, "-P", "-m", "mountd", "mount", *arguments, "--foreground"]
+    command += ["--log-dir", str(log_dir)]
+    return start_in_background(
+        command, log_dir, timeout_s=plan.settings.request_timeout_s + _START_GRACE_S
+    )

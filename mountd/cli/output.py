@@ -1,0 +1,62 @@
+"""What goes to the terminal: tables through rich there, plain columns into a pipe."""
+
+import sys
+from collections.abc import Sequence
+
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def warn(message: str) -> None:
+    """One line on stderr."""
+    print(f"mountd: warning: {message}", file=sys.stderr)
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """`rows` below `headers` on stdout. Control characters are shown as escapes."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+        for row in (headers, *rows):
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            print("  ".join(cells).rstrip())
+        return
+    # Imported here: rich takes 60 ms.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    Console().print(table)
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may safely get it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def human_bytes(size: int | float | None) -> str:
+    """`1.5 GiB`; `-` for None."""
+    if size is None:
+        return "-"
+    if size < 1024:
+        return f"{size:.0f} B"
+    power = min((int(size).bit_length() - 1) // 10, len(_UNITS))
+    return f"{size / 1024**power:.1f} {_UNITS[power - 1]}"
+
+
+_STYLES = {
+    "ok": "green",
+    "ready": "green",
+    "warning": "yellow",
+    "degraded": "yellow",
+    "unreachable": "red",
+    "denied": "red",
+    "problem": "bold red",
+    "dead": "bold red",
+    "not answering": "bold red",
+}

@@ -1,0 +1,147 @@
+"""`mountd remotes`: what the config file defines, and with --check whether it answers."""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from mountd.cli.arguments import Parser, load_config
+from mountd.cli.bounded import Bounded
+from mountd.cli.output import print_table, warn
+from mountd.config import Settings
+from mountd.config_file import ConfigFile, Section
+from mountd.config_load import CommandLine, resolve_source
+from mountd.credentials import CREDENTIALS, FILE_SUFFIX, env_name
+from mountd.errors import (
+    CredentialsError,
+    Denied,
+    ExitCode,
+    NotFound,
+    RemoteError,
+    StartError,
+    Unreachable,
+)
+from mountd.source import Source, without_secrets
+
+CHECK_TIMEOUT_S = 20.0
+_REQUEST_TIMEOUT_S = 15.0
+_NO_COMMAND_LINE = CommandLine({}, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a remote answered. `state` is ok, denied, unreachable, missing or failed."""
+
+    state: str
+    reason: str
+    exit_code: ExitCode
+    took_s: float = 0.0
+
+
+def run(arguments: Sequence[str]) -> int:
+    """0; with --check 3 where a remote denied, else 4 where one was out of reach, else 1 or 2."""
+    parser = Parser("remotes", "The remotes and mounts of the config file.")
+    parser.add_config()
+    parser.add_argument("--check", action="store_true", help="list the first page of each")
+    parsed = parser.read(arguments)
+    config = load_config(parsed.config)
+    if config.path is None:
+        warn("there is no config file; docs/config.md says what goes into it")
+        return ExitCode.OK
+    rows = [_row(name, "remote", one) for name, one in config.remotes.items()]
+    rows += [_row(name, "mount", one) for name, one in config.mounts.items()]
+    if not rows:
+        print(f"{config.path} defines no remotes and no mounts")
+        return ExitCode.OK
+    if not parsed.check:
+        print_table(("NAME", "KIND", "SOURCE", "MOUNTPOINT"), rows)
+        return ExitCode.OK
+    checks = check_all(config)
+    print_table(
+        ("NAME", "KIND", "SOURCE", "MOUNTPOINT", "CHECK", "REASON"),
+        [(*row, one.state, one.reason) for row, one in zip(rows, checks, strict=True)],
+    )
+    codes = [one.exit_code for one in checks]
+    order = (ExitCode.CREDENTIALS, ExitCode.UNREACHABLE, ExitCode.RUNTIME, ExitCode.USAGE)
+    return next((code for code in order if code in codes), ExitCode.OK)
+
+
+def check_all(config: ConfigFile) -> list[Check]:
+    """All remotes, then all mounts, at once."""
+    sections = [(f"{name}:", None) for name in config.remotes]
+    targets = [*sections, *((one.source or "", one) for one in config.mounts.values())]
+    environ = dict(os.environ) if len(targets) == 1 else _without_credentials(os.environ)
+    calls = [Bounded(partial(_check_target, text, one, config, environ)) for text, one in targets]
+    deadline = time.monotonic() + CHECK_TIMEOUT_S
+    return [_outcome(partial(_result, call, deadline)) for call in calls]
+
+
+def _result(call: Bounded[Check], deadline: float) -> Check:
+    return call.result(max(0.0, deadline - time.monotonic()))
+
+
+def check_store(source: Source, settings: Settings) -> Check:
+    """Opens the store and lists its first page; ends within about `request_timeout_s`."""
+    return _outcome(partial(_list_first_page, source, settings))
+
+
+def _check_target(
+    text: str, mount: Section | None, config: ConfigFile, environ: Mapping[str, str]
+) -> Check:
+    source, settings = resolve_source(text, config, _NO_COMMAND_LINE, environ, mount)
+    shorter = replace(
+        settings, request_timeout_s=min(settings.request_timeout_s, _REQUEST_TIMEOUT_S)
+    )
+    return _list_first_page(source, shorter)
+
+
+def _list_first_page(source: Source, settings: Settings) -> Check:
+    from mountd.remotes.registry import open_store
+
+    store = open_store(source, settings)
+    try:
+        start = time.monotonic()
+        try:
+            page = next(iter(store.list("")), ())
+        except NotFound:
+            page = ()  # a missing prefix is an empty directory (cli.md)
+        took_s = time.monotonic() - start
+    finally:
+        store.close()
+    more = f"{len(page)} entries in {took_s * 1000:.0f} ms"
+    return Check("ok", more, ExitCode.OK, took_s)
+
+
+def _outcome(call: Callable[[], Check]) -> Check:
+    from mountd.cli import exit_code_of
+
+    try:
+        return call()
+    except TimeoutError as error:
+        return Check("unreachable", str(error), ExitCode.UNREACHABLE)
+    except RemoteError as error:
+        code = exit_code_of(error)
+        state = {ExitCode.CREDENTIALS: "denied", ExitCode.UNREACHABLE: "unreachable"}
+        if isinstance(error, Denied | Unreachable) or code is ExitCode.RUNTIME:
+            return Check(state.get(code, "failed"), _line(error), code)
+        return Check(type(error).__name__.lower(), _line(error), code)
+    except CredentialsError as error:
+        return Check("denied", _line(error), error.exit_code)
+    except StartError as error:
+        return Check("failed", _line(error), error.exit_code)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _row(name: str, kind: str, section: Section) -> tuple[str, ...]:
+    return (name, kind, without_secrets(section.source or ""), section.mountpoint or "-")
+
+
+def _without_credentials(environ: Mapping[str, str]) -> dict[str, str]:
+    """MOUNTD_PASSWORD is meant for one remote: it is not to be sent to all of them."""
+    names = {env_name(name) for name in CREDENTIALS}
+    names |= {name + FILE_SUFFIX.upper() for name in names}
+    return {name: value for name, value in environ.items() if name not in names}

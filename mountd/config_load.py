@@ -1,0 +1,171 @@
+"""From arguments, environment and config file to one frozen plan.
+
+Command line > environment (`MOUNTD_<OPTION>`) > `[mounts.NAME]` > `[remotes.NAME]` > `[defaults]` >
+default (cli.md).
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mountd.config import MountPlan, Settings
+from mountd.config_file import ConfigFile, Section
+from mountd.credentials import CREDENTIALS, credential_of, env_name, from_command_line
+from mountd.credentials import from_environment as credentials_from_environment
+from mountd.errors import UsageError
+from mountd.options import OPTIONS, is_from_fstab, read_option, split_option_list
+from mountd.source import Source, nearest, parse_source, split_remote_path, without_secrets
+
+_TTL_OF_NEXTCLOUD_S = 10.0  # its folder ETags make a check of the whole tree cheap
+_NOT_OPTIONS = frozenset(("MOUNTD_CONFIG", "MOUNTD_RUNTIME_DIR"))
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """What -o gave: options as `Settings` takes them, and credentials that may stand there."""
+
+    options: Mapping[str, object]
+    credentials: Mapping[str, str]
+
+
+def read_command_line(option_lists: Iterable[str]) -> CommandLine:
+    """All -o together; a later one wins. Raises UsageError for an unknown name or a secret."""
+    options: dict[str, object] = {}
+    credentials: dict[str, str] = {}
+    for key, value in (pair for text in option_lists for pair in split_option_list(text)):
+        if key == "ro" or (key == "rw" and value is None):
+            options["read_only"] = key == "ro"
+        elif is_from_fstab(key, value):
+            continue
+        elif credential_of(key):
+            name, secret = from_command_line(key, value, "-o")
+            credentials[name] = secret
+        elif key in OPTIONS:
+            options[key] = read_option(key, "true" if value is None else value, "-o")
+        else:
+            names = [*OPTIONS, *(name for name, secret in CREDENTIALS.items() if not secret)]
+            raise UsageError(f"-o: unknown option {key!r}{nearest(key, names)}")
+    return CommandLine(options, credentials)
+
+
+def read_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    """Options from `MOUNTD_<OPTION>`; an empty one counts as unset.
+
+    Names that are near none of ours are left alone: Kubernetes sets MOUNTD_PORT and its like for a
+    service called mountd.
+    """
+    found = {
+        name: read_option(name, environ[env_name(name)], env_name(name))
+        for name in OPTIONS
+        if environ.get(env_name(name))
+    }
+    ours = {env_name(name) for name in OPTIONS} | _NOT_OPTIONS
+    ours |= {env_name(name) + suffix for name in CREDENTIALS for suffix in ("", "_FILE")}
+    for variable in environ:
+        if variable.startswith("MOUNTD_") and variable not in ours:
+            hint = nearest(variable, ours, 0.88)
+            if hint:
+                raise UsageError(f"environment: unknown option {variable}{hint}")
+    return found
+
+
+def resolve_source(
+    text: str,
+    config: ConfigFile,
+    command_line: CommandLine,
+    environ: Mapping[str, str] = os.environ,
+    mount: Section | None = None,
+) -> tuple[Source, Settings]:
+    """SOURCE (`NAME:path` included) and the settings that hold for it. Raises UsageError."""
+    source, remote = _expand(text, config)
+    layers = [section for section in (config.defaults, remote, mount) if section is not None]
+    options: dict[str, Any] = {}
+    credentials: dict[str, str] = {}
+    for section in layers:
+        options |= section.options
+        credentials |= section.secrets()
+    options |= read_environment(environ)
+    credentials |= credentials_from_environment(environ)
+    options |= command_line.options
+    credentials |= command_line.credentials
+    if source.user:
+        credentials.setdefault("user", source.user)
+    if source.scheme == "nextcloud":
+        options.setdefault("metadata_ttl_s", _TTL_OF_NEXTCLOUD_S)
+    options.setdefault("cache_dir", default_cache_dir(environ))
+    return source, Settings(**options, credentials=MappingProxyType(credentials))
+
+
+def plan_mount(
+    source_or_name: str,
+    mountpoint: str | None,
+    config: ConfigFile,
+    command_line: CommandLine,
+    environ: Mapping[str, str] = os.environ,
+) -> MountPlan:
+    """The plan of `mount SOURCE MOUNTPOINT` or `mount NAME`. Raises UsageError."""
+    name: str | None = None
+    mount: Section | None = None
+    if mountpoint is None:
+        name, mount = source_or_name, _mount_named(source_or_name, config)
+        source_or_name, mountpoint = mount.source or "", mount.mountpoint
+        if not mountpoint:
+            raise UsageError(f"{mount.title}: mountpoint is missing")
+        mountpoint = os.path.expanduser(mountpoint)
+    if not mountpoint:
+        raise UsageError("MOUNTPOINT is empty")
+    source, settings = resolve_source(source_or_name, config, command_line, environ, mount)
+    return MountPlan(source, Path(os.path.abspath(mountpoint)), settings, name)
+
+
+def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """`/var/cache/mountd` for root, `$XDG_CACHE_HOME/mountd` else."""
+    if os.geteuid() == 0:
+        return Path("/var/cache/mountd")
+    home = environ.get("XDG_CACHE_HOME", "")
+    base = Path(home) if os.path.isabs(home) else Path("~/.cache").expanduser()
+    return base / "mountd"
+
+
+def configured_cache_dir(config: ConfigFile, environ: Mapping[str, str] = os.environ) -> Path:
+    """The `cache_dir` that holds where no mount is asked for. Raises UsageError."""
+    options = {**config.defaults.options, **read_environment(environ)}
+    found = options.get("cache_dir")
+    return found if isinstance(found, Path) else default_cache_dir(environ)
+
+
+def _mount_named(name: str, config: ConfigFile) -> Section:
+    if name in config.mounts:
+        return config.mounts[name]
+    if ":" in name or "/" in name:
+        raise UsageError(f"MOUNTPOINT is missing: mountd mount {without_secrets(name)} MOUNTPOINT")
+    if config.path is None:
+        raise UsageError(f"there is no config file that could define a mount {name!r}")
+    hint = nearest(name, config.mounts)
+    raise UsageError(f"{config.path} defines no mount {name!r}{hint or '; write [mounts.NAME]'}")
+
+
+def _expand(text: str, config: ConfigFile) -> tuple[Source, Section | None]:
+    """The Source, and the remote's section where SOURCE is `NAME:path`."""
+    named = split_remote_path(text)
+    if named is None or (named[0] not in config.remotes and not _looks_named(*named)):
+        return parse_source(text), None
+    name, path = named
+    remote = config.remotes.get(name)
+    if remote is None:
+        place = str(config.path or "the config file (there is none)")
+        raise UsageError(f"no remote {name!r} in {place}{nearest(name, config.remotes)}")
+    base = parse_source(remote.source or "")
+    if not path.strip("/"):
+        return base, remote
+    separator = "" if base.text.endswith("/") else "/"
+    joined = parse_source(f"{base.text}{separator}{path.strip('/')}")
+    return replace(joined, user=base.user), remote
+
+
+def _looks_named(name: str, path: str) -> bool:
+    """Whether `NAME:path` is meant, and not `rclone:...`, `C:\\dir` or `simplecache::s3://...`."""
+    return name != "rclone" and not (len(name) == 1 and path[:1] in "\\/") and path[:1] != ":"

@@ -1,0 +1,99 @@
+"""Where daemons are found: one unix socket per mount point in a directory that is only ours."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mountd.errors import StartError
+
+SUFFIX = ".sock"
+
+
+def runtime_dir() -> Path:
+    """`$MOUNTD_RUNTIME_DIR`, `/run/mountd` for root, `$XDG_RUNTIME_DIR/mountd`, `/tmp/mountd-UID`.
+
+    The directory need not exist.
+    """
+    if named := os.environ.get("MOUNTD_RUNTIME_DIR"):
+        return Path(named).absolute()
+    uid = os.geteuid()
+    if uid == 0:
+        return Path("/run/mountd")
+    if (session := os.environ.get("XDG_RUNTIME_DIR")) and os.path.isabs(session):
+        return Path(session) / "mountd"
+    return Path(f"/tmp/mountd-{uid}")
+
+
+def ensure_runtime_dir() -> Path:
+    """Makes the directory (0700). Raises StartError where it isn't ours or others may enter."""
+    directory = runtime_dir()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.lstat(directory)
+    except OSError as error:
+        raise StartError(
+            f"cannot make {directory} for the control socket: {error.strerror}; "
+            "set MOUNTD_RUNTIME_DIR to a directory of yours"
+        ) from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise StartError(
+            f"{directory} is not a directory that only this user may enter; remove it, or set "
+            "MOUNTD_RUNTIME_DIR to another"
+        )
+    return directory
+
+
+def searched_dirs(uid: int | None = None) -> list[Path]:
+    """Where to look for daemons: our own directory, and for root every user's.
+
+    With `uid` only where that user's daemons can be. Directories that the wrong user owns are left
+    out: what listens there could be anybody.
+    """
+    own = os.geteuid()
+    found = [(runtime_dir(), own)] if uid in (None, own) else []
+    if own == 0:
+        users = [uid] if uid else _users_with_daemons()
+        for user in users:
+            found += [(Path(f"/run/user/{user}/mountd"), user), (Path(f"/tmp/mountd-{user}"), user)]
+    return [directory for directory, owner in found if _is_dir_of(directory, owner)]
+
+
+def socket_name(mountpoint: str) -> str:
+    """The socket's file name for an absolute mount point."""
+    digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()
+    return digest[:32] + SUFFIX
+
+
+def socket_path(mountpoint: str) -> Path:
+    """The socket of our own daemon at this absolute mount point."""
+    return runtime_dir() / socket_name(mountpoint)
+
+
+@contextmanager
+def short_address(path: Path) -> Iterator[str]:
+    """An address for bind or connect; valid inside the block.
+
+    A unix socket's path is limited to 107 bytes (unix(7)), so it goes through the directory's fd.
+    """
+    directory_fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory_fd}/{path.name}"
+    finally:
+        os.close(directory_fd)
+
+
+def _users_with_daemons() -> list[int]:
+    names = [path.parent.name for path in Path("/run/user").glob("*/mountd")]
+    names += [path.name.removeprefix("mountd-") for path in Path("/tmp").glob("mountd-*")]
+    return sorted({int(name) for name in names if name.isdecimal() and name != "0"})
+
+
+def _is_dir_of(directory: Path, uid: int) -> bool:
+    try:
+        found = os.lstat(directory)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == uid

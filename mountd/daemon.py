@@ -1,0 +1,308 @@
+"""The composition root: builds every room, owns the nursery, signals, start and stop."""
+
+import json
+import logging
+import os
+import resource
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from mountd.allocator import keep_freed_memory
+from mountd.background import look_at_remote, probe_remote, scan_cache, tidy_memory
+from mountd.cache_folder import CacheFolder
+from mountd.config import MountPlan
+from mountd.control.runtime_dir import ensure_runtime_dir, socket_name
+from mountd.control.server import ControlServer
+from mountd.errors import (
+    ContainerMissing,
+    CredentialsError,
+    Denied,
+    ExitCode,
+    NotFound,
+    RemoteError,
+    StartError,
+    Throttled,
+    Unreachable,
+    UnreachableError,
+)
+from mountd.fusefs.kernel import KernelLevers, tune
+from mountd.fusefs.mount import FuseMount, mount_options
+from mountd.fusefs.operations import Operations, ownership
+from mountd.remotes.health import HealthState
+from mountd.remotes.registry import open_store
+from mountd.remotes.stack import RemoteStack
+from mountd.status import StatusReport
+from mountd.vfs.filesystem import FileSystem
+from mountd.vfs.virtual_files import VirtualFiles
+from mountd_cache.block_cache import BlockCache
+from mountd_cache.block_files import BlockFiles
+from mountd_cache.metadata_cache import MetadataCache
+
+log = logging.getLogger(__name__)
+
+# One budget for what is fetched ahead and what waits for the disk: with the interpreter and the
+# libraries (55 MB) the daemon stays below 400 MB (376 at the most in docs/benchmarks.md).
+MEMORY_BYTES = 192 << 20
+BACKLOG_BYTES = 128 << 20
+PARALLEL_READS = 48
+# A block that is not open costs an open and a read of its header before its data.
+MAX_OPEN_BLOCKS = 8192
+WAIT_GRACE_S = 5.0  # a store ends within request_timeout_s; only a wedged thread takes longer
+PATH_ANSWERS_WITHIN_S = 10.0
+FLUSH_WITHIN_S = 20.0  # less than the control socket gives a handler
+
+
+def run(plan: MountPlan, ready: Callable[[], None]) -> int:
+    """Serves one mount until it is unmounted or the process is told to end.
+
+    `ready` is called once, when the path answers. Returns the exit code. Raises StartError for
+    what keeps the mount from coming up, and KeyboardInterrupt for SIGINT until then; either way
+    nothing is left mounted.
+    """
+    _allow_many_descriptors()
+    keep_freed_memory()
+    with ExitStack() as stack:
+        folder = stack.enter_context(CacheFolder.claim(plan.source, plan.settings, plan.mountpoint))
+        daemon = Daemon(plan, folder, stack)
+        try:
+            return trio.run(daemon.serve, ready)
+        except BaseExceptionGroup as group:
+            error = plain_error(group)
+        # Out here, so that its own cause stays: `from group` would take its place.
+        raise error
+
+
+class Daemon:
+    """All rooms of one mount. Made before the loop runs; `serve` is the whole life."""
+
+    def __init__(self, plan: MountPlan, folder: CacheFolder, stack: ExitStack) -> None:
+        settings = plan.settings
+        self._plan = plan
+        self._source = plan.source.text
+        self._folder = folder
+        self.remote = RemoteStack(open_store(plan.source, settings), settings)
+        stack.callback(self.remote.store.close)
+        self.block_files = BlockFiles(
+            folder.path / "blocks",
+            block_size=settings.block_size,
+            limit_bytes=folder.limit_bytes,
+            max_open=MAX_OPEN_BLOCKS,
+        )
+        stack.callback(self.block_files.close)
+        self.metadata = MetadataCache(folder.path / "metadata")
+        stack.callback(self.metadata.close)
+        wait_s = settings.request_timeout_s + WAIT_GRACE_S
+        self.blocks = BlockCache(
+            self.block_files,
+            block_size=settings.block_size,
+            memory_bytes=MEMORY_BYTES,
+            backlog_bytes=BACKLOG_BYTES,
+            wait_s=wait_s,
+            parallel=PARALLEL_READS,
+        )
+        self.fs = FileSystem(
+            self.remote.store,
+            self.metadata,
+            self.blocks,
+            ttl_s=settings.metadata_ttl_s,
+            wait_s=wait_s,
+            url=plan.source.text.rstrip("/"),
+            remote_is_well=lambda: self.remote.health.state is HealthState.OK,
+        )
+        self.fuse = FuseMount(plan.mountpoint)
+        self.levers = KernelLevers()
+        self.status = StatusReport(
+            plan, folder, self.remote, self.blocks, self.block_files, lambda: self.levers
+        )
+
+    async def serve(self, ready: Callable[[], None]) -> int:
+        """Comes up, calls `ready`, serves, and ends when the mount is gone."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._stop_on_signals, nursery.cancel_scope)
+            control = ControlServer(self._socket_path(), self._handlers())
+            await nursery.start(control.serve)
+            await nursery.start(self.blocks.run)
+            await nursery.start(self.fs.tree.run)
+            await self._prove_remote(nursery)
+            nursery.start_soon(scan_cache, self.block_files.scan)
+            nursery.start_soon(tidy_memory, self._reads)
+            nursery.start_soon(probe_remote, self.remote.health)
+            self.fuse.mount(self._operations(), self._mount_options())
+            try:
+                nursery.start_soon(self._announce, ready)
+                await self.fuse.serve()
+            finally:
+                self.status.state = "stopping"
+                self.remote.health.close()
+                self.fuse.close()
+            log.info("%s is unmounted", self._plan.mountpoint)
+            nursery.cancel_scope.cancel()
+        return ExitCode.OK
+
+    # -- coming up
+
+    async def _prove_remote(self, nursery: trio.Nursery) -> None:
+        """One request, unless this SOURCE was listed here before: then the mount comes up
+        whether the remote answers or not, and says so in its status."""
+        source = self._source
+        if self.metadata.get("") is not None:
+            nursery.start_soon(look_at_remote, self._first_page, source)
+            return
+        try:
+            await trio.to_thread.run_sync(self._first_page, abandon_on_cancel=True)
+        except Denied as exc:
+            raise CredentialsError(f"{source} refuses these credentials: {exc}") from exc
+        except (ContainerMissing, NotFound) as exc:
+            raise UnreachableError(f"{source} does not exist: {exc}") from exc
+        except (Unreachable, Throttled) as exc:
+            raise UnreachableError(f"{source} does not answer: {exc}") from exc
+        except RemoteError as exc:
+            raise UnreachableError(f"{source} can't be listed: {exc}") from exc
+
+    def _first_page(self) -> object:
+        return next(iter(self.remote.store.list("")), None)
+
+    def _operations(self) -> Operations:
+        settings = self._plan.settings
+        owner = ownership(
+            os.getuid() if settings.uid is None else settings.uid,
+            os.getgid() if settings.gid is None else settings.gid,
+            settings.umask,
+        )
+        virtual = VirtualFiles(lambda: json.dumps(self.status.as_dict(), indent=1).encode())
+        return Operations(self.fs, virtual, owner, xattrs=settings.xattrs)
+
+    def _mount_options(self) -> set[str]:
+        # Read-only until the write path is there, whatever `read_only` says.
+        return mount_options(
+            self._source, read_only=True, allow_other=self._plan.settings.allow_other
+        )
+
+    async def _announce(self, ready: Callable[[], None]) -> None:
+        """Sees that the path answers, tunes the kernel, and says so."""
+        # In this order: the answer to FUSE_INIT sets read_ahead_kb too, and would undo the tuning.
+        mountpoint = self._plan.mountpoint
+        try:
+            with trio.fail_after(PATH_ANSWERS_WITHIN_S):
+                await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+        except (trio.TooSlowError, OSError) as exc:
+            if self.status.state == "stopping":
+                return
+            raise StartError(f"{mountpoint} was mounted but does not answer: {exc}") from exc
+        self.levers = await trio.to_thread.run_sync(tune, mountpoint)
+        if self.status.state == "stopping":
+            return
+        warning = self.levers.warning()
+        if warning:
+            log.warning("%s", warning)
+        self.status.state = "ready"
+        log.info("%s serves %s", mountpoint, self._source)
+        ready()
+
+    def _reads(self) -> int:
+        return self.blocks.counters.hits + self.blocks.counters.misses
+
+    # -- going down
+
+    async def _stop_on_signals(
+        self,
+        everything: trio.CancelScope,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """SIGTERM and SIGINT unmount; where the mount is in use it is detached, and whoever
+        holds files open gets ENOTCONN: this process was told to end. The second one doesn't wait
+        for anybody; the first is enough while nothing is mounted yet."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                async for number in signals:
+                    name = signal.Signals(number).name
+                    if self.status.state == "stopping":
+                        log.warning("%s again: ending at once", name)
+                        everything.cancel()
+                    elif self.fuse.is_mounted:
+                        log.info("%s: unmounting", name)
+                        self.status.state = "stopping"
+                        nursery.start_soon(self._stop)
+                    elif number == signal.SIGINT:
+                        raise KeyboardInterrupt
+                    else:
+                        raise StartError(f"{name} before {self._source} was mounted")
+
+    async def _stop(self) -> None:
+        if await self.fuse.unmount() is not None:
+            reason = await self.fuse.unmount(lazy=True)
+            log.warning("the mount was in use and was detached (%s)", reason or "done")
+        self.remote.health.close()  # whoever waits for a retry or a slot ends now
+        self.fuse.terminate()
+
+    # -- what is asked through the control socket
+
+    def _socket_path(self) -> Path:
+        return ensure_runtime_dir() / socket_name(os.fspath(self._plan.mountpoint))
+
+    def _handlers(self) -> dict[str, Any]:
+        return {
+            "status": self._on_status,
+            "refresh": self._on_refresh,
+            "umount": self._on_umount,
+        }
+
+    async def _on_status(self, request: dict[str, Any]) -> dict[str, Any]:
+        return self.status.as_dict() | {
+            "kernel": self.levers.as_dict(),
+            "stop_timeout_s": self._plan.settings.stop_timeout_s,
+        }
+
+    async def _on_refresh(self, request: dict[str, Any]) -> dict[str, Any]:
+        path = request.get("path")
+        if not isinstance(path, str):
+            raise StartError('refresh needs a "path"')
+        await self.fuse.invalidate(self.fs.refresh(os.fsencode(path)))
+        # Else a crash would bring the old listings back as fresh ones.
+        if not await trio.to_thread.run_sync(
+            self.metadata.flush, FLUSH_WITHIN_S, abandon_on_cancel=True
+        ):
+            log.warning("the refresh of %s is not on the cache's disk yet", path)
+        return {}
+
+    async def _on_umount(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Drains; the caller unmounts. Nothing is queued while the mount is read-only."""
+        return {"left": 0}
+
+
+def _allow_many_descriptors() -> None:
+    """As many as the hard limit lets us have without asking anybody."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * MAX_OPEN_BLOCKS + 1024
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def plain_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one of a nursery's errors that the command ends with: an interrupt, else the reason not
+    to start, else the first. What else there was is logged."""
+    leaves: list[BaseException] = []
+    groups: list[BaseExceptionGroup[BaseException]] = [group]
+    while groups:
+        for error in groups.pop(0).exceptions:
+            if isinstance(error, BaseExceptionGroup):
+                groups.append(error)
+            else:
+                leaves.append(error)
+    leaves.sort(key=_rank)
+    for error in leaves[1:]:
+        log.error("and: %s: %s", type(error).__name__, error, exc_info=error)
+    return leaves[0]
+
+
+def _rank(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return 0
+    return 1 if isinstance(error, StartError) else 2

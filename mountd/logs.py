@@ -1,0 +1,83 @@
+"""Logging: text or JSON lines, to stderr or to rotated files, with every secret blotted out."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from mountd.config import MIB, Settings
+from mountd.credentials import CREDENTIALS
+
+LOG_FILE = "mountd.log"
+OUTPUT_FILE = "output.log"  # what is written to stdout and stderr past logging: crashes, libraries
+ROTATE_BYTES = 10 * MIB
+KEPT_FILES = 3
+_SHORTEST_SECRET = 4  # blotting out "a" would make the log unreadable and protect nothing
+_SECRETS_IN_ENVIRONMENT = (
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN"),
+    *("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_CLIENT_SECRET"),
+)
+
+
+def setup_logging(settings: Settings, log_dir: Path | None) -> None:
+    """Sends mountd's records of `log_level` and above, and others' warnings, to one place.
+
+    `log_dir` is the folder of the rotated files; None is stderr.
+    """
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if log_dir is not None:
+        handler = RotatingFileHandler(
+            log_dir / LOG_FILE, maxBytes=ROTATE_BYTES, backupCount=KEPT_FILES, encoding="utf-8"
+        )
+    handler.setFormatter(LogFormatter(settings.log_format == "json", secrets_of(settings)))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        if isinstance(old, logging.FileHandler):
+            old.close()
+    root.addHandler(handler)
+    # botocore's and httpx' debug records hold whole requests with their signatures.
+    root.setLevel(logging.WARNING)
+    level = getattr(logging, settings.log_level.upper())
+    for name in ("mountd", "mountd_cache"):
+        logging.getLogger(name).setLevel(level)
+    logging.captureWarnings(True)
+
+
+def secrets_of(settings: Settings) -> list[str]:
+    """Every secret that this process was given in a way that we know."""
+    given = [value for key, value in settings.credentials.items() if CREDENTIALS.get(key, True)]
+    given += [os.environ.get(name, "") for name in _SECRETS_IN_ENVIRONMENT]
+    return sorted({one for one in given if len(one) >= _SHORTEST_SECRET}, key=len, reverse=True)
+
+
+class LogFormatter(logging.Formatter):
+    """One record as a line of text (with its traceback below) or as one line of JSON."""
+
+    def __init__(self, as_json: bool, secrets: Iterable[str]) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._as_json = as_json
+        self._secrets = tuple(secrets)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = self._blot(super().format(record))
+        if not self._as_json:
+            return text
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": self._blot(record.getMessage()),
+        }
+        if record.exc_text:
+            line["exception"] = self._blot(record.exc_text)
+        return json.dumps(line, ensure_ascii=False)
+
+    def _blot(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text

@@ -1,0 +1,268 @@
+"""The path that we mount on: what must hold before, how to get rid of a mount, and of a dead one.
+
+A mount whose daemon is stuck makes every syscall on its path wait, some of them uninterruptibly.
+So a path is only ever touched from a child process, with a deadline; what the kernel can tell
+without asking the daemon comes from mountinfo.
+"""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mountd.config import MountPlan
+from mountd.control.client import find_daemon
+from mountd.errors import MountPointError, StartError
+from mountd.mount_table import Mount, is_below, mount_at, read_mounts
+
+PROBE_TIMEOUT_S = 3.0
+_UNMOUNT_TIMEOUT_S = 20.0
+FUSE_DEVICE = Path("/dev/fuse")
+_PROBE_SCRIPT = """
+import json, os, stat, sys
+path = sys.argv[1]
+found = {"real": "", "kind": "other", "error": 0, "empty": True, "writable": True}
+try:
+    found["real"] = os.path.realpath(path)
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        found["kind"] = "directory"
+        with os.scandir(path) as names:
+            found["empty"] = next(names, None) is None
+        found["writable"] = os.access(path, os.W_OK | os.X_OK)
+except OSError as error:
+    found["error"] = error.errno
+print(json.dumps(found))
+"""
+
+
+_READ_SCRIPT = """
+import os, sys
+try:
+    with open(sys.argv[1], "rb") as file:
+        sys.stdout.buffer.write(file.read(1 << 24))
+except OSError as error:
+    sys.exit(f"{error.errno}")
+"""
+
+
+class Busy(StartError):
+    """The kernel refused to unmount because the mount is in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a look at a path gave. `error` is an errno, 0 for none, ETIMEDOUT for no answer."""
+
+    real: str
+    kind: Literal["directory", "other"]
+    error: int
+    empty: bool
+    writable: bool
+
+
+def probe(path: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
+    """Looks at `path` from a child process; returns within `timeout_s` whatever is there."""
+    try:
+        return Probe(**json.loads(_run_script(_PROBE_SCRIPT, path, timeout_s)))
+    except TimeoutError:
+        return Probe(str(path), "other", errno.ETIMEDOUT, empty=False, writable=False)
+    except ValueError as error:
+        raise StartError(f"could not look at {path}: the child process failed") from error
+
+
+def read_guarded(path: Path, timeout_s: float = PROBE_TIMEOUT_S) -> bytes:
+    """The start of a file (16 MiB) that may lie in a dead mount. Raises OSError, TimeoutError."""
+    return _run_script(_READ_SCRIPT, path, timeout_s)
+
+
+def check_mount_point(plan: MountPlan) -> Path:
+    """The real path of `plan.mountpoint`, fit to be mounted on; a dead daemon's mount is removed.
+
+    A mount that answers is never touched. Raises MountPointError.
+    """
+    path = plan.mountpoint
+    found = probe(path)
+    if mount := mount_at(found.real or str(path), read_mounts()):
+        _repair_or_refuse(mount, found)
+        found = probe(path)
+    if found.error == errno.ENOENT:
+        raise MountPointError(f"mount point {path} does not exist; type: mkdir -p {path}")
+    if found.error == errno.ETIMEDOUT:
+        raise MountPointError(f"mount point {path} does not answer; what it lies on hangs")
+    if found.error:
+        raise MountPointError(f"mount point {path}: {os.strerror(found.error)}")
+    if found.kind != "directory":
+        raise MountPointError(f"mount point {path} is not a directory; give an empty directory")
+    if not found.empty:
+        raise MountPointError(f"mount point {path} is not empty; give an empty directory")
+    if not found.writable and os.geteuid() != 0:
+        raise MountPointError(f"mount point {path} is not writable for this user; fuse wants that")
+    _check_no_loop(plan, found.real)
+    return Path(found.real)
+
+
+def check_fuse(allow_other: bool, device: Path = FUSE_DEVICE) -> None:
+    """Raises StartError with the fix where this machine or container has no usable FUSE."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        # A user's too: libfuse opens it before it asks fusermount3 for anything.
+        raise StartError(_no_device(error)) from error
+    if os.geteuid() == 0:
+        return  # root mounts and unmounts by itself
+    if fusermount() is None:
+        raise StartError("fusermount3 is missing; install the package fuse3")
+    if allow_other and not user_allow_other():
+        raise StartError(
+            "allow_other is only for root as long as /etc/fuse.conf has no line user_allow_other; "
+            "add it, or leave allow_other out"
+        )
+
+
+def _no_device(error: OSError) -> str:
+    in_container = "in a container start it with --device /dev/fuse --cap-add SYS_ADMIN"
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return f"/dev/fuse is missing: as root type modprobe fuse; {in_container}"
+    if error.errno == errno.EACCES:
+        return (
+            "/dev/fuse may not be opened by this user: as root type chmod 666 /dev/fuse, or add "
+            "the user to the group that owns it"
+        )
+    return f"/dev/fuse cannot be opened ({error.strerror}): {in_container}"
+
+
+def unmount(path: str, *, lazy: bool) -> None:
+    """Unmounts the topmost mount at `path`; `lazy` detaches it although it is in use.
+
+    Returns too where nothing is mounted there any more. Raises Busy, or StartError.
+    """
+    tool = fusermount()
+    if os.geteuid() == 0:
+        command = ["umount", "-i", *(["-l"] if lazy else []), "--", path]
+    elif tool is None:
+        raise StartError("fusermount3 is missing; install the package fuse3")
+    else:
+        command = [tool, "-u", *(["-z"] if lazy else []), "--", path]
+    error = _run_unmount(command)
+    if error is None or mount_at(path, read_mounts()) is None:
+        return
+    if "busy" in error.lower():
+        raise Busy(f"{path} is busy")
+    raise StartError(f"cannot unmount {path}: {error}")
+
+
+def fusermount() -> str | None:
+    """The path of fusermount3 (or of its elder), or None."""
+    places = [*os.environ.get("PATH", "").split(":"), "/usr/bin", "/bin", "/usr/local/bin"]
+    names = [
+        f"{place}/{name}" for name in ("fusermount3", "fusermount") for place in places if place
+    ]
+    return next((name for name in names if os.access(name, os.X_OK)), None)
+
+
+def user_allow_other(text: str | None = None) -> bool:
+    """Whether /etc/fuse.conf (or `text`) lets users give allow_other."""
+    try:
+        lines = (Path("/etc/fuse.conf").read_text() if text is None else text).splitlines()
+    except OSError:
+        return False
+    return any(line.partition("#")[0].strip() == "user_allow_other" for line in lines)
+
+
+def real_path(path: Path, mounts: Sequence[Mount]) -> str:
+    """`path` without symlinks. One that is a mount point as it is spelt is not looked at."""
+    spelt = os.path.abspath(path)
+    if mount_at(spelt, mounts):
+        return spelt
+    return probe(Path(spelt)).real or spelt
+
+
+def _repair_or_refuse(mount: Mount, found: Probe) -> None:
+    if not mount.is_ours:
+        raise MountPointError(
+            f"mount point {mount.path} is already a mount ({mount.fs_type} of {mount.source}); "
+            "give an empty directory that is none"
+        )
+    daemon = find_daemon(mount.path, mount.owner_uid)
+    if daemon is not None:
+        who = f"pid {daemon.pid}" if daemon.pid else "another daemon"
+        raise MountPointError(
+            f"mount point {mount.path} is already mounted by {who} ({mount.source}); "
+            f"type: mountd umount {mount.path}"
+        )
+    if found.error not in (errno.ENOTCONN, errno.ECONNABORTED, errno.ETIMEDOUT):
+        raise MountPointError(
+            f"mount point {mount.path} is already mounted ({mount.source}) by a daemon that "
+            f"cannot be seen from here; type: mountd umount {mount.path}"
+        )
+    unmount(mount.path, lazy=True)
+
+
+def _check_no_loop(plan: MountPlan, real: str) -> None:
+    if plan.source.scheme != "file":
+        return
+    directory = os.path.realpath("/" + plan.source.prefix)
+    if is_below(real, directory) or is_below(directory, real):
+        raise MountPointError(
+            f"mount point {plan.mountpoint} and SOURCE {plan.source.text} lie in one another; "
+            "give a directory elsewhere"
+        )
+
+
+def _run_script(script: str, path: Path, timeout_s: float) -> bytes:
+    command = [sys.executable, "-I", "-S", "-c", script, os.fspath(path)]
+    # Not subprocess.run: after a timeout it waits for the child, which may be unkillable.
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/")
+    try:
+        out, complaint = child.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired as error:
+        child.kill()
+        _abandon(child)
+        raise TimeoutError(errno.ETIMEDOUT, f"{path} does not answer") from error
+    if child.returncode and complaint.strip().isdigit():
+        number = int(complaint)
+        raise OSError(number, os.strerror(number), str(path))
+    return out
+
+
+def _run_unmount(command: list[str]) -> str | None:
+    """What it complained about, or None. LC_ALL=C: the answer is read for `busy`."""
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "LC_ALL": "C"},
+            cwd="/",
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        return f"{command[0]}: {error.strerror}"
+    try:
+        _, complaint = child.communicate(timeout=_UNMOUNT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        _abandon(child)
+        return f"{command[0]} does not come back"
+    if child.returncode == 0:
+        return None
+    return complaint.strip().replace("\n", "; ") or f"{command[0]} failed"
+
+
+def _abandon(child: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
+    """Gives a killed child a moment; one stuck in the kernel is left to init."""
+    for pipe in (child.stdout, child.stderr):
+        if pipe is not None:
+            pipe.close()
+    try:
+        child.wait(timeout=0.5)
+    except subprocess.TimeoutExpired:
+        child.returncode = -9  # or Popen complains when it is collected

@@ -1,0 +1,82 @@
+"""The status object of cli.md, read from the rooms; never waits for the network or the disk."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from mountd.cache_folder import CacheFolder
+from mountd.config import MountPlan
+from mountd.fusefs.kernel import KernelLevers
+from mountd.remotes.stack import RemoteStack
+from mountd_cache.block_cache import BlockCache
+from mountd_cache.block_files import BlockFiles
+
+
+class StatusReport:
+    """Reads the numbers when asked. `state` is set by the daemon: starting, ready, stopping."""
+
+    def __init__(
+        self,
+        plan: MountPlan,
+        folder: CacheFolder,
+        remote: RemoteStack,
+        blocks: BlockCache,
+        files: BlockFiles,
+        levers: Callable[[], KernelLevers],
+    ) -> None:
+        self.state = "starting"
+        self._plan = plan
+        self._folder = folder
+        self._remote = remote
+        self._blocks = blocks
+        self._files = files
+        self._levers = levers
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready. `queue` is empty: the mount is read-only until the write path is there."""
+        health = self._remote.health.snapshot()
+        counts = self._remote.counting.counts
+        return {
+            "mountpoint": os.fspath(self._plan.mountpoint),
+            "source": self._plan.source.text,
+            "pid": os.getpid(),
+            "state": self.state,
+            "remote": {
+                "state": health.state.value,
+                "since": health.since,
+                "last_error": health.last_error,
+            },
+            "cache": self._cache(),
+            "queue": {
+                "pending": 0,
+                "uploading": 0,
+                "failed": 0,
+                "conflicts": 0,
+                "bytes": 0,
+                "oldest_s": None,
+            },
+            "transfer": {
+                "down_bytes": counts.down_bytes,
+                "up_bytes": counts.up_bytes,
+                "requests": {
+                    "get": counts.get,
+                    "put": counts.put,
+                    "list": counts.list,
+                    "stat": counts.stat,
+                },
+            },
+        }
+
+    def _cache(self) -> dict[str, Any]:
+        counters, disk = self._blocks.counters, self._files.health
+        return {
+            "bytes": self._files.bytes_used,
+            "limit_bytes": self._folder.limit_bytes,
+            "volatile": self._folder.volatile,
+            "hits": counters.hits,
+            "misses": counters.misses,
+            "pinned_bytes": 0,
+            "memory_bytes": self._blocks.used_bytes,
+            "not_kept_bytes": counters.dropped_bytes,
+            "disk_error": disk.last_reason if disk.resting else None,
+        }
