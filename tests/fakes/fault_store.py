@@ -1,0 +1,150 @@
+"""A `RemoteStore` that wraps another and injects failures, for every suite.
+
+    faults = FaultStore(MemoryStore(...))
+    faults.add("read", Unreachable("cut"), key="*.bin", calls=[1, 3])
+    faults.add("list", Throttled("slow down", 2.0), after_pages=1)
+    stuck = faults.add("stat", hang=threading.Event())
+    assert stuck.reached.wait(5)
+
+Every fault counts the calls that match it; several may apply to one call, in the order in which
+they were added. The first that raises ends the call.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from typing_extensions import Buffer
+
+from mountd.errors import Unreachable
+from mountd.remotes.base import Capabilities, RemoteStore
+from mountd.types import Entry
+
+Operation = Literal["stat", "list", "read", "*"]
+
+
+@dataclass(slots=True, eq=False)
+class Fault:
+    """What goes wrong, and when. `calls` counts from 1 among matching calls; None: all of them.
+
+    In this order: it sleeps `delay_s`, waits for `hang`, and raises `error` before the wrapped
+    store is asked, or with `after_effect` when that has done its work. For a listing the fault
+    comes after `after_pages` pages. `reached` is set as soon as a call meets the fault; `hits`
+    counts how often that was.
+    """
+
+    operation: Operation
+    error: Exception | Callable[[], Exception] | None
+    key: str
+    calls: Collection[int] | None
+    after_effect: bool
+    after_pages: int
+    hang: threading.Event | None
+    delay_s: float
+    hits: int = 0
+    reached: threading.Event = field(default_factory=threading.Event)
+    _matched: int = 0
+
+    def meets(self, operation: str, key: str) -> bool:
+        """Counts a call, and says whether this fault is for it."""
+        if self.operation not in ("*", operation) or not fnmatchcase(key, self.key):
+            return False
+        self._matched += 1
+        if self.calls is not None and self._matched not in self.calls:
+            return False
+        self.hits += 1
+        return True
+
+
+class FaultStore:
+    """Thread-safe. `requests` lists (operation, key) of each call, as it came in."""
+
+    def __init__(
+        self,
+        store: RemoteStore,
+        *,
+        hang_limit_s: float = 30.0,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.closed = False
+        self._store = store
+        self._hang_limit_s = hang_limit_s
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._faults: list[Fault] = []
+
+    def add(
+        self,
+        operation: Operation = "*",
+        error: Exception | Callable[[], Exception] | None = None,
+        *,
+        key: str = "*",
+        calls: Collection[int] | None = None,
+        after_effect: bool = False,
+        after_pages: int = 0,
+        hang: threading.Event | None = None,
+        delay_s: float = 0.0,
+    ) -> Fault:
+        """From now on this goes wrong. `key` is a pattern as in fnmatch (`*` also takes `/`)."""
+        fault = Fault(operation, error, key, calls, after_effect, after_pages, hang, delay_s)
+        with self._lock:
+            self._faults.append(fault)
+        return fault
+
+    def remove(self, *faults: Fault) -> None:
+        """These no longer happen; without arguments: nothing goes wrong any more."""
+        with self._lock:
+            self._faults = [f for f in self._faults if faults and f not in faults]
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._store.capabilities
+
+    def stat(self, key: str) -> Entry:
+        met = self._met("stat", key)
+        self._happen(met, after_effect=False)
+        entry = self._store.stat(key)
+        self._happen(met, after_effect=True)
+        return entry
+
+    def list(self, directory: str) -> Iterator[Sequence[Entry]]:
+        met = self._met("list", directory)
+        self._happen([f for f in met if f.after_pages == 0], after_effect=False)
+        for count, page in enumerate(self._store.list(directory), start=1):
+            yield page
+            self._happen([f for f in met if f.after_pages == count], after_effect=False)
+        self._happen(met, after_effect=True)
+
+    def read(self, key: str, start: int, end: int, version: str) -> Buffer:
+        met = self._met("read", key)
+        self._happen(met, after_effect=False)
+        data = self._store.read(key, start, end, version)
+        self._happen(met, after_effect=True)
+        return data
+
+    def close(self) -> None:
+        self.closed = True
+        self._store.close()
+
+    def _met(self, operation: str, key: str) -> Sequence[Fault]:
+        with self._lock:
+            self.requests.append((operation, key))
+            return [fault for fault in self._faults if fault.meets(operation, key)]
+
+    def _happen(self, faults: Sequence[Fault], after_effect: bool) -> None:
+        for fault in faults:
+            if fault.after_effect is not after_effect:
+                continue
+            fault.reached.set()
+            if fault.delay_s:
+                self._sleep(fault.delay_s)
+            if fault.hang is not None and not fault.hang.wait(self._hang_limit_s):
+                raise Unreachable(f"hung for {self._hang_limit_s} s (FaultStore)")
+            if isinstance(fault.error, Exception):
+                raise fault.error
+            if fault.error is not None:
+                raise fault.error()

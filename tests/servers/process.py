@@ -1,0 +1,62 @@
+"""A server as a child process on 127.0.0.1: a free port, ready when it answers, gone at the end."""
+
+import http.client
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
+
+
+def free_port() -> int:
+    """A port that nobody listened on a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_process(
+    command: Sequence[str], port: int, log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs `command` until the block ends; yields when any HTTP answer came from `port`.
+
+    Its output goes to the file `log`. RuntimeError with the end of that log when it does not come
+    up. It is stopped by its process id: SIGTERM, and SIGKILL after 10 s.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env
+        )
+    try:
+        _wait_until_it_answers(process, port, log)
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_TIMEOUT_S)
+
+
+def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", "/")
+            connection.getresponse().read()
+            return
+        except (OSError, http.client.HTTPException):
+            # Nothing tells us when a foreign server is ready but its answering.
+            time.sleep(0.05)
+        finally:
+            connection.close()
+    tail = log.read_bytes()[-2000:].decode(errors="replace")
+    raise RuntimeError(f"{process.args!r} did not come up (exit {process.poll()}):\n{tail}")
