@@ -1,0 +1,151 @@
+"""Signals end a daemon soon, whatever the remote does; `refresh` lasts and hides nothing."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mountd.control.client import request
+from tests.mount.mounting import is_mounted, mounted
+from tests.servers.s3.launch import S3Server
+
+pytestmark = [pytest.mark.fuse, pytest.mark.server]
+
+MIB = 1 << 20
+# The requests here hang for 60 s; what is promised takes 5 s, and this machine is a busy one.
+SOON_S = 20
+
+
+@contextmanager
+def hanging_read(server: S3Server, path: Path) -> Iterator[list[int]]:
+    """A read under way that the remote doesn't answer; its errno is in the list once it ended."""
+    ended: list[int] = []
+    server.faults({"op": "GetObject", "hold": True})
+
+    def read() -> None:
+        try:
+            with path.open("rb", buffering=0) as file:
+                os.pread(file.fileno(), 4096, 20 * MIB)
+            ended.append(0)
+        except OSError as error:
+            ended.append(error.errno or -1)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        server.wait_for_requests(1, op="GetObject")
+        yield ended
+    finally:
+        server.release()
+        server.clear_faults()
+        reader.join(SOON_S)
+
+
+def test_sigterm_ends_the_daemon_soon_although_a_read_hangs(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    s3_server.seed("b", keys=["f"], size=40 * MIB)
+    with (
+        mounted("s3://b", tmp_path, environment=s3_server.environment()) as found,
+        hanging_read(s3_server, found.path / "f") as ended,
+    ):
+        found.process.terminate()
+        assert found.process.wait(SOON_S) == 0
+        assert not is_mounted(found.path)
+    assert ended[0] in (errno.ENOTCONN, errno.EIO, errno.ECONNABORTED)
+    log = found.log.read_text()
+    assert "failed to unmount" not in log
+    assert "Traceback" not in log
+
+
+def test_a_second_sigterm_ends_the_daemon_at_once(s3_server: S3Server, tmp_path: Path) -> None:
+    s3_server.seed("b", keys=["f"], size=40 * MIB)
+    with (
+        mounted("s3://b", tmp_path, environment=s3_server.environment()) as found,
+        hanging_read(s3_server, found.path / "f"),
+    ):
+        found.process.terminate()
+        _wait_for_line(found.log, "was detached")
+        began = time.monotonic()
+        found.process.terminate()
+        assert found.process.wait(SOON_S) == 0
+        took_s = time.monotonic() - began
+    assert "ending at once" in found.log.read_text()
+    assert took_s < 4, "that is the bound of a first SIGTERM"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [(signal.SIGINT, 130, ""), (signal.SIGTERM, 1, "mountd: SIGTERM before s3://b was mounted\n")],
+)
+def test_a_start_against_a_silent_remote_can_be_broken_off(
+    s3_server: S3Server, tmp_path: Path, number: signal.Signals, code: int, words: str
+) -> None:
+    s3_server.put("b", "f", b"x")
+    s3_server.faults({"hang": True})
+    path = tmp_path / "mnt"
+    path.mkdir()
+    environment = os.environ | s3_server.environment()
+    environment |= {
+        "MOUNTD_CACHE_DIR": str(tmp_path / "cache"),
+        "MOUNTD_RUNTIME_DIR": str(tmp_path / "run"),
+    }
+    s3_server.clear_log()
+    command = [sys.executable, "-m", "mountd", "mount", "s3://b", str(path), "--foreground"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        s3_server.wait_for_requests(1)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=SOON_S)
+    finally:
+        process.kill()
+        process.wait(SOON_S)
+        s3_server.clear_faults()
+        s3_server.release()
+    assert (process.returncode, said) == (code, words)
+    assert not is_mounted(path)
+
+
+def test_after_a_refresh_names_that_were_not_there_are_found_by_name(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    s3_server.put("b", "d/f", b"x")
+    environment = s3_server.environment()
+    with mounted("s3://b", tmp_path, environment=environment, metadata_ttl_s=3600) as found:
+        new = [found.path / "new", found.path / "d/new"]
+        assert not any(path.exists() for path in new)
+        for key in ("new", "d/new"):
+            s3_server.put("b", key, b"here")
+        assert not any(path.exists() for path in new)  # the kernel knows better
+        found.cli("refresh", str(found.path / "d"))
+        assert [path.exists() for path in new] == [False, True]
+        found.cli("refresh", str(found.path))
+        assert [path.read_bytes() for path in new] == [b"here", b"here"]
+
+
+def test_a_refresh_outlives_sigkill(s3_server: S3Server, tmp_path: Path) -> None:
+    s3_server.put("b", "d/old", b"x")
+    environment = s3_server.environment()
+    with mounted("s3://b", tmp_path, environment=environment, metadata_ttl_s=3600) as first:
+        assert os.listdir(first.path / "d") == ["old"]
+        s3_server.put("b", "d/new", b"x")
+        (socket,) = (tmp_path / "run").iterdir()
+        request(socket, {"op": "refresh", "path": ""}, SOON_S)
+        first.kill()  # without the time that a command takes to end
+    with mounted("s3://b", tmp_path, environment=environment, metadata_ttl_s=3600) as second:
+        assert sorted(os.listdir(second.path / "d")) == ["new", "old"]
+
+
+def _wait_for_line(log: Path, words: str) -> None:
+    deadline = time.monotonic() + SOON_S
+    while words not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)

@@ -1,0 +1,105 @@
+"""What runs beside a mount never ends it, and an end has one plain reason."""
+
+import errno
+import threading
+
+import pytest
+import trio
+import trio.testing
+
+from mountd.background import (
+    PROBE_AFTER_A_DEFECT_S,
+    TIDY_EVERY_S,
+    look_at_remote,
+    probe_remote,
+    scan_cache,
+    tidy_memory,
+)
+from mountd.daemon import plain_error
+from mountd.errors import StartError, Unreachable
+from mountd.remotes.health import HealthState, RemoteHealth
+from tests.conftest import ExpectedLog
+
+
+def defect() -> None:
+    raise KeyError("a defect")
+
+
+async def test_a_defect_in_what_runs_once_is_logged_and_goes_no_further(
+    expected_log: ExpectedLog,
+) -> None:
+    expected_log("could not be scanned|unforeseen")
+    await scan_cache(defect)
+    await look_at_remote(defect, "s3://b")
+
+
+async def test_a_defect_while_memory_is_tidied_does_not_end_the_tidying(
+    expected_log: ExpectedLog, mock_clock: trio.testing.MockClock
+) -> None:
+    expected_log("could not be given back")
+    reads, called = [5], [threading.Event(), threading.Event()]
+
+    def give_back() -> None:
+        next(event for event in called if not event.is_set()).set()
+        defect()
+
+    async def pass_by() -> None:
+        mock_clock.jump(TIDY_EVERY_S + 1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tidy_memory, lambda: reads[0], give_back)
+        await trio.testing.wait_all_tasks_blocked()
+        for given_back in called:
+            for _ in range(50):  # quiet for two rounds, and time for the thread to fail
+                await pass_by()
+                if given_back.is_set():
+                    break
+            assert given_back.is_set()
+            reads[0] += 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_probe_with_a_defect_is_followed_by_another_probe(
+    expected_log: ExpectedLog, mock_clock: trio.testing.MockClock
+) -> None:
+    expected_log("unforeseen")
+    probed = [threading.Event(), threading.Event()]
+    answers = iter([KeyError("a defect"), None])
+
+    def probe() -> None:
+        next(event for event in probed if not event.is_set()).set()
+        answer = next(answers)
+        if answer is not None:
+            raise answer
+
+    health = RemoteHealth(probe)
+    health.gave_up(Unreachable("away"), first_failed_s=0.0)
+    assert health.state is HealthState.UNREACHABLE
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(probe_remote, health)
+        assert await trio.to_thread.run_sync(probed[0].wait, 5)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(PROBE_AFTER_A_DEFECT_S + 1)
+        assert await trio.to_thread.run_sync(probed[1].wait, 5)
+        nursery.cancel_scope.cancel()
+
+
+def test_the_plain_error_of_a_group_is_an_interrupt_then_a_reason_not_to_start_then_the_first(
+    expected_log: ExpectedLog,
+) -> None:
+    expected_log("^and: ")
+    start, other, interrupt = StartError("no"), OSError(errno.EIO, "io"), KeyboardInterrupt()
+    assert plain_error(ExceptionGroup("", [other])) is other
+    assert plain_error(ExceptionGroup("", [other, ExceptionGroup("", [start])])) is start
+    group = BaseExceptionGroup("", [start, other, BaseExceptionGroup("", [interrupt])])
+    assert plain_error(group) is interrupt
+
+
+def test_an_error_keeps_its_own_cause_when_it_is_taken_out_of_its_group() -> None:
+    cause = Unreachable("away")
+    error = StartError("no")
+    error.__cause__ = cause
+    with pytest.raises(StartError) as caught:
+        raise plain_error(ExceptionGroup("", [error]))
+    assert caught.value.__cause__ is cause

@@ -1,0 +1,107 @@
+"""Listings that no good server sends, and XML that no good server writes."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from mountd.errors import Corrupt
+from mountd.remotes.object_store import ListedObject, ListPage, ObjectStore, PlainReader
+from mountd.remotes.s3_rest import page_of
+from mountd.remotes.xml_pages import parse_xml
+from mountd.types import Entry, Kind
+
+
+class Pages:
+    """A provider that has nothing but pages to give."""
+
+    ranges_come_as_200 = False
+
+    def __init__(self, *pages: ListPage) -> None:
+        self._pages = list(pages)
+
+    def head(self, key: str) -> ListedObject:
+        raise NotImplementedError
+
+    def list_page(self, prefix: str, delimiter: str, token: str, limit: int | None) -> ListPage:
+        return self._pages.pop(0)
+
+    def read_range(
+        self, key: str, start: int, end: int, version: str, timeout_s: float | None = None
+    ) -> bytes:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+def page(keys: Sequence[str] = (), prefixes: Sequence[str] = (), token: str = "") -> ListPage:
+    return ListPage([ListedObject(key, 1, 0, '"v"') for key in keys], prefixes, token)
+
+
+def listed(directory: str, *pages: ListPage) -> list[Entry]:
+    provider = Pages(*pages)
+    store = ObjectStore(provider, PlainReader(provider), "top")
+    return [entry for each in store.list(directory) for entry in each]
+
+
+def test_a_directory_that_comes_on_two_pages_is_listed_once() -> None:
+    found = listed("d/", page(["top/d/x"], ["top/d/s/"], "1"), page(["top/d/y"], ["top/d/s/"]))
+    assert sorted((entry.name, entry.kind) for entry in found) == [
+        ("s", Kind.DIRECTORY),
+        ("x", Kind.FILE),
+        ("y", Kind.FILE),
+    ]
+
+
+def test_a_server_that_does_not_group_still_shows_directories_once() -> None:
+    found = listed("d/", page(["top/d/", "top/d/s/", "top/d/s/deep/x"]))
+    assert [(entry.name, entry.kind) for entry in found] == [("s", Kind.DIRECTORY)]
+
+
+def test_an_empty_page_is_not_the_end() -> None:
+    found = listed("", page(token="1"), page(["top/x"]))
+    assert [entry.name for entry in found] == ["x"]
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        pytest.param([page(["other/x"])], id="a key from elsewhere"),
+        pytest.param([page([], ["top/d"])], id="a prefix without its slash"),
+        pytest.param([page([], ["top/d/a/b/"])], id="a prefix too deep"),
+        pytest.param([page(token="1"), page(token="1")], id="a token that does not advance"),
+    ],
+)
+def test_a_listing_that_makes_no_sense_is_corrupt(pages: list[ListPage]) -> None:
+    with pytest.raises(Corrupt):
+        listed("d/", *pages)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'<!DOCTYPE x [<!ENTITY a "b">]><x>&a;</x>',
+        '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE x><x/>'.encode("utf-16"),
+        b"<x><y></x>",
+        b"\xff\xfe\x00",
+        b"",
+    ],
+)
+def test_xml_with_a_document_type_or_none_at_all_is_corrupt(body: bytes) -> None:
+    with pytest.raises(Corrupt):
+        parse_xml(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html><body>welcome to the hotel</body></html>",
+        b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+        b"<r><IsTruncated>false</IsTruncated><Contents><Size>1</Size></Contents></r>",
+        b"<r><IsTruncated>false</IsTruncated><EncodingType>url</EncodingType>"
+        b"<Contents><Size>1</Size></Contents></r>",
+    ],
+)
+def test_a_200_that_is_no_whole_listing_is_corrupt(body: bytes) -> None:
+    with pytest.raises(Corrupt):
+        page_of(parse_xml(body))

@@ -1,0 +1,125 @@
+"""Decisions about fetching ahead: no I/O, only plans."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mountd.vfs.prefetch import FIRST_WINDOW, MAX_RANGE, MAX_WINDOW, MIB, Prefetcher
+
+SIZE = 4 << 30
+BLOCK = MIB
+
+
+def test_a_small_file_is_wanted_whole() -> None:
+    plan = Prefetcher(100_000, BLOCK).miss(40_000, 44_096, lambda: MAX_WINDOW)
+    assert plan.demand == (0, 100_000)
+    assert plan.ahead_start == plan.ahead_end
+
+
+def test_a_read_that_continues_nothing_gets_exactly_its_bytes() -> None:
+    prefetcher = Prefetcher(SIZE, BLOCK)
+    for start in (3 << 30, 1 << 30, 2 << 30):
+        plan = prefetcher.miss(start, start + 4096, lambda: MAX_WINDOW)
+        assert plan.demand == (start, start + 4096)
+        assert plan.ahead_start == plan.ahead_end
+
+
+def test_the_window_grows_with_every_stall_up_to_its_limit() -> None:
+    prefetcher = Prefetcher(SIZE, BLOCK)
+    windows = []
+    position = 0
+    for _ in range(8):
+        plan = prefetcher.miss(position, position + MIB, lambda: MAX_WINDOW)
+        assert plan.cursor is not None
+        windows.append(plan.cursor.window)
+        position += MIB
+    assert windows[0] == FIRST_WINDOW
+    assert windows == sorted(windows)
+    assert windows[-1] == MAX_WINDOW
+
+
+def test_a_handles_share_of_memory_bounds_its_window() -> None:
+    prefetcher = Prefetcher(SIZE, BLOCK)
+    for position in range(0, 16 * MIB, MIB):
+        plan = prefetcher.miss(position, position + MIB, lambda: 8 * MIB)
+        assert plan.ahead_end <= position + MIB + 8 * MIB
+
+
+def test_two_streams_in_one_file_are_both_sequential() -> None:
+    prefetcher = Prefetcher(SIZE, BLOCK)
+    for i in range(1, 6):
+        for base in (1 << 30, 2 << 30):
+            start = base + i * MIB
+            plan = prefetcher.miss(start, start + MIB, lambda: MAX_WINDOW)
+            assert (plan.ahead_end > plan.ahead_start) == (i > 1)
+
+
+def test_a_block_that_keeps_missing_is_fetched_whole() -> None:
+    prefetcher = Prefetcher(SIZE, BLOCK)
+    base = 100 * BLOCK
+    demands = []
+    # Backwards and far apart, with other reads between, so that no cursor continues.
+    for i in range(4):
+        start = base + BLOCK - (i + 1) * 200_000
+        demands.append(prefetcher.miss(start, start + 4096, lambda: MAX_WINDOW).demand)
+        for other in range(10):
+            away = (200 + 50 * (10 * i + other)) * BLOCK
+            prefetcher.miss(away, away + 4096, lambda: MAX_WINDOW)
+    assert demands[-1] == (base, base + BLOCK)
+    assert all(end - start == 4096 for start, end in demands[:-1])
+
+
+def test_hits_in_a_row_look_ahead_for_the_end_of_what_is_cached() -> None:
+    prefetcher = Prefetcher(SIZE, BLOCK)
+    assert prefetcher.hit(5 * MIB, 6 * MIB, MAX_WINDOW) is None
+    plan = prefetcher.hit(6 * MIB, 7 * MIB, MAX_WINDOW)
+    assert plan is not None
+    assert plan.ahead_start == 7 * MIB
+    assert plan.ahead_end > plan.ahead_start
+
+
+@given(
+    st.integers(1, SIZE),
+    st.lists(st.tuples(st.integers(0, SIZE), st.integers(1, MIB), st.booleans()), max_size=60),
+)
+def test_every_plan_stays_within_the_file_and_its_limits(
+    size: int, reads: list[tuple[int, int, bool]]
+) -> None:
+    prefetcher = Prefetcher(size, BLOCK)
+    for start, length, hit in reads:
+        start %= size
+        end = min(size, start + length)
+        if hit:
+            plan = prefetcher.hit(start, end, MAX_WINDOW)
+        else:
+            plan = prefetcher.miss(start, end, lambda: MAX_WINDOW)
+        if plan is None:
+            continue
+        if not hit:
+            assert plan.demand[0] <= start
+            assert end <= plan.demand[1] <= size
+        assert plan.ahead_start == plan.ahead_end or 0 <= plan.ahead_start < plan.ahead_end <= size
+        assert plan.ahead_end - end <= MAX_WINDOW
+        assert plan.range_bytes <= MAX_RANGE
+
+
+def test_wide_requests_all_over_a_file_bring_all_of_it_and_small_ones_never() -> None:
+    size = 1 << 30
+    for length, swept in ((MIB, True), (4096, False)):
+        prefetcher = Prefetcher(size, BLOCK)
+        plans = [
+            prefetcher.miss(start, start + length, lambda: MAX_WINDOW)
+            for start in (((i * 37) % 1000 + 5) * MIB for i in range(8))
+        ]
+        assert plans[0].sweep is None
+        assert (plans[-1].sweep is not None) == swept
+        assert all(plan.ahead_start == plan.ahead_end for plan in plans)
+        if swept:
+            after = prefetcher.hit(700 * MIB, 701 * MIB, MAX_WINDOW)
+            assert after is not None
+            assert after.sweep is plans[-1].sweep
+
+
+def test_a_few_wide_reads_of_a_huge_file_bring_nothing_more() -> None:
+    prefetcher = Prefetcher(1 << 40, BLOCK)
+    for i in range(1, 50):
+        assert prefetcher.miss(i << 34, (i << 34) + MIB, lambda: MAX_WINDOW).sweep is None
