@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -170,20 +171,23 @@ def test_a_file_that_changes_between_the_look_and_the_read_is_another_version(
         except VersionChanged as error:
             outcome.append(error)
 
-    # A lease holds the opening of the file, which comes after the first look (O_PATH breaks none),
-    # and tells with SIGIO that somebody waits. The signal is awaited, so no thread may take it.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+    # A lease holds the opening of the file, which comes after the first look (O_PATH breaks none).
+    # Whoever waits for it turns what F_GETLEASE says. The signal that comes with it is one that
+    # does nothing by default: SIGIO ended the whole process whenever another thread took it.
     fd = os.open(root / "f", os.O_RDWR)
+    thread = threading.Thread(target=read)
     try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-        thread = threading.Thread(target=read)
         thread.start()
-        assert signal.sigtimedwait({signal.SIGIO}, 10) is not None
+        deadline_s = time.monotonic() + 10
+        while fcntl.fcntl(fd, fcntl.F_GETLEASE) == fcntl.F_WRLCK:
+            assert time.monotonic() < deadline_s, "nobody opened the file"
+            time.sleep(0.001)
         os.pwrite(fd, b"newer", 0)
     finally:
         os.close(fd)  # and with it the lease
         thread.join(10)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert [type(found) for found in outcome] == [VersionChanged]
 
 
