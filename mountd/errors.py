@@ -80,6 +80,10 @@ class NameNotAllowed(RemoteError):
     """The remote refuses this name."""
 
 
+class DirectoryNotEmpty(RemoteError):
+    """The directory to be removed has something in it."""
+
+
 class FileSystemError(Exception):
     """What the file system itself answers, without or after asking the remote."""
 

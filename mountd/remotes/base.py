@@ -2,16 +2,27 @@
 
 A store is blocking and thread-safe; the daemon calls it from worker threads through one
 `trio.to_thread` limiter. A call that is cancelled goes on running in its thread. Wrappers
-(`retry`, `limit`, `health`) are stores too. The write half joins with the sync queue.
+(`retry`, `limit`, `health`) are stores too.
+
+Writing. Every change carries `expect`: the version that must be there for the change to happen,
+`ABSENT` where nothing may be there, and None for "whatever is there" (the sync queue never
+overwrites a file blindly). A change that fails with Unreachable may have happened, or may happen
+yet: only `identify` tells. So writes are never repeated by `retry`; the sync queue repeats them,
+because it knows what it sent.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Protocol, runtime_checkable
 
 from typing_extensions import Buffer
 
 from mountd.types import Entry
+
+ABSENT: Final = ""  # as `expect`: nothing is there
+
+_NO_ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +34,59 @@ class Capabilities:
     version (If-Match); where False the store compares what the answer says before it returns.
     `real_directories`: directories exist by themselves, and listing a missing one is NotFound.
     `max_parallel`: how many requests at once this remote bears well.
+
+    `conditional_put`, `conditional_delete`: the remote itself enforces `expect`, as one atomic
+    step; where False the store looks first and then acts, and a change in between is overwritten.
+    `server_copy`: `copy` works without moving the bytes through us. `keeps_attributes`: `put` keeps
+    `attributes` (object metadata). `keeps_mtime`: listings show the mtime that came with a put.
+    `max_put_bytes`: the largest file that `put` takes; None where no limit is known.
     """
 
     strong_version: bool
     conditional_read: bool
     real_directories: bool
     max_parallel: int = 64
+    conditional_put: bool = False
+    conditional_delete: bool = False
+    server_copy: bool = False
+    keeps_attributes: bool = False
+    keeps_mtime: bool = False
+    max_put_bytes: int | None = None
+
+
+class Body(Protocol):
+    """The bytes of one upload: a state of a file that never changes. Any thread."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, start: int, end: int) -> Buffer:
+        """Exactly the bytes [start, end), 0 <= start <= end <= size; may be called repeatedly.
+
+        Raises OSError (the local disk), or any RemoteError where the bytes come from the version
+        that the upload is based on: `VersionChanged` and `NotFound` mean that it is gone. A store
+        lets these pass as they are.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What goes with a `Body`. `upload_id`: kept with the object where the remote can keep it, so
+    that `identify` recognises it. `attributes`: object metadata (`mode`, `uid`, ...), ASCII."""
+
+    upload_id: str = ""
+    mtime_ns: int = 0
+    attributes: Mapping[str, str] = field(default_factory=lambda: _NO_ATTRIBUTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What is at a key now. `upload_id` and `md5` (hex) are "" where the remote doesn't tell."""
+
+    entry: Entry
+    upload_id: str = ""
+    md5: str = ""
 
 
 @runtime_checkable
@@ -68,6 +126,51 @@ class RemoteStore(Protocol):
         now, NotFound when it is gone, Unreachable when the body ends early, and Corrupt when the
         answer is for another range. With version "" whatever is there now is read.
         """
+        ...
+
+    def identify(self, key: str) -> Identity:
+        """What is at a file's key, with what tells who wrote it. NotFound where nothing is."""
+        ...
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        """Makes or replaces a file as a whole; readers see the old or the new one, never a part.
+
+        The entry has the new version, as listings will show it. Raises VersionChanged where what
+        is there isn't `expect` (also: something is there and ABSENT was expected, or nothing is
+        there and a version was), Corrupt where what arrived isn't what was sent, QuotaExceeded,
+        Denied, Locked, NameNotAllowed, and Unsupported for a file that is too large. On real
+        directories a missing parent is NotFound. After any other error nothing was changed.
+        """
+        ...
+
+    def delete(self, key: str, expect: str | None) -> None:
+        """Removes a file. NotFound where nothing is there, VersionChanged as for `put`."""
+        ...
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> Entry:
+        """Makes `key` a copy of that version of `source`, on the remote's side.
+
+        Raises as `put`, NotFound where the source is gone, and VersionChanged also where the
+        source is another version (nothing is copied then). Unsupported without `server_copy`.
+        """
+        ...
+
+    def make_dir(self, key: str) -> None:
+        """Makes a directory (its key ends with a slash), or a marker object; it may exist already.
+        NotFound where its parent is missing and directories are real."""
+        ...
+
+    def remove_dir(self, key: str) -> None:
+        """Removes an empty directory, or a marker object. NotFound where there is none,
+        DirectoryNotEmpty where there is anything in it; nothing is ever removed with it."""
+        ...
+
+    def list_tree(self, directory: str) -> Iterator[Sequence[tuple[str, Entry]]]:
+        """Everything below a directory, with keys below the mounted prefix; as `list` otherwise.
+        A marker object is a DIRECTORY entry with its key; prefixes without one aren't listed.
+        Unsupported where it would be one listing per directory."""
         ...
 
     def close(self) -> None:
