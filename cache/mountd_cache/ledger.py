@@ -1,0 +1,114 @@
+"""All changes and contents in memory, with the indexes that look-ups need; pure.
+
+The same `apply` runs when something happens and when the log is read after a crash.
+"""
+
+from collections.abc import Iterator
+
+from mountd_cache.changes import Change, Content, Rows
+
+
+class Ledger:
+    """What log and database hold. Read it freely; only `apply` and `write` change it."""
+
+    def __init__(self) -> None:
+        self.changes: dict[str, Change] = {}
+        self.contents: dict[int, Content] = {}
+        # What is there, by directory and shown name; and the keys that are gone, by directory.
+        self.shown: dict[str, dict[bytes, Change]] = {}
+        self.gone: dict[str, dict[str, Change]] = {}
+        self.by_number: dict[int, Change] = {}  # what is there, by inode
+        self.owner: dict[int, str] = {}  # content id -> key of the change that has it
+        self.depends: dict[str, set[str]] = {}  # key of a base -> keys of changes built on it
+
+    def apply(self, rows: Rows) -> None:
+        """One atomic step."""
+        # A content's base is in an index by its change, so that one is put in again.
+        touched = {content.id for content in rows.contents} | set(rows.drop)
+        put = {change.key: change for change in rows.changes}
+        for id_ in touched & self.owner.keys():
+            put.setdefault(self.owner[id_], self.changes[self.owner[id_]])
+        for key in {*put, *rows.forget}:
+            self._remove(key)
+        for content in rows.contents:
+            self.contents[content.id] = content
+        for id_ in rows.drop:
+            self.contents.pop(id_, None)
+        forgotten = set(rows.forget) - {change.key for change in rows.changes}
+        for key, change in put.items():
+            if key not in forgotten:
+                self._insert(change)
+
+    def write(self, content: int, start: int, end: int, mtime_ns: int) -> None:
+        """[start, end) is in the top layer's data file now."""
+        found = self.contents[content]
+        found.layers[-1].write(start, end)
+        found.mtime_ns = found.changed_ns = mtime_ns
+
+    def content_of(self, change: Change) -> Content | None:
+        return self.contents.get(change.content) if change.content else None
+
+    def size_of(self, change: Change) -> int:
+        content = self.contents.get(change.content) if change.content else None
+        return content.size if content is not None else change.size
+
+    def mtime_ns_of(self, change: Change) -> int:
+        content = self.contents.get(change.content) if change.content else None
+        return content.mtime_ns if content is not None else change.mtime_ns
+
+    def below(self, directory: str) -> Iterator[Change]:
+        """All changes of keys below a directory (its key with the slash), itself left out."""
+        if not directory:
+            yield from self.changes.values()
+            return
+        for key, change in self.changes.items():
+            if key.startswith(directory) and key != directory:
+                yield change
+
+    def unsent(self) -> Iterator[Change]:
+        return (change for change in self.changes.values() if not change.is_clean)
+
+    def _insert(self, change: Change) -> None:
+        self.changes[change.key] = change
+        if change.is_gone:
+            self.gone.setdefault(change.directory, {})[change.key] = change
+        else:
+            self.shown.setdefault(change.directory, {})[change.name] = change
+            self.by_number[change.number] = change
+        if change.content:
+            self.owner[change.content] = change.key
+        for base in self._bases(change):
+            self.depends.setdefault(base, set()).add(change.key)
+
+    def _remove(self, key: str) -> None:
+        change = self.changes.pop(key, None)
+        if change is None:
+            return
+        if change.is_gone:
+            gone = self.gone[change.directory]
+            del gone[key]
+            if not gone:
+                del self.gone[change.directory]
+        else:
+            shown = self.shown[change.directory]
+            if shown.get(change.name) is change:
+                del shown[change.name]
+            if not shown:
+                del self.shown[change.directory]
+            if self.by_number.get(change.number) is change:
+                del self.by_number[change.number]
+        if self.owner.get(change.content) == key:
+            del self.owner[change.content]
+        for base in self._bases(change):
+            users = self.depends.get(base)
+            if users is not None:
+                users.discard(key)
+                if not users:
+                    del self.depends[base]
+
+    def _bases(self, change: Change) -> set[str]:
+        """Keys whose present version on the remote this change still needs, its own left out."""
+        content = self.contents.get(change.content) if change.content else None
+        found = {b.key for b in (change.base, content.base if content else None) if b}
+        found.discard(change.key)
+        return found
