@@ -61,9 +61,9 @@ class MemoryTarget:
 
 def _replay(store: MemoryStore, key: str, data: bytes | None, mtime_ns: int) -> None:
     if data is None:
-        store.remove(key)
+        store.drop(key)
     else:
-        store.put(key, data, mtime_ns)
+        store.seed(key, data, mtime_ns)
 
 
 @contextmanager

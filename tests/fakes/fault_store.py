@@ -5,6 +5,7 @@
     faults.add("list", Throttled("slow down", 2.0), after_pages=1)
     stuck = faults.add("stat", hang=threading.Event())
     assert stuck.reached.wait(5)
+    faults.add("put", Unreachable("reset"), after_effect=True)  # it took effect, the answer is lost
 
 Every fault counts the calls that match it; several may apply to one call, in the order in which
 they were added. The first that raises ends the call.
@@ -15,15 +16,20 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeVar, get_args
 
 from typing_extensions import Buffer
 
 from mountd.errors import Unreachable
-from mountd.remotes.base import Capabilities, RemoteStore
+from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
 from mountd.types import Entry
 
-Operation = Literal["stat", "list", "read", "*"]
+# "write" is any of the five that change something.
+Reads = Literal["stat", "list", "read", "identify", "list_tree"]
+Writes = Literal["put", "delete", "copy", "make_dir", "remove_dir"]
+Operation = Reads | Writes | Literal["write", "*"]
+_WRITES = frozenset(get_args(Writes))
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(slots=True, eq=False)
@@ -50,7 +56,9 @@ class Fault:
 
     def meets(self, operation: str, key: str) -> bool:
         """Counts a call, and says whether this fault is for it."""
-        if self.operation not in ("*", operation) or not fnmatchcase(key, self.key):
+        wanted = self.operation in ("*", operation)
+        wanted = wanted or (self.operation == "write" and operation in _WRITES)
+        if not wanted or not fnmatchcase(key, self.key):
             return False
         self._matched += 1
         if self.calls is not None and self._matched not in self.calls:
@@ -60,7 +68,8 @@ class Fault:
 
 
 class FaultStore:
-    """Thread-safe. `requests` lists (operation, key) of each call, as it came in."""
+    """Thread-safe. `requests` lists (operation, key) of each call, as it came in; a copy's key is
+    the one that it makes."""
 
     def __init__(
         self,
@@ -105,30 +114,59 @@ class FaultStore:
         return self._store.capabilities
 
     def stat(self, key: str) -> Entry:
-        met = self._met("stat", key)
-        self._happen(met, after_effect=False)
-        entry = self._store.stat(key)
-        self._happen(met, after_effect=True)
-        return entry
+        return self._around("stat", key, lambda: self._store.stat(key))
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
-        met = self._met("list", directory)
-        self._happen([f for f in met if f.after_pages == 0], after_effect=False)
-        for count, page in enumerate(self._store.list(directory), start=1):
-            yield page
-            self._happen([f for f in met if f.after_pages == count], after_effect=False)
-        self._happen(met, after_effect=True)
+        return self._pages("list", directory, self._store.list)
+
+    def list_tree(self, directory: str) -> Iterator[Sequence[tuple[str, Entry]]]:
+        return self._pages("list_tree", directory, self._store.list_tree)
 
     def read(self, key: str, start: int, end: int, version: str) -> Buffer:
-        met = self._met("read", key)
-        self._happen(met, after_effect=False)
-        data = self._store.read(key, start, end, version)
-        self._happen(met, after_effect=True)
-        return data
+        return self._around("read", key, lambda: self._store.read(key, start, end, version))
+
+    def identify(self, key: str) -> Identity:
+        return self._around("identify", key, lambda: self._store.identify(key))
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        return self._around("put", key, lambda: self._store.put(key, body, expect, upload))
+
+    def delete(self, key: str, expect: str | None) -> None:
+        self._around("delete", key, lambda: self._store.delete(key, expect))
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> Entry:
+        return self._around(
+            "copy", key, lambda: self._store.copy(source, version, key, expect, upload)
+        )
+
+    def make_dir(self, key: str) -> None:
+        self._around("make_dir", key, lambda: self._store.make_dir(key))
+
+    def remove_dir(self, key: str) -> None:
+        self._around("remove_dir", key, lambda: self._store.remove_dir(key))
 
     def close(self) -> None:
         self.closed = True
         self._store.close()
+
+    def _around(self, operation: str, key: str, call: Callable[[], _Answer]) -> _Answer:
+        met = self._met(operation, key)
+        self._happen(met, after_effect=False)
+        answer = call()
+        self._happen(met, after_effect=True)
+        return answer
+
+    def _pages(
+        self, operation: str, directory: str, call: Callable[[str], Iterator[_Answer]]
+    ) -> Iterator[_Answer]:
+        met = self._met(operation, directory)
+        self._happen([f for f in met if f.after_pages == 0], after_effect=False)
+        for count, page in enumerate(call(directory), start=1):
+            yield page
+            self._happen([f for f in met if f.after_pages == count], after_effect=False)
+        self._happen(met, after_effect=True)
 
     def _met(self, operation: str, key: str) -> Sequence[Fault]:
         with self._lock:

@@ -4,17 +4,28 @@ It counts its calls, fails on demand and blocks on demand, so that tests of othe
 server and no patching.
 """
 
+import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mountd.errors import NameNotAllowed, NotFound, RemoteError, Unreachable, VersionChanged
-from mountd.remotes.base import Capabilities
+from mountd.errors import (
+    DirectoryNotEmpty,
+    NameNotAllowed,
+    NotFound,
+    RemoteError,
+    Unreachable,
+    Unsupported,
+    VersionChanged,
+)
+from mountd.remotes.base import ABSENT, Body, Capabilities, Identity, Upload
 from mountd.types import Entry, Kind
 
 GATE_TIMEOUT_S = 30.0
+PIECE_BYTES = 256 * 1024
+_FOREIGN = Upload()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +33,7 @@ class _Object:
     data: bytes
     generation: int
     mtime_ns: int
+    upload: Upload = _FOREIGN
 
     @property
     def version(self) -> str:
@@ -31,12 +43,17 @@ class _Object:
 class MemoryStore:
     """An object store (or, with `real_directories`, a file server) over a dictionary.
 
-    A key that ends with a slash is a directory marker. With `real_directories` a `put` makes the
-    parents too, they stay when they are empty, and one name is a file or a directory, not both.
+    A key that ends with a slash is a directory marker. With `real_directories` a `seed` makes the
+    parents too (`put` wants them to be there), they stay when they are empty, and one name is a
+    file or a directory, not both.
 
-    `calls` counts "stat", "list" (by listing, not by page) and "read". `gate`: while set to an
-    Event that is not set, every call waits for it (at most 30 s, then Unreachable). Like the real
-    stores, `list` does nothing before its first page is asked for.
+    `calls` counts each call of the Protocol by its name (a listing once, not by page). `gate`:
+    while set to an Event that is not set, every call waits for it (at most 30 s, then
+    Unreachable). Like the real stores, `list` does nothing before its first page is asked for.
+
+    `enforces=False` is a remote that ignores conditions: the store looks first and then acts, and
+    what came in between is overwritten. `between_look_and_act`, called with the key, is where a
+    test puts that in.
     """
 
     def __init__(
@@ -44,11 +61,22 @@ class MemoryStore:
         objects: Mapping[str, bytes] | None = None,
         real_directories: bool = False,
         page_size: int = 1000,
+        *,
+        enforces: bool = True,
+        server_copy: bool = True,
     ) -> None:
         self.calls: Counter[str] = Counter()
         self.gate: threading.Event | None = None
+        self.between_look_and_act: Callable[[str], object] = lambda key: None
         self._capabilities = Capabilities(
-            strong_version=True, conditional_read=True, real_directories=real_directories
+            strong_version=True,
+            conditional_read=True,
+            real_directories=real_directories,
+            conditional_put=enforces,
+            conditional_delete=enforces,
+            server_copy=server_copy,
+            keeps_attributes=True,
+            keeps_mtime=True,
         )
         self._page_size = page_size
         self._lock = threading.Lock()
@@ -58,11 +86,11 @@ class MemoryStore:
         self._failures: list[BaseException] = []
         self._always: BaseException | None = None
         for key, data in (objects or {}).items():
-            self.put(key, data)
+            self.seed(key, data)
 
     # What a test does behind the daemon's back.
 
-    def put(self, key: str, data: bytes = b"", mtime_ns: int | None = None) -> str:
+    def seed(self, key: str, data: bytes = b"", mtime_ns: int | None = None) -> str:
         """Creates or replaces an object (or makes a directory, for `name/`); its new version."""
         with self._lock:
             self._check_name(key)
@@ -76,13 +104,28 @@ class MemoryStore:
             self._objects[key] = made
             return made.version
 
-    def remove(self, key: str) -> None:
+    def drop(self, key: str) -> None:
         """Removes an object, or a marker or directory with its slash; KeyError if missing."""
         with self._lock:
             if key in self._objects:
                 del self._objects[key]
             else:
                 self._directories.remove(key)
+
+    def keys(self) -> Sequence[str]:
+        """Every object's key, and with `real_directories` every directory's but the root's."""
+        with self._lock:
+            return sorted({*self._objects, *(self._directories - {""})})
+
+    def data(self, key: str) -> bytes:
+        """An object's bytes; KeyError if missing."""
+        with self._lock:
+            return self._objects[key].data
+
+    def upload(self, key: str) -> Upload:
+        """What came with an object's `put` or `copy`; the empty one if it was seeded."""
+        with self._lock:
+            return self._objects[key].upload
 
     def fail_next(self, error: BaseException, n: int = 1) -> None:
         """The next `n` calls raise `error`, before `fail_always` is looked at."""
@@ -102,14 +145,14 @@ class MemoryStore:
 
     def stat(self, key: str) -> Entry:
         self._begin("stat")
-        name = key.removesuffix("/").rpartition("/")[2]
         with self._lock:
             if key == "" or key.endswith("/"):
+                name = key.removesuffix("/").rpartition("/")[2]
                 if key and not self._is_directory(key):
                     raise NotFound(key)
                 return Entry(name, Kind.DIRECTORY, 0, 0, "")
-            found = self._object(key)
-        return Entry(name, Kind.FILE, len(found.data), found.mtime_ns, found.version)
+            self._object(key)
+            return self._entry(key)
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
         self._begin("list")
@@ -128,8 +171,119 @@ class MemoryStore:
             raise VersionChanged(key)
         return found.data[start:end]
 
+    def list_tree(self, directory: str) -> Iterator[Sequence[tuple[str, Entry]]]:
+        self._begin("list_tree")
+        with self._lock:
+            if self._capabilities.real_directories and directory not in self._directories:
+                raise NotFound(directory)
+            rows = [
+                (key, self._entry(key))
+                for key in (*self._directories, *self._objects)
+                if key.startswith(directory) and key != directory
+            ]
+        for start in range(0, len(rows), self._page_size):
+            yield rows[start : start + self._page_size]
+
+    def identify(self, key: str) -> Identity:
+        self._begin("identify")
+        with self._lock:
+            found = self._object(key)
+            md5 = hashlib.md5(found.data, usedforsecurity=False).hexdigest()
+            return Identity(self._entry(key), found.upload.upload_id, md5)
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        self._begin("put")
+        if not self._capabilities.conditional_put:
+            expect = self._look(key, expect)
+        pieces = [
+            bytes(body.read(start, min(start + PIECE_BYTES, body.size)))
+            for start in range(0, body.size, PIECE_BYTES)
+        ]
+        with self._lock:
+            self._check_place(key)
+            self._check_version(key, expect)
+            return self._store(key, b"".join(pieces), upload)
+
+    def delete(self, key: str, expect: str | None) -> None:
+        self._begin("delete")
+        if not self._capabilities.conditional_delete:
+            expect = self._look(key, expect)
+        with self._lock:
+            self._object(key)
+            self._check_version(key, expect)
+            del self._objects[key]
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> Entry:
+        self._begin("copy")
+        if not self._capabilities.server_copy:
+            raise Unsupported("this store was made without server_copy")
+        if not self._capabilities.conditional_put:
+            expect = self._look(key, expect)
+        with self._lock:
+            found = self._object(source)
+            if found.version != version:
+                raise VersionChanged(f"{source} was {version} and is {found.version}")
+            self._check_place(key)
+            self._check_version(key, expect)
+            return self._store(key, found.data, upload)
+
+    def make_dir(self, key: str) -> None:
+        self._begin("make_dir")
+        with self._lock:
+            self._check_place(key)
+            if self._capabilities.real_directories:
+                self._directories.add(key)
+            elif key not in self._objects:
+                self._store(key, b"", _FOREIGN)
+
+    def remove_dir(self, key: str) -> None:
+        self._begin("remove_dir")
+        with self._lock:
+            names = (*self._directories, *self._objects)
+            if any(name.startswith(key) and name != key for name in names):
+                raise DirectoryNotEmpty(key)
+            if key not in names:
+                raise NotFound(key)
+            self._directories.discard(key)
+            self._objects.pop(key, None)
+
     def close(self) -> None:
         pass
+
+    def _look(self, key: str, expect: str | None) -> str | None:
+        """Where nothing is enforced: the check that a later change escapes."""
+        with self._lock:
+            self._check_version(key, expect)
+        self.between_look_and_act(key)
+        return None
+
+    def _check_version(self, key: str, expect: str | None) -> None:
+        found = self._objects.get(key)
+        now = ABSENT if found is None else found.version
+        if expect is not None and expect != now:
+            raise VersionChanged(f"{key} was to be {expect!r} and is {now!r}")
+
+    def _check_place(self, key: str) -> None:
+        if not self._capabilities.real_directories:
+            return
+        if not _parents(key) <= self._directories:
+            raise NotFound(f"{key} has no directory to be in")
+        self._check_name(key)
+
+    def _store(self, key: str, data: bytes, upload: Upload) -> Entry:
+        self._generation += 1
+        mtime_ns = upload.mtime_ns or time.time_ns()
+        self._objects[key] = _Object(data, self._generation, mtime_ns, upload)
+        return self._entry(key)
+
+    def _entry(self, key: str) -> Entry:
+        name = key.removesuffix("/").rpartition("/")[2]
+        if key.endswith("/"):
+            return Entry(name, Kind.DIRECTORY, 0, 0, "")
+        found = self._objects[key]
+        return Entry(name, Kind.FILE, len(found.data), found.mtime_ns, found.version)
 
     def _begin(self, call: str) -> None:
         self.calls[call] += 1
@@ -159,9 +313,7 @@ class MemoryStore:
             if slash:
                 found[name, Kind.DIRECTORY] = Entry(name, Kind.DIRECTORY, 0, 0, "")
             else:
-                item = self._objects[key]
-                entry = Entry(name, Kind.FILE, len(item.data), item.mtime_ns, item.version)
-                found[name, Kind.FILE] = entry
+                found[name, Kind.FILE] = self._entry(key)
         return list(found.values())
 
     def _check_name(self, key: str) -> None:

@@ -106,7 +106,7 @@ async def test_an_unchanged_file_keeps_its_inode_and_a_changed_one_gets_a_new(
     store, clock = MemoryStore({"same": b"1", "other": b"2"}), Clock()
     async with file_system(store, tmp_path, clock=clock) as fs:
         same, other = (await walk(fs, "same")).number, (await walk(fs, "other")).number
-        store.put("other", b"22")
+        store.seed("other", b"22")
         clock.now_s += 61
         assert (await walk(fs, "same")).number == same
         assert (await walk(fs, "other")).number != other
@@ -118,7 +118,7 @@ async def test_a_file_that_changes_while_open_never_gives_a_mix(tmp_path: Path) 
     async with file_system(store, tmp_path) as fs:
         handle = fs.files.handle(await fs.files.open(await walk(fs, "f")))
         first = bytes(memoryview(await fs.files.read(handle, 0, 1000)))
-        store.put("f", b"B" * (64 * BLOCK))
+        store.seed("f", b"B" * (64 * BLOCK))
         seen = {first[:1]}
 
         async def read_all() -> None:
@@ -136,7 +136,7 @@ async def test_opening_a_small_file_that_changed_is_stale_at_open(tmp_path: Path
     store = MemoryStore({"f": b"old"})
     async with file_system(store, tmp_path) as fs:
         node = await walk(fs, "f")
-        store.put("f", b"newer")
+        store.seed("f", b"newer")
         with pytest.raises(Stale):
             await fs.files.open(node)
         assert await content(fs, "f") == b"newer"
@@ -146,7 +146,7 @@ async def test_refresh_makes_the_next_access_ask(tmp_path: Path) -> None:
     store = MemoryStore({"d/a": b"1"})
     async with file_system(store, tmp_path) as fs:
         assert await names(fs, "d") == ["a"]
-        store.put("d/b", b"2")
+        store.seed("d/b", b"2")
         assert await names(fs, "d") == ["a"]
         directory = await walk(fs, "d")
         assert fs.refresh(b"d") == [(1, b"d")]  # the kernel holds no name in it

@@ -23,7 +23,7 @@ async def test_a_time_that_does_not_fit_neither_hides_a_file_nor_ends_the_mount(
 ) -> None:
     # `Last-Modified: Fri, 31 Dec 9999 23:59:59 GMT` has more nanoseconds than 63 bits.
     store = MemoryStore({"a": b"alpha"})
-    store.put("far", b"future", mtime_ns=253_402_300_799 * 10**9)
+    store.seed("far", b"future", mtime_ns=253_402_300_799 * 10**9)
     async with file_system(store, tmp_path) as fs:
         assert await names(fs) == ["a", "far"]
         assert await content(fs, "far") == b"future"
@@ -78,7 +78,7 @@ async def test_a_refresh_during_a_listing_is_not_lost(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(names, fs)
             await trio.to_thread.run_sync(fault.reached.wait)
-            remote.put("new", b"2")  # after the remote has answered
+            remote.seed("new", b"2")  # after the remote has answered
             fs.refresh(b"")
             hang.set()
         assert await names(fs) == ["new", "old"]
@@ -137,7 +137,7 @@ async def test_a_small_file_that_changed_is_stale_at_open_also_when_it_was_fetch
         store.gate = threading.Event()
         listing = fs.tree.locate(node)[0].listing
         assert fs.files.fetch_ahead(fs.tree.root, listing, node.row)
-        store.put("f", b"newer")
+        store.seed("f", b"newer")
         async with trio.open_nursery() as nursery:
 
             async def open_stale() -> None:
@@ -158,7 +158,7 @@ async def test_a_small_file_that_changed_is_stale_at_open_also_the_second_time(
         assert await content(fs, "f") == b"old"
         await until(lambda: fs.blocks.used_bytes == 0)  # read, and not kept
         node = await walk(fs, "f")
-        store.put("f", b"newer")
+        store.seed("f", b"newer")
         with pytest.raises(Stale):
             await fs.files.open(node)
 

@@ -214,7 +214,7 @@ async def test_what_has_no_time_shows_when_the_mount_came_up_and_not_1970(
 ) -> None:
     before_ns = time.time_ns()
     store = MemoryStore({"d/f": b"x"})
-    store.put("dated", b"x", mtime_ns=5 * 10**9)
+    store.seed("dated", b"x", mtime_ns=5 * 10**9)
     async with served(store, tmp_path) as (_, ops):
         root = await ops.getattr(ROOT, CONTEXT)
         directory = await ops.lookup(ROOT, b"d", CONTEXT)
