@@ -16,9 +16,10 @@ from mountd.errors import (
     Throttled,
 )
 from mountd.remotes.azure_credentials import AzureAccount, sas_query
+from mountd.remotes.base import Capabilities
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.http_status import mtime_ns_of_http_date, retry_after_s
-from mountd.remotes.object_store import ListedObject, ListPage
+from mountd.remotes.object_store import CAPABILITIES, ListedObject, ListPage
 from mountd.remotes.rest import (
     RestAnswer,
     RestClient,
@@ -46,6 +47,10 @@ class AzureRest:
         self._base_path = f"{parts.path}/{container}" if container else parts.path
         self._client = RestClient(f"{parts.scheme}://{parts.netloc}", timeout_s)
         self.ranges_come_as_200 = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return CAPABILITIES
 
     def head(self, key: str) -> ListedObject:
         answer = self._send("HEAD", key, {}, {})

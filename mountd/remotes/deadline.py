@@ -34,6 +34,11 @@ def socket_deadline(until_s: float) -> Iterator[None]:
         _deadline.until_s = before
 
 
+def renew_socket_deadline(until_s: float) -> None:
+    """Moves this thread's deadline; only inside `socket_deadline`, which restores the former."""
+    _deadline.until_s = until_s
+
+
 def _left_s(wanted_s: float | None, expired: type[Exception]) -> float | None:
     if _deadline.until_s is None:
         return wanted_s

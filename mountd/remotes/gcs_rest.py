@@ -17,8 +17,9 @@ from mountd.errors import (
     RemoteError,
     VersionChanged,
 )
+from mountd.remotes.base import Capabilities
 from mountd.remotes.gcs_credentials import GcsAccess
-from mountd.remotes.object_store import ListedObject, ListPage
+from mountd.remotes.object_store import CAPABILITIES, ListedObject, ListPage
 from mountd.remotes.rest import RestAnswer, RestClient, checked_range, range_header, status_error
 
 _ERROR_BODY_BYTES = 1 << 16
@@ -39,6 +40,10 @@ class GcsRest:
         self._base = f"{parts.path}/storage/v1/b"
         self._client = RestClient(f"{parts.scheme}://{parts.netloc}", timeout_s)
         self.ranges_come_as_200 = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return CAPABILITIES
 
     def head(self, key: str) -> ListedObject:
         answer = self._send(self._object(key), {"fields": _HEAD_FIELDS}, {})

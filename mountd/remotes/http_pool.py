@@ -17,14 +17,17 @@ from urllib.parse import urljoin, urlsplit
 
 import certifi
 import httpcore
+from typing_extensions import Buffer
 
 from mountd.errors import Unreachable
 from mountd.remotes.deadline import DeadlineBackend, socket_deadline
+from mountd.remotes.request_body import BodyFailed, BodyFeed, SentBody
 
 KEEPALIVE_S = 30.0
 _DRAIN_BYTES = 64 << 10  # of an error's body, so that its connection can be kept
 _REDIRECTS = frozenset((301, 302, 307, 308))
 _MAX_REDIRECTS = 3
+_WITH_LENGTH = frozenset(("PUT", "POST", "PATCH"))  # said even of an empty body
 
 
 class Answer:
@@ -110,16 +113,21 @@ class HttpPool:
         method: str,
         target: str,
         headers: Mapping[str, str],
-        body: bytes = b"",
+        body: Buffer | SentBody = b"",
         until_s: float | None = None,
     ) -> Answer:
         """Sends one request for `target` (a percent-encoded path) and returns its answer's head.
 
         The answer, its body included, has time until `until_s` (default: the pool's timeout from
-        now). Redirects within this origin are followed, others raise Unreachable: a captive
-        portal answers like that, and the credentials are for nobody else.
+        now). With a request body that span holds for each piece of it that is taken, and once
+        more for the answer: however long the body, only standing still ends the call. What the
+        body's own iterator raises passes through as it is, and the connection is closed.
+        Content-Length is said here. Redirects within this origin are followed (the body is sent
+        again), others raise Unreachable: a captive portal answers like that, and the credentials
+        are for nobody else. Messages leave out the query: it may hold a signature.
         """
         until_s = self.deadline_s() if until_s is None else until_s
+        body = body if isinstance(body, SentBody) else SentBody.of(body)
         for _ in range(_MAX_REDIRECTS + 1):
             answer = self._ask_once(method, target, headers, body, until_s)
             location = answer.headers.get("location")
@@ -127,7 +135,7 @@ class HttpPool:
                 return answer
             with answer:
                 target = self._redirected(answer, location)
-        raise Unreachable(f"{method} {self.origin}{target}: redirected in a circle")
+        raise Unreachable(f"{answer.what}: redirected in a circle")
 
     def close(self) -> None:
         """Closes the connections; calls under way fail with Unreachable. Can be used again."""
@@ -137,19 +145,23 @@ class HttpPool:
             pool.close()
 
     def _ask_once(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, until_s: float
+        self, method: str, target: str, headers: Mapping[str, str], body: SentBody, until_s: float
     ) -> Answer:
-        what = f"{method} {self.origin}{target}"
+        what = f"{method} {self.origin}{target.partition('?')[0]}"
+        feed = BodyFeed(body, until_s)
         request = httpcore.Request(
             method,
             httpcore.URL(scheme=self._scheme, host=self._host, port=self._port, target=target),
-            headers=[*self._headers, *headers.items()],
-            content=body or None,
+            headers=[*self._headers, *headers.items(), *_length(method, headers, body)],
+            content=feed if body.size else None,
             extensions={"timeout": {"pool": max(0.0, until_s - time.monotonic())}},
         )
-        with _transport_errors(what), socket_deadline(until_s):
+        response: httpcore.Response | None = None
+        with contextlib.suppress(BodyFailed), _transport_errors(what), socket_deadline(until_s):
             response = self._connections().handle_request(request)
-        return Answer(response, target, what, until_s)
+        if response is None:
+            raise feed.failure()
+        return Answer(response, target, what, feed.until_s)
 
     def _redirected(self, answer: Answer, location: str) -> str:
         parts = urlsplit(urljoin(f"{self.origin}{answer.target}", location))
@@ -172,6 +184,14 @@ class HttpPool:
                     network_backend=DeadlineBackend(),
                 )
             return self._pool
+
+
+def _length(method: str, headers: Mapping[str, str], body: SentBody) -> list[tuple[str, str]]:
+    if not body.size and method not in _WITH_LENGTH:
+        return []
+    if any(name.lower() == "content-length" for name in headers):
+        return []
+    return [("Content-Length", str(body.size))]
 
 
 @contextlib.contextmanager

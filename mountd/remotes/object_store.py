@@ -6,17 +6,23 @@ keys: nothing for seconds), and one key such as `a//b` fails the directory or is
 rewritten. `xml_pages` has the measurements.
 """
 
+import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from typing_extensions import Buffer
 
-from mountd.errors import Corrupt, NotFound
-from mountd.remotes.base import Capabilities
+from mountd.errors import Corrupt, DirectoryNotEmpty, NotFound, VersionChanged
+from mountd.remotes.base import ABSENT, Body, Capabilities, Identity, Upload
 from mountd.types import Entry, Kind
 
 CAPABILITIES = Capabilities(strong_version=True, conditional_read=True, real_directories=False)
+
+# What a store puts below its prefix to see whether a server enforces conditions. Never listed.
+PROBE_NAME = ".mountd-probe-"
+_PROBE = re.compile(r"(?:.*/)?\.mountd-probe-[0-9a-f]{32}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +44,28 @@ class ListPage:
     next_token: str
 
 
+@dataclass(frozen=True, slots=True)
+class FoundObject:
+    """One object and what tells who wrote it; "" where it isn't known."""
+
+    object: ListedObject
+    upload_id: str = ""
+    md5: str = ""
+
+
 class Provider(Protocol):
-    """A bucket's REST interface. Full keys; every answer's errors are `RemoteError`s."""
+    """A bucket's REST interface. Full keys; every answer's errors are `RemoteError`s.
+
+    What `RemoteStore` promises of `put`, `delete`, `copy` and `identify` holds here, too: also
+    stat-then-act where the remote doesn't enforce `expect`. A key that ends with a slash is a
+    marker of a directory. A write returns the object as a listing will show it; where that would
+    cost a request more, only `size` and `version` need to be right, and `mtime_ns` is our clock's.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """May change with the first write, which may find out what the remote enforces."""
+        ...
 
     def head(self, key: str) -> ListedObject:
         """Raises NotFound, and ContainerMissing where it is the bucket that isn't there."""
@@ -48,6 +74,16 @@ class Provider(Protocol):
     def list_page(self, prefix: str, delimiter: str, token: str, limit: int | None) -> ListPage:
         """One page of at most `limit` entries (None: the provider's maximum)."""
         ...
+
+    def identify(self, key: str) -> FoundObject: ...
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> ListedObject: ...
+
+    def delete(self, key: str, expect: str | None) -> None: ...
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> ListedObject: ...
 
     def close(self) -> None: ...
 
@@ -100,17 +136,15 @@ class ObjectStore:
         reader: RangeReader,
         prefix: str,
         page_size: int | None = None,
-        capabilities: Capabilities = CAPABILITIES,
     ) -> None:
         self._provider = provider
         self._reader = reader
         self._prefix = f"{prefix}/" if prefix else ""
         self._page_size = page_size
-        self._capabilities = capabilities
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._capabilities
+        return self._provider.capabilities
 
     def stat(self, key: str) -> Entry:
         full = self._prefix + key
@@ -129,22 +163,112 @@ class ObjectStore:
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
         prefix = self._prefix + directory
         seen_directories: set[str] = set()
-        token = ""
-        while True:
-            page = self._provider.list_page(prefix, "/", token, self._page_size)
+        for page in self._pages(prefix, "/"):
             yield _entries(page, prefix, seen_directories)
-            if not page.next_token:
-                return
-            if page.next_token == token:
-                raise Corrupt(f"the listing of {directory or 'the root'} does not advance")
-            token = page.next_token
+
+    def list_tree(self, directory: str) -> Iterator[Sequence[tuple[str, Entry]]]:
+        prefix = self._prefix + directory
+        for page in self._pages(prefix, ""):
+            yield _tree_entries(page, prefix, len(self._prefix))
 
     def read(self, key: str, start: int, end: int, version: str) -> Buffer:
         return self._reader.read(self._prefix + key, start, end, version)
 
+    def identify(self, key: str) -> Identity:
+        _check_file(key)
+        found = self._provider.identify(self._prefix + key)
+        return Identity(_file_entry(key, found.object), found.upload_id, found.md5)
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        _check_file(key)
+        return _file_entry(key, self._provider.put(self._prefix + key, body, expect, upload))
+
+    def delete(self, key: str, expect: str | None) -> None:
+        _check_file(key)
+        self._provider.delete(self._prefix + key, expect)
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> Entry:
+        _check_file(source)
+        _check_file(key)
+        full = self._prefix + key
+        made = self._provider.copy(self._prefix + source, version, full, expect, upload)
+        return _file_entry(key, made)
+
+    def make_dir(self, key: str) -> None:
+        """One request: the marker, unless there is one."""
+        with contextlib.suppress(VersionChanged):
+            self._provider.put(self._prefix + key, _NoBytes(), ABSENT, Upload())
+
+    def remove_dir(self, key: str) -> None:
+        """Two requests. A file that comes into being between them stays, without the marker.
+
+        NotFound where there is neither a marker nor anything below.
+        """
+        full = self._prefix + key
+        marker: ListedObject | None = None
+        for page in self._pages(full, "", 2):
+            for found in page.objects:
+                if found.key != full:
+                    raise DirectoryNotEmpty(key)
+                marker = found
+        if marker is None:
+            raise NotFound(f"{key}: there is no such directory")
+        self._provider.delete(full, marker.version)
+
     def close(self) -> None:
         self._reader.close()
         self._provider.close()
+
+    def _pages(
+        self, prefix: str, delimiter: str, page_size: int | None = None
+    ) -> Iterator[ListPage]:
+        token = ""
+        page_size = page_size or self._page_size
+        while True:
+            page = self._provider.list_page(prefix, delimiter, token, page_size)
+            yield page
+            if not page.next_token:
+                return
+            if page.next_token == token:
+                raise Corrupt(f"the listing of {prefix or 'the root'} does not advance")
+            token = page.next_token
+
+
+@dataclass(frozen=True, slots=True)
+class _NoBytes:
+    size: int = 0
+
+    def read(self, start: int, end: int) -> Buffer:
+        return b""
+
+
+def _check_file(key: str) -> None:
+    if not key or key.endswith("/"):
+        raise NotFound(f"{key!r} is no file")
+
+
+def _file_entry(key: str, found: ListedObject) -> Entry:
+    name = key.rpartition("/")[2]
+    return Entry(name, Kind.FILE, found.size, found.mtime_ns, found.version)
+
+
+def _tree_entries(page: ListPage, prefix: str, cut: int) -> list[tuple[str, Entry]]:
+    """The page's objects below `prefix`, with keys cut to the mounted prefix."""
+    entries: list[tuple[str, Entry]] = []
+    for found in page.objects:
+        if not found.key.startswith(prefix):
+            raise Corrupt(f"{found.key!r} was listed below {prefix!r}")
+        key = found.key[cut:]
+        if found.key == prefix or _PROBE.fullmatch(key):
+            continue
+        if key.endswith("/"):
+            name = key[:-1].rpartition("/")[2]
+            entries.append((key, Entry(name, Kind.DIRECTORY, 0, 0, "")))
+        else:
+            entries.append((key, _file_entry(key, found)))
+    return entries
 
 
 def _entries(page: ListPage, prefix: str, seen_directories: set[str]) -> list[Entry]:
@@ -159,7 +283,7 @@ def _entries(page: ListPage, prefix: str, seen_directories: set[str]) -> list[En
         if "/" in name:
             # A marker, or a server that doesn't group: a directory is what it shows.
             directories.append(prefix + name.partition("/")[0] + "/")
-        elif name:
+        elif name and not _PROBE.fullmatch(name):
             entries.append(Entry(name, Kind.FILE, found.size, found.mtime_ns, found.version))
     for full in directories:
         name = full[cut:].removesuffix("/")

@@ -8,10 +8,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from typing_extensions import Buffer
+
 from mountd.errors import Corrupt, RemoteError, Unreachable, VersionChanged
 from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.http_range import opaque_tag, parse_content_range
 from mountd.remotes.http_status import error_of_status
+from mountd.remotes.request_body import SentBody
 
 # A listing page of 5,000 blobs with 1,024-byte names is below this.
 MAX_BODY_BYTES = 64 << 20
@@ -46,27 +49,24 @@ class RestClient:
         headers: Mapping[str, str],
         timeout_s: float | None = None,
         max_bytes: int = MAX_BODY_BYTES,
+        body: Buffer | SentBody = b"",
     ) -> RestAnswer:
         """The answer, whatever its status. `target` is path and query, already encoded.
 
         Raises Unreachable when no whole answer came within the timeout, and Corrupt when its body
-        is longer than `max_bytes`.
+        is longer than `max_bytes`. With `body` the timeout is for each of its pieces and for the
+        answer, and what the body raises passes through (`HttpPool.ask`).
         """
         until_s = time.monotonic() + (self.timeout_s if timeout_s is None else timeout_s)
-        try:
-            with self._pool.ask(method, target, headers, until_s=until_s) as answer:
-                chunks: list[bytes] = []
-                total = 0
-                while chunk := answer.chunk():
-                    chunks.append(chunk)
-                    total += len(chunk)
-                    if total > max_bytes:
-                        raise Corrupt(f"an answer of more than {max_bytes} bytes")
-                return RestAnswer(answer.status, answer.headers, b"".join(chunks))
-        except Unreachable as error:
-            # The query may hold a SAS signature, and messages are logged.
-            text = str(error).replace(target, target.partition("?")[0])
-            raise Unreachable(text, answered=error.answered) from error.__cause__
+        with self._pool.ask(method, target, headers, body, until_s) as answer:
+            chunks: list[bytes] = []
+            total = 0
+            while chunk := answer.chunk():
+                chunks.append(chunk)
+                total += len(chunk)
+                if total > max_bytes:
+                    raise Corrupt(f"an answer of more than {max_bytes} bytes")
+            return RestAnswer(answer.status, answer.headers, b"".join(chunks))
 
     def close(self) -> None:
         self._pool.close()

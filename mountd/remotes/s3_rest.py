@@ -17,9 +17,10 @@ from mountd.errors import (
     RemoteError,
     Throttled,
 )
+from mountd.remotes.base import Capabilities
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.http_status import mtime_ns_of_http_date, retry_after_s
-from mountd.remotes.object_store import ListedObject, ListPage
+from mountd.remotes.object_store import CAPABILITIES, ListedObject, ListPage
 from mountd.remotes.rest import (
     RestAnswer,
     RestClient,
@@ -75,6 +76,10 @@ class S3Rest:
         self._credentials = credentials
         self._client = RestClient(place.origin, timeout_s)
         self.ranges_come_as_200 = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return CAPABILITIES
 
     def head(self, key: str) -> ListedObject:
         answer = self._send("HEAD", key, {}, {})
