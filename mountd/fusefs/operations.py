@@ -23,7 +23,7 @@ from typing_extensions import Buffer
 from mountd.errors import NameNotAllowed, NoAttribute, NoEntry, ReadOnly
 from mountd.fusefs.errno_table import errno_of
 from mountd.vfs.filesystem import FileSystem
-from mountd.vfs.tree import ROOT, Attributes, Directory
+from mountd.vfs.nodes import ROOT, Attributes, Directory
 from mountd.vfs.virtual_files import FIRST_HANDLE, VirtualFiles
 from mountd_cache.metadata_cache import CachedListing
 

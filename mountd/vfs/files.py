@@ -15,8 +15,9 @@ from mountd.errors import NotFound, Stale, VersionChanged
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.call import prefetching
 from mountd.vfs.listing_rows import version_in
+from mountd.vfs.nodes import Directory, Node
 from mountd.vfs.prefetch import MAX_RANGE, MAX_WINDOW, Plan, Prefetcher, Sweep
-from mountd.vfs.tree import Directory, Node, Tree, key_of
+from mountd.vfs.tree import Tree, key_of
 from mountd.vfs.walk_ahead import WalkAhead
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.cached_file import CachedFile, FetchFn

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from mountd.errors import NoAttribute, Stale
 from mountd.remotes.base import RemoteStore
 from mountd.vfs.files import OpenFiles
-from mountd.vfs.tree import Attributes, Directory, Tree
+from mountd.vfs.nodes import Attributes, Directory
+from mountd.vfs.tree import Tree
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
 

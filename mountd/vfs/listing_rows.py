@@ -45,6 +45,11 @@ def merged(
                 unchanged += 1
             elif not _same_thing(row, before):
                 unnumbered.append(len(rows))
+            elif not row.is_dir or not mtime_ns:
+                # The same version can't be younger: this mtime is the one that was written here,
+                # and an object store's listing only knows when the object arrived.
+                row = row._replace(mtime_ns=before.mtime_ns or mtime_ns)
+                unchanged += row == before
         else:
             unnumbered.append(len(rows))
         rows.append(row)

@@ -5,6 +5,9 @@ this room holds only the inodes that the kernel knows. A node points at a row of
 listing and looks the row up again when the listing was replaced. An unchanged row keeps its number;
 a foreign change gives the path a new one, so that the kernel never mixes two versions.
 
+What was changed here and is not in the listings yet is in the ledger and is looked at first
+(overlay.py). Our own uploads and renames never change a number.
+
 Freshness (design.md): inside a directory's TTL no request; after it the first access waits for one
 single-flight LIST while the remote is well, and gets the old answer at once while it is not.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -29,47 +32,17 @@ from mountd.errors import (
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.call import prefetching
 from mountd.vfs.listing_rows import merged, raw_segment, version_in
+from mountd.vfs.nodes import ROOT, Attributes, Directory, Node
+from mountd.vfs.overlay import is_changed, is_hidden, seen
+from mountd_cache.changes import Change
+from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
 
 log = logging.getLogger(__name__)
 
-ROOT = 1
 STALE_TIMEOUT_S = 1.0  # how long the kernel may keep an answer that we could not check
 LISTINGS_AT_ONCE = 32
-
-
-class Node:
-    """An inode that the kernel holds `lookups` times."""
-
-    __slots__ = ("lookups", "number", "parent", "row")
-
-    def __init__(self, number: int, parent: Directory | None, row: int) -> None:
-        self.number = number
-        self.parent = parent
-        self.row = row
-        self.lookups = 0
-
-
-@dataclass(eq=False, slots=True)
-class Walk:
-    """How a directory's children are being gone through; walk_ahead.py decides by it."""
-
-    last_row: int = -1
-    length: int = 0  # how many came in order
-    ahead_row: int = 0  # rows before it are fetched or under way
-
-
-class Directory(Node):
-    """A directory, with its key on the remote and what its readers are doing."""
-
-    __slots__ = ("directories", "files", "key")
-
-    def __init__(self, number: int, parent: Directory | None, row: int, key: str) -> None:
-        super().__init__(number, parent, row)
-        self.key = key
-        self.files = Walk()
-        self.directories: Walk | None = None  # None: never read as a directory
 
 
 @dataclass(eq=False, slots=True)
@@ -87,18 +60,6 @@ class Refresh:
     error: Exception | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What stat(2) needs. `ttl_s` is how long the kernel may keep it, in seconds."""
-
-    number: int
-    is_dir: bool
-    size: int
-    mtime_ns: int
-    version: str
-    ttl_s: float
-
-
 class Tree:
     """The names under the mount. Public coroutines may raise RemoteError, FileSystemError and
     TimeoutError; cancelling one leaves the LIST running for whoever waits with it."""
@@ -112,9 +73,11 @@ class Tree:
         wait_s: float,
         remote_is_well: Callable[[], bool],
         wall_clock: Callable[[], float] = time.time,
+        ledger: Ledger | None = None,
     ) -> None:
         self.store = store
         self.cache = cache
+        self.ledger = ledger or Ledger()
         self.ttl_s = ttl_s
         self.wait_s = wait_s
         self._remote_is_well = remote_is_well
@@ -127,6 +90,10 @@ class Tree:
         self._limiter = trio.CapacityLimiter(LISTINGS_AT_ONCE)
         self._nursery: trio.Nursery | None = None
         self.new_numbers: Callable[[int], int] = cache.reserve_inodes
+        # Called on the loop around a LIST of a directory: before it with the key, and after it
+        # with what the first call answered and the new listing. folding.py fills them in.
+        self.before_list: Callable[[str], list[Change]] = lambda key: []
+        self.after_list: Callable[[str, list[Change], Listing], None] = lambda k, c, listing: None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Owns the LISTs under way, until cancelled."""
@@ -182,6 +149,35 @@ class Tree:
             found = Directory(listing.ino(row), parent, row, key)
         return found
 
+    def remember_change(self, parent: Directory, change: Change) -> Node:
+        """As `remember`, of a name that was changed here."""
+        node = self._nodes.get(change.number)
+        if node is None:
+            if change.is_directory:
+                node = Directory(change.number, parent, -1, change.key)
+                self._by_key[change.key] = node
+            else:
+                node = Node(change.number, parent, -1)
+            self._nodes[change.number] = node
+        node.lookups += 1
+        return node
+
+    def moved(self, number: int, parent: Directory, old_key: str, new_key: str) -> None:
+        """A node is somewhere else from now on; for a directory, with all that is below it."""
+        node = self._nodes.get(number)
+        if node is not None:
+            node.parent, node.row = parent, -1
+        if not old_key.endswith("/"):
+            return
+        for key in [key for key in self._by_key if key.startswith(old_key)]:
+            directory = self._by_key.pop(key)
+            directory.key = new_key + key[len(old_key) :]
+            self._by_key[directory.key] = directory
+
+    def held_directory(self, key: str) -> Directory | None:
+        """The directory with this key, if the kernel holds it."""
+        return self._by_key.get(key)
+
     def forget(self, number: int, lookups: int) -> None:
         node = self._nodes.get(number)
         if node is None or number == ROOT:
@@ -197,6 +193,10 @@ class Tree:
     def fresh(self, directory: Directory) -> CachedListing | None:
         """The listing if it may be used without asking anybody, else None. Never waits."""
         cached = self.cache.get(directory.key)
+        own = self.ledger.changes.get(directory.key)
+        if own is not None and not own.is_clean and not own.is_gone:
+            # Made here and not on the remote yet: nobody else can know what is in it.
+            return cached or CachedListing(Listing.build(()), self._wall_clock(), b"")
         if cached is None:
             return None
         if self._age_s(cached) < self.ttl_s:
@@ -258,8 +258,9 @@ class Tree:
         return refresh
 
     async def _refresh(self, key: str, refresh: Refresh, ahead: bool) -> None:
-        # Only the newest refresh of a key changes its entry in the cache, so the old listing read
-        # here is still the old one when the new one is put.
+        # Only the newest refresh of a key changes its entry in the cache, and folding waits while
+        # there is one, so the old listing read here is still the old one when the new one is put.
+        taken = self.before_list(key)
         old = self.cache.get(key)
         began = self._wall_clock()
         try:
@@ -277,6 +278,7 @@ class Tree:
         else:
             if refresh.successor is None:
                 self._put(key, old, new, 0.0 if refresh.outdated else self._fetched_at(began))
+                self.after_list(key, taken, new)
         finally:
             if self._refreshes.get(key) is refresh:
                 del self._refreshes[key]
@@ -318,12 +320,26 @@ class Tree:
 
     async def lookup(self, parent: Directory, name: bytes) -> Attributes:
         """One name, counted as one look-up. NoEntry only from a complete listing."""
-        cached = self.fresh(parent) or await self.listing(parent)
+        if parent.key not in self.ledger.shown or name not in self.ledger.shown[parent.key]:
+            cached = self.fresh(parent) or await self.listing(parent)
+        change = self.ledger.shown.get(parent.key, {}).get(name)  # it may have come meanwhile
+        if change is not None:
+            self.remember_change(parent, change)
+            return self.change_attributes(change)
         row = cached.listing.find(name)
-        if row < 0:
+        if row < 0 or (
+            parent.key in self.ledger.gone
+            and is_hidden(self.ledger, parent.key, cached.listing, row)
+        ):
             raise NoEntry(name)
         self.remember(parent, cached.listing, row)
         return self._row_attributes(cached, row)
+
+    def seen(self, directory: Directory, cached: CachedListing) -> CachedListing:
+        """A directory's listing with the local changes in it."""
+        if not is_changed(self.ledger, directory.key):
+            return cached
+        return replace(cached, listing=seen(self.ledger, directory.key, cached.listing))
 
     def negative_timeout_s(self, parent: Directory) -> float:
         cached = self.cache.get(parent.key)
@@ -333,8 +349,26 @@ class Tree:
         """Of a node that the kernel holds; never waits. Raises Stale where the row is gone."""
         if node.parent is None:
             return Attributes(ROOT, True, 0, 0, "", self.ttl_s)
+        change = self.ledger.by_number.get(node.number)
+        if change is not None:
+            return self.change_attributes(change)
         cached, row = self.locate(node)
         return self._row_attributes(cached, row)
+
+    def change_attributes(self, change: Change) -> Attributes:
+        """Of a name that was changed here."""
+        mode, uid, gid = (change.attributes.get(name) for name in ("mode", "uid", "gid"))
+        return Attributes(
+            change.number,
+            change.is_directory,
+            self.ledger.size_of(change),
+            self.ledger.mtime_ns_of(change),
+            change.expect,
+            self.ttl_s,
+            int(mode) & 0o7777 if mode else None,
+            int(uid) if uid else None,
+            int(gid) if gid else None,
+        )
 
     def locate(self, node: Node) -> tuple[CachedListing, int]:
         """The listing that has this node, and its row there."""

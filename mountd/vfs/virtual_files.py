@@ -6,7 +6,7 @@ Not listed, not cached by the kernel, read as it was when it was opened.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mountd.vfs.tree import ROOT, Attributes
+from mountd.vfs.nodes import ROOT, Attributes
 
 # Above every number that the metadata cache hands out.
 DIRECTORY = (1 << 63) + 1

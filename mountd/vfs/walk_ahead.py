@@ -10,7 +10,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mountd.errors import NameNotAllowed
-from mountd.vfs.tree import Directory, Node, Tree, Walk
+from mountd.vfs.nodes import Directory, Node, Walk
+from mountd.vfs.tree import Tree
 from mountd_cache.listing import Listing
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import trio
 
 from mountd.remotes.base import RemoteStore
 from mountd.vfs.filesystem import FileSystem
-from mountd.vfs.tree import Directory, Node
+from mountd.vfs.nodes import Directory, Node
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.block_files import BlockFiles
 from mountd_cache.metadata_cache import MetadataCache

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from mountd.errors import NoEntry, Stale, Unreachable
-from mountd.vfs.tree import Directory
+from mountd.vfs.nodes import Directory
 from tests.conftest import ExpectedLog
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import BLOCK, Clock, content, file_system, names, walk

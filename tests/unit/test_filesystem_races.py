@@ -10,7 +10,7 @@ import trio.testing
 
 from mountd.errors import Stale
 from mountd.vfs.filesystem import FileSystem
-from mountd.vfs.tree import Directory
+from mountd.vfs.nodes import Directory
 from tests.conftest import ExpectedLog
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore

@@ -13,14 +13,15 @@ import trio
 
 from mountd.remotes.base import Capabilities
 from mountd.types import Entry, Kind
-from mountd.vfs.tree import Directory
+from mountd.vfs.nodes import Directory
 from tests.fakes.mounted import file_system, walk
+from tests.fakes.no_writes import NoWrites
 
 DIRECTORIES, FILES = 1000, 1000
 LIMIT_BYTES = 600 << 20
 
 
-class Synthetic:
+class Synthetic(NoWrites):
     """A bucket of a million objects that takes no memory itself."""
 
     capabilities = Capabilities(strong_version=True, conditional_read=True, real_directories=False)

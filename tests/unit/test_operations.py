@@ -15,7 +15,7 @@ import pytest
 from mountd.fusefs.kernel import KernelLevers
 from mountd.fusefs.operations import Operations, ownership
 from mountd.vfs.filesystem import ABSENT_NAMES, FileSystem
-from mountd.vfs.tree import ROOT
+from mountd.vfs.nodes import ROOT
 from mountd.vfs.virtual_files import DIRECTORY, FIRST_HANDLE, STATUS, VirtualFiles
 from mountd_cache.listing import Listing, Row
 from tests.conftest import ExpectedLog

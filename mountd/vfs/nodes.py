@@ -1,0 +1,56 @@
+"""What the kernel holds: inodes and the directories among them; and what stat(2) needs of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ROOT = 1
+
+
+class Node:
+    """An inode that the kernel holds `lookups` times."""
+
+    __slots__ = ("lookups", "number", "parent", "row")
+
+    def __init__(self, number: int, parent: Directory | None, row: int) -> None:
+        self.number = number
+        self.parent = parent
+        self.row = row
+        self.lookups = 0
+
+
+@dataclass(eq=False, slots=True)
+class Walk:
+    """How a directory's children are being gone through; walk_ahead.py decides by it."""
+
+    last_row: int = -1
+    length: int = 0  # how many came in order
+    ahead_row: int = 0  # rows before it are fetched or under way
+
+
+class Directory(Node):
+    """A directory, with its key on the remote and what its readers are doing."""
+
+    __slots__ = ("directories", "files", "key")
+
+    def __init__(self, number: int, parent: Directory | None, row: int, key: str) -> None:
+        super().__init__(number, parent, row)
+        self.key = key
+        self.files = Walk()
+        self.directories: Walk | None = None  # None: never read as a directory
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What stat(2) needs. `ttl_s` is how long the kernel may keep it, in seconds. `mode` (its
+    permission bits), `uid` and `gid` are None where the mount's own hold."""
+
+    number: int
+    is_dir: bool
+    size: int
+    mtime_ns: int
+    version: str
+    ttl_s: float
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None

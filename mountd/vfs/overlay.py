@@ -1,0 +1,93 @@
+"""Local changes over a remote's listing: what the user sees, and what the listing becomes; pure.
+
+A change hides the row with its key, and one that is there is shown in its place. Folding puts what
+the remote has taken (CLEAN changes) into the kept listing, with their inode numbers, so that the
+next LIST finds them unchanged.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from mountd.vfs.listing_rows import SEPARATOR, raw_segment
+from mountd.vfs.names import is_shortened
+from mountd_cache.changes import Change
+from mountd_cache.ledger import Ledger
+from mountd_cache.listing import Listing, Row
+
+
+def key_of_row(directory: str, listing: Listing, row: int) -> str:
+    """The remote's key of a row, a directory's with its slash."""
+    key = directory + raw_segment(listing, row, not directory)
+    return key + "/" if listing.is_dir(row) else key
+
+
+def is_hidden(ledger: Ledger, directory: str, listing: Listing, row: int) -> bool:
+    """Whether a change stands in the place of a row, or took it away."""
+    return key_of_row(directory, listing, row) in ledger.changes
+
+
+def is_changed(ledger: Ledger, directory: str) -> bool:
+    """Whether there are changes of names in `directory`."""
+    return directory in ledger.shown or directory in ledger.gone
+
+
+def seen(ledger: Ledger, directory: str, listing: Listing) -> Listing:
+    """The listing as the user sees it."""
+    shown = ledger.shown.get(directory, {})
+    rows = [_row(ledger, change) for change in shown.values()]
+    rows += _kept(directory, listing, ledger.changes, shown)
+    return Listing.build(rows)
+
+
+def folded(ledger: Ledger, directory: str, listing: Listing, clean: Collection[Change]) -> Listing:
+    """The listing with what the remote has taken by now."""
+    here = [change for change in clean if not change.is_gone]
+    rows = [_row(ledger, change) for change in here]
+    rows += _kept(
+        directory, listing, {change.key for change in clean}, {change.name for change in here}
+    )
+    return Listing.build(rows)
+
+
+def is_empty(ledger: Ledger, directory: str, listing: Listing) -> bool:
+    """Whether the user sees no name in the directory."""
+    if ledger.shown.get(directory):
+        return False
+    if len(listing) > len(ledger.gone.get(directory, ())):
+        return False
+    return all(is_hidden(ledger, directory, listing, row) for row in range(len(listing)))
+
+
+def _kept(
+    directory: str,
+    listing: Listing,
+    keys: Collection[str] | Mapping[str, Change],
+    names: Collection[bytes] | Mapping[bytes, Change],
+) -> Iterator[Row]:
+    # A foreign object may have come under a name that ours has taken: ours is the one that is seen.
+    for row in range(len(listing)):
+        if listing.name(row) not in names and key_of_row(directory, listing, row) not in keys:
+            yield listing.row(row)
+
+
+def _row(ledger: Ledger, change: Change) -> Row:
+    version = change.expect
+    if is_shortened(change.name):
+        segment = change.key.removesuffix("/")[len(change.directory) :]
+        version = f"{version}{SEPARATOR}{segment}"
+    return Row(
+        change.name,
+        change.is_directory,
+        ledger.size_of(change),
+        ledger.mtime_ns_of(change),
+        version,
+        change.number,
+    )
+
+
+def clean_changes(ledger: Ledger, directory: str) -> list[Change]:
+    """The changes in `directory` that the remote has taken."""
+    found: Iterable[Change] = (
+        *ledger.shown.get(directory, {}).values(),
+        *ledger.gone.get(directory, {}).values(),
+    )
+    return [change for change in found if change.is_clean]
