@@ -7,8 +7,8 @@ from typing import Protocol
 
 from typing_extensions import Buffer
 
-from mountd.errors import ContainerMissing, NotFound
-from mountd.remotes.base import Capabilities, RemoteStore
+from mountd.errors import ContainerMissing, NotFound, Unsupported
+from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
 from mountd.remotes.object_store import CAPABILITIES
 from mountd.types import Entry, Kind
 
@@ -22,9 +22,19 @@ class Account(Protocol):
 
 
 class BucketsStore:
-    """A `RemoteStore` whose first key segment is a bucket. Bucket stores are made when used."""
+    """A `RemoteStore` whose first key segment is a bucket. Bucket stores are made when used.
 
-    def __init__(self, account: Account, open_bucket: Callable[[str], RemoteStore]) -> None:
+    `capabilities` are those of any bucket's store. Buckets themselves are neither made nor
+    removed: Unsupported, as are files beside them and copies from one to another.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        open_bucket: Callable[[str], RemoteStore],
+        capabilities: Capabilities = CAPABILITIES,
+    ) -> None:
+        self._capabilities = capabilities
         self._account = account
         self._open_bucket = open_bucket
         self._lock = threading.Lock()
@@ -32,7 +42,7 @@ class BucketsStore:
 
     @property
     def capabilities(self) -> Capabilities:
-        return CAPABILITIES
+        return self._capabilities
 
     def stat(self, key: str) -> Entry:
         name, slash, rest = key.partition("/")
@@ -58,6 +68,50 @@ class BucketsStore:
         with _bucket_is_a_directory(name):
             return self._bucket(name).read(rest, start, end, version)
 
+    def identify(self, key: str) -> Identity:
+        name, slash, rest = key.partition("/")
+        if not slash:
+            raise NotFound(f"{key}: only buckets are here")
+        with _bucket_is_a_directory(name):
+            return self._bucket(name).identify(rest)
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        name, rest = _inside(key)
+        with _bucket_is_a_directory(name):
+            return self._bucket(name).put(rest, body, expect, upload)
+
+    def delete(self, key: str, expect: str | None) -> None:
+        name, rest = _inside(key)
+        with _bucket_is_a_directory(name):
+            self._bucket(name).delete(rest, expect)
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> Entry:
+        (name, rest), (source_name, source_rest) = _inside(key), _inside(source)
+        if name != source_name:
+            raise Unsupported(f"{source} and {key} are in different buckets")
+        with _bucket_is_a_directory(name):
+            return self._bucket(name).copy(source_rest, version, rest, expect, upload)
+
+    def make_dir(self, key: str) -> None:
+        name, rest = _inside(key)
+        with _bucket_is_a_directory(name):
+            self._bucket(name).make_dir(rest)
+
+    def remove_dir(self, key: str) -> None:
+        name, rest = _inside(key)
+        with _bucket_is_a_directory(name):
+            self._bucket(name).remove_dir(rest)
+
+    def list_tree(self, directory: str) -> Iterator[Sequence[tuple[str, Entry]]]:
+        name, _, rest = directory.partition("/")
+        if not directory:
+            raise Unsupported("it would be one listing per bucket")
+        with _bucket_is_a_directory(name):
+            for page in self._bucket(name).list_tree(rest):
+                yield [(f"{name}/{key}", entry) for key, entry in page]
+
     def close(self) -> None:
         with self._lock:
             stores = list(self._stores.values())
@@ -72,6 +126,14 @@ class BucketsStore:
             if name not in self._stores:
                 self._stores[name] = self._open_bucket(name)
             return self._stores[name]
+
+
+def _inside(key: str) -> tuple[str, str]:
+    """The bucket, and the key in it, of something that is to be changed."""
+    name, _, rest = key.partition("/")
+    if not rest:
+        raise Unsupported(f"{key}: only buckets are here, and they are made elsewhere")
+    return name, rest
 
 
 @contextmanager

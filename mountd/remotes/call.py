@@ -15,3 +15,12 @@ prefetching: ContextVar[bool] = ContextVar("prefetching", default=False)
 # later than one that is set already); the limiter ends its waits by it; a store that can give
 # each request its own timeout may use what is left.
 deadline_s: ContextVar[float] = ContextVar("deadline_s", default=math.inf)
+
+# A put gets the time of a small request, and what its bytes take at this rate.
+SLOWEST_UPLOAD_BYTES_PER_S = 64 * 1024
+
+
+def upload_timeout_s(timeout_s: float, size_bytes: int) -> float:
+    """How long a put of that size may take as a whole, where a small request may take
+    `timeout_s`. A remote that stands still is noticed earlier by the store, where it can be."""
+    return timeout_s + size_bytes / SLOWEST_UPLOAD_BYTES_PER_S

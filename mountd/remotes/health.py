@@ -5,13 +5,14 @@
                  throttled) or small requests took longer than SLOW_S; or the bucket is missing;
                  until DEGRADED_FOR_S have passed without any of that
     unreachable  an Unreachable came out of retry, and nothing had been answered to anybody since
-                 that call first failed
+                 that call first failed; or out of a write, nothing had been answered since that
+                 began, and a look at the root ended in Unreachable too
     denied       the root itself is Denied, and nothing else had been answered since a key was
 
 While it is unreachable or denied, calls fail at once and without a request, and only the prober
 brings it back. A Denied on one key makes the thread that got it look at the root (at most once in
 DENIED_CHECK_S). Probes of a remote that denies come rarely, because servers lock accounts and
-addresses out for repeated failures.
+addresses out for repeated failures. A Denied write says nothing: a key may be for reading only.
 
 Calls in flight when the remote goes down end by their own timeouts; those asleep between retries
 or in the limiter's queue end at once (`RemoteHealth.interrupt`, and the subscribers).
@@ -26,11 +27,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import TypeVar
 
 from typing_extensions import Buffer
 
 from mountd.errors import ContainerMissing, Denied, NotFound, RemoteError, Throttled, Unreachable
-from mountd.remotes.base import Capabilities, RemoteStore
+from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
 from mountd.types import Entry
 
 SLOW_S = 5.0  # for a stat, or one page of a listing
@@ -39,6 +41,7 @@ DEGRADED_AFTER = 3
 DENIED_CHECK_S = 10.0
 UNREACHABLE_PROBE_S = (1.0, 30.0)  # first delay, doubling up to the last
 DENIED_PROBE_S = (30.0, 300.0)
+_Answer = TypeVar("_Answer")
 
 
 class HealthState(StrEnum):
@@ -140,6 +143,26 @@ class RemoteHealth:
         elif not isinstance(error, (Unreachable, Throttled)):
             self.answered()
 
+    def now_s(self) -> float:
+        """When a write begins, for `write_failed`."""
+        return self._clock()
+
+    def write_failed(self, error: RemoteError, began_s: float) -> None:
+        """A write ended in `error`. May make requests of its own.
+
+        It had one attempt, which may have met no more than an idle connection that the server had
+        dropped. So the remote is looked at before it counts as down.
+        """
+        if isinstance(error, Denied):
+            return
+        if not isinstance(error, (Unreachable, Throttled)):
+            self.call_failed(error)
+            return
+        self._trouble(error)
+        answered = self._last_answer_s > began_s or getattr(error, "answered", True)
+        if not answered and not self.interrupt.is_set():
+            self._look_after_write()
+
     def attempt_failed(self, error: RemoteError) -> None:
         """For `RetryingStore`: one attempt failed."""
         if isinstance(error, (Unreachable, Throttled)):
@@ -191,18 +214,36 @@ class RemoteHealth:
             finally:
                 self._probing.release()
 
-    def _probe_and_learn(self, asked_s: float) -> None:
+    def _look_after_write(self) -> None:
+        if not self._probing.acquire(blocking=False):
+            return
         try:
-            self._probe()
-        except NotFound:  # the root is an empty prefix
-            failure: RemoteError | None = None
-        except RemoteError as error:
-            failure = error
-        else:
-            failure = None
+            asked_s = self._clock()
+            failure = self._failure()
+            if isinstance(failure, Unreachable):  # the second is on a connection of its own
+                failure = self._failure()
+            if isinstance(failure, Unreachable):
+                self.gave_up(failure, asked_s)
+            elif failure is None:
+                self.answered()
+        finally:
+            self._probing.release()
+
+    def _probe_and_learn(self, asked_s: float) -> None:
+        failure = self._failure()
         with self._lock:
             self._probes += 1
             self._learn(failure, asked_s)
+
+    def _failure(self) -> RemoteError | None:
+        """Makes one probe; how it failed, or None."""
+        try:
+            self._probe()
+        except NotFound:  # the root is an empty prefix
+            return None
+        except RemoteError as error:
+            return error
+        return None
 
     def _learn(self, failure: RemoteError | None, asked_s: float) -> None:
         state = self.state
@@ -281,18 +322,65 @@ class HealthStore:
         return self._store.capabilities
 
     def stat(self, key: str) -> Entry:
+        return self._read(lambda: self._store.stat(key))
+
+    def identify(self, key: str) -> Identity:
+        return self._read(lambda: self._store.identify(key))
+
+    def list(self, directory: str) -> Iterator[Sequence[Entry]]:
+        return self._pages(lambda: self._store.list(directory))
+
+    def list_tree(self, directory: str) -> Iterator[Sequence[tuple[str, Entry]]]:
+        return self._pages(lambda: self._store.list_tree(directory))
+
+    def read(self, key: str, start: int, end: int, version: str) -> Buffer:
+        return self._read(lambda: self._store.read(key, start, end, version))
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        return self._write(lambda: self._store.put(key, body, expect, upload))
+
+    def delete(self, key: str, expect: str | None) -> None:
+        self._write(lambda: self._store.delete(key, expect))
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> Entry:
+        return self._write(lambda: self._store.copy(source, version, key, expect, upload))
+
+    def make_dir(self, key: str) -> None:
+        self._write(lambda: self._store.make_dir(key))
+
+    def remove_dir(self, key: str) -> None:
+        self._write(lambda: self._store.remove_dir(key))
+
+    def close(self) -> None:
+        self._health.close()
+        self._store.close()
+
+    def _read(self, request: Callable[[], _Answer]) -> _Answer:
         self._health.check()
         try:
-            entry = self._store.stat(key)
+            answer = request()
         except RemoteError as error:
             self._health.call_failed(error)
             raise
         self._health.answered()
-        return entry
+        return answer
 
-    def list(self, directory: str) -> Iterator[Sequence[Entry]]:
+    def _write(self, request: Callable[[], _Answer]) -> _Answer:
         self._health.check()
-        pages = iter(self._store.list(directory))
+        began_s = self._health.now_s()
+        try:
+            answer = request()
+        except RemoteError as error:
+            self._health.write_failed(error, began_s)
+            raise
+        self._health.answered()
+        return answer
+
+    def _pages(self, listing: Callable[[], Iterator[_Answer]]) -> Iterator[_Answer]:
+        self._health.check()
+        pages = iter(listing())
         while True:
             try:
                 page = next(pages, None)
@@ -304,17 +392,3 @@ class HealthStore:
                 return
             yield page
             self._health.check()
-
-    def read(self, key: str, start: int, end: int, version: str) -> Buffer:
-        self._health.check()
-        try:
-            data = self._store.read(key, start, end, version)
-        except RemoteError as error:
-            self._health.call_failed(error)
-            raise
-        self._health.answered()
-        return data
-
-    def close(self) -> None:
-        self._health.close()
-        self._store.close()

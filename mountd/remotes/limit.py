@@ -8,25 +8,19 @@ leaves an eighth of the slots free, so that a demand read doesn't wait for a who
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
-
-from typing_extensions import Buffer
+from collections.abc import Callable
 
 from mountd.errors import Throttled, Unreachable
 from mountd.remotes import call
-from mountd.remotes.base import Capabilities, RemoteStore
-from mountd.types import Entry
 
 # A longer Retry-After is asked again after this: a wrong one must not end the mount.
 MAX_PAUSE_S = 120.0
 # Throttled answers to requests that were in flight together are one sign, not many.
 CUT_INTERVAL_S = 1.0
-# How long a request waits for a slot when its caller set no deadline.
+# How long a request waits for a slot at most, also when its caller set no deadline.
 DEFAULT_WAIT_S = 60.0
 
 Wait = Callable[[threading.Event, float], object]
-_Answer = TypeVar("_Answer")
 
 
 class _Waiter:
@@ -52,7 +46,8 @@ class Limiter:
     `bandwidth_down` (bytes/s) is a token bucket of one second that may go into debt: a read
     starts when the bucket isn't empty and takes its whole size. After a `Throttled` nobody
     starts until its Retry-After has passed and the parallelism is halved; each full round of
-    requests without one gives back one slot. While `interrupt` is set nobody waits.
+    requests without one gives back one slot. While `interrupt` is set nobody waits, and nobody
+    waits longer than `longest_wait_s`, also without a deadline.
     """
 
     def __init__(
@@ -61,6 +56,7 @@ class Limiter:
         *,
         bandwidth_down: int | None = None,
         interrupt: threading.Event | None = None,
+        longest_wait_s: float = DEFAULT_WAIT_S,
         clock: Callable[[], float] = time.monotonic,
         wait: Wait = threading.Event.wait,
     ) -> None:
@@ -76,6 +72,7 @@ class Limiter:
         self._tokens = float(bandwidth_down or 0)
         self._filled_s = clock()
         self._interrupt = interrupt or threading.Event()
+        self._longest_wait_s = longest_wait_s
         self._clock = clock
         self._wait = wait
 
@@ -189,7 +186,7 @@ class Limiter:
 
     def _wait_for_turn(self, waiter: _Waiter) -> None:
         queue = self._prefetch if waiter.prefetch else self._demand
-        deadline_s = min(call.deadline_s.get(), self._clock() + DEFAULT_WAIT_S)
+        deadline_s = min(call.deadline_s.get(), self._clock() + self._longest_wait_s)
         while True:
             with self._lock:
                 now_s = self._clock()
@@ -208,60 +205,3 @@ class Limiter:
                 waiter.wakes_s = min(deadline_s, opens_s) if opens_s > now_s else deadline_s
                 waiter.event.clear()
             self._wait(waiter.event, waiter.wakes_s - now_s)
-
-
-class LimitedStore:
-    """A `RemoteStore` whose requests go through one `Limiter`.
-
-    `small_took` hears how long the remote took for each stat and each page, without waits.
-    """
-
-    def __init__(
-        self,
-        store: RemoteStore,
-        limiter: Limiter,
-        small_took: Callable[[float], None] = lambda elapsed_s: None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._store = store
-        self._limiter = limiter
-        self._small_took = small_took
-        self._clock = clock
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return self._store.capabilities
-
-    def stat(self, key: str) -> Entry:
-        return self._small(lambda: self._store.stat(key))
-
-    def list(self, directory: str) -> Iterator[Sequence[Entry]]:
-        pages = iter(self._store.list(directory))
-        while (page := self._small(lambda: next(pages, None))) is not None:
-            yield page
-
-    def read(self, key: str, start: int, end: int, version: str) -> Buffer:
-        self._limiter.acquire(end - start)
-        try:
-            return self._store.read(key, start, end, version)
-        except Throttled as error:
-            self._limiter.throttled(error.retry_after_s)
-            raise
-        finally:
-            self._limiter.release()
-
-    def close(self) -> None:
-        self._store.close()
-
-    def _small(self, request: Callable[[], _Answer]) -> _Answer:
-        self._limiter.acquire()
-        try:
-            began_s = self._clock()
-            answer = request()
-            self._small_took(self._clock() - began_s)
-            return answer
-        except Throttled as error:
-            self._limiter.throttled(error.retry_after_s)
-            raise
-        finally:
-            self._limiter.release()

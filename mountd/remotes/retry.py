@@ -1,4 +1,6 @@
-"""Tries again what may be tried again: Unreachable, Throttled and Locked, and nothing else.
+"""Tries reads again where that may help: after Unreachable, Throttled and Locked, nothing else.
+
+Writes have one attempt (base.py says why) and a deadline.
 
 Every call has `timeout_s` from its start; each page of a listing counts as a call. Between
 attempts it sleeps with exponential backoff and full jitter, at least as long as a Retry-After
@@ -16,13 +18,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import ParamSpec, Protocol, TypeVar
+from contextlib import contextmanager
+from typing import Generic, ParamSpec, Protocol, TypeVar
 
 from typing_extensions import Buffer
 
 from mountd.errors import Locked, RemoteError, Throttled, Unreachable
 from mountd.remotes import call
-from mountd.remotes.base import Capabilities, RemoteStore
+from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
 from mountd.types import Entry, Kind
 
 UNANSWERED_ATTEMPTS = 3
@@ -92,27 +95,31 @@ class _Failures:
         return delay_s
 
 
-class _Listing:
-    """One directory's pages over several attempts; what was given once is left out later."""
+class _Listing(Generic[_Answer]):
+    """A listing's pages over several attempts; what was given once is left out later."""
 
-    def __init__(self, store: RemoteStore, directory: str) -> None:
-        self._store = store
-        self._directory = directory
-        self._pages: Iterator[Sequence[Entry]] | None = None
+    def __init__(
+        self,
+        begin: Callable[[], Iterator[Sequence[_Answer]]],
+        marked: Callable[[_Answer], str],
+    ) -> None:
+        self._begin = begin
+        self._marked = marked
+        self._pages: Iterator[Sequence[_Answer]] | None = None
         self._given: list[Sequence[str]] = []
         self._skip: frozenset[str] = frozenset()
 
-    def next_page(self) -> Sequence[Entry] | None:
+    def next_page(self) -> Sequence[_Answer] | None:
         """A page, or None at the end. After an error the next call lists from the beginning."""
         try:
             if self._pages is None:
-                self._pages = iter(self._store.list(self._directory))
+                self._pages = iter(self._begin())
             for page in self._pages:
                 if self._skip:
-                    page = [entry for entry in page if _marked(entry) not in self._skip]
+                    page = [row for row in page if self._marked(row) not in self._skip]
                     if not page:
                         continue
-                self._given.append([_marked(entry) for entry in page])
+                self._given.append([self._marked(row) for row in page])
                 return page
         except RemoteError:
             self._pages = None
@@ -124,6 +131,10 @@ class _Listing:
 def _marked(entry: Entry) -> str:
     # A file and a directory may share a name; no segment contains a slash.
     return entry.name if entry.kind is Kind.FILE else entry.name + "/"
+
+
+def _key(row: tuple[str, Entry]) -> str:
+    return row[0]
 
 
 class RetryingStore:
@@ -163,17 +174,58 @@ class RetryingStore:
     def stat(self, key: str) -> Entry:
         return self._retry(self._store.stat, key)
 
+    def identify(self, key: str) -> Identity:
+        return self._retry(self._store.identify, key)
+
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
-        listing = _Listing(self._store, directory)
-        while (page := self._retry(listing.next_page)) is not None:
-            yield page
+        return self._pages(_Listing(lambda: self._store.list(directory), _marked))
+
+    def list_tree(self, directory: str) -> Iterator[Sequence[tuple[str, Entry]]]:
+        return self._pages(_Listing(lambda: self._store.list_tree(directory), _key))
 
     def read(self, key: str, start: int, end: int, version: str) -> Buffer:
         return self._retry(self._store.read, key, start, end, version)
 
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        with self._deadline(call.upload_timeout_s(self._timeout_s, body.size)):
+            return self._store.put(key, body, expect, upload)
+
+    def delete(self, key: str, expect: str | None) -> None:
+        with self._deadline(self._timeout_s):
+            self._store.delete(key, expect)
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> Entry:
+        with self._deadline(self._timeout_s):
+            return self._store.copy(source, version, key, expect, upload)
+
+    def make_dir(self, key: str) -> None:
+        with self._deadline(self._timeout_s):
+            self._store.make_dir(key)
+
+    def remove_dir(self, key: str) -> None:
+        with self._deadline(self._timeout_s):
+            self._store.remove_dir(key)
+
     def close(self) -> None:
         self._interrupt.set()
         self._store.close()
+
+    def _pages(self, listing: _Listing[_Answer]) -> Iterator[Sequence[_Answer]]:
+        while (page := self._retry(listing.next_page)) is not None:
+            yield page
+
+    @contextmanager
+    def _deadline(self, timeout_s: float) -> Iterator[float]:
+        """Inside, the call's own deadline, in `timeout_s` or what it is already; gives its
+        beginning."""
+        began_s = self._clock()
+        token = call.deadline_s.set(min(began_s + timeout_s, call.deadline_s.get()))
+        try:
+            yield began_s
+        finally:
+            call.deadline_s.reset(token)
 
     def _retry(
         self,
@@ -181,19 +233,14 @@ class RetryingStore:
         *args: _Arguments.args,
         **kwargs: _Arguments.kwargs,
     ) -> _Answer:
-        began_s = self._clock()
-        deadline_s = min(began_s + self._timeout_s, call.deadline_s.get())
-        token = call.deadline_s.set(deadline_s)
         failures: _Failures | None = None
-        try:
+        with self._deadline(self._timeout_s) as began_s:
             while True:
                 try:
                     return request(*args, **kwargs)
                 except (Unreachable, Throttled, Locked) as error:
-                    failures = failures or _Failures(began_s, deadline_s)
+                    failures = failures or _Failures(began_s, call.deadline_s.get())
                     self._sleep_or_raise(error, failures)
-        finally:
-            call.deadline_s.reset(token)
 
     def _sleep_or_raise(self, error: RemoteError, failures: _Failures) -> None:
         delay_s = failures.delay_s(error, self._clock(), self._jitter())

@@ -1,8 +1,8 @@
 """How the wrappers stand on one another; the only place that knows the order.
 
 HealthStore       fails at once while the remote is down; outermost, so that nothing below runs
-RetryingStore     sleeps between attempts, holding no slot
-LimitedStore      one slot per request on the wire
+RetryingStore     sleeps between attempts of a read, holding no slot; writes have one attempt
+LimitedStore      one slot per request on the wire; uploads have limits of their own
 CountingStore     innermost: what really goes over the wire, retries and probes too
 """
 
@@ -10,7 +10,8 @@ from mountd.config import Settings
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.counting import CountingStore
 from mountd.remotes.health import HealthStore, RemoteHealth
-from mountd.remotes.limit import LimitedStore, Limiter
+from mountd.remotes.limit import Limiter
+from mountd.remotes.limited_store import LimitedStore, Uploads
 from mountd.remotes.retry import RetryingStore
 
 
@@ -25,8 +26,16 @@ class RemoteStack:
             bandwidth_down=settings.bandwidth_down,
             interrupt=self.health.interrupt,
         )
+        self.uploads = Uploads(
+            _uploads_at_once(native.capabilities.max_parallel, settings.max_transfers),
+            bandwidth_up=settings.bandwidth_up,
+            interrupt=self.health.interrupt,
+        )
         self.health.subscribe(lambda snapshot: self.limiter.expel())
-        limited = LimitedStore(self.counting, self.limiter, self.health.small_took)
+        self.health.subscribe(lambda snapshot: self.uploads.limiter.expel())
+        limited = LimitedStore(
+            self.counting, self.limiter, self.health.small_took, uploads=self.uploads
+        )
         retrying = RetryingStore(
             limited,
             settings.request_timeout_s,
@@ -41,3 +50,8 @@ class RemoteStack:
         Past retries and limiter: requests that hang may hold every slot until their timeouts.
         """
         return next(iter(self.counting.list("")), None)
+
+
+def _uploads_at_once(max_parallel: int, max_transfers: int) -> int:
+    """A quarter of the slots is for the others, where there is more than one."""
+    return max(1, min(max_transfers, max_parallel - -(-max_parallel // 4)))

@@ -14,7 +14,8 @@ from typing_extensions import Buffer
 
 from mountd.errors import NotFound, Throttled, Unreachable
 from mountd.remotes import call
-from mountd.remotes.limit import CUT_INTERVAL_S, MAX_PAUSE_S, LimitedStore, Limiter
+from mountd.remotes.limit import CUT_INTERVAL_S, MAX_PAUSE_S, Limiter
+from mountd.remotes.limited_store import LimitedStore
 from tests.fakes.fake_clock import FakeClock
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore

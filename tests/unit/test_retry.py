@@ -29,6 +29,7 @@ from mountd.types import Entry, Kind
 from tests.fakes.fake_clock import FakeClock
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
+from tests.fakes.no_writes import NoWrites
 
 NEVER_RETRIED = [
     NotFound("x"),
@@ -235,7 +236,7 @@ def test_each_page_that_arrives_gives_the_listing_new_attempts_and_time() -> Non
     assert bench.clock() >= 1040.0
 
 
-class TwoListings:
+class TwoListings(NoWrites):
     """Lists `first` and then fails; the next time lists `second`."""
 
     capabilities = Capabilities(strong_version=True, conditional_read=True, real_directories=False)

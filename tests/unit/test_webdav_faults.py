@@ -31,6 +31,7 @@ from mountd.remotes.webdav import WebdavStore, open_webdav
 from mountd.source import Source
 from mountd.types import Entry, Kind
 from tests.conftest import ExpectedLog
+from tests.fakes.no_writes import NoWrites
 from tests.servers.raw_http import RawServer, Step, answer, cut, raw_http
 
 ETAG = '"v1"'
@@ -76,7 +77,7 @@ def part(body: bytes, content_range: str, etag: str | None = ETAG) -> Step:
     return answer(206, body, headers | ({"ETag": etag} if etag else {}))
 
 
-class CountingCalls:
+class CountingCalls(NoWrites):
     """A store that counts what it is asked to read."""
 
     def __init__(self, store: RemoteStore) -> None:
