@@ -35,6 +35,16 @@ class Limit(Enum):
     NAME_BYTES_LIMIT = auto()  # names of 255 bytes don't fit
     MTIME_SECONDS = auto()  # mtimes are whole seconds
     EMPTY_DIRECTORIES_STAY = auto()  # directories are real: they outlive their last file
+    # What it can't do when writing. The store looks first and then acts where the remote doesn't
+    # enforce a condition, so only races are skipped.
+    NO_CONDITIONAL_PUT = auto()
+    NO_CONDITIONAL_DELETE = auto()
+    IGNORES_CONDITIONS = auto()  # this server ignores what the real one enforces: no `expect` holds
+    NO_ATTRIBUTES = auto()  # no place for an upload id beside the bytes
+    NO_MTIME = auto()  # a file's mtime is the time of its upload
+    NO_SERVER_COPY = auto()
+    NO_TREE = auto()  # no recursive listing
+    NO_MAKE_DIR = auto()  # directories can't be made, only come and go with their files
     SLOW = auto()  # paging is tested with few entries and a small page, not with 10,000
 
 

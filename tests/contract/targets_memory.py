@@ -1,13 +1,15 @@
-"""The in-memory store, as an object store and as a file server."""
+"""The in-memory store: as an object store and as a file server, bare and wrapped."""
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from pathlib import Path
 
+from mountd.config import Settings
 from mountd.errors import ContainerMissing, Denied, Unreachable
 from mountd.remotes.base import RemoteStore
+from mountd.remotes.stack import RemoteStack
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
+from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore, failing
 
 _ERRORS = {
@@ -16,62 +18,68 @@ _ERRORS = {
     Broken.DEAD_PORT: Unreachable,
 }
 
+MakeMemoryTarget = Callable[[MemoryStore], "MemoryTarget"]
+
 
 class MemoryTarget:
-    def __init__(self, real_directories: bool) -> None:
-        self._real_directories = real_directories
-        # (key, data or None for a removal, mtime): replayed, so that all stores say the same.
-        self._history: list[tuple[str, bytes | None, int]] = []
-        self._stores: list[MemoryStore] = []
+    def __init__(self, memory: MemoryStore) -> None:
+        self._memory = memory
 
     @property
     def limits(self) -> frozenset[Limit]:
-        if not self._real_directories:
-            return frozenset()
-        return frozenset(
-            (Limit.NO_BOTH_FILE_AND_PREFIX, Limit.NO_DOT_SEGMENTS, Limit.EMPTY_DIRECTORIES_STAY)
-        )
+        found: set[Limit] = set()
+        if self._memory.capabilities.real_directories:
+            found |= {Limit.NO_BOTH_FILE_AND_PREFIX, Limit.NO_DOT_SEGMENTS}
+            found |= {Limit.EMPTY_DIRECTORIES_STAY}
+        if not self._memory.capabilities.conditional_put:
+            found |= {Limit.NO_CONDITIONAL_PUT, Limit.NO_CONDITIONAL_DELETE}
+        return frozenset(found)
 
     def seed(self, objects: Mapping[str, bytes]) -> None:
         for key, data in objects.items():
-            self._do(key, data)
+            self._memory.seed(key, data)
 
     def overwrite(self, key: str, data: bytes) -> None:
-        self._do(key, data)
+        self._memory.seed(key, data)
 
     def remove(self, key: str) -> None:
-        self._do(key, None)
+        self._memory.drop(key)
 
     def store(self, page_size: int | None = None) -> RemoteStore:
-        store = MemoryStore({}, self._real_directories, page_size or 1000)
-        for step in self._history:
-            _replay(store, *step)
-        self._stores.append(store)
-        return store
-
-    def _do(self, key: str, data: bytes | None) -> None:
-        step = (key, data, time.time_ns())
-        self._history.append(step)
-        for store in self._stores:
-            _replay(store, *step)
+        return self._memory.paged(page_size or 1000)
 
     def broken_store(self, how: Broken) -> RemoteStore | None:
         return failing(_ERRORS[how]("as asked"))
 
 
-def _replay(store: MemoryStore, key: str, data: bytes | None, mtime_ns: int) -> None:
-    if data is None:
-        store.drop(key)
-    else:
-        store.seed(key, data, mtime_ns)
+class FaultTarget(MemoryTarget):
+    """Nothing goes wrong: the wrapper itself changes nothing."""
+
+    def store(self, page_size: int | None = None) -> RemoteStore:
+        return FaultStore(super().store(page_size))
+
+
+class StackTarget(MemoryTarget):
+    """All of the daemon's wrappers: nor do they."""
+
+    def store(self, page_size: int | None = None) -> RemoteStore:
+        settings = Settings(cache_dir=Path("/nonexistent"))
+        return RemoteStack(super().store(page_size), settings).store
 
 
 @contextmanager
-def _running(real_directories: bool) -> Iterator[MakeTarget]:
-    yield lambda name: MemoryTarget(real_directories)
+def _running(make: MakeMemoryTarget, **kwargs: bool) -> Iterator[MakeTarget]:
+    yield lambda name: make(MemoryStore({}, **kwargs))
+
+
+def _factory(name: str, make: MakeMemoryTarget = MemoryTarget, **kwargs: bool) -> TargetFactory:
+    return TargetFactory(name, lambda: _running(make, **kwargs), is_server=False)
 
 
 TARGETS = (
-    TargetFactory("memory", partial(_running, False), is_server=False),
-    TargetFactory("memory-directories", partial(_running, True), is_server=False),
+    _factory("memory"),
+    _factory("memory-directories", real_directories=True),
+    _factory("memory-unconditional", enforces=False),
+    _factory("memory-faults", FaultTarget),
+    _factory("memory-stack", StackTarget),
 )

@@ -4,7 +4,9 @@ It counts its calls, fails on demand and blocks on demand, so that tests of othe
 server and no patching.
 """
 
+import copy
 import hashlib
+import itertools
 import threading
 import time
 from collections import Counter
@@ -82,7 +84,7 @@ class MemoryStore:
         self._lock = threading.Lock()
         self._objects: dict[str, _Object] = {}
         self._directories: set[str] = {""}
-        self._generation = 0
+        self._generations = itertools.count(1)
         self._failures: list[BaseException] = []
         self._always: BaseException | None = None
         for key, data in (objects or {}).items():
@@ -94,15 +96,14 @@ class MemoryStore:
         """Creates or replaces an object (or makes a directory, for `name/`); its new version."""
         with self._lock:
             self._check_name(key)
-            self._generation += 1
             if self._capabilities.real_directories:
                 self._directories.update(_parents(key))
             if key.endswith("/") and self._capabilities.real_directories:
                 self._directories.add(key)
                 return ""
-            made = _Object(data, self._generation, time.time_ns() if mtime_ns is None else mtime_ns)
-            self._objects[key] = made
-            return made.version
+            mtime_ns = time.time_ns() if mtime_ns is None else mtime_ns
+            self._objects[key] = _Object(data, next(self._generations), mtime_ns)
+            return self._objects[key].version
 
     def drop(self, key: str) -> None:
         """Removes an object, or a marker or directory with its slash; KeyError if missing."""
@@ -111,6 +112,12 @@ class MemoryStore:
                 del self._objects[key]
             else:
                 self._directories.remove(key)
+
+    def paged(self, page_size: int) -> "MemoryStore":
+        """Another store over the same objects, with pages of that size."""
+        other = copy.copy(self)
+        other._page_size = page_size
+        return other
 
     def keys(self) -> Sequence[str]:
         """Every object's key, and with `real_directories` every directory's but the root's."""
@@ -207,6 +214,8 @@ class MemoryStore:
     def delete(self, key: str, expect: str | None) -> None:
         self._begin("delete")
         if not self._capabilities.conditional_delete:
+            with self._lock:
+                self._object(key)
             expect = self._look(key, expect)
         with self._lock:
             self._object(key)
@@ -273,9 +282,8 @@ class MemoryStore:
         self._check_name(key)
 
     def _store(self, key: str, data: bytes, upload: Upload) -> Entry:
-        self._generation += 1
         mtime_ns = upload.mtime_ns or time.time_ns()
-        self._objects[key] = _Object(data, self._generation, mtime_ns, upload)
+        self._objects[key] = _Object(data, next(self._generations), mtime_ns, upload)
         return self._entry(key)
 
     def _entry(self, key: str) -> Entry:
