@@ -112,6 +112,30 @@ class ReadOnly(FileSystemError):
     """This mount does not write."""
 
 
+class Exists(FileSystemError):
+    """The name is taken."""
+
+
+class NotEmpty(FileSystemError):
+    """The directory has something in it."""
+
+
+class NotPermitted(FileSystemError):
+    """That can't be done here, by anybody."""
+
+
+class NotPossible(FileSystemError):
+    """The request makes no sense, such as a directory moved into itself."""
+
+
+class CrossDevice(FileSystemError):
+    """That can't be renamed; whoever asks has to copy and delete."""
+
+
+class NoSpace(FileSystemError):
+    """The cache is full of what the remote does not have yet."""
+
+
 class StartError(Exception):
     """Ends a command: one line that names the thing and the fix, and an exit code."""
 

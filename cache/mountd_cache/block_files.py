@@ -31,6 +31,7 @@ class BlockFiles:
     """The blocks in one folder, bounded by `limit_bytes` of allocated disk.
 
     `limit_bytes` 0 keeps nothing. `min_free_fraction` of the disk is left free for others.
+    `taken_bytes` tells how much of `limit_bytes` others have now: blocks give way to it.
     `max_open` bounds descriptors (a quarter of what the process may have is never exceeded).
     Raises DirectoryNotPrivate or OSError when the folder can't be made or isn't ours alone.
     Until `scan` has ended, reads find what is there and writes are refused.
@@ -46,6 +47,7 @@ class BlockFiles:
         min_free_fraction: float = 0.05,
         max_open: int = 512,
         clock: Callable[[], float] = time.monotonic,
+        taken_bytes: Callable[[], int] = lambda: 0,
     ) -> None:
         self._layout = Layout(block_size, page_size)
         self._page_size = page_size
@@ -65,6 +67,7 @@ class BlockFiles:
             limit_bytes=limit_bytes,
             min_free_fraction=min_free_fraction,
             clock=clock,
+            taken_bytes=taken_bytes,
         )
         self._get_open = self._index.get_open
         self._scanned = False

@@ -29,6 +29,7 @@ class BlockWriter:
         limit_bytes: int,
         min_free_fraction: float,
         clock: Callable[[], float],
+        taken_bytes: Callable[[], int],
     ) -> None:
         self._folder = folder
         self._index = index
@@ -36,6 +37,7 @@ class BlockWriter:
         self._limit_bytes = limit_bytes
         self._min_free_fraction = min_free_fraction
         self._clock = clock
+        self._taken_bytes = taken_bytes
 
     def restore(self, stop: Callable[[], bool]) -> bool:
         """Takes over what an earlier run left, least recently used first; False when stopped."""
@@ -58,6 +60,12 @@ class BlockWriter:
         for key in self._index.doomed():
             self.remove(key)
             self._index.undoom(key)
+        excess = self._index.bytes_used - self._room()
+        if excess > 0:  # somebody else took a part of it
+            self._evict(excess)
+
+    def _room(self) -> int:
+        return max(0, self._limit_bytes - self._taken_bytes())
 
     def store(self, key: bytes, start: int, view: memoryview, block_len: int) -> bool:
         """False when there is no room."""
@@ -74,8 +82,9 @@ class BlockWriter:
 
     def make_room(self, need: int) -> bool:
         """Evicts until `need` more bytes fit below the limit, and the disk keeps its free part."""
-        excess = self._index.bytes_used + need - self._limit_bytes
-        if excess > 0 and (need > self._limit_bytes or not self._evict(excess)):
+        room = self._room()
+        excess = self._index.bytes_used + need - room
+        if excess > 0 and (need > room or not self._evict(excess)):
             return False
         lacking = need - self._folder.free_bytes(self._min_free_fraction)
         if lacking > 0 and not self._evict(lacking):

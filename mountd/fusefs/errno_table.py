@@ -27,15 +27,37 @@ ERRNO: dict[type[BaseException], int] = {
     errors.IsADirectory: errno.EISDIR,
     errors.NoAttribute: errno.ENODATA,
     errors.ReadOnly: errno.EROFS,
+    errors.Exists: errno.EEXIST,
+    errors.NotEmpty: errno.ENOTEMPTY,
+    errors.DirectoryNotEmpty: errno.ENOTEMPTY,
+    errors.NotPermitted: errno.EPERM,
+    errors.NotPossible: errno.EINVAL,
+    errors.CrossDevice: errno.EXDEV,
+    errors.NoSpace: errno.ENOSPC,
     TimeoutError: errno.ETIMEDOUT,
 }
 
 # What happens all the time and tells an operator nothing.
-_QUIET = (errors.NoEntry, errors.NoAttribute, errors.Stale, errors.ReadOnly, errors.NotFound)
+_QUIET = (
+    errors.NoEntry,
+    errors.NoAttribute,
+    errors.Stale,
+    errors.ReadOnly,
+    errors.NotFound,
+    errors.Exists,
+    errors.NotEmpty,
+    errors.NotPermitted,
+    errors.CrossDevice,
+)
+# What the local disk may say while something is staged; a program can do something about it.
+_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG))
 
 
 def errno_of(error: Exception) -> int:
     """The errno that the kernel gets; what is unknown is EIO and logged with its traceback."""
+    if isinstance(error, OSError) and error.errno in _DISK:
+        log.warning("answered %s: the cache's disk: %s", errno.errorcode[error.errno], error)
+        return error.errno
     for kind in type(error).__mro__:
         number = ERRNO.get(kind)
         if number is not None:

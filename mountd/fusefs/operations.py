@@ -13,15 +13,16 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Never
 
 import pyfuse3
 from typing_extensions import Buffer
 
-from mountd.errors import NameNotAllowed, NoAttribute, NoEntry, ReadOnly
+from mountd.errors import NameNotAllowed, NoAttribute, NoEntry, NotPermitted, NotPossible
 from mountd.fusefs.errno_table import errno_of
+from mountd.vfs.attributes import NewAttributes, kept
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import ROOT, Attributes, Directory
 from mountd.vfs.virtual_files import FIRST_HANDLE, VirtualFiles
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 DOT, DOT_DOT, FIRST_ROW = 1, 2, 3  # readdir positions: what comes after them is start_id
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
+# The kernel has applied the umask already where it makes a file.
+PERMISSIONS = 0o7777
 STATFS_BLOCK = 4096
 STATFS_BLOCKS = 1 << 38  # 1 PiB: object stores have no size, and 0 makes programs refuse
 
@@ -58,12 +61,20 @@ class Operations(pyfuse3.Operations):
     """See the module. Every handler answers within the vfs's bounds or raises FUSEError."""
 
     supports_dot_lookup = False
-    enable_writeback_cache = False
+    enable_writeback_cache = True
 
     def __init__(
-        self, fs: FileSystem, virtual: VirtualFiles, owner: Ownership, *, xattrs: bool
+        self,
+        fs: FileSystem,
+        virtual: VirtualFiles,
+        owner: Ownership,
+        *,
+        xattrs: bool,
+        flush: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
+        """`flush` is called with a handle before close(2) returns; None: nothing hangs on it."""
         super().__init__()
+        self._flush = flush
         self._fs = fs
         self._tree = fs.tree
         self._files = fs.files
@@ -165,8 +176,16 @@ class Operations(pyfuse3.Operations):
         remember, reply = self._tree.remember, pyfuse3.readdir_reply
         file_mode, directory_mode = self._owner.file_mode, self._owner.directory_mode
         no_mtime_ns = self._no_mtime_ns
+        changed = self._tree.ledger.by_number
         for row in range(first, len(listing)):
             name, is_dir, size, mtime_ns, _, number = listing.row(row)
+            if number in changed:
+                own = self._entry(self._tree.change_attributes(changed[number]))
+                self._tree.remember_change(directory, changed[number])
+                if not reply(token, name, own, row + FIRST_ROW):
+                    self._tree.forget(number, 1)
+                    return
+                continue
             # Before the reply: what can't be remembered must not be told to the kernel.
             try:
                 remember(directory, listing, row)
@@ -192,9 +211,9 @@ class Operations(pyfuse3.Operations):
             virtual = self._virtual.open(inode)
             if virtual is not None:
                 return pyfuse3.FileInfo(fh=virtual, direct_io=True)
-            if flags & WRITING:
-                raise ReadOnly(inode)
-            number = await self._files.open(self._tree.file(inode))
+            number = await self._fs.open(
+                inode, writes=bool(flags & WRITING), truncates=bool(flags & os.O_TRUNC)
+            )
         except Exception as exc:
             _fail(exc)
         # A foreign change gives a new inode, so pages of this one are right for ever.
@@ -205,7 +224,7 @@ class Operations(pyfuse3.Operations):
         try:
             if fh >= FIRST_HANDLE:
                 return self._virtual.read(fh, off, size)
-            return await self._files.read(self._files.handle(fh), off, size)
+            return await self._fs.read(fh, off, size)
         except Exception as exc:
             _fail(exc)
 
@@ -214,13 +233,159 @@ class Operations(pyfuse3.Operations):
             if fh >= FIRST_HANDLE:
                 self._virtual.release(fh)
             else:
-                self._files.release(fh)
+                self._fs.release(fh)
         except Exception:
             log.exception("handle %d could not be released", fh)
 
     async def flush(self, fh: int) -> None:
-        # Nothing hangs on FLUSH (design.md); ENOSYS makes the kernel stop asking.
-        raise pyfuse3.FUSEError(errno.ENOSYS)
+        # With durability = "local" nothing hangs on FLUSH (design.md); ENOSYS makes the kernel stop
+        # asking, for the whole mount.
+        if self._flush is None:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        try:
+            if fh < FIRST_HANDLE:
+                await self._flush(fh)
+        except Exception as exc:
+            _fail(exc)
+
+    # -- writing
+
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        try:
+            return await self._fs.write(fh, off, buf)
+        except Exception as exc:
+            _fail(exc)
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        try:
+            if fh < FIRST_HANDLE:
+                await self._fs.sync(fh)
+                if self._flush is not None:
+                    await self._flush(fh)
+        except Exception as exc:
+            _fail(exc)
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        try:
+            await self._fs.writes.sync(None)
+        except Exception as exc:
+            _fail(exc)
+
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        try:
+            parent = self._writable(parent_inode)
+            attributes = self._attributes_of(mode, ctx, is_directory=False)
+            number, made = await self._fs.create(parent, name, attributes)
+            return pyfuse3.FileInfo(fh=number, keep_cache=True), self._entry(made)
+        except Exception as exc:
+            _fail(exc)
+
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        try:
+            if not stat.S_ISREG(mode):
+                raise NotPermitted("only files and directories can be made")
+            parent = self._writable(parent_inode)
+            attributes = self._attributes_of(mode, ctx, is_directory=False)
+            _, made = await self._fs.create(parent, name, attributes, opens=False)
+            return self._entry(made)
+        except Exception as exc:
+            _fail(exc)
+
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        try:
+            parent = self._writable(parent_inode)
+            attributes = self._attributes_of(mode, ctx, is_directory=True)
+            return self._entry(await self._fs.make_directory(parent, name, attributes))
+        except Exception as exc:
+            _fail(exc)
+
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        try:
+            await self._fs.unlink(self._writable(parent_inode), name)
+        except Exception as exc:
+            _fail(exc)
+
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        try:
+            await self._fs.remove_directory(self._writable(parent_inode), name)
+        except Exception as exc:
+            _fail(exc)
+
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        try:
+            if flags & ~pyfuse3.RENAME_NOREPLACE:
+                raise NotPossible("two names can't be exchanged in one step")
+            old, new = self._writable(parent_inode_old), self._writable(parent_inode_new)
+            await self._fs.rename(old, name_old, new, name_new, replaces=not flags)
+        except Exception as exc:
+            _fail(exc)
+
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise pyfuse3.FUSEError(errno.EPERM)
+
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise pyfuse3.FUSEError(errno.EPERM)
+
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        try:
+            if self._virtual.attributes(inode) is not None:
+                raise NotPermitted("the status can't be changed")
+            new = NewAttributes(
+                attr.st_size if fields.update_size else None,
+                attr.st_mode & PERMISSIONS if fields.update_mode else None,
+                attr.st_uid if fields.update_uid else None,
+                attr.st_gid if fields.update_gid else None,
+                attr.st_mtime_ns if fields.update_mtime else None,
+            )
+            return self._entry(await self._fs.set_attributes(inode, new, fh))
+        except Exception as exc:
+            _fail(exc)
+
+    def _writable(self, inode: int) -> Directory:
+        if self._virtual.is_directory(inode):
+            raise NotPermitted("nothing can be made in .mountd")
+        return self._tree.directory(inode)
+
+    def _attributes_of(
+        self, mode: int, ctx: pyfuse3.RequestContext, *, is_directory: bool
+    ) -> Mapping[str, str]:
+        """What differs from what every file has here."""
+        owner = self._owner
+        usual = owner.directory_mode if is_directory else owner.file_mode
+        permissions = mode & PERMISSIONS
+        return kept(
+            permissions if permissions != usual & PERMISSIONS else None,
+            ctx.uid if ctx.uid != owner.uid else None,
+            ctx.gid if ctx.gid != owner.gid else None,
+            is_directory=is_directory,
+        )
+
+    # -- the whole
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         data = pyfuse3.StatvfsData()
@@ -262,9 +427,13 @@ class Operations(pyfuse3.Operations):
         entry = pyfuse3.EntryAttributes()
         owner = self._owner
         entry.st_ino = attributes.number
-        entry.st_mode = owner.directory_mode if attributes.is_dir else owner.file_mode
+        mode = owner.directory_mode if attributes.is_dir else owner.file_mode
+        if attributes.mode is not None:
+            mode = stat.S_IFMT(mode) | attributes.mode
+        entry.st_mode = mode
         entry.st_nlink = 1  # for a directory too: find(1) then does not count on 2 + children
-        entry.st_uid, entry.st_gid = owner.uid, owner.gid
+        entry.st_uid = owner.uid if attributes.uid is None else attributes.uid
+        entry.st_gid = owner.gid if attributes.gid is None else attributes.gid
         entry.st_size = attributes.size
         entry.st_blksize = STATFS_BLOCK
         entry.st_blocks = (attributes.size + 511) // 512
@@ -275,7 +444,7 @@ class Operations(pyfuse3.Operations):
 
 
 def ownership(uid: int, gid: int, umask: int) -> Ownership:
-    """Mode bits from a umask; nothing is executable until modes are kept (write side)."""
+    """Mode bits from a umask; what is executable says so itself."""
     return Ownership(uid, gid, stat.S_IFREG | (0o666 & ~umask), stat.S_IFDIR | (0o777 & ~umask))
 
 

@@ -1,7 +1,8 @@
 """Open files: the walk of a read from a handle to the block cache and the remote.
 
 A handle is pinned to the version that its inode had: every fetch carries it, so a reader gets that
-version's bytes or Stale, never a mix.
+version's bytes or Stale, never a mix. Only our own upload moves a handle to another version, the
+one that was sent. What is staged here is read in writes.py and not here.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from mountd.vfs.tree import Tree, key_of
 from mountd.vfs.walk_ahead import WalkAhead
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.cached_file import CachedFile, FetchFn
+from mountd_cache.changes import Base, Change
 from mountd_cache.listing import Listing
 
 EMPTY = b""
@@ -56,12 +58,13 @@ class Handle:
     """One open(2). Closed by `OpenFiles.release`. A file whose pages the kernel still has is
     opened and closed without a read, so nothing is made before there is one."""
 
-    __slots__ = ("file", "node", "stream")
+    __slots__ = ("file", "node", "stream", "writes")
 
-    def __init__(self, node: Node, file: RemoteFile) -> None:
+    def __init__(self, node: Node, file: RemoteFile, writes: bool) -> None:
         self.node = node
         self.file = file
         self.stream: Stream | None = None
+        self.writes = writes
 
 
 class OpenFiles:
@@ -74,10 +77,12 @@ class OpenFiles:
         self._tree = tree
         self._blocks = blocks
         self._handles: dict[int, Handle] = {}
+        self._by_inode: dict[int, list[Handle]] = {}
         self._next = 1
         # What was opened before, oldest first. An inode number stands for one version for ever,
         # so opening it again needs no look at its listing.
         self._known: dict[int, RemoteFile] = {}
+        self._rebound = 0  # how often `rebind` was called
 
     def handle(self, number: int) -> Handle:
         return self._handles[number]
@@ -85,24 +90,49 @@ class OpenFiles:
     def open_count(self) -> int:
         return len(self._handles)
 
-    async def open(self, node: Node) -> int:
+    async def open(self, node: Node, *, writes: bool = False) -> int:
         """A handle's number. Raises Stale where a small file turns out to be another version by
         now: its bytes are wanted at once anyway, so they are fetched here, and the kernel
         answers Stale to open(2) with a new look-up instead of telling the program."""
-        file = self._known.get(node.number)
-        handle = Handle(node, file or self.remote_file_of(node))
-        await self._prove(handle)
-        if file is None:
+        change = self._tree.ledger.by_number.get(node.number)
+        known = self._known.get(node.number) if change is None else None
+        handle = Handle(node, known or self.remote_file_of(node), writes)
+        if change is None or not change.content:
+            rebound = self._rebound
+            await self._prove(handle)
+            if rebound != self._rebound:
+                handle.file = self.remote_file_of(node)  # it may have been sent meanwhile
+        if known is None and node.number not in self._tree.ledger.by_number:
             self._know(node.number, handle.file)
+        return self._opened(handle)
+
+    def _opened(self, handle: Handle) -> int:
         number = self._next
         self._next += 1
         self._handles[number] = handle
+        self._by_inode.setdefault(handle.node.number, []).append(handle)
         return number
 
-    def release(self, number: int) -> None:
-        stream = self._handles.pop(number).stream
-        if stream is not None:
-            stream.cached.close()
+    def release(self, number: int) -> bool:
+        """Whether it was the last handle of its inode."""
+        handle = self._handles.pop(number)
+        if handle.stream is not None:
+            handle.stream.cached.close()
+        of_inode = self._by_inode[handle.node.number]
+        of_inode.remove(handle)
+        if not of_inode:
+            del self._by_inode[handle.node.number]
+        return not of_inode
+
+    def rebind(self, number: int, file: RemoteFile) -> None:
+        """The inode stands for this version from now on: it is the one that was sent."""
+        self._rebound += 1
+        self._known.pop(number, None)
+        for handle in self._by_inode.get(number, ()):
+            stream, handle.stream = handle.stream, None
+            if stream is not None:
+                stream.cached.close()
+            handle.file = file
 
     async def read(self, handle: Handle, offset: int, size: int) -> Buffer:
         """Up to `size` bytes at `offset`; fewer only at the end of the file."""
@@ -168,13 +198,43 @@ class OpenFiles:
 
     def opened(self, node: Node) -> RemoteFile | None:
         """The version that somebody holds open under this inode."""
-        return next((h.file for h in self._handles.values() if h.node is node), None)
+        handles = self._by_inode.get(node.number)
+        return handles[0].file if handles else None
+
+    def is_open(self, number: int) -> bool:
+        return number in self._by_inode
 
     def remote_file_of(self, node: Node) -> RemoteFile:
-        """The version that this inode stands for. Stale where its row is gone."""
+        """The version that this inode stands for; for a file that is staged, what is below it.
+        Stale where its row is gone."""
+        change = self._tree.ledger.by_number.get(node.number)
+        if change is not None:
+            return self._file_of_change(change)
         cached, row = self._tree.locate(node)
         assert node.parent is not None
         return remote_file(node.parent, cached.listing, row)
+
+    def _file_of_change(self, change: Change) -> RemoteFile:
+        content = self._tree.ledger.content_of(change)
+        if content is not None:
+            base = content.base or Base(change.key, "", 0)
+        else:
+            base = change.base or Base(change.key, change.expect, change.size)
+        return remote_file_at(base.key, base.version, base.size, change.mtime_ns)
+
+    async def read_remote(self, node: Node, file: RemoteFile, start: int, end: int) -> Buffer:
+        """[start, end) of a version on the remote, for what is staged over it."""
+        cached = self.cached(file)
+        try:
+            data = cached.read_now(start, end)
+            if data is not None:
+                return data
+            cached.begin(start, end, urgent=True)
+            return await self._or_stale(
+                Handle(node, file, False), cached.read(start, end, (start, end))
+            )
+        finally:
+            cached.close()
 
     def _fetcher(self, file: RemoteFile) -> FetchFn:
         store = self._store
@@ -222,6 +282,11 @@ def remote_file(parent: Directory, listing: Listing, row: int) -> RemoteFile:
     """The file that a row of its parent's listing names."""
     found = listing.row(row)
     key, version = key_of(parent, listing, row), version_in(found.version)
-    text = f"{key}\0{version}\0{found.size}".encode("utf-8", "surrogatepass")
+    return remote_file_at(key, version, found.size, found.mtime_ns)
+
+
+def remote_file_at(key: str, version: str, size: int, mtime_ns: int) -> RemoteFile:
+    """That version of that key."""
+    text = f"{key}\0{version}\0{size}".encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(text, digest_size=16).digest()
-    return RemoteFile(key, found.size, version, found.mtime_ns, digest)
+    return RemoteFile(key, size, version, mtime_ns, digest)

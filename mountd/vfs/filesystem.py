@@ -1,14 +1,23 @@
-"""The file system without FUSE: tree and open files together, as fusefs calls them and as tests
-do without a kernel."""
+"""The file system without FUSE: tree, open files, writes and names together, as fusefs calls them
+and as tests do without a kernel."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from mountd.errors import NoAttribute, Stale
+from mountd_cache.journal import Journal
+from typing_extensions import Buffer
+
+from mountd.errors import NoAttribute, ReadOnly, Stale
 from mountd.remotes.base import RemoteStore
+from mountd.vfs.attributes import NewAttributes, SetAttributes
 from mountd.vfs.files import OpenFiles
+from mountd.vfs.folding import Folding
+from mountd.vfs.namespace import Namespace
 from mountd.vfs.nodes import Attributes, Directory
+from mountd.vfs.queue_view import QueueView
+from mountd.vfs.subtree import Subtree
 from mountd.vfs.tree import Tree
+from mountd.vfs.writes import Writes
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
 
@@ -28,10 +37,13 @@ class FileSystem:
         store: RemoteStore,
         metadata: MetadataCache,
         blocks: BlockCache,
+        journal: Journal,
         *,
         ttl_s: float,
         wait_s: float,
         url: str,
+        limit_bytes: Callable[[], int],
+        read_only: bool = False,
         remote_is_well: Callable[[], bool] = lambda: True,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -42,18 +54,134 @@ class FileSystem:
             wait_s=wait_s,
             remote_is_well=remote_is_well,
             wall_clock=wall_clock,
+            ledger=journal.ledger,
         )
         self.blocks = blocks
         self.files = OpenFiles(store, self.tree, blocks)
+        self.writes = Writes(journal, self.tree, self.files, limit_bytes=limit_bytes, wait_s=wait_s)
+        self.names = Namespace(
+            self.tree,
+            self.files,
+            self.writes,
+            keeps_empty_directories=store.capabilities.real_directories,
+        )
+        self.subtree = Subtree(self.names, wait_s=wait_s)
+        self.attributes_of_files = SetAttributes(self.tree, self.files, self.writes)
+        self.folding = Folding(journal, self.tree, metadata)
+        self.queue_view = QueueView(self.tree, self.files, self.writes, self.names, self.folding)
+        self.state_of: Callable[[int], str | None] = lambda number: None
+        self._read_only = read_only
         self._url = url
         self._absent: dict[bytes, None] = {}  # in the order of the answers
+
+    # -- reading and writing files
+
+    async def open(self, number: int, *, writes: bool = False, truncates: bool = False) -> int:
+        """A handle's number; see `OpenFiles.open`."""
+        node = self.tree.file(number)
+        if writes:
+            self.check_writable()
+            self.writes.opened(number)
+        try:
+            if truncates:
+                self.writes.truncate(node, 0)
+            return await self.files.open(node, writes=writes)
+        except BaseException:
+            if writes:
+                self.writes.released(number)
+            raise
+
+    async def read(self, fh: int, offset: int, size: int) -> Buffer:
+        handle = self.files.handle(fh)
+        content = self.writes.content_of(handle.node.number)
+        if content is not None:
+            return await self.writes.read(handle.node, content, offset, size)
+        return await self.files.read(handle, offset, size)
+
+    async def write(self, fh: int, offset: int, data: Buffer) -> int:
+        handle = self.files.handle(fh)
+        size = memoryview(data).nbytes
+        await self.writes.room(size)
+        self.writes.write(handle, offset, data)
+        return size
+
+    def release(self, fh: int) -> None:
+        handle = self.files.handle(fh)
+        number = handle.node.number
+        if self.files.release(fh):
+            self.writes.last_release(number)
+        if handle.writes:
+            self.writes.released(number)
+
+    async def sync(self, fh: int) -> None:
+        """fsync(2)."""
+        await self.writes.sync(self.files.handle(fh).node.number)
+
+    async def set_attributes(self, number: int, new: NewAttributes, fh: int | None) -> Attributes:
+        node = self.tree.node(number)
+        self.check_writable()
+        if new.size is not None:
+            opened = self.files.handle(fh).file if fh is not None else None
+            self.writes.truncate(self.tree.file(number), new.size, opened)
+        self.attributes_of_files.set(node, new)
+        if node.parent is not None:
+            self.folding.sent(node.parent.key)
+        return self.attributes(number)
+
+    # -- names
+
+    def check_writable(self) -> None:
+        if self._read_only:
+            raise ReadOnly("the mount is read-only")
+
+    async def create(
+        self, parent: Directory, name: bytes, attributes: Mapping[str, str], *, opens: bool = True
+    ) -> tuple[int, Attributes]:
+        """A new file and a handle for writing it (0: it was not to be opened)."""
+        self.check_writable()
+        self.writes.check_allowed()
+        node, change = await self.names.create(parent, name, attributes)
+        handle = await self.open(node.number, writes=True) if opens else 0
+        return handle, self.tree.change_attributes(change)
+
+    async def make_directory(
+        self, parent: Directory, name: bytes, attributes: Mapping[str, str]
+    ) -> Attributes:
+        self.check_writable()
+        _, change = await self.names.make_directory(parent, name, attributes)
+        return self.tree.change_attributes(change)
+
+    async def unlink(self, parent: Directory, name: bytes) -> None:
+        self.check_writable()
+        await self.names.unlink(parent, name)
+
+    async def remove_directory(self, parent: Directory, name: bytes) -> None:
+        self.check_writable()
+        await self.names.remove_directory(parent, name)
+
+    async def rename(
+        self,
+        from_parent: Directory,
+        from_name: bytes,
+        to_parent: Directory,
+        to_name: bytes,
+        *,
+        replaces: bool = True,
+    ) -> None:
+        self.check_writable()
+        cached = await self.names.listing(from_parent)
+        source = self.names.find(from_parent, cached, from_name)
+        is_directory = source is not None and source.is_directory
+        rename = self.subtree.rename if is_directory else self.names.rename
+        await rename(from_parent, from_name, to_parent, to_name, replaces=replaces)
+        self.folding.sent(to_parent.key)
 
     async def read_directory(self, directory: Directory) -> CachedListing:
         """A directory's rows, for somebody who reads them all."""
         self.files.walk.listing(directory)  # the next listings travel beside this one
         cached = self.tree.fresh(directory) or await self.tree.listing(directory)
         self.files.walk.listed(directory, cached.listing)
-        return cached
+        return self.tree.seen(directory, cached)
 
     def attributes(self, number: int) -> Attributes:
         """Never waits. An inode whose row is gone answers while a handle holds it open."""
@@ -64,7 +192,10 @@ class FileSystem:
             opened = self.files.opened(node)
             if opened is None:
                 raise
-            return Attributes(number, False, opened.size, opened.mtime_ns, opened.version, 1.0)
+            content = self.writes.content_of(number)
+            size = opened.size if content is None else content.size
+            mtime_ns = opened.mtime_ns if content is None else content.mtime_ns
+            return Attributes(number, False, size, mtime_ns, opened.version, 1.0)
 
     def answered_absent(self, directory: Directory, name: bytes) -> None:
         """Notes that the kernel keeps that `name` is not in `directory`, so that `refresh` can
@@ -113,13 +244,17 @@ class FileSystem:
             if name == URL:
                 return f"{self._url}/{node.key}".encode("utf-8", "surrogatepass")
             raise NoAttribute(name)
+        change = self.tree.ledger.by_number.get(number)
         file = self.files.opened(node) or self.files.remote_file_of(node)
         if name == STATE:
-            return self._state(file.digest, file.size)
+            known = self.state_of(number)
+            return known.encode() if known else self._state(file.digest, file.size)
         if name == ETAG:
-            return file.version.encode("utf-8", "surrogatepass")
+            version = change.expect if change is not None else file.version
+            return version.encode("utf-8", "surrogatepass")
         if name == URL:
-            return f"{self._url}/{file.key}".encode("utf-8", "surrogatepass")
+            key = change.key if change is not None else file.key
+            return f"{self._url}/{key}".encode("utf-8", "surrogatepass")
         raise NoAttribute(name)
 
     def _state(self, digest: bytes, size: int) -> bytes:

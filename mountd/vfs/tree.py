@@ -230,6 +230,14 @@ class Tree:
         left = self.ttl_s - self._age_s(cached)
         return left if left > 0 else min(STALE_TIMEOUT_S, self.ttl_s)
 
+    def made(self, key: str) -> None:
+        """The directory `key` was just made here, so it is known to be empty."""
+        self.cache.put(key, Listing.build(()), self._wall_clock())
+
+    def removed(self, key: str) -> None:
+        """The directory `key` was removed here."""
+        self.cache.forget(key)
+
     def expire(self, key: str) -> None:
         """The next access to the directory `key` asks the remote."""
         self.cache.touch(key, 0.0)
@@ -242,6 +250,10 @@ class Tree:
         for refreshing, refresh in self._refreshes.items():
             if refreshing.startswith(key):
                 refresh.outdated = True
+
+    def is_listing(self, key: str) -> bool:
+        """Whether a LIST of the directory `key` is under way."""
+        return key in self._refreshes
 
     def start_refresh(self, key: str, *, ahead: bool = False) -> Refresh:
         """One LIST of the directory `key` for everybody; joins the one under way. `ahead`:

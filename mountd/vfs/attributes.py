@@ -1,0 +1,123 @@
+"""chmod, chown, utimens: what is changed here travels with the file and is kept beside it.
+
+`mode` is written as s3fs does, decimal and with the type's bits.
+"""
+
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from mountd.vfs.files import OpenFiles
+from mountd.vfs.listing_rows import version_in
+from mountd.vfs.namespace import THERE
+from mountd.vfs.nodes import Node
+from mountd.vfs.overlay import key_of_row
+from mountd.vfs.tree import Tree
+from mountd.vfs.writes import Writes
+from mountd_cache.changes import Change, ChangeKind, ChangeState, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class NewAttributes:
+    """What setattr(2) asks for; None leaves a thing as it is. `mode` is permission bits."""
+
+    size: int | None = None
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    mtime_ns: int | None = None
+
+
+def kept(
+    mode: int | None, uid: int | None, gid: int | None, *, is_directory: bool
+) -> dict[str, str]:
+    """As attributes of a `Change`."""
+    kind = stat.S_IFDIR if is_directory else stat.S_IFREG
+    values = {"mode": None if mode is None else kind | mode, "uid": uid, "gid": gid}
+    return {name: str(value) for name, value in values.items() if value is not None}
+
+
+class SetAttributes:
+    """Raises Stale, and OSError from the local disk; nothing is changed then."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        files: OpenFiles,
+        writes: Writes,
+        *,
+        wall_clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._tree = tree
+        self._ledger = tree.ledger
+        self._files = files
+        self._writes = writes
+        self._journal = writes.journal
+        self._now_ns = wall_clock_ns
+
+    def set(self, node: Node, new: NewAttributes) -> None:
+        if node.parent is None:
+            return  # the root is the mount's own
+        content = self._writes.content_of(node.number)
+        if new.mtime_ns is not None and content is not None:
+            if content.mtime_ns != new.mtime_ns:
+                dated = content.copy()
+                dated.mtime_ns = new.mtime_ns
+                self._journal.commit(Rows(contents=(dated,)))
+            new = replace(new, mtime_ns=None)
+        if (new.mode, new.uid, new.gid, new.mtime_ns) == (None, None, None, None):
+            return
+        change = self._ledger.by_number.get(node.number)
+        if change is None and self._files.opened(node) is not None and not self._is_listed(node):
+            return  # it has no name any more: nobody can look
+        self._change(change or self._as_listed(node), new)
+
+    def _change(self, change: Change, new: NewAttributes) -> None:
+        is_directory = change.is_directory
+        attributes = dict(change.attributes)
+        attributes |= kept(new.mode, new.uid, new.gid, is_directory=is_directory)
+        mtime_ns = change.mtime_ns if new.mtime_ns is None else new.mtime_ns
+        if attributes == change.attributes and mtime_ns == change.mtime_ns:
+            return
+        now_ns = self._now_ns()
+        # A directory's attributes are kept here only: most remotes have no place for them.
+        clean = change.is_clean and is_directory
+        self._journal.commit(
+            Rows(
+                changes=(
+                    replace(
+                        change,
+                        attributes=attributes,
+                        mtime_ns=mtime_ns,
+                        state=ChangeState.CLEAN if clean else ChangeState.PENDING,
+                        sequence=self._journal.next_sequence(),
+                        since_ns=now_ns if change.is_clean else change.since_ns,
+                        changed_ns=now_ns,
+                    ),
+                )
+            )
+        )
+        self._writes.queue.wake()
+
+    def _is_listed(self, node: Node) -> bool:
+        assert node.parent is not None
+        cached = self._tree.cache.get(node.parent.key)
+        return cached is not None and cached.listing.find_ino(node.number) >= 0
+
+    def _as_listed(self, node: Node) -> Change:
+        """The change that says what the listing says."""
+        cached, row = self._tree.locate(node)
+        assert node.parent is not None
+        at = cached.listing.row(row)
+        return Change(
+            key=key_of_row(node.parent.key, cached.listing, row),
+            directory=node.parent.key,
+            name=at.name,
+            number=node.number,
+            kind=ChangeKind.DIRECTORY if at.is_dir else ChangeKind.FILE,
+            expect=THERE if at.is_dir else version_in(at.version),
+            size=at.size,
+            mtime_ns=at.mtime_ns,
+            state=ChangeState.CLEAN,
+        )

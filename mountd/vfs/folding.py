@@ -1,0 +1,98 @@
+"""What the remote has taken goes into the kept listings, and leaves the journal.
+
+Until a listing on disk shows a CLEAN change, the journal keeps it: a crash in between must not hide
+a file until the next LIST. Changes that say what no listing can (attributes, that a file is a
+conflict copy) stay as long as the remote has that version.
+"""
+
+import logging
+
+import trio
+from mountd_cache.journal import Journal
+
+from mountd.vfs.overlay import clean_changes, folded
+from mountd.vfs.tree import Tree
+from mountd_cache.changes import Change, Rows
+from mountd_cache.listing import Listing
+from mountd_cache.metadata_cache import MetadataCache
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 1.0
+FLUSH_WITHIN_S = 10.0
+
+
+class Folding:
+    """Owned by the file system; runs on the loop but for the flush of the metadata."""
+
+    def __init__(self, journal: Journal, tree: Tree, metadata: MetadataCache) -> None:
+        self._journal = journal
+        self._ledger = journal.ledger
+        self._tree = tree
+        self._metadata = metadata
+        self._waiting: set[str] = set()  # directories with changes that are not folded yet
+        tree.before_list = self.fold
+        tree.after_list = self._listed
+
+    def sent(self, directory: str) -> None:
+        """There may be a clean change in that directory now."""
+        self._waiting.add(directory)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled."""
+        self._waiting |= {c.directory for c in self._ledger.changes.values() if c.is_clean}
+        task_status.started()
+        while True:
+            await trio.sleep(EVERY_S)
+            await self.fold_waiting()
+
+    async def fold_waiting(self) -> None:
+        """Folds what waits, and forgets it once the listings are on disk."""
+        directories, self._waiting = self._waiting, set()
+        done: list[Change] = []
+        for directory in directories:
+            if self._tree.is_listing(directory):
+                self._waiting.add(directory)  # the LIST under way does it
+            elif self._metadata.get(directory) is not None:
+                done += self.fold(directory)
+        if not done:
+            return
+        flushed = await trio.to_thread.run_sync(
+            self._metadata.flush, FLUSH_WITHIN_S, abandon_on_cancel=True
+        )
+        if flushed:
+            self._forget(done)
+        else:
+            self._waiting |= directories
+
+    def fold(self, directory: str) -> list[Change]:
+        """Puts the clean changes into the kept listing, where there is one; returns them."""
+        clean = clean_changes(self._ledger, directory)
+        cached = self._metadata.get(directory)
+        if clean and cached is not None:
+            listing = folded(self._ledger, directory, cached.listing, clean)
+            if listing.to_bytes() != cached.listing.to_bytes():
+                self._metadata.put(directory, listing, cached.fetched_at)
+        return clean
+
+    def _listed(self, directory: str, clean: list[Change], listing: Listing) -> None:
+        """A LIST that began after these changes were taken knows better than they do."""
+        gone: list[Change] = []
+        for change in clean:
+            row = listing.find_ino(change.number)
+            if change.is_gone or row < 0:
+                gone.append(change)
+        self._forget(clean)
+        self._forget(gone, whatever=True)
+
+    def _forget(self, changes: list[Change], *, whatever: bool = False) -> None:
+        """Takes changes out of the journal unless they became others meanwhile."""
+        same = [change for change in changes if self._ledger.changes.get(change.key) is change]
+        keys = tuple(c.key for c in same if whatever or not (c.attributes or c.conflict))
+        if not keys:
+            return
+        try:
+            self._journal.commit(Rows(forget=keys), reserve=True)
+        except OSError as error:
+            log.warning("%d sent changes stay in the journal: %s", len(keys), error)
+            self._waiting |= {change.directory for change in same}

@@ -1,0 +1,347 @@
+"""Names that are made, moved and taken away: each is one record in the journal, then the reply.
+
+Every operation first waits for the listings it needs, and then decides and commits in one step
+without an await: whatever the ledger and the listings say then is what holds.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mountd.errors import (
+    Exists,
+    IsADirectory,
+    NoEntry,
+    NotADirectory,
+    NotEmpty,
+    NotPossible,
+    Stale,
+)
+from mountd.types import Kind
+from mountd.vfs.files import OpenFiles
+from mountd.vfs.listing_rows import version_in
+from mountd.vfs.names import raw_name_and_kind
+from mountd.vfs.nodes import Directory, Node
+from mountd.vfs.overlay import is_empty, is_hidden, key_of_row
+from mountd.vfs.tree import Tree
+from mountd.vfs.writes import Writes
+from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, ChangeState, Rows
+from mountd_cache.listing import Listing
+from mountd_cache.metadata_cache import CachedListing
+
+# Directories have no version. That one is believed to be on the remote:
+THERE: Final = "/"
+NUMBERS_AT_ONCE: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the user sees under a name. `change` is None where it is as the listing says."""
+
+    key: str
+    name: bytes
+    number: int
+    is_directory: bool
+    version: str
+    size: int
+    mtime_ns: int
+    change: Change | None
+
+
+class Namespace:
+    """All changes of names. Coroutines may raise what `Tree` raises, Exists, NoEntry, NotEmpty,
+    IsADirectory, NotADirectory, NameNotAllowed, and OSError from the local disk; cancelled, they
+    have changed nothing or all."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        files: OpenFiles,
+        writes: Writes,
+        *,
+        keeps_empty_directories: bool,
+        wall_clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.tree = tree
+        self.ledger = tree.ledger
+        self.writes = writes
+        self.journal = writes.journal
+        self._files = files
+        self._keeps_empty_directories = keeps_empty_directories
+        self._now_ns = wall_clock_ns
+        self._next_number = self._last_number = 0
+
+    # -- what is there
+
+    async def listing(self, directory: Directory) -> CachedListing:
+        return self.tree.fresh(directory) or await self.tree.listing(directory)
+
+    def find(self, parent: Directory, cached: CachedListing, name: bytes) -> Found | None:
+        """What the user sees under `name` now."""
+        change = self.ledger.shown.get(parent.key, {}).get(name)
+        if change is not None:
+            return self.found(change)
+        listing = cached.listing
+        row = listing.find(name)
+        if row < 0 or is_hidden(self.ledger, parent.key, listing, row):
+            return None
+        at = listing.row(row)
+        key, version = key_of_row(parent.key, listing, row), version_in(at.version)
+        if at.is_dir:
+            version = THERE
+        return Found(key, name, at.ino, at.is_dir, version, at.size, at.mtime_ns, None)
+
+    def found(self, change: Change) -> Found:
+        size, mtime_ns = self.ledger.size_of(change), self.ledger.mtime_ns_of(change)
+        return Found(
+            *(change.key, change.name, change.number, change.is_directory),
+            *(change.expect, size, mtime_ns, change),
+        )
+
+    def expected(self, parent: Directory, listing: Listing, name: bytes, key: str) -> str:
+        """The version that the remote is believed to have at `key`."""
+        change = self.ledger.changes.get(key)
+        if change is not None:
+            return change.expect
+        row = listing.find(name)
+        if row < 0 or key_of_row(parent.key, listing, row) != key:
+            return ABSENT
+        return THERE if listing.is_dir(row) else version_in(listing.row(row).version)
+
+    # -- making
+
+    async def create(
+        self, parent: Directory, name: bytes, attributes: Mapping[str, str]
+    ) -> tuple[Node, Change]:
+        """A new empty file, counted as one look-up."""
+        cached = await self.listing(parent)
+        if self.find(parent, cached, name) is not None:
+            raise Exists(name)
+        key = self._key(parent, name, is_directory=False)
+        now_ns = self._now_ns()
+        content = self.journal.new_content(None, 0, now_ns)
+        change = replace(
+            self._change(key, parent, name, self.new_number(), ChangeKind.FILE),
+            expect=self.expected(parent, cached.listing, name, key),
+            content=content.id,
+            attributes=attributes,
+        )
+        self.commit(Rows(changes=(change,), contents=(content,)))
+        return self.tree.remember_change(parent, change), change
+
+    async def make_directory(
+        self, parent: Directory, name: bytes, attributes: Mapping[str, str]
+    ) -> tuple[Node, Change]:
+        """A new empty directory, counted as one look-up."""
+        cached = await self.listing(parent)
+        if self.find(parent, cached, name) is not None:
+            raise Exists(name)
+        key = self._key(parent, name, is_directory=True)
+        change = replace(
+            self._change(key, parent, name, self.new_number(), ChangeKind.DIRECTORY),
+            expect=self.expected(parent, cached.listing, name, key),
+            mtime_ns=self._now_ns(),
+            attributes=attributes,
+        )
+        self.commit(Rows(changes=(change,)))
+        self.tree.made(key)
+        return self.tree.remember_change(parent, change), change
+
+    # -- taking away
+
+    async def unlink(self, parent: Directory, name: bytes) -> None:
+        cached = await self.listing(parent)
+        found = self.find(parent, cached, name)
+        if found is None:
+            raise NoEntry(name)
+        if found.is_directory:
+            raise IsADirectory(name)
+        rows = self.without(parent, found)
+        self.commit(rows)
+        self._keep_if_open(found)
+        self._keep_directory(parent, cached.listing)
+
+    async def remove_directory(self, parent: Directory, name: bytes) -> None:
+        cached = await self.listing(parent)
+        found = self.find(parent, cached, name)
+        if found is None:
+            raise NoEntry(name)
+        if not found.is_directory:
+            raise NotADirectory(name)
+        await self.check_empty(parent, found)
+        now = self.find(parent, cached, name)
+        if now is None or now.key != found.key:
+            raise NoEntry(name)
+        self._check_empty_now(found)
+        self.commit(self.without(parent, found))
+        self.tree.removed(found.key)
+        self._keep_directory(parent, cached.listing)
+
+    async def check_empty(self, parent: Directory, found: Found) -> None:
+        """Raises NotEmpty unless the directory is known to be empty. Waits for its listing."""
+        directory = self.tree.held_directory(found.key)
+        if directory is None:
+            directory = Directory(found.number, parent, -1, found.key)
+        cached = await self.listing(directory)
+        if not is_empty(self.ledger, found.key, cached.listing):
+            raise NotEmpty(found.name)
+
+    def _check_empty_now(self, found: Found) -> None:
+        if self.ledger.shown.get(found.key):
+            raise NotEmpty(found.name)
+
+    def without(self, parent: Directory, found: Found) -> Rows:
+        """What takes `found` away."""
+        kind = ChangeKind.GONE_DIRECTORY if found.is_directory else ChangeKind.GONE_FILE
+        change = replace(
+            self._change(found.key, parent, found.name, found.number, kind), expect=found.version
+        )
+        content = found.change.content if found.change else 0
+        drop = (content,) if content and not self._files.is_open(found.number) else ()
+        return Rows(changes=(change,), drop=drop)
+
+    def _keep_if_open(self, found: Found) -> None:
+        if found.change and found.change.content and self._files.is_open(found.number):
+            self.writes.keep_unlinked(found.number, found.change.content)
+
+    def _keep_directory(self, directory: Directory, listing: Listing) -> None:
+        """Where a directory exists only by its objects, an empty one gets a marker."""
+        if directory.parent is None or self._keeps_empty_directories:
+            return
+        own = self.ledger.changes.get(directory.key)
+        if (own is not None and not own.is_clean) or not is_empty(
+            self.ledger, directory.key, listing
+        ):
+            return
+        if own is None:
+            try:
+                cached, row = self.tree.locate(directory)
+            except Stale:
+                return  # it is gone itself
+            name = cached.listing.name(row)
+            kind = ChangeKind.DIRECTORY
+            own = self._change(directory.key, directory.parent, name, directory.number, kind)
+        sequence = self.journal.next_sequence()
+        self.commit(
+            Rows(
+                changes=(replace(own, state=ChangeState.PENDING, sequence=sequence, expect=THERE),)
+            )
+        )
+
+    # -- moving
+
+    async def rename(
+        self,
+        from_parent: Directory,
+        from_name: bytes,
+        to_parent: Directory,
+        to_name: bytes,
+        *,
+        replaces: bool = True,
+    ) -> Found:
+        """Moves a file; a directory is subtree.py's, which calls this with its rows. Returns what
+        was moved, as it was."""
+        from_cached = await self.listing(from_parent)
+        to_cached = await self.listing(to_parent)
+        source = self.find(from_parent, from_cached, from_name)
+        if source is None:
+            raise NoEntry(from_name)
+        if source.is_directory:
+            raise IsADirectory(from_name)
+        target = self.find(to_parent, to_cached, to_name)
+        if target is not None:
+            if not replaces:
+                raise Exists(to_name)
+            if target.key == source.key:
+                return source
+            if target.is_directory:
+                raise IsADirectory(to_name)
+        key = self._key(to_parent, to_name, is_directory=False)
+        expect = self.expected(to_parent, to_cached.listing, to_name, key)
+        if target is not None and target.key != key:
+            raise NotPossible(to_name)  # the suffixed name of a file beside a directory
+        moved, away = self.moved(source, from_parent, key, to_parent, to_name, expect)
+        drop = self.without(to_parent, target).drop if target is not None else ()
+        self.commit(Rows(changes=(moved, *away), drop=drop))
+        if target is not None:
+            self._keep_if_open(target)
+        self.tree.moved(source.number, to_parent, source.key, key)
+        self._keep_directory(from_parent, from_cached.listing)
+        return source
+
+    def moved(
+        self,
+        source: Found,
+        from_parent: Directory,
+        key: str,
+        to_parent: Directory,
+        name: bytes,
+        expect: str,
+    ) -> tuple[Change, tuple[Change, ...]]:
+        """A file's change at its new key, and what is left at the old one."""
+        made = replace(
+            self._change(key, to_parent, name, source.number, ChangeKind.FILE),
+            expect=expect,
+            size=source.size,
+            mtime_ns=source.mtime_ns,
+        )
+        change = source.change
+        if change is not None:
+            made = replace(made, content=change.content, attributes=change.attributes)
+        if not made.content:
+            base = change.base if change is not None and change.base else None
+            base = base or Base(source.key, source.version, source.size)
+            made = replace(made, base=base)
+            if base.key == key and base.version == expect:
+                # It is back where it came from: nothing has to travel.
+                made = replace(made, base=None, state=ChangeState.CLEAN)
+        gone = self._change(
+            source.key, from_parent, source.name, source.number, ChangeKind.GONE_FILE
+        )
+        return made, (replace(gone, expect=source.version),)
+
+    # -- common
+
+    def commit(self, rows: Rows) -> None:
+        self.journal.commit(rows)
+        self.writes.queue.wake()
+
+    def new_number(self) -> int:
+        if self._next_number >= self._last_number:
+            self._next_number = self.tree.new_numbers(NUMBERS_AT_ONCE)
+            self._last_number = self._next_number + NUMBERS_AT_ONCE
+        self._next_number += 1
+        return self._next_number - 1
+
+    def key_of_directory(self, parent: Directory, name: bytes) -> str:
+        """Raises NameNotAllowed."""
+        return self._key(parent, name, is_directory=True)
+
+    def _key(self, parent: Directory, name: bytes, *, is_directory: bool) -> str:
+        """Raises NameNotAllowed."""
+        raw, kind = raw_name_and_kind(name, at_root=not parent.key)
+        if kind is Kind.FILE and is_directory:
+            raise NotPossible(name)
+        return parent.key + raw + ("/" if is_directory else "")
+
+    def _change(
+        self, key: str, parent: Directory, name: bytes, number: int, kind: ChangeKind
+    ) -> Change:
+        return self.change_at(key, parent.key, name, number, kind)
+
+    def change_at(
+        self, key: str, directory: str, name: bytes, number: int, kind: ChangeKind
+    ) -> Change:
+        """A new one at `key`; how long the remote has been behind there is kept."""
+        before, now_ns = self.ledger.changes.get(key), self._now_ns()
+        return Change(
+            key=key,
+            directory=directory,
+            name=name,
+            number=number,
+            kind=kind,
+            sequence=self.journal.next_sequence(),
+            since_ns=before.since_ns if before and not before.is_clean else now_ns,
+            changed_ns=now_ns,
+        )

@@ -1,0 +1,57 @@
+"""What the sync queue may know of the file system, and what it tells it."""
+
+from collections.abc import Callable, Container
+
+from mountd.vfs.files import OpenFiles, remote_file_at
+from mountd.vfs.folding import Folding
+from mountd.vfs.namespace import Namespace
+from mountd.vfs.tree import Tree
+from mountd.vfs.writes import Writes
+from mountd_cache.changes import Change
+
+
+class QueueView:
+    """Never waits. `invalidate` is told (directory inode, name) pairs that the kernel must forget;
+    it must not wait either."""
+
+    def __init__(
+        self, tree: Tree, files: OpenFiles, writes: Writes, names: Namespace, folding: Folding
+    ) -> None:
+        self._tree = tree
+        self._files = files
+        self._writes = writes
+        self._names = names
+        self._folding = folding
+        self.invalidate: Callable[[list[tuple[int, bytes]]], None] = lambda entries: None
+
+    def is_open_for_writing(self, number: int) -> bool:
+        return self._writes.is_open_for_writing(number)
+
+    def sent(self, change: Change) -> None:
+        """The remote has taken it."""
+        self._folding.sent(change.directory)
+        if not change.is_gone and not change.is_directory and not change.content:
+            file = remote_file_at(change.key, change.expect, change.size, change.mtime_ns)
+            self._files.rebind(change.number, file)
+
+    def foreign(self, key: str) -> None:
+        """Somebody else has put something at `key`: its directory is looked at again."""
+        name = key.removesuffix("/")
+        directory = name[: name.rfind("/") + 1]
+        self._tree.expire(directory)
+        held = self._tree.held_directory(directory)
+        if held is not None:
+            self.invalidate(
+                [(held.number, name[len(directory) :].encode("utf-8", "surrogatepass"))]
+            )
+
+    def new_number(self) -> int:
+        return self._names.new_number()
+
+    def shown_names(self, directory: str) -> Container[bytes]:
+        """The names that are taken in a directory, as far as they are known."""
+        taken = set(self._tree.ledger.shown.get(directory, ()))
+        cached = self._tree.cache.get(directory)
+        if cached is not None:
+            taken.update(cached.listing.name(row) for row in range(len(cached.listing)))
+        return taken

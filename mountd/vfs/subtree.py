@@ -1,0 +1,246 @@
+"""Renaming a directory where the remote has no such thing: its subtree is known before it returns.
+
+Each file gets a change at its new key whose base is the version at the old one, and a tombstone at
+the old one; all of it is one record in the journal. Until the remote has made the copies, the bytes
+are read from the old keys, and no tombstone is sent before the copy that needs its object.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from mountd.errors import (
+    CrossDevice,
+    Exists,
+    NoEntry,
+    NotADirectory,
+    NotPossible,
+    Unsupported,
+)
+from mountd.types import Entry, Kind
+from mountd.vfs.names import shown_names
+from mountd.vfs.namespace import THERE, Found, Namespace
+from mountd.vfs.nodes import Directory
+from mountd.vfs.overlay import key_of_row
+from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
+
+MAX_ENTRIES = 200_000  # more is for whoever asks to copy
+
+
+@dataclass(slots=True)
+class Move:
+    """One directory's rename while it is put together."""
+
+    old: str
+    new: str
+    put: dict[str, Change] = field(default_factory=dict)
+
+    def target(self, key: str) -> str:
+        return self.new + key[len(self.old) :]
+
+
+class Subtree:
+    """Raises what `Namespace` does, and CrossDevice where the subtree can't be known in time or is
+    too large."""
+
+    def __init__(self, names: Namespace, *, wait_s: float) -> None:
+        self._names = names
+        self._tree = names.tree
+        self._ledger = names.ledger
+        self._wait_s = wait_s
+
+    async def rename(
+        self,
+        from_parent: Directory,
+        from_name: bytes,
+        to_parent: Directory,
+        to_name: bytes,
+        *,
+        replaces: bool = True,
+    ) -> Found:
+        source, target, _ = await self._both(from_parent, from_name, to_parent, to_name)
+        if target is not None and target.key == source.key:
+            return source
+        if target is not None:
+            if not replaces:
+                raise Exists(to_name)
+            if not target.is_directory:
+                raise NotADirectory(to_name)
+            await self._names.check_empty(to_parent, target)
+        if to_parent.key.startswith(source.key):
+            raise NotPossible(f"{source.key!r} into itself")
+        entries = await self._on_remote(source, from_parent)
+        source, target, expect = await self._both(from_parent, from_name, to_parent, to_name)
+        if target is not None and self._ledger.shown.get(target.key):
+            raise Exists(to_name)
+        key = self._names.key_of_directory(to_parent, to_name)
+        move = Move(source.key, key)
+        # The moved directory itself last: it replaces what was at the target.
+        self._move_remote(move, entries)
+        self._move_changes(move)
+        self._move_itself(move, source, from_parent, to_parent, to_name, expect)
+        self._names.commit(Rows(changes=tuple(move.put.values())))
+        self._tree.cache.forget_below(source.key)
+        for change in move.put.values():
+            if change.is_directory:
+                self._tree.made(change.key)
+        self._tree.moved(source.number, to_parent, source.key, key)
+        return source
+
+    async def _both(
+        self, from_parent: Directory, from_name: bytes, to_parent: Directory, to_name: bytes
+    ) -> tuple[Found, Found | None, str]:
+        names = self._names
+        from_cached = await names.listing(from_parent)
+        to_cached = await names.listing(to_parent)
+        source = names.find(from_parent, from_cached, from_name)
+        if source is None:
+            raise NoEntry(from_name)
+        if not source.is_directory:
+            raise NotADirectory(from_name)
+        key = names.key_of_directory(to_parent, to_name)
+        expect = names.expected(to_parent, to_cached.listing, to_name, key)
+        return source, names.find(to_parent, to_cached, to_name), expect
+
+    # -- what the remote has
+
+    async def _on_remote(self, source: Found, parent: Directory) -> list[tuple[str, Entry]]:
+        """Everything below the directory, with keys."""
+        change = source.change
+        if change is not None and not change.is_clean and change.expect == ABSENT:
+            return []  # made here, and not sent yet
+        try:
+            with trio.fail_after(self._wait_s):
+                try:
+                    return await trio.to_thread.run_sync(
+                        self._list_tree, source.key, abandon_on_cancel=True
+                    )
+                except Unsupported:
+                    directory = self._tree.held_directory(source.key)
+                    directory = directory or Directory(source.number, parent, -1, source.key)
+                    return await self._walk(directory)
+        except trio.TooSlowError:
+            raise CrossDevice(f"{source.key!r} could not be listed in time") from None
+
+    def _list_tree(self, key: str) -> list[tuple[str, Entry]]:
+        found: list[tuple[str, Entry]] = []
+        for page in self._tree.store.list_tree(key):
+            found.extend(page)
+            if len(found) > MAX_ENTRIES:
+                raise CrossDevice(f"{key!r} has more than {MAX_ENTRIES} entries")
+        return found
+
+    async def _walk(self, top: Directory) -> list[tuple[str, Entry]]:
+        found: list[tuple[str, Entry]] = []
+        waiting = [top]
+        while waiting:
+            directory = waiting.pop()
+            listing = (await self._names.listing(directory)).listing
+            for row in range(len(listing)):
+                at, key = listing.row(row), key_of_row(directory.key, listing, row)
+                kind = Kind.DIRECTORY if at.is_dir else Kind.FILE
+                name = key.removesuffix("/")[len(directory.key) :]
+                found.append((key, Entry(name, kind, at.size, at.mtime_ns, at.version)))
+                if at.is_dir:
+                    waiting.append(Directory(at.ino, directory, row, key))
+            if len(found) > MAX_ENTRIES:
+                raise CrossDevice(f"{top.key!r} has more than {MAX_ENTRIES} entries")
+        return found
+
+    # -- what becomes of it
+
+    def _move_remote(self, move: Move, entries: list[tuple[str, Entry]]) -> None:
+        for directory, children in _by_directory(move.old, entries).items():
+            cached = self._tree.cache.get(directory)
+            for entry, name in shown_names(list(children.values())):
+                is_directory = entry.kind is Kind.DIRECTORY
+                key = directory + entry.name + ("/" if is_directory else "")
+                if key in self._ledger.changes:
+                    continue  # moved, or gone already
+                row = cached.listing.find(name) if cached is not None else -1
+                number = cached.listing.ino(row) if cached and row >= 0 else 0
+                mtime_ns = cached.listing.row(row).mtime_ns if cached and row >= 0 else 0
+                version = THERE if is_directory else entry.version
+                found = Found(
+                    *(key, name, number or self._names.new_number(), is_directory, version),
+                    *(entry.size, mtime_ns or entry.mtime_ns, None),
+                )
+                self._move(move, directory, found)
+
+    def _move_changes(self, move: Move) -> None:
+        for change in list(self._ledger.below(move.old)):
+            if not change.is_gone:
+                self._move(move, change.directory, self._names.found(change))
+
+    def _move(self, move: Move, directory: str, found: Found) -> None:
+        """One file or directory below the moved one."""
+        key, change = move.target(found.key), found.change
+        before = self._ledger.changes.get(key)
+        kind = ChangeKind.DIRECTORY if found.is_directory else ChangeKind.FILE
+        made = replace(
+            self._names.change_at(key, move.target(directory), found.name, found.number, kind),
+            expect=before.expect if before else ABSENT,
+            size=found.size,
+            mtime_ns=found.mtime_ns,
+            content=change.content if change else 0,
+            attributes=change.attributes if change else {},
+        )
+        if not found.is_directory and not made.content:
+            base = change.base if change else None
+            base = base or Base(found.key, found.version, found.size)
+            made = replace(made, base=base)
+        move.put[key] = made
+        self._leave(move, directory, found)
+
+    def _leave(self, move: Move, directory: str, found: Found) -> None:
+        kind = ChangeKind.GONE_DIRECTORY if found.is_directory else ChangeKind.GONE_FILE
+        gone = self._names.change_at(found.key, directory, found.name, found.number, kind)
+        move.put[found.key] = replace(gone, expect=found.version)
+
+    def _move_itself(
+        self,
+        move: Move,
+        source: Found,
+        from_parent: Directory,
+        to_parent: Directory,
+        to_name: bytes,
+        expect: str,
+    ) -> None:
+        made = self._names.change_at(
+            move.new, to_parent.key, to_name, source.number, ChangeKind.DIRECTORY
+        )
+        attributes = source.change.attributes if source.change else {}
+        move.put[move.new] = replace(
+            made, expect=expect, mtime_ns=source.mtime_ns, attributes=attributes
+        )
+        self._leave(move, from_parent.key, source)
+
+
+def _by_directory(
+    top: str, entries: list[tuple[str, Entry]]
+) -> dict[str, dict[tuple[str, bool], Entry]]:
+    """Entries by the directory that they are in, with the directories that their keys imply."""
+    found: dict[str, dict[tuple[str, bool], Entry]] = {}
+    for key, entry in entries:
+        if key == top:
+            continue  # its own marker
+        for directory, child in _steps(top, key):
+            is_last = directory + child == key
+            is_directory = child.endswith("/")
+            name = child.removesuffix("/")
+            made = entry if is_last else Entry(name, Kind.DIRECTORY, 0, 0, "")
+            found.setdefault(directory, {}).setdefault(
+                (name, is_directory), replace(made, name=name)
+            )
+    return found
+
+
+def _steps(top: str, key: str) -> Iterator[tuple[str, str]]:
+    """(directory, child) on the way from `top` to `key`; a directory child with its slash."""
+    at = len(top)
+    while at < len(key):
+        slash = key.find("/", at)
+        end = len(key) if slash < 0 else slash + 1
+        yield key[:at], key[at:end]
+        at = end

@@ -1,0 +1,245 @@
+"""Writing into files: staged contents, and what reads of them give.
+
+The walk of a write: `write` -> the journal's data file, then its log -> reply. Nothing here waits
+for the remote, except for room where the cache is full of what was not sent yet.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import trio
+from mountd_cache.journal import Journal
+from typing_extensions import Buffer
+
+from mountd.errors import Denied, IsADirectory, NoSpace, Stale
+from mountd.vfs.files import Handle, OpenFiles, RemoteFile, remote_file_at
+from mountd.vfs.nodes import Node
+from mountd.vfs.tree import Tree
+from mountd_cache.changes import BASE, ZERO, Base, Change, ChangeKind, ChangeState, Content, Rows
+
+LOOK_AGAIN_S = 0.05  # while a writer waits for room
+
+
+class Queue(Protocol):
+    """What writing needs of the sync queue."""
+
+    @property
+    def denied(self) -> bool: ...
+
+    def wake(self) -> None: ...
+
+
+class Writes:
+    """All writing to contents of files. Raises what `Tree` does, NoSpace, and OSError from the
+    local disk; cancelled, it leaves what it wrote so far."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        tree: Tree,
+        files: OpenFiles,
+        *,
+        limit_bytes: Callable[[], int],
+        wait_s: float,
+        wall_clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.journal = journal
+        self._ledger = journal.ledger
+        self._tree = tree
+        self._files = files
+        self._limit_bytes = limit_bytes
+        self._wait_s = wait_s
+        self._now_ns = wall_clock_ns
+        self.queue: Queue = _NoQueue()
+        # Contents of files that have no name any more but are open, by inode.
+        self._unlinked: dict[int, int] = {}
+        self._writers: Counter[int] = Counter()
+
+    # -- handles
+
+    def check_allowed(self) -> None:
+        """Raises Denied where the remote refused our last put, until a retry succeeds."""
+        if self.queue.denied:
+            raise Denied("the remote refuses to be written to; `mountd queue` tells why")
+
+    def opened(self, number: int) -> None:
+        """A handle that may write was opened. Raises as `check_allowed`."""
+        self.check_allowed()
+        self._writers[number] += 1
+
+    def released(self, number: int) -> None:
+        self._writers[number] -= 1
+        if self._writers[number] <= 0:
+            del self._writers[number]
+            self.queue.wake()
+
+    def is_open_for_writing(self, number: int) -> bool:
+        return number in self._writers
+
+    def last_release(self, number: int) -> None:
+        """Nobody has the inode open any more."""
+        content = self._unlinked.pop(number, None)
+        if content is not None:
+            self.journal.commit(Rows(drop=(content,)), reserve=True)
+
+    def keep_unlinked(self, number: int, content: int) -> None:
+        """The content of an inode without a name lives until its last handle is closed."""
+        self._unlinked[number] = content
+
+    # -- contents
+
+    def content_of(self, number: int) -> Content | None:
+        """The staged content of an inode, if it has one."""
+        change = self._ledger.by_number.get(number)
+        if change is not None:
+            return self._ledger.contents.get(change.content)
+        return self._ledger.contents.get(self._unlinked.get(number, 0))
+
+    def content_to_write(self, node: Node, opened: RemoteFile | None = None) -> Content:
+        """The staged content of a file, made where there is none; the file is dirty from now on.
+
+        `opened`: the version that a handle has, for a file that has no name any more.
+        """
+        change = self._ledger.by_number.get(node.number)
+        if change is None:
+            unlinked = self._unlinked.get(node.number)
+            if unlinked is not None:
+                return self._ledger.contents[unlinked]
+            return self._first_content(node, opened)
+        if change.is_directory:
+            raise IsADirectory(change.key)
+        content = self._ledger.contents.get(change.content)
+        if content is not None and change.state is ChangeState.PENDING:
+            return content
+        if content is None:
+            base = change.base or Base(change.key, change.expect, change.size)
+            content = self.journal.new_content(base, change.size, change.mtime_ns)
+        self._commit_content(change, content)
+        return content
+
+    def _first_content(self, node: Node, opened: RemoteFile | None) -> Content:
+        """Of a file that is as the listing says, or that has lost its name while it is open."""
+        try:
+            cached, row = self._tree.locate(node)
+        except Stale:
+            if opened is None or self._files.opened(node) is None:
+                raise
+            base = Base(opened.key, opened.version, opened.size)
+            content = self.journal.new_content(base, opened.size, opened.mtime_ns)
+            self.journal.commit(Rows(contents=(content,)))
+            self._unlinked[node.number] = content.id
+            return content
+        assert node.parent is not None
+        file = self._files.remote_file_of(node)
+        base = Base(file.key, file.version, file.size)
+        content = self.journal.new_content(base, file.size, file.mtime_ns)
+        change = Change(
+            key=file.key,
+            directory=node.parent.key,
+            name=cached.listing.name(row),
+            number=node.number,
+            kind=ChangeKind.FILE,
+            expect=file.version,
+        )
+        self._commit_content(change, content)
+        return content
+
+    def _commit_content(self, change: Change, content: Content) -> None:
+        now_ns = self._now_ns()
+        is_behind = change.state is not ChangeState.CLEAN and change.since_ns
+        self.journal.commit(
+            Rows(
+                changes=(
+                    replace(
+                        change,
+                        content=content.id,
+                        base=None,
+                        state=ChangeState.PENDING,
+                        reason="",
+                        sequence=self.journal.next_sequence(),
+                        since_ns=change.since_ns if is_behind else now_ns,
+                        changed_ns=now_ns,
+                    ),
+                ),
+                contents=(content,),
+            )
+        )
+        self.queue.wake()
+
+    # -- bytes
+
+    def write(self, handle: Handle, offset: int, data: Buffer) -> None:
+        """Stages bytes; what was asked for is on the local disk's file when this returns."""
+        number = handle.node.number
+        change = self._ledger.by_number.get(number)
+        if change is not None and change.content and change.state is ChangeState.PENDING:
+            content = change.content
+        else:
+            content = self.content_to_write(handle.node, handle.file).id
+        self.journal.write(content, offset, data, self._now_ns())
+
+    async def room(self, size: int) -> None:
+        """Returns when `size` more bytes may be staged. NoSpace where none came in time."""
+        if self.journal.staged_bytes + size <= self._limit_bytes():
+            return
+        with trio.move_on_after(self._wait_s):
+            while self.journal.staged_bytes + size > self._limit_bytes():
+                self.queue.wake()
+                await trio.sleep(LOOK_AGAIN_S)
+            return
+        raise NoSpace(
+            f"{self.journal.staged_bytes} bytes wait for the remote and cache_size allows "
+            f"{self._limit_bytes()}"
+        )
+
+    def truncate(self, node: Node, size: int, opened: RemoteFile | None = None) -> None:
+        content = self.content_to_write(node, opened)
+        if content.size == size:
+            return
+        shorter = content.copy()
+        shorter.top.truncate(size)
+        shorter.mtime_ns = shorter.changed_ns = self._now_ns()
+        self.journal.commit(Rows(contents=(shorter,)))
+
+    async def read(self, node: Node, content: Content, start: int, size: int) -> bytes:
+        """Up to `size` bytes at `start`, fewer only at the end of the file."""
+        end = min(start + size, content.size)
+        if start >= end:
+            return b""
+        parts: list[bytes] = []
+        missing: list[tuple[int, int, int]] = []  # place in `parts`, start, end in the base
+        base = content.base
+        # Everything that is here first, in one step: a state that the file had at one instant.
+        for piece in content.pieces(start, end):
+            if piece.layer == BASE:
+                missing.append((len(parts), piece.start, piece.end))
+                parts.append(b"")
+            elif piece.layer == ZERO:
+                parts.append(bytes(piece.end - piece.start))
+            else:
+                read = self.journal.read(content.id, piece.layer, piece.start, piece.end)
+                parts.append(read)
+        if missing:
+            assert base is not None
+            file = remote_file_at(base.key, base.version, base.size, 0)
+            for place, at, stop in missing:
+                parts[place] = bytes(await self._files.read_remote(node, file, at, stop))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def sync(self, number: int | None) -> None:
+        """fsync(2): the inode's bytes and all names are on the local disk; None: names only."""
+        content = self.content_of(number) if number is not None else None
+        mark = self.journal.begin_sync([content.id] if content is not None else [])
+        await trio.to_thread.run_sync(self.journal.make_durable, mark)
+        self.journal.end_sync(mark)
+
+
+class _NoQueue:
+    """Until the daemon puts the sync queue here."""
+
+    denied = False
+
+    def wake(self) -> None: ...
