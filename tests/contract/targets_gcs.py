@@ -13,7 +13,8 @@ from mountd.remotes.gcs_credentials import BearerToken, GcsAccess
 from mountd.source import Source
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.gcs_emulator import GcsEmulator, running_gcs_emulator
-from tests.servers.gcs_fake import TOKEN, GcsFake, running_gcs_fake
+from tests.servers.gcs_fake import TOKEN, running_gcs_fake
+from tests.servers.gcs_fake_state import GcsFake
 from tests.servers.process import free_port
 
 
@@ -38,11 +39,13 @@ class GcsTarget:
 
     @property
     def limits(self) -> frozenset[Limit]:
-        # Its file system in memory reads names as paths.
+        # Its file system in memory reads names as paths. It takes conditions and ignores them.
         return frozenset(
             (
                 Limit.SLOW,
                 Limit.NO_CONDITIONAL_READ,
+                Limit.NO_CONDITIONAL_PUT,
+                Limit.NO_CONDITIONAL_DELETE,
                 Limit.NO_DOT_SEGMENTS,
                 Limit.NO_BACKSLASHES,
             )
@@ -89,7 +92,8 @@ class GcsFakeTarget:
 
     @property
     def limits(self) -> frozenset[Limit]:
-        return frozenset()
+        # Google's own rule: no carriage return, no line feed.
+        return frozenset((Limit.NO_CONTROL_CHARACTERS, Limit.NO_NEWLINES))
 
     def seed(self, objects: Mapping[str, bytes]) -> None:
         for key, data in objects.items():

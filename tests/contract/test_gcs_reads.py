@@ -10,7 +10,8 @@ from mountd.remotes.gcs import store_of
 from mountd.remotes.gcs_credentials import BearerToken, GcsAccess
 from tests.contract.targets_gcs import gcs_source
 from tests.contract.test_reading import read
-from tests.servers.gcs_fake import TOKEN, GcsFake, running_gcs_fake
+from tests.servers.gcs_fake import TOKEN, running_gcs_fake
+from tests.servers.gcs_fake_state import GcsFake
 
 pytestmark = pytest.mark.server
 

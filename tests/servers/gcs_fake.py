@@ -1,8 +1,9 @@
 """GCS as its documents describe it, for what gcp-storage-emulator lacks.
 
 The XML API's GET (what obstore reads by) with generations, the JSON API's objects.get, media and
-objects.list with pages and preconditions, and a bearer token that is checked. Ours, so it proves
-less than a real bucket would: names, fields and statuses are from the documentation.
+objects.list with pages and preconditions, its writes (gcs_fake_writes.py), and a bearer token that
+is checked. Ours, so it proves less than a real bucket would: names, fields and statuses are from
+the documentation.
 
 https://cloud.google.com/storage/docs/xml-api/get-object-download
 """
@@ -11,46 +12,14 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import count
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.servers.gcs_fake_state import FakeObject, FakeRequest, GcsFake, Refused, resource_of
+from tests.servers.gcs_fake_writes import change
 
 TOKEN = "the-token"
 _JSON_BASE = "/storage/v1/b/"
-
-
-@dataclass(frozen=True, slots=True)
-class _Object:
-    data: bytes
-    generation: int
-    created: datetime
-
-
-@dataclass(slots=True)
-class GcsFake:
-    """The objects of one bucket. `xml_gets` are the paths that the XML API was asked for."""
-
-    bucket: str = "contract"
-    endpoint: str = ""
-    objects: dict[str, _Object] = field(default_factory=dict)
-    xml_gets: list[str] = field(default_factory=list)
-    fail_with: int = 0
-    _generations: Iterator[int] = field(default_factory=lambda: count(1_700_000_000_000_000))
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def put(self, key: str, data: bytes) -> None:
-        with self._lock:
-            self.objects[key] = _Object(data, next(self._generations), datetime.now(UTC))
-
-    def remove(self, key: str) -> None:
-        with self._lock:
-            del self.objects[key]
-
-    def snapshot(self) -> dict[str, _Object]:
-        with self._lock:
-            return dict(self.objects)
 
 
 @contextmanager
@@ -77,6 +46,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # An idle kept-alive connection would keep its thread, and with it server_close.
     timeout = 5
+    # An answer is two writes; without this the second waits 40 ms for an acknowledgement.
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
@@ -92,6 +63,34 @@ class _Handler(BaseHTTPRequestHandler):
             bucket, _, key = parts.path[1:].partition("/")
             self.served.xml_gets.append(self.path)
             self._xml(unquote(bucket), unquote(key), query)
+
+    def do_POST(self) -> None:
+        self._change()
+
+    do_PUT = do_DELETE = do_POST
+
+    def _change(self) -> None:
+        data = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        headers = {name.lower(): text for name, text in self.headers.items()}
+        request = FakeRequest(self.command, self.path, headers, len(data))
+        served = self.served
+        if served.fail_with:
+            self._answer(served.fail_with, b"", {"Retry-After": "3"})
+            return
+        if headers.get("authorization") != f"Bearer {TOKEN}":
+            self._answer(401, b"")
+            return
+        with served.lock:
+            served.changes.append(request)
+            try:
+                status, answer, more = change(served, request, data)
+            except Refused as refused:
+                status, answer, more = refused.status, refused.body(), {}
+            lost, served.lose_answer = served.lose_answer and status < 300, False
+        if lost:
+            self.close_connection = True
+        else:
+            self._answer(status, json.dumps(answer).encode() if answer else b"", more)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -112,13 +111,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif not key:
             self._answer(200, json.dumps(_listing(objects, query)).encode())
         elif query.get("alt") != "media":
-            self._answer(200, json.dumps(_resource(key, objects[key])).encode())
+            self._answer(200, json.dumps(resource_of(key, objects[key])).encode())
         elif query.get("ifGenerationMatch") not in (None, str(objects[key].generation)):
-            self._answer(412, b"{}")
+            self._answer(412, json.dumps(Refused(412, "conditionNotMet").body()).encode())
         else:
             self._media(objects[key])
 
-    def _media(self, found: _Object) -> None:
+    def _media(self, found: FakeObject) -> None:
         headers = {
             "x-goog-generation": str(found.generation),
             "ETag": f'"{found.generation:x}"',
@@ -141,16 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def _resource(key: str, found: _Object) -> dict[str, str]:
-    return {
-        "name": key,
-        "size": str(len(found.data)),
-        "generation": str(found.generation),
-        "timeCreated": found.created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-    }
-
-
-def _listing(objects: Mapping[str, _Object], query: Mapping[str, str]) -> dict[str, object]:
+def _listing(objects: Mapping[str, FakeObject], query: Mapping[str, str]) -> dict[str, object]:
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
     names: dict[str, bool] = {}
     for key in sorted(objects):
@@ -160,7 +150,7 @@ def _listing(objects: Mapping[str, _Object], query: Mapping[str, str]) -> dict[s
     after = [name for name in names if name > query.get("pageToken", "")]
     page = after[: int(query.get("maxResults", "1000"))]
     answer: dict[str, object] = {
-        "items": [_resource(name, objects[name]) for name in page if not names[name]],
+        "items": [resource_of(name, objects[name]) for name in page if not names[name]],
         "prefixes": [name for name in page if names[name]],
     }
     if len(page) < len(after):

@@ -1,0 +1,148 @@
+"""How a file's bytes come to Google Cloud Storage, and the proof that they are the right ones.
+
+A small file is one request, with its sum in front. A larger one is a resumable session of two: all
+but the last piece, streamed and summed on the way, and the last piece with the sum of the whole,
+which Google compares before the object is there.
+
+https://cloud.google.com/storage/docs/performing-resumable-uploads
+"""
+
+import contextlib
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from typing_extensions import Buffer
+
+from mountd.errors import Corrupt, RemoteError, Unreachable
+from mountd.remotes.base import Body
+from mountd.remotes.body_sum import RunningSum, sum_of
+from mountd.remotes.gcs_http import JSON_TYPE, GcsHttp, json_of
+from mountd.remotes.request_body import SentBody
+from mountd.remotes.rest import RestAnswer
+
+# Held in memory, with its sum in front; a session would cost two round trips more.
+ONE_REQUEST_BYTES = 4 << 20
+# What comes before the last piece is a multiple of this.
+SESSION_UNIT_BYTES = 256 << 10
+_RESUME_INCOMPLETE = 308
+_END_SESSION_TIMEOUT_S = 2.0
+_KEPT_RANGE = re.compile(r"bytes=0-(\d{1,18})", re.ASCII)
+
+
+def upload(
+    http: GcsHttp, query: Mapping[str, str], resource: Mapping[str, Any], body: Body
+) -> dict[str, Any]:
+    """The object's resource as Google answers it, with `crc32c` compared.
+
+    `resource` is what the object shall have beside its bytes, its name at least; `query` has the
+    condition, and fields that include `generation`, `size` and `crc32c`. Raises as
+    `RemoteStore.put`. An object that isn't what was sent is removed again.
+    """
+    if body.size <= ONE_REQUEST_BYTES:
+        data = body.read(0, body.size)
+        crc32c = sum_of(data)
+        made = _at_once(http, query, {**resource, "crc32c": crc32c}, data)
+    else:
+        made, crc32c = _in_session(http, query, resource, body)
+    if made.get("crc32c", crc32c) != crc32c or str(made.get("size")) != str(body.size):
+        _remove_again(http, resource["name"], str(made.get("generation", "")))
+        raise Corrupt(f"{http.what(resource['name'])}: what arrived is not what was sent")
+    return made
+
+
+def _at_once(
+    http: GcsHttp, query: Mapping[str, str], resource: Mapping[str, Any], data: Buffer
+) -> dict[str, Any]:
+    boundary = secrets.token_hex(16)
+    kind = resource.get("contentType", "application/octet-stream")
+    head = (
+        f"--{boundary}\r\nContent-Type: {JSON_TYPE}\r\n\r\n{json.dumps(resource)}\r\n"
+        f"--{boundary}\r\nContent-Type: {kind}\r\n\r\n"
+    ).encode()
+    parts = (head, data, f"\r\n--{boundary}--\r\n".encode())
+    answer = http.send(
+        "POST",
+        http.upload_path,
+        {"uploadType": "multipart", **query},
+        {"Content-Type": f"multipart/related; boundary={boundary}"},
+        body=SentBody(sum(memoryview(part).nbytes for part in parts), lambda: parts),
+    )
+    if answer.status != 200:
+        raise _error_of_begin(http, answer, resource["name"])
+    return json_of(answer)
+
+
+def _in_session(
+    http: GcsHttp, query: Mapping[str, str], resource: Mapping[str, Any], body: Body
+) -> tuple[dict[str, Any], str]:
+    """The resource, and the sum of what was sent."""
+    begun = http.send(
+        "POST",
+        http.upload_path,
+        {"uploadType": "resumable", **query},
+        {"Content-Type": JSON_TYPE, "X-Upload-Content-Length": str(body.size)},
+        body=json.dumps(resource).encode(),
+    )
+    if begun.status not in (200, 201):
+        raise _error_of_begin(http, begun, resource["name"])
+    session = http.target_of(begun.header("location"))
+    try:
+        return _fill(http, session, resource["name"], body)
+    except BaseException:
+        # One that is left behind ends after a week.
+        with contextlib.suppress(RemoteError):
+            http.send_to("DELETE", session, {}, timeout_s=_END_SESSION_TIMEOUT_S)
+        raise
+
+
+def _fill(http: GcsHttp, session: str, key: str, body: Body) -> tuple[dict[str, Any], str]:
+    total = body.size
+    last = (total - 1) // SESSION_UNIT_BYTES * SESSION_UNIT_BYTES
+    running = RunningSum(body)
+    at = 0
+    while at < last:
+        place = {"Content-Range": f"bytes {at}-{last - 1}/{total}"}
+        answer = http.send_to("PUT", session, place, body=running.sent(at, last))
+        if answer.status != _RESUME_INCOMPLETE:
+            raise _error_of_session(http, answer, key)
+        kept = _kept_bytes(answer)
+        if not at < kept <= last:
+            raise Unreachable(f"{http.what(key)}: {kept} of {last} bytes kept", answered=True)
+        at = kept
+    data = body.read(last, total)
+    crc32c = running.with_last(last, data)
+    place = {
+        "Content-Range": f"bytes {last}-{total - 1}/{total}",
+        "X-Goog-Hash": f"crc32c={crc32c}",
+    }
+    answer = http.send_to("PUT", session, place, body=data)
+    if answer.status not in (200, 201):
+        raise _error_of_session(http, answer, key)
+    return json_of(answer), crc32c
+
+
+def _kept_bytes(answer: RestAnswer) -> int:
+    """How much of a session's bytes the server has for good."""
+    match = _KEPT_RANGE.fullmatch(answer.header("range"))
+    return int(match[1]) + 1 if match else 0
+
+
+def _error_of_begin(http: GcsHttp, answer: RestAnswer, key: str) -> RemoteError:
+    # Nothing but the bucket can be missing yet.
+    return http.bucket_missing() if answer.status == 404 else http.error(answer, key)
+
+
+def _error_of_session(http: GcsHttp, answer: RestAnswer, key: str) -> RemoteError:
+    if answer.status in (200, 201, 308, 404, 410, 499):
+        # It is the session that is gone or confused: nothing is said about the object.
+        text = f"{http.what(key)}: the upload's session answers {answer.status}"
+        return Unreachable(text, answered=True)
+    return http.error(answer, key)
+
+
+def _remove_again(http: GcsHttp, key: str, generation: str) -> None:
+    with contextlib.suppress(RemoteError):
+        http.send("DELETE", http.object_path(key), {"ifGenerationMatch": generation})
