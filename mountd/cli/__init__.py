@@ -24,6 +24,8 @@ COMMANDS = {
     "mount": ("mount", "mount SOURCE, or a mount of the config file"),
     "umount": ("umount", "wait until all is on the remote, then unmount"),
     "status": ("status", "what is mounted, and how it is"),
+    "flush": ("flush", "wait until everything at PATH is on the remote"),
+    "queue": ("queue", "what is not on the remote yet; retry or discard it"),
     "refresh": ("refresh", "forget what is cached about the freshness of PATH"),
     "remotes": ("remotes", "list the remotes of the config file, and try them"),
     "doctor": ("doctor", "check this machine, and SOURCE if one is given"),

@@ -34,6 +34,17 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console().print(table)
 
 
+def print_line(text: str, style: str = "") -> None:
+    """`text` on stdout; on a terminal in `style` (rich's), and without its control characters."""
+    if not style or not sys.stdout.isatty():
+        print(printable(text))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text(printable(text), style=style), soft_wrap=True)
+
+
 def printable(text: str) -> str:
     """`text` as a terminal may safely get it."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
@@ -49,6 +60,20 @@ def human_bytes(size: int | float | None) -> str:
     return f"{size / 1024**power:.1f} {_UNITS[power - 1]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def human_seconds(seconds: float) -> str:
+    """`40 s`, `12 min`, `5 h`, `3 days`; rounded down."""
+    for unit, length_s in (("day", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length_s:
+            number = int(seconds // length_s)
+            return counted(number, unit) if unit == "day" else f"{number} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
 _STYLES = {
     "ok": "green",
     "ready": "green",
@@ -59,4 +84,7 @@ _STYLES = {
     "problem": "bold red",
     "dead": "bold red",
     "not answering": "bold red",
+    "no daemon": "yellow",
+    "failed": "red",
+    "conflict": "yellow",
 }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mountd.cli.arguments import Parser
-from mountd.control.client import find_daemon, request
+from mountd.control.client import Daemon, find_daemon, request
 from mountd.errors import ExitCode, MountPointError, StartError
 from mountd.mount_point import probe
 from mountd.mount_table import Mount, mount_containing, read_mounts
@@ -19,14 +19,19 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("path", metavar="PATH", type=Path)
     parsed = parser.read(arguments)
     mount, relative = locate(parsed.path)
+    request(daemon_of(mount).socket_path, {"op": "refresh", "path": relative}, _TIMEOUT_S)
+    return ExitCode.OK
+
+
+def daemon_of(mount: Mount) -> Daemon:
+    """Who serves `mount`. Raises StartError where that can't be seen."""
     daemon = find_daemon(mount.path, mount.owner_uid)
     if daemon is None:
         raise StartError(
             f"no daemon of this user serves {mount.path}; if it is dead, type: "
             f"mountd umount {mount.path}"
         )
-    request(daemon.socket_path, {"op": "refresh", "path": relative}, _TIMEOUT_S)
-    return ExitCode.OK
+    return daemon
 
 
 def locate(path: Path) -> tuple[Mount, str]:

@@ -3,13 +3,15 @@
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mountd.cli.arguments import Parser
-from mountd.cli.output import human_bytes, print_table
+from mountd.cli.idle_queues import NO_DAEMON, IdleQueue, as_status, known_idle_queues, queue_counts
+from mountd.cli.output import counted, human_bytes, print_line, print_table
+from mountd.cli.queue_words import describe_queue, waiting_in
 from mountd.cli.umount import find_mount
 from mountd.control.client import (
     Daemon,
@@ -28,7 +30,7 @@ from mountd.mount_table import Mount, read_mounts
 _TIMEOUT_S = 2.0
 STATUS_FILE = ".mountd/status.json"
 _NOT_ANSWERING, _DEAD, OUT_OF_SIGHT = "not answering", "dead", "out of sight"
-_BAD = frozenset((_NOT_ANSWERING, _DEAD))
+BAD = frozenset((_NOT_ANSWERING, _DEAD))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,13 +40,15 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="a list with an object per mount")
     parsed = parser.read(arguments)
     found = [status_at(parsed.mountpoint)] if parsed.mountpoint else all_statuses()
+    idle = known_idle_queues()
+    found = with_idle_queues(found, idle, dead_only=parsed.mountpoint is not None)
     if parsed.json:
         print(json.dumps(found, indent=2))
     elif found:
         _print(found)
     else:
         print("nothing is mounted")
-    if parsed.mountpoint and found[0].get("state") in _BAD:
+    if parsed.mountpoint and found[0].get("state") in BAD:
         return ExitCode.RUNTIME
     return ExitCode.OK
 
@@ -71,6 +75,27 @@ def all_statuses() -> list[dict[str, Any]]:
     with ThreadPoolExecutor(max_workers=8) as pool:
         found += pool.map(_without_daemon, (*by_socket.values(), *gone))
     return sorted(found, key=lambda status: str(status.get("mountpoint")))
+
+
+def with_idle_queues(
+    found: Sequence[dict[str, Any]], idle: Sequence[IdleQueue], *, dead_only: bool = False
+) -> list[dict[str, Any]]:
+    """`found` with the queues that no daemon serves: a dead mount gets that of its source, the
+    others follow as objects of their own, unless `dead_only`."""
+    by_source: dict[str, list[IdleQueue]] = {}
+    for one in idle:
+        by_source.setdefault(one.source, []).append(one)
+    statuses = []
+    for status in found:
+        of_source = by_source.get(str(status.get("source")), [])
+        # One source can have several folders (endpoints, accounts): then it can't be told which.
+        if status.get("state") == _DEAD and len(of_source) == 1:
+            only = by_source.pop(of_source[0].source)[0]
+            status = {**status, "queue": queue_counts(only), "folder": os.fspath(only.folder)}
+        statuses.append(status)
+    if not dead_only:
+        statuses += [as_status(one) for group in by_source.values() for one in group]
+    return statuses
 
 
 def _ask(daemon: Daemon | None, mount: Mount | None) -> dict[str, Any] | None:
@@ -127,8 +152,9 @@ def _print(found: Sequence[dict[str, Any]]) -> None:
     headers = ("MOUNTPOINT", "SOURCE", "STATE", "REMOTE", "CACHE", "QUEUE", "PID")
     print_table(headers, [_row(status) for status in found])
     for status in found:
-        for line in _remarks(status):
-            print(f"{status.get('mountpoint') or '?'}: {line}")
+        where = status.get("mountpoint") or status.get("source") or "?"
+        for line, style in remarks(status):
+            print_line(f"{where}: {line}", style)
 
 
 def _row(status: dict[str, Any]) -> tuple[str, ...]:
@@ -138,10 +164,10 @@ def _row(status: dict[str, Any]) -> tuple[str, ...]:
         cached = f"{human_bytes(cache.get('bytes'))} of {human_bytes(cache.get('limit_bytes'))}"
     queued = "-"
     if queue:
-        waiting = sum(queue.get(key) or 0 for key in ("pending", "uploading", "failed"))
+        waiting = waiting_in(queue) + (queue.get("failed") or 0)
         queued = f"{waiting} ({human_bytes(queue.get('bytes'))})" if waiting else "0"
     return (
-        str(status.get("mountpoint") or "?"),
+        str(status.get("mountpoint") or "-"),
         str(status.get("source") or "?"),
         str(status.get("state") or "?"),
         str(remote.get("state") or "-"),
@@ -151,15 +177,33 @@ def _row(status: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _remarks(status: dict[str, Any]) -> list[str]:
+def remarks(status: dict[str, Any]) -> list[tuple[str, str]]:
+    """Lines below the table, with their style."""
     remote, cache, queue = (status.get(key) or {} for key in ("remote", "cache", "queue"))
-    remarks = []
+    found = []
     if status.get("error"):
-        remarks.append(str(status["error"]))
+        found.append((str(status["error"]), "bold red"))
     if remote.get("state") not in (None, "ok") and remote.get("last_error"):
-        remarks.append(f"{remote['state']} since {remote.get('since')}: {remote['last_error']}")
+        words = f"{remote['state']} since {remote.get('since')}: {remote['last_error']}"
+        found.append((words, "red"))
     if cache.get("volatile"):
-        remarks.append("its cache does not survive a restart of the machine or container")
-    if queue.get("failed") or queue.get("conflicts"):
-        remarks.append(f"{queue.get('failed', 0)} failed, {queue.get('conflicts', 0)} conflicts")
-    return remarks
+        words = "its cache does not survive a restart of the machine or container"
+        found.append((words, "yellow"))
+    if status.get("state") in (_DEAD, NO_DAEMON):
+        return [*found, *_idle_remarks(status, queue)]
+    if queue:
+        found += describe_queue(queue, str(status.get("mountpoint")))
+    return found
+
+
+def _idle_remarks(status: dict[str, Any], queue: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    folder = status.get("folder")
+    unsent = waiting_in(queue) + (queue.get("failed") or 0)
+    if unsent:
+        size = human_bytes(queue.get("bytes"))
+        wait = "waits" if unsent == 1 else "wait"
+        words = f"{counted(unsent, 'file')} ({size}) {wait} in {folder}; mount it again to send"
+        yield f"{words} {'it' if unsent == 1 else 'them'}", "yellow"
+    if aside := status.get("quarantined"):
+        words = f"{len(aside)} set aside in {folder}; mountd doctor says how to get at"
+        yield f"{words} {'it' if len(aside) == 1 else 'them'}", "yellow"

@@ -5,15 +5,20 @@ import os
 import select
 import signal
 import time
-from collections.abc import Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mountd.cache_folder import holder_pid
 from mountd.cli.arguments import Parser, seconds
+from mountd.cli.draining import Left, drain, read_left
+from mountd.cli.hand_over import HandOverFailed
 from mountd.cli.holders import describe_holders
+from mountd.cli.idle_queues import peek_journal
 from mountd.cli.output import warn
+from mountd.cli.progress import Progress, progress
 from mountd.control.client import (
     Daemon,
     DaemonGone,
@@ -29,6 +34,7 @@ from mountd.mount_table import Mount, mount_at, mount_containing, read_mounts
 
 _ANSWER_GRACE_S = 15.0
 _STATUS_TIMEOUT_S = 3.0
+_LAST_LOOK_S = 2.0  # for what was written while the rest was sent
 _DEFAULT_TIMEOUT_S = 300.0  # stop_timeout_s, for a daemon that doesn't say
 _SHORTEST_GOODBYE_S = 10.0
 _PATIENCE_S = 1.0
@@ -36,10 +42,13 @@ _PATIENCE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """How many files are left unsent, and the time that the daemon had for them."""
+    """What is left unsent, the time that the daemon had for it, and the folder that keeps it
+    (None where the daemon doesn't say). `is_sure`: the daemon lived to say the last word."""
 
-    left: int
+    left: Left
     timeout_s: float
+    folder: Path | None = None
+    is_sure: bool = True
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -47,12 +56,16 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser("umount", "Waits until all is on the remote, then unmounts MOUNTPOINT.")
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", type=Path)
     parser.add_argument(
-        "--timeout", type=seconds, metavar="SECONDS", help="how long to wait (stop_timeout_s)"
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="how long to wait; default: stop_timeout_s",
     )
     parser.add_argument(
         "--abandon",
         action="store_true",
-        help="do not wait; what is not sent stays on disk. Unmounts although the mount is in use",
+        help="do not wait; what is not sent stays on disk, and the next mount sends it. Unmounts "
+        "although the mount is in use",
     )
     parsed = parser.read(arguments)
     mount = find_mount(parsed.mountpoint)
@@ -82,7 +95,7 @@ def _unmount_with_daemon(
 ) -> int:
     start = time.monotonic()
     with closing(DaemonProcess(daemon)) as process:
-        drained = _drain(daemon, timeout_s, abandon=abandon)
+        drained = drain_mount(mount, daemon, timeout_s, abandon=abandon)
         _unmount_or_name_holders(mount.path, lazy=abandon)
         spent_s = time.monotonic() - start
         goodbye_s = max(drained.timeout_s - spent_s, _SHORTEST_GOODBYE_S)
@@ -99,12 +112,37 @@ def _unmount_with_daemon(
             f"{mount.path} is unmounted, but its daemon ({who}) still runs after "
             f"{goodbye_s:.0f} s; files of the mount may still be open"
         )
-    if drained.left:
-        warn(
-            f"{drained.left} files are not on the remote yet; they stay on disk for the next mount"
-        )
+    left = left_on_disk(drained)
+    if not left.is_nothing:
+        warn(_kept(left, drained.folder))
         return ExitCode.LEFT_IN_QUEUE
     return ExitCode.OK
+
+
+def left_on_disk(drained: Drained) -> Left:
+    """What the journal holds now that nobody has it open: unmounting may have added to what the
+    daemon counted. Where it can't be read, the daemon's last word. Raises StartError without."""
+    folder, told = drained.folder, drained.left
+    found = None
+    if folder is not None and holder_pid(folder) is None:
+        with suppress(OSError, ValueError):  # doctor has more to say about it
+            found = peek_journal(folder)
+    if found is not None:
+        return Left(found.unsent, found.failed, found.size_bytes, told.reasons)
+    if not drained.is_sure:
+        raise StartError(
+            "the daemon ended while it was sending; what is not sent stays on disk, and mountd "
+            "status lists it"
+        )
+    return told
+
+
+def _kept(left: Left, folder: Path | None) -> str:
+    where = f" in {folder}" if folder else ""
+    reason = f" ({left.reasons[0]})" if left.reasons else ""
+    if left.is_only_failed:
+        return f"the remote refused {left}{reason}; kept on disk{where} for the next mount"
+    return f"not on the remote yet: {left}{reason}; kept on disk{where}, the next mount sends it"
 
 
 def _unmount_without_daemon(mount: Mount, *, abandon: bool) -> int:
@@ -118,8 +156,11 @@ def _unmount_without_daemon(mount: Mount, *, abandon: bool) -> int:
     return ExitCode.OK
 
 
-def _drain(daemon: Daemon, timeout_s: float | None, *, abandon: bool) -> Drained:
-    """Asks the daemon to send what it has within `timeout_s` (default: what it is set to)."""
+def drain_mount(mount: Mount, daemon: Daemon, timeout_s: float | None, *, abandon: bool) -> Drained:
+    """Waits until all is sent, at most `timeout_s` (default: what the daemon is set to), and
+    tells the daemon that the mount is about to go."""
+    start = time.monotonic()
+    said: dict[str, Any] | None = None
     try:
         # A daemon that is stuck is found out here, not after the whole time for a queue.
         said = request(daemon.socket_path, {"op": "status"}, _STATUS_TIMEOUT_S)
@@ -127,22 +168,74 @@ def _drain(daemon: Daemon, timeout_s: float | None, *, abandon: bool) -> Drained
             found = said.get("stop_timeout_s")
             timeout_s = float(found) if isinstance(found, int | float) else _DEFAULT_TIMEOUT_S
         timeout_s = 0.0 if abandon else timeout_s
-        message: dict[str, Any] = {"op": "umount", "timeout_s": timeout_s, "abandon": abandon}
-        answer = request(daemon.socket_path, message, timeout_s + _ANSWER_GRACE_S)
+        left = Left() if abandon else _wait_for_queue(mount, daemon, start + timeout_s)
+        unspent_s = max(start + timeout_s - time.monotonic(), 0.0)
+        last_s = min(unspent_s, _LAST_LOOK_S) if left.is_nothing else 0.0
+        message: dict[str, Any] = {"op": "umount", "timeout_s": last_s, "abandon": abandon}
+        answer = read_left(request(daemon.socket_path, message, last_s + _ANSWER_GRACE_S))
     except DaemonGone:
-        return Drained(0, 0.0)  # it ended meanwhile; its mount may be left
-    except (NotAnswering, Refused) as error:
+        # It ended meanwhile; its mount may be left. Before the first answer another umount did it.
+        return Drained(Left(), 0.0, _folder_in(said), is_sure=said is None)
+    except (NotAnswering, Refused, HandOverFailed) as error:
         if abandon:
             warn(str(error))
-            return Drained(0, 0.0)
+            return Drained(Left(), 0.0)
         if isinstance(error, Refused):
             raise
         raise StartError(
             f"{error}; nothing was unmounted. With --abandon it is, and what is not sent stays on "
             "disk"
         ) from error
-    left = answer.get("left", 0)
-    return Drained(left if isinstance(left, int) else 0, timeout_s)
+    return Drained(_newest(left, answer), timeout_s, _folder_in(said))
+
+
+def _folder_in(status: dict[str, Any] | None) -> Path | None:
+    cache = (status or {}).get("cache")
+    folder = cache.get("folder") if isinstance(cache, dict) else None
+    return Path(folder) if isinstance(folder, str) else None
+
+
+def _wait_for_queue(mount: Mount, daemon: Daemon, deadline: float) -> Left:
+    """What is left when the wait is over. The first Ctrl-C says how to end it; the second does,
+    by KeyboardInterrupt. Raises what `drain` raises."""
+    with progress() as shown, _only_the_second_interrupts(mount.path, shown):
+        try:
+            return drain(daemon.socket_path, mount, None, deadline, shown.show)
+        except HandOverFailed as error:
+            if error.number not in (errno.EACCES, errno.EPERM):
+                raise  # the kernel tells a lost page once; whoever tries again gets on
+            # Another user's mount. Unmounting makes the kernel hand over what it has.
+            return drain(daemon.socket_path, None, None, deadline, shown.show)
+        except Refused as error:
+            if not str(error).startswith("unknown op"):
+                raise
+            return Left()  # a daemon of the version before there was a queue
+
+
+@contextmanager
+def _only_the_second_interrupts(path: str, shown: Progress) -> Iterator[None]:
+    presses = 0
+
+    def pressed(number: int, frame: object) -> None:
+        nonlocal presses
+        presses += 1
+        if presses > 1:
+            shown.say(f"{path} stays mounted")
+            raise KeyboardInterrupt
+        shown.say("still sending; Ctrl-C again stops waiting and leaves the mount as it is")
+
+    before = signal.signal(signal.SIGINT, pressed)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _newest(left: Left, answer: Left) -> Left:
+    """The daemon's last word, with what only the longer answer of "flush" had."""
+    if answer.files == left.files:
+        return left
+    return replace(answer, in_kernel=left.in_kernel, reasons=answer.reasons or left.reasons)
 
 
 def _unmount_or_name_holders(path: str, *, lazy: bool) -> None:

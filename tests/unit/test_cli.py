@@ -58,7 +58,7 @@ def mountd(environment: Mapping[str, str], *arguments: str) -> subprocess.Comple
     ("arguments", "code", "words"),
     [
         ("moutn", 2, "unknown command 'moutn'; did you mean mount?"),
-        ("flush", 2, "unknown command 'flush'"),
+        ("copy", 2, "unknown command 'copy'"),
         ("mount", 2, "required"),
         ("mount s3://b", 2, "MOUNTPOINT is missing: mountd mount s3://b MOUNTPOINT"),
         ("mount data", 2, "defines no mount 'data'"),
@@ -86,6 +86,12 @@ def mountd(environment: Mapping[str, str], *arguments: str) -> subprocess.Comple
         ("umount {tmp}/nope", 5, "is no mount point"),
         ("umount {tmp}/empty --timeout soon", 2, "--timeout"),
         ("refresh {tmp}", 5, "is in no mount of mountd"),
+        ("flush {tmp}", 5, "is in no mount of mountd"),
+        ("flush {tmp} --timeout -1", 2, "--timeout"),
+        ("queue", 2, "required"),
+        ("queue {tmp}/empty", 5, "is no mount point"),
+        ("queue {tmp}/empty --retry", 5, "is no mount point"),
+        ("queue {tmp}/empty --retry --discard f", 2, "not allowed with"),
         ("remotes --config {tmp}/nope", 2, "cannot read the config file"),
         ("doctor --bogus", 2, "--bogus"),
     ],
@@ -122,13 +128,14 @@ def cpu_s(environment: Mapping[str, str], code: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+COMMANDS = ["mount", "umount", "status", "flush", "queue", "refresh", "remotes", "doctor"]
 HELP = "from mountd.cli import main; main(['--help'])"
 
 
 def test_help_lists_exactly_what_there_is(environment: dict[str, str]) -> None:
     done = mountd(environment, "--help")
     names = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")]
-    assert names == ["mount", "umount", "status", "refresh", "remotes", "doctor"]
+    assert names == COMMANDS
 
 
 def test_help_takes_less_than_150_ms_and_loads_no_command(environment: dict[str, str]) -> None:
@@ -148,7 +155,7 @@ def test_help_takes_less_than_150_ms_and_loads_no_command(environment: dict[str,
     assert not loaded & {"trio", "rich", "pyfuse3", "argparse", "tomllib", "mountd.cli.mount"}
 
 
-@pytest.mark.parametrize("command", ["mount", "umount", "status", "refresh", "remotes", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert f"usage: mountd {command}" in capsys.readouterr().out

@@ -1,0 +1,152 @@
+"""`mountd flush [PATH]`: returns when everything there is on the remote."""
+
+import errno
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from mountd.cli.arguments import Parser, seconds
+from mountd.cli.draining import Left, drain
+from mountd.cli.idle_queues import known_idle_queues
+from mountd.cli.output import counted, warn
+from mountd.cli.progress import Progress, progress
+from mountd.cli.refresh import daemon_of, locate
+from mountd.cli.status import BAD, all_statuses
+from mountd.control.client import Daemon, find_daemon
+from mountd.errors import ExitCode, StartError
+from mountd.mount_point import probe
+from mountd.mount_table import Mount, is_below, mount_at, read_mounts
+
+
+class NotAllSent(StartError):
+    """The time is over, or only what the remote refused is left."""
+
+    exit_code = ExitCode.LEFT_IN_QUEUE
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One question: a daemon and the path below its mount; None for the whole of it.
+
+    `mount` is None where the kernel has none at `mountpoint` that this process sees.
+    """
+
+    mountpoint: str
+    daemon: Daemon
+    mount: Mount | None = None
+    path: str | None = None
+
+    @property
+    def shown(self) -> str:
+        return os.path.join(self.mountpoint, self.path or "").rstrip("/") or "/"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """0 when everything at PATH is on the remote; 75 when the time is over or what the remote
+    refused is left; 1 where a daemon is dead or does not answer."""
+    parser = Parser("flush", "Returns when everything at PATH is on the remote.")
+    parser.add_argument(
+        "path", metavar="PATH", nargs="?", type=Path, help="in a mount; default: every mount"
+    )
+    parser.add_argument(
+        "--timeout", type=seconds, metavar="SECONDS", help="how long to wait; default: for ever"
+    )
+    parsed = parser.read(arguments)
+    deadline = None if parsed.timeout is None else time.monotonic() + parsed.timeout
+    complaints: list[str] = []
+    if parsed.path is None:
+        targets = list(every_mount(complaints))
+        if not targets and not complaints:
+            print("nothing is mounted")
+        for idle in known_idle_queues():
+            if idle.unsent:
+                files = counted(idle.unsent, "file")
+                warn(f"{files} of {idle.source} in {idle.folder}, which no daemon serves, not sent")
+    else:
+        targets = list(targets_at(parsed.path))
+    with progress() as shown:
+        code = flush(targets, deadline, shown, complaints)
+    if complaints:
+        error = StartError("; ".join(complaints))
+        error.exit_code = code
+        raise error
+    return ExitCode.OK
+
+
+def flush(
+    targets: Sequence[Target], deadline: float | None, shown: Progress, complaints: list[str]
+) -> ExitCode:
+    """Waits for one after the other (their daemons send at the same time). What is not on the
+    remote goes to `complaints`, a line each; those that are there already are errors."""
+    code = ExitCode.RUNTIME if complaints else ExitCode.OK
+    for target in targets:
+        try:
+            left = drain(
+                target.daemon.socket_path,
+                target.mount,
+                target.path,
+                deadline,
+                partial(_show, shown, target.shown),
+            )
+        except StartError as error:
+            complaints.append(f"{target.shown}: {error}")
+            code = ExitCode.RUNTIME
+            continue
+        if not left.is_nothing:
+            complaints.append(complaint(target, left))
+            code = code or ExitCode.LEFT_IN_QUEUE
+    return code
+
+
+def _show(shown: Progress, where: str, text: str) -> None:
+    shown.show(f"{where}: {text}")
+
+
+def complaint(target: Target, left: Left) -> str:
+    """One line: how much is left, why, and which command tells more."""
+    reason = f": {left.reasons[0]}" if left.reasons else ""
+    if left.is_only_failed:
+        return (
+            f"{target.shown}: the remote refused {left}{reason}; mountd queue {target.mountpoint} "
+            "tells more, with --retry it is tried again"
+        )
+    return f"{target.shown}: not on the remote yet: {left}{reason}"
+
+
+def every_mount(complaints: list[str]) -> Iterator[Target]:
+    """All daemons of ours (for root: of anybody); a mount that has none is a complaint."""
+    mounts = read_mounts()
+    for status in all_statuses():
+        mountpoint = str(status.get("mountpoint") or "?")
+        if status.get("state") in BAD:
+            complaints.append(f"{mountpoint}: {status.get('error')}")
+            continue
+        mount = mount_at(mountpoint, mounts)
+        daemon = find_daemon(mountpoint, mount.owner_uid if mount else None)
+        if daemon is None:
+            warn(f"{mountpoint} is not flushed: its daemon cannot be seen from here")
+        else:
+            yield Target(mountpoint, daemon, mount)
+
+
+def targets_at(path: Path) -> Iterator[Target]:
+    """`path` and, where it is or goes through a symlink, what that points to in the same mount:
+    the daemon takes a path as it is spelt. Raises MountPointError, StartError."""
+    mount, relative = locate(path)
+    daemon = daemon_of(mount)
+    if not relative:
+        yield Target(mount.path, daemon, mount)
+        return
+    spelt = os.path.join(mount.path, relative)
+    found = probe(Path(spelt))
+    if found.error == errno.ENOENT:
+        warn(f"{path} does not exist; waiting for what happened to it and below")
+    parent = probe(Path(spelt).parent).real or os.path.dirname(spelt)
+    places = {os.path.join(parent, os.path.basename(spelt)), found.real or spelt}
+    inside = sorted(place for place in places if is_below(place, mount.path)) or [spelt]
+    for place in inside:
+        below = place[len(mount.path) :].strip("/")
+        yield Target(mount.path, daemon, mount, below or None)
