@@ -1,5 +1,9 @@
-"""`target`: every remote in turn, each test in a place of its own. `open_store`: closed after."""
+"""`target`: every remote in turn, each test in a place of its own. `open_store`: closed after.
 
+`CONTRACT_TARGETS=memory,file` in the environment runs only these.
+"""
+
+import os
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,9 +15,11 @@ from tests.contract.targets import MakeTarget, Target, TargetFactory, all_factor
 
 OpenStore = Callable[..., RemoteStore]
 
+_WANTED = [name for name in os.environ.get("CONTRACT_TARGETS", "").split(",") if name]
 _PARAMS = [
     pytest.param(factory, id=factory.name, marks=[pytest.mark.server] * factory.is_server)
     for factory in all_factories()
+    if not _WANTED or factory.name in _WANTED
 ]
 
 

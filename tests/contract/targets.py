@@ -40,7 +40,8 @@ class Limit(Enum):
     NO_CONDITIONAL_PUT = auto()
     NO_CONDITIONAL_DELETE = auto()
     IGNORES_CONDITIONS = auto()  # this server ignores what the real one enforces: no `expect` holds
-    NO_ATTRIBUTES = auto()  # no place for an upload id beside the bytes
+    NO_ATTRIBUTES = auto()  # no place for metadata beside the bytes, nor for an upload id
+    ONLY_UPLOAD_ID = auto()  # of what goes with the bytes only the upload id is kept
     NO_MTIME = auto()  # a file's mtime is the time of its upload
     NO_SERVER_COPY = auto()
     NO_TREE = auto()  # no recursive listing

@@ -29,6 +29,7 @@ _LOCAL = frozenset(
     (
         *(Limit.NO_DOUBLE_SLASH, Limit.NO_DOT_SEGMENTS, Limit.NO_BOTH_FILE_AND_PREFIX),
         *(Limit.EMPTY_DIRECTORIES_STAY, Limit.NO_CONDITIONAL_READ),
+        *(Limit.NO_CONDITIONAL_PUT, Limit.NO_CONDITIONAL_DELETE, Limit.ONLY_UPLOAD_ID),
     )
 )
 _S3FS = _FSSPEC | {Limit.SLOW, Limit.MTIME_SECONDS, Limit.NO_NEWLINES}

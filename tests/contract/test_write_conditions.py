@@ -26,7 +26,8 @@ def test_capabilities_say_what_is_enforced(target: Target, open_store: OpenStore
         assert capabilities.conditional_put is (Limit.NO_CONDITIONAL_PUT not in limits)
         assert capabilities.conditional_delete is (Limit.NO_CONDITIONAL_DELETE not in limits)
     assert capabilities.server_copy is (Limit.NO_SERVER_COPY not in limits)
-    assert capabilities.keeps_attributes is (Limit.NO_ATTRIBUTES not in limits)
+    keeps = limits.isdisjoint((Limit.NO_ATTRIBUTES, Limit.ONLY_UPLOAD_ID))
+    assert capabilities.keeps_attributes is keeps
 
 
 def test_a_file_that_changed_meanwhile_is_not_replaced(

@@ -136,7 +136,6 @@ def test_who_wrote_a_file_can_be_told(target: Target, open_store: OpenStore) -> 
     skip_if(target, Limit.NO_ATTRIBUTES)
     target.seed({"theirs": b"theirs"})
     store = open_store()
-    assert store.capabilities.keeps_attributes
     made = write(store, "ours", b"first", ABSENT, Upload("upload-1", MTIME_NS, ATTRIBUTES))
     for reader in (store, open_store()):
         found = reader.identify("ours")
