@@ -1,11 +1,13 @@
-"""doctor's checks of what is mounted: dead daemons, the kernel's levers, caches nobody serves."""
+"""doctor's checks of what is mounted: dead daemons, queues, the kernel's levers, idle caches."""
 
 from pathlib import Path
 from typing import Any
 
 from mountd.cache_folder import idle_folders
 from mountd.cli.doctor_machine import BDI, FUSECTL
+from mountd.cli.doctor_queues import check_idle, check_queue
 from mountd.cli.findings import Finding, ok, problem, warning
+from mountd.cli.idle_queues import known_idle_queues
 from mountd.cli.status import OUT_OF_SIGHT, all_statuses
 from mountd.mount_table import Mount, read_mounts
 
@@ -18,6 +20,7 @@ def check_mounts(cache_dir: Path) -> list[Finding]:
     findings: list[Finding] = []
     for status in all_statuses():
         findings += check_mount(status, by_path.get(str(status.get("mountpoint"))))
+    findings += check_idle(known_idle_queues(cache_dir))
     idle = list(idle_folders(cache_dir))
     if idle:
         names = ", ".join(folder.source for folder in idle[:5])
@@ -44,7 +47,8 @@ def check_mount(status: dict[str, Any], mount: Mount | None) -> list[Finding]:
         first = warning(check, f"{found}: {reason}", f"mountd doctor {status.get('source')}")
     else:
         first = ok(check, found)
-    return [first, *_check_levers(check, status.get("kernel") or {}, mount)]
+    levers = _check_levers(check, status.get("kernel") or {}, mount)
+    return [first, *check_queue(status), *levers]
 
 
 def _check_levers(check: str, kernel: dict[str, Any], mount: Mount | None) -> list[Finding]:

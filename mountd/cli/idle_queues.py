@@ -44,10 +44,12 @@ class IdleQueue:
         return not (self.unsent or self.quarantined or self.error)
 
 
-def known_idle_queues() -> list[IdleQueue]:
-    """Those in the cache folders of this user's configuration; a disk that hangs has none."""
+def known_idle_queues(*more: Path) -> list[IdleQueue]:
+    """Those in the cache folders of this user's configuration and below the cache dirs `more`; a
+    disk that hangs has none."""
     try:
-        return bounded(lambda: idle_queues(known_cache_dirs()), _DISK_TIMEOUT_S)
+        dirs = dict.fromkeys((*known_cache_dirs(), *more))
+        return bounded(lambda: idle_queues(dirs), _DISK_TIMEOUT_S)
     except TimeoutError:
         return []
 

@@ -151,9 +151,9 @@ def items_of(answer: dict[str, Any]) -> list[Item]:
 
 def find_item(items: Sequence[Item], named: str, mountpoint: str) -> Item | None:
     """The item whose path is `named`: as listed, or absolute, or from the current directory."""
-    by_path = {str(item.get("path")): item for item in items}
+    by_path = {str(item.get("path")).rstrip("/"): item for item in items}
     spelt = os.path.abspath(named)
-    names = [named, named.strip("/")]
+    names = [named.rstrip("/")]
     if is_below(spelt, mountpoint):
         names.append(spelt[len(mountpoint) :].strip("/"))
     return next((by_path[name] for name in names if name in by_path), None)

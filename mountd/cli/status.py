@@ -41,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
     parsed = parser.read(arguments)
     found = [status_at(parsed.mountpoint)] if parsed.mountpoint else all_statuses()
     idle = known_idle_queues()
-    found = with_idle_queues(found, idle, dead_only=parsed.mountpoint is not None)
+    found = with_idle_queues(found, idle, only_mounts=parsed.mountpoint is not None)
     if parsed.json:
         print(json.dumps(found, indent=2))
     elif found:
@@ -78,10 +78,10 @@ def all_statuses() -> list[dict[str, Any]]:
 
 
 def with_idle_queues(
-    found: Sequence[dict[str, Any]], idle: Sequence[IdleQueue], *, dead_only: bool = False
+    found: Sequence[dict[str, Any]], idle: Sequence[IdleQueue], *, only_mounts: bool = False
 ) -> list[dict[str, Any]]:
     """`found` with the queues that no daemon serves: a dead mount gets that of its source, the
-    others follow as objects of their own, unless `dead_only`."""
+    others follow as objects of their own, unless `only_mounts`."""
     by_source: dict[str, list[IdleQueue]] = {}
     for one in idle:
         by_source.setdefault(one.source, []).append(one)
@@ -93,7 +93,7 @@ def with_idle_queues(
             only = by_source.pop(of_source[0].source)[0]
             status = {**status, "queue": queue_counts(only), "folder": os.fspath(only.folder)}
         statuses.append(status)
-    if not dead_only:
+    if not only_mounts:
         statuses += [as_status(one) for group in by_source.values() for one in group]
     return statuses
 

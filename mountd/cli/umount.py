@@ -34,9 +34,9 @@ from mountd.mount_table import Mount, mount_at, mount_containing, read_mounts
 
 _ANSWER_GRACE_S = 15.0
 _STATUS_TIMEOUT_S = 3.0
-_LAST_LOOK_S = 2.0  # for what was written while the rest was sent
 _DEFAULT_TIMEOUT_S = 300.0  # stop_timeout_s, for a daemon that doesn't say
 _SHORTEST_GOODBYE_S = 10.0
+_GOODBYE_GRACE_S = 5.0
 _PATIENCE_S = 1.0
 
 
@@ -98,7 +98,7 @@ def _unmount_with_daemon(
         drained = drain_mount(mount, daemon, timeout_s, abandon=abandon)
         _unmount_or_name_holders(mount.path, lazy=abandon)
         spent_s = time.monotonic() - start
-        goodbye_s = max(drained.timeout_s - spent_s, _SHORTEST_GOODBYE_S)
+        goodbye_s = max(drained.timeout_s - spent_s + _GOODBYE_GRACE_S, _SHORTEST_GOODBYE_S)
         if abandon:
             # A detached mount lives as long as a file in it is open; the second SIGTERM is for
             # a daemon that still waits for its queue.
@@ -114,7 +114,7 @@ def _unmount_with_daemon(
         )
     left = left_on_disk(drained)
     if not left.is_nothing:
-        warn(_kept(left, drained.folder))
+        warn(kept(left, drained.folder))
         return ExitCode.LEFT_IN_QUEUE
     return ExitCode.OK
 
@@ -137,7 +137,7 @@ def left_on_disk(drained: Drained) -> Left:
     return told
 
 
-def _kept(left: Left, folder: Path | None) -> str:
+def kept(left: Left, folder: Path | None) -> str:
     where = f" in {folder}" if folder else ""
     reason = f" ({left.reasons[0]})" if left.reasons else ""
     if left.is_only_failed:
@@ -170,9 +170,9 @@ def drain_mount(mount: Mount, daemon: Daemon, timeout_s: float | None, *, abando
         timeout_s = 0.0 if abandon else timeout_s
         left = Left() if abandon else _wait_for_queue(mount, daemon, start + timeout_s)
         unspent_s = max(start + timeout_s - time.monotonic(), 0.0)
-        last_s = min(unspent_s, _LAST_LOOK_S) if left.is_nothing else 0.0
-        message: dict[str, Any] = {"op": "umount", "timeout_s": last_s, "abandon": abandon}
-        answer = read_left(request(daemon.socket_path, message, last_s + _ANSWER_GRACE_S))
+        # The rest of the time is for what unmounting makes the kernel hand over.
+        message: dict[str, Any] = {"op": "umount", "timeout_s": unspent_s, "abandon": abandon}
+        answer = read_left(request(daemon.socket_path, message, unspent_s + _ANSWER_GRACE_S))
     except DaemonGone:
         # It ended meanwhile; its mount may be left. Before the first answer another umount did it.
         return Drained(Left(), 0.0, _folder_in(said), is_sure=said is None)

@@ -25,6 +25,7 @@ class ScriptedDaemon:
         self.mountpoint = mountpoint
         self.requests: list[dict[str, Any]] = []
         self._answers = {op: list(script) for op, script in answers.items()}
+        self._first = {op: threading.Event() for op in answers}
 
     @property
     def daemon(self) -> Daemon:
@@ -34,11 +35,16 @@ class ScriptedDaemon:
         """The requests of this kind."""
         return [one for one in self.requests if one["op"] == op]
 
+    def was_asked(self, op: str, timeout_s: float) -> bool:
+        """Waits for the first request of this kind."""
+        return self._first[op].wait(timeout_s)
+
     def handlers(self) -> dict[str, Handler]:
         return dict.fromkeys(self._answers, self._answer)
 
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         self.requests.append(request)
+        self._first[request["op"]].set()
         script = self._answers[request["op"]]
         answer = script.pop(0) if len(script) > 1 else script[0]
         if isinstance(answer, StartError):
@@ -50,7 +56,7 @@ class ScriptedDaemon:
 def scripted_daemon(
     mountpoint: Path | str, **answers: Sequence[Answer]
 ) -> Iterator[ScriptedDaemon]:
-    """Serves in a thread, in the runtime directory that holds now. `status` has an answer anyway."""
+    """Serves in a thread, in the runtime directory that holds now; `status` is answered anyway."""
     status = {"mountpoint": str(mountpoint), "source": "s3://lab", "state": "ready"}
     scripted = ScriptedDaemon(str(mountpoint), {"status": [status], **answers})
     ensure_runtime_dir()

@@ -1,37 +1,26 @@
-"""`flush`, `queue` and what `umount` waits for, against a daemon whose answers are written here."""
+"""`queue`, and what `status` and `doctor` say of queues, also of those that no daemon serves."""
 
+import fcntl
 import io
 import json
 import os
 import re
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mountd.cli import main
 from mountd.cli import queue as queue_command
-from mountd.cli.draining import Left, drain, read_left
-from mountd.cli.flush import Target, flush
-from mountd.cli.hand_over import HandOver, HandOverFailed
-from mountd.cli.progress import PlainProgress
+from mountd.cli.idle_queues import IdleQueue, Peek, idle_queues, known_cache_dirs
+from mountd.cli.output import human_seconds
 from mountd.cli.queue import find_item, loss_of
-from mountd.control.client import DaemonGone
-from mountd.errors import ExitCode, StartError, UsageError
-from mountd.mount_table import Mount, mount_at, read_mounts
-from tests.fakes.fake_clock import FakeClock
-from tests.fakes.scripted_daemon import ScriptedDaemon, scripted_daemon
-
-DONE: dict[str, Any] = {"left": 0, "failed": 0, "reasons": []}
-TWO_FAILED = {"left": 2, "failed": 2, "reasons": ["a/b: 403 Forbidden", "c: too large"]}
-
-
-def left(files: int, failed: int = 0, *reasons: str, **more: object) -> dict[str, Any]:
-    return {"left": files, "failed": failed, "reasons": list(reasons), **more}
+from mountd.cli.queue_words import describe_queue
+from mountd.cli.status import remarks, with_idle_queues
+from mountd.config_load import default_cache_dir
+from mountd.errors import StartError, UsageError
+from tests.fakes.scripted_daemon import scripted_daemon
 
 
 @pytest.fixture(autouse=True)
@@ -40,237 +29,6 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOUNTD_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "config.toml").write_text("")
     monkeypatch.setenv("MOUNTD_CONFIG", str(tmp_path / "config.toml"))
-
-
-class Shown:
-    """A Progress that keeps what it got."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def show(self, text: str) -> None:
-        self.lines.append(text)
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
-def wait_with(
-    served: ScriptedDaemon, path: str | None = None, timeout_s: float | None = None
-) -> tuple[Left, list[str], FakeClock]:
-    """`drain` on a clock that moves only when it pauses."""
-    clock, shown = FakeClock(), Shown()
-    deadline = None if timeout_s is None else clock() + timeout_s
-    found = drain(
-        served.daemon.socket_path,
-        None,
-        path,
-        deadline,
-        shown.show,
-        clock=clock,
-        pause=clock.advance,
-    )
-    return found, shown.lines, clock
-
-
-# -- waiting
-
-
-def test_what_is_on_the_remote_is_asked_for_once() -> None:
-    with scripted_daemon("/s", flush=[DONE]) as served:
-        found, shown, _ = wait_with(served, "a/zoë\udcff")
-    assert found == Left()
-    assert shown == []
-    assert served.asked("flush") == [{"op": "flush", "path": "a/zoë\udcff", "timeout_s": 2.0}]
-
-
-def test_it_is_asked_again_until_nothing_is_left_and_shown_how_far_it_is() -> None:
-    answers = [left(3, bytes=3 << 20), left(1, bytes=4096), DONE]
-    with scripted_daemon("/s", flush=answers) as served:
-        found, shown, clock = wait_with(served)
-    assert found.is_nothing
-    assert shown == ["3 files (3.0 MiB) left", "1 file (4.0 KiB) left"]
-    # A daemon that answers at once is not asked as fast as it can.
-    assert clock() == pytest.approx(1000.4)
-
-
-def test_the_timeout_is_the_clients_and_the_last_answer_counts() -> None:
-    with scripted_daemon("/s", flush=[left(2, 0, "a: no answer")]) as served:
-        found, _, clock = wait_with(served, timeout_s=1)
-    assert found == Left(files=2, reasons=("a: no answer",))
-    assert clock() == pytest.approx(1001)
-    assert served.asked("flush")[0]["timeout_s"] == 1
-    with scripted_daemon("/s", flush=[DONE]) as served:
-        found, _, _ = wait_with(served, timeout_s=-5)
-    assert found.is_nothing, "it is asked although the time is over"
-    assert served.asked("flush")[0]["timeout_s"] == 0
-
-
-def test_what_the_remote_refused_is_not_waited_for_but_the_rest_is() -> None:
-    with scripted_daemon("/s", flush=[left(3, 2), TWO_FAILED]) as served:
-        found, shown, _ = wait_with(served)
-    assert found.is_only_failed
-    assert found.reasons[0] == "a/b: 403 Forbidden"
-    assert shown == ["3 files left, 2 failed"]
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ({}, Left()),
-        ({"left": 0, "failed": 2}, Left(2, 2)),
-        ({"left": "many", "failed": -1, "reasons": 7, "bytes": "x"}, Left()),
-        ({"left": 1, "bytes": 5, "reasons": ["a", 3]}, Left(1, 0, 5, ("a", "3"))),
-    ],
-)
-def test_odd_answers_never_hide_what_failed(answer: dict[str, Any], expected: Left) -> None:
-    assert read_left(answer) == expected
-
-
-def test_a_daemon_that_goes_in_the_middle_is_an_error_not_an_end() -> None:
-    with scripted_daemon("/s", flush=[DONE]) as served:
-        pass
-    with pytest.raises(DaemonGone):
-        wait_with(served)
-
-
-def test_without_a_terminal_a_line_comes_every_ten_seconds(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    clock = FakeClock()
-    shown = PlainProgress(clock)
-    for second in range(25):
-        shown.show(f"{second} left\x1b")
-        clock.advance(1)
-    assert capfd.readouterr().err == "mountd: 10 left\\x1b\nmountd: 20 left\\x1b\n"
-
-
-# -- handing over what the kernel holds
-
-
-def shm() -> Mount:
-    """A mount whose syncfs costs nothing."""
-    found = mount_at("/dev/shm", read_mounts())
-    if found is None:
-        pytest.skip("/dev/shm is no mount here")
-    return found
-
-
-def plain_directory(path: Path, owner_uid: int | None = None) -> Mount:
-    """What a mount looks like that was unmounted a moment ago."""
-    path.mkdir(exist_ok=True)
-    return Mount("0:0", str(path), "fuse.mountd", "s3://lab", "rw", owner_uid)
-
-
-def test_a_mounts_pages_are_handed_over() -> None:
-    with HandOver(shm()) as hand_over:
-        assert hand_over.wait(20)
-        assert hand_over.wait(0)
-
-
-def test_a_mount_that_went_away_has_nothing_to_hand_over(tmp_path: Path) -> None:
-    with HandOver(plain_directory(tmp_path / "mnt")) as hand_over:
-        assert hand_over.wait(20)
-
-
-def test_a_mount_that_cannot_be_entered_is_told_with_its_errno(tmp_path: Path) -> None:
-    gone = Mount("0:0", str(tmp_path / "gone"), "fuse.mountd", "s3://lab", "rw", None)
-    with HandOver(gone) as hand_over, pytest.raises(HandOverFailed, match="gone could not") as told:
-        hand_over.wait(20)
-    assert told.value.number == 2
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_root_hands_over_as_the_user_whose_mount_it_is(tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)  # so that another user is seen to be one
-    mount = plain_directory(tmp_path / "mnt", owner_uid=65534)
-    with pytest.raises(HandOverFailed) as told, HandOver(mount) as hand_over:
-        hand_over.wait(20)
-    assert told.value.number == 13
-
-
-STUCK_MOUNT = """
-import ctypes, os, sys
-from mountd.cli.hand_over import HandOver
-from mountd.mount_table import mount_at, read_mounts
-path = sys.argv[1]
-fd = os.open("/dev/fuse", os.O_RDWR)  # nobody ever reads it
-options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,subtype=mountd"
-libc = ctypes.CDLL(None, use_errno=True)
-if libc.mount(b"stuck", path.encode(), b"fuse", 0, options.encode()):
-    sys.exit(os.strerror(ctypes.get_errno()))
-try:
-    with HandOver(mount_at(path, read_mounts())) as hand_over:
-        print("handed over:", hand_over.wait(0.5))
-finally:
-    libc.umount2(path.encode(), 2)
-print("left")
-"""
-
-
-@pytest.mark.fuse
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount by itself")
-def test_a_stuck_mount_holds_nobody(tmp_path: Path) -> None:
-    (tmp_path / "mnt").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", STUCK_MOUNT, str(tmp_path / "mnt")],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert (done.stdout, done.stderr) == ("handed over: False\nleft\n", "")
-
-
-# -- flush
-
-
-def flush_all(*served: ScriptedDaemon, timeout_s: float = 0) -> tuple[ExitCode, list[str]]:
-    targets = [Target(one.mountpoint, one.daemon) for one in served]
-    complaints: list[str] = []
-    return flush(targets, time.monotonic() + timeout_s, Shown(), complaints), complaints
-
-
-def test_flush_ends_with_75_and_names_what_is_left_and_why() -> None:
-    with scripted_daemon("/s", flush=[left(2, 0, "a: no answer in 60 s", bytes=2048)]) as served:
-        code, said = flush_all(served)
-    assert code == 75
-    assert said == ["/s: not on the remote yet: 2 files (2.0 KiB): a: no answer in 60 s"]
-
-
-def test_flush_ends_at_once_where_the_remote_refused_the_rest() -> None:
-    with scripted_daemon("/s", flush=[TWO_FAILED]) as served:
-        code, said = flush_all(served, timeout_s=60)
-    assert code == 75
-    assert said[0].startswith("/s: the remote refused 2 files: a/b: 403 Forbidden; mountd queue /s")
-
-
-def test_flush_of_several_mounts_waits_for_each_and_tells_the_worst() -> None:
-    refused = StartError("no such path")
-    with (
-        scripted_daemon("/a", flush=[left(1)]) as one,
-        scripted_daemon("/b", flush=[refused]) as two,
-        scripted_daemon("/c", flush=[DONE]) as three,
-    ):
-        code, said = flush_all(one, two, three)
-    assert code == 1
-    assert said == ["/a: not on the remote yet: 1 file", "/b: no such path"]
-    assert len(three.asked("flush")) == 1
-    with scripted_daemon("/c", flush=[DONE]) as three:
-        assert flush_all(three) == (0, [])
-
-
-def test_what_is_asked_of_flush_is_shown_as_a_path() -> None:
-    with scripted_daemon("/s", flush=[DONE]) as served:
-        assert Target("/s", served.daemon, None, "a/b").shown == "/s/a/b"
-        assert Target("/", served.daemon).shown == "/"
-
-
-def test_flush_outside_of_a_mount_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["flush", str(tmp_path)]) == 5
-    assert "is in no mount of mountd" in capsys.readouterr().err
 
 
 # -- queue
@@ -411,6 +169,7 @@ def test_an_item_is_found_as_listed_as_absolute_path_and_from_the_current_direct
         assert found is not None
         assert found["path"] == expected
     assert find_item(items, "/f/d", str(tmp_path)) is None
+    assert find_item([item("d/g/")], "d/g", "/s") == item("d/g/"), "a directory's slash"
 
 
 @pytest.mark.parametrize(
@@ -425,3 +184,138 @@ def test_an_item_is_found_as_listed_as_absolute_path_and_from_the_current_direct
 )
 def test_what_a_discard_loses_depends_on_the_change(kind: str, words: str) -> None:
     assert words in loss_of(item("a", kind=kind))
+
+
+# -- what status and doctor say of a queue
+
+
+@pytest.mark.parametrize(
+    ("counts", "lines"),
+    [
+        ({}, ["everything is on the remote"]),
+        (
+            {"pending": 2, "uploading": 1, "bytes": 12 << 20, "oldest_s": 40.2},
+            ["3 files (12.0 MiB) wait for the remote, 1 of them on the way, the oldest for 40 s"],
+        ),
+        ({"uploading": 1, "bytes": 5}, ["1 file (5 B) waits for the remote, on the way"]),
+        (
+            {"failed": 2},
+            ["2 files failed: mountd queue /s tells why, with --retry they are tried again"],
+        ),
+        (
+            {"conflicts": 1},
+            [
+                "1 conflict: both versions are kept, mountd queue /s names them",
+                "everything is on the remote",
+            ],
+        ),
+    ],
+)
+def test_a_queue_is_told_in_words(counts: dict[str, Any], lines: list[str]) -> None:
+    assert [line for line, _ in describe_queue(counts, "/s")] == lines
+
+
+def test_failed_is_red_and_comes_first() -> None:
+    styles = [style for _, style in describe_queue({"failed": 1, "pending": 1}, "/s")]
+    assert styles == ["bold red", ""]
+
+
+def test_ages_are_rounded_down_to_what_a_human_says() -> None:
+    ages = [0, 59.6, 119, 120, 7199, 7200, 200000]
+    assert [human_seconds(age) for age in ages] == [
+        "0 s",
+        "60 s",
+        "119 s",
+        "2 min",
+        "119 min",
+        "2 h",
+        "2 days",
+    ]
+
+
+IDLE = IdleQueue(Path("/c/lab-1"), "s3://lab", 3, 1, 3 << 20)
+DEAD = {"mountpoint": "/s", "source": "s3://lab", "state": "dead", "error": "x", "queue": None}
+
+
+def test_a_dead_mount_shows_the_queue_that_waits_for_its_source() -> None:
+    (status,) = with_idle_queues([DEAD], [IDLE])
+    assert status["queue"]["pending"] == 2
+    assert status["queue"]["failed"] == 1
+    words = [line for line, _ in remarks(status)]
+    assert words == ["x", "3 files (3.0 MiB) wait in /c/lab-1; mount it again to send them"]
+
+
+def test_a_queue_without_a_mount_is_an_object_of_its_own_with_all_keys() -> None:
+    ready = {**DEAD, "state": "ready", "source": "s3://other"}
+    found = with_idle_queues([ready], [IDLE])
+    assert found[0] is ready
+    assert found[1].keys() >= {"mountpoint", "source", "pid", "state", "remote", "cache", "queue"}
+    assert (found[1]["mountpoint"], found[1]["state"]) == (None, "no daemon")
+    assert with_idle_queues([ready], [IDLE], only_mounts=True) == [ready]
+
+
+def test_of_two_folders_of_one_source_none_is_given_to_a_dead_mount() -> None:
+    other = IdleQueue(Path("/c/lab-2"), "s3://lab", 1)
+    found = with_idle_queues([DEAD], [IDLE, other])
+    assert found[0]["queue"] is None
+    assert [one["folder"] for one in found[1:]] == ["/c/lab-1", "/c/lab-2"]
+
+
+def folder_of(cache_dir: Path, name: str) -> Path:
+    (cache_dir / name).mkdir(parents=True)
+    (cache_dir / name / "source").write_text(f"s3://{name}\n")
+    return cache_dir / name
+
+
+def test_only_folders_that_hold_something_and_that_nobody_serves_are_listed(tmp_path: Path) -> None:
+    folders = {n: folder_of(tmp_path, n) for n in ("bad", "clean", "full", "new", "served", "torn")}
+    lock = os.open(folders["served"] / "lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def peek(folder: Path) -> Peek | None:
+        if folder.name == "bad":
+            raise ValueError("malformed")
+        return {
+            "clean": Peek(0, 0, 0),
+            "full": Peek(2, 1, 5),
+            "served": Peek(9, 9, 9),
+            "torn": Peek(0, 0, 0, ("7.data",)),
+        }.get(folder.name)
+
+    try:
+        found = idle_queues([tmp_path, tmp_path / "nowhere"], peek)
+    finally:
+        os.close(lock)
+    assert found == [
+        IdleQueue(folders["bad"], "s3://bad", error="its journal cannot be read: malformed"),
+        IdleQueue(folders["full"], "s3://full", 2, 1, 5),
+        IdleQueue(folders["torn"], "s3://torn", quarantined=("7.data",)),
+    ]
+
+
+def test_queues_are_looked_for_where_the_configuration_puts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = (
+        f'[mounts.m]\nsource = "memory://"\nmountpoint = "/m"\ncache_dir = "{tmp_path}/other"\n'
+    )
+    (tmp_path / "config.toml").write_text(config)
+    assert known_cache_dirs() == [tmp_path / "cache", tmp_path / "other"]
+    (tmp_path / "config.toml").write_text("[nonsense")
+    monkeypatch.delenv("MOUNTD_CACHE_DIR")
+    assert known_cache_dirs() == [default_cache_dir()]
+
+
+def test_idle_queues_are_listed_in_the_place_of_a_mounts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert queue_command.show_idle([IDLE], "/s", as_json=False) == 0
+    assert rows(capsys)[1:3] == [
+        ["SOURCE", "FILES", "SIZE", "FOLDER"],
+        ["s3://lab", "3", "3.0 MiB", "/c/lab-1"],
+    ]
+    assert queue_command.show_idle([IDLE, IDLE], "/s", as_json=True) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"]["pending"] == 4
+    assert found["items"] == []
+    assert found["idle"][0]["folder"] == "/c/lab-1"
