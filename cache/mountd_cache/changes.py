@@ -6,9 +6,9 @@ an operation: writing twice, renaming a file that was never sent, or creating an
 leaves one state or none, so the queue collapses by itself, and sending a state twice does no harm.
 
 A `Content` is the bytes of a file that were written here, over the remote version that they were
-written on (`base`). It has layers, each with a sparse data file: the top one takes the writes, those
-below are frozen while they travel. A byte is looked for from the top: in the layer's extents, else
-below if it is before the layer's `floor_end`, else it is zero. Below the lowest is the base.
+written on (`base`). It has layers, each with a sparse data file: the top one takes the writes,
+those below are frozen while they travel. A byte is looked for from the top: in the layer's extents,
+else below if it is before the layer's `floor_end`, else it is zero. Below the lowest is the base.
 """
 
 from collections.abc import Iterator, Mapping
@@ -183,6 +183,20 @@ class Content:
     def staged_bytes(self) -> int:
         """Bytes in data files."""
         return sum(layer.extents.total for layer in self.layers)
+
+    def freeze(self, number: int) -> None:
+        """What is there now does not change any more: writes go to a new layer on top."""
+        self.layers.append(Layer(number, self.size, self.size))
+
+    def released(self, depth: int, base: Base) -> "Content":
+        """As it is once its lowest `depth` layers are on the remote, as `base`."""
+        return Content(self.id, base, self.layers[depth:], self.mtime_ns, self.changed_ns)
+
+    def rest_adds_nothing(self, depth: int) -> bool:
+        """Whether the file is what it was with the lowest `depth` layers alone."""
+        known = self.base.size if self.base else 0
+        below = self.layers[depth - 1].size if depth else known
+        return all(layer.adds_nothing(below) for layer in self.layers[depth:])
 
     def copy(self) -> "Content":
         layers = [layer.copy() for layer in self.layers]

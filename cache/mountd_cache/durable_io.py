@@ -1,10 +1,14 @@
 """Files that are whole after a power cut: the only place that knows how.
 
 `DurableIO` is the door: everything that must survive goes through an instance of it, so that a
-test can hand in one that forgets what was not fsynced. `DISK` is the real one.
+test can hand in one that forgets what was not fsynced. `FileIO` adds what the journal needs, which
+writes parts of files. `DISK` is the real one of both.
 """
 
+import ctypes
+import errno
 import os
+import sqlite3
 import stat
 import tempfile
 from pathlib import Path
@@ -13,6 +17,10 @@ from typing import Final, Protocol
 from typing_extensions import Buffer
 
 TEMP_PREFIX: Final = ".tmp-"
+
+_KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_LIBC.fallocate64.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 class DirectoryNotPrivate(Exception):
@@ -39,8 +47,83 @@ class DurableIO(Protocol):
         ...
 
 
+class FileIO(DurableIO, Protocol):
+    """Files that are written in parts: the calls of `os`, and what makes them survive.
+
+    All raise OSError. Nothing survives a power cut but what the calls of the second half say.
+    """
+
+    def open_file(self, path: Path, *, create: bool = False) -> int:
+        """A descriptor for reading and writing. `create`: it must not be there yet; mode 0600."""
+        ...
+
+    def close(self, fd: int, /) -> None: ...
+
+    def pwrite(self, fd: int, data: Buffer, offset: int, /) -> int: ...
+
+    def pread(self, fd: int, length: int, offset: int, /) -> bytes: ...
+
+    def allocate(self, fd: int, end: int) -> None:
+        """Keeps room on the disk for [0, end) without changing the size; does nothing where the
+        file system can't."""
+        ...
+
+    def truncate(self, fd: int, size: int, /) -> None: ...
+
+    def rename(self, source: Path, target: Path, /) -> None: ...
+
+    def unlink(self, path: Path, /) -> None:
+        """Does nothing where it isn't there."""
+        ...
+
+    def fdatasync(self, fd: int, /) -> None:
+        """All bytes written to the file, and its size, survive a power cut once this returned."""
+        ...
+
+    def sync_file_system(self, path: Path) -> None:
+        """As fdatasync of every file on the file system that the directory `path` is on. An error
+        may be that of somebody else's file."""
+        ...
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        """Ends a transaction of a database with `synchronous=FULL`: it survives. sqlite3.Error."""
+        ...
+
+
 class _Disk:
-    """`DurableIO` on a real file system."""
+    """`FileIO` on a real file system."""
+
+    close = staticmethod(os.close)
+    pwrite = staticmethod(os.pwrite)
+    pread = staticmethod(os.pread)
+    truncate = staticmethod(os.ftruncate)
+    rename = staticmethod(os.rename)
+    fdatasync = staticmethod(os.fdatasync)
+
+    def open_file(self, path: Path, *, create: bool = False) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(path, flags | os.O_CREAT | os.O_EXCL if create else flags, 0o600)
+
+    def allocate(self, fd: int, end: int) -> None:
+        if _LIBC.fallocate64(fd, _KEEP_SIZE, 0, end):
+            error = ctypes.get_errno()
+            if error not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise OSError(error, os.strerror(error))
+
+    def unlink(self, path: Path, /) -> None:
+        path.unlink(missing_ok=True)
+
+    def sync_file_system(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if _LIBC.syncfs(fd):
+                error = ctypes.get_errno()
+                raise OSError(error, os.strerror(error), os.fspath(path))
+        finally:
+            os.close(fd)
+
+    def commit(self, connection: sqlite3.Connection) -> None:
+        connection.execute("COMMIT")
 
     def write_file(self, path: Path, data: Buffer) -> None:
         fd, temp_name = tempfile.mkstemp(prefix=TEMP_PREFIX, dir=path.parent)
@@ -76,7 +159,7 @@ class _Disk:
             os.close(fd)
 
 
-DISK: Final[DurableIO] = _Disk()
+DISK: Final[FileIO] = _Disk()
 
 
 def make_private_dir(path: Path) -> None:

@@ -10,11 +10,12 @@ class ExtentMap:
     A sequential writer costs 0.4 us per `add`: the last range grows in place.
     """
 
-    __slots__ = ("_ends", "_starts")
+    __slots__ = ("_ends", "_starts", "total")
 
     def __init__(self, extents: Iterable[tuple[int, int]] = ()) -> None:
         self._starts: list[int] = []
         self._ends: list[int] = []
+        self.total = 0  # how many bytes are in the set
         for start, end in extents:
             self.add(start, end)
 
@@ -24,20 +25,26 @@ class ExtentMap:
             return
         starts, ends = self._starts, self._ends
         if ends and starts[-1] <= start <= ends[-1]:
-            ends[-1] = max(ends[-1], end)
+            if end > ends[-1]:
+                self.total += end - ends[-1]
+                ends[-1] = end
             return
         first = bisect_left(ends, start)  # the first range that ends at or after `start`
         last = bisect_right(starts, end)  # past the last that begins at or before `end`
         if first < last:
             start, end = min(start, starts[first]), max(end, ends[last - 1])
+            self.total -= sum(ends[first:last]) - sum(starts[first:last])
+        self.total += end - start
         starts[first:last] = [start]
         ends[first:last] = [end]
 
     def cut(self, end: int) -> None:
         """Nothing at or past `end` is in the set any more."""
         keep = bisect_left(self._starts, end)
+        self.total -= sum(self._ends[keep:]) - sum(self._starts[keep:])
         del self._starts[keep:], self._ends[keep:]
         if keep and self._ends[-1] > end:
+            self.total -= self._ends[-1] - end
             self._ends[-1] = end
 
     def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
@@ -60,13 +67,14 @@ class ExtentMap:
         return all(inside for _, _, inside in self.pieces(start, end))
 
     @property
-    def total(self) -> int:
-        """How many bytes are in the set."""
-        return sum(self._ends) - sum(self._starts)
+    def end(self) -> int:
+        """Past the last byte in the set; 0 for the empty one."""
+        return self._ends[-1] if self._ends else 0
 
     def copy(self) -> "ExtentMap":
         made = ExtentMap()
         made._starts, made._ends = self._starts.copy(), self._ends.copy()
+        made.total = self.total
         return made
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

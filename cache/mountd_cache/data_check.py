@@ -1,0 +1,135 @@
+"""Are the data files what the journal says? After a crash, before anybody reads them."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from mountd_cache.changes import Content, Layer
+from mountd_cache.durable_io import TEMP_PREFIX, FileIO
+from mountd_cache.extent_map import ExtentMap
+from mountd_cache.journal_state import JournalState
+from mountd_cache.proofs import Proofs, is_proved
+from mountd_cache.quarantine import SetAside
+from mountd_cache.sidecar import PAGE, BadSidecar, unpack_sidecar
+from mountd_cache.staging import FileKey, data_name, parse_data_name
+
+_NO_PROOFS: Final = Proofs()
+
+
+@dataclass(slots=True)
+class Findings:
+    """`torn`: contents with bytes that can't be proved. `lost`: contents with bytes that were on
+    the disk and are not. `empty`: files to be made, of layers without bytes that count. `orphans`:
+    files with data that no content has. `useless`: files without data."""
+
+    torn: set[int] = field(default_factory=set)
+    lost: set[int] = field(default_factory=set)
+    empty: list[tuple[Content, Layer]] = field(default_factory=list)
+    orphans: list[SetAside] = field(default_factory=list)
+    useless: list[Path] = field(default_factory=list)
+
+
+class DataCheck:
+    """One look at the data files. `sizes`: whether a file can have become shorter."""
+
+    def __init__(self, folder: Path, state: JournalState, disk: FileIO, *, sizes: bool) -> None:
+        self._folder = folder
+        self._state = state
+        self._disk = disk
+        self._sizes = sizes
+        self._findings = Findings()
+        # 100,000 files: 0.1 s
+        self._files = set(os.listdir(folder))
+
+    def run(self) -> Findings:
+        """Raises OSError."""
+        for content in self._state.ledger.contents.values():
+            for layer in content.layers:
+                self._check_file(content, layer)
+        for key, proofs in self._state.proofs.items():
+            if key[0] not in self._findings.lost and not self._is_proved(key, proofs):
+                self._findings.torn.add(key[0])
+        self._findings.torn -= self._findings.lost
+        self._find_orphans()
+        return self._findings
+
+    def _check_file(self, content: Content, layer: Layer) -> None:
+        name = f"{content.id}-{layer.number}.data"
+        size = None
+        if name in self._files:
+            self._files.discard(name)
+            if not self._sizes:
+                return
+            size = os.stat(self._folder / name).st_size
+            if size >= PAGE + layer.extents.end:
+                return
+        # What is missing was never fsynced if each byte of it still needs a proof.
+        proofs = self._state.proofs.get((content.id, layer.number), _NO_PROOFS)
+        volatile = ExtentMap(part for _, left in proofs.volatile() for part in left)
+        at = max(0, (size or 0) - PAGE)
+        missing = [(max(at, start), end) for start, end in layer.extents if end > at]
+        if any(not volatile.covers(start, end) for start, end in missing):
+            self._findings.lost.add(content.id)
+        elif size is None:
+            self._findings.empty.append((content, layer))
+            if layer.extents:
+                self._findings.torn.add(content.id)
+
+    def _is_proved(self, key: FileKey, proofs: Proofs) -> bool:
+        content = self._state.ledger.contents[key[0]]
+        extents = next(layer.extents for layer in content.layers if layer.number == key[1])
+        wanted = [
+            (write, left)
+            for write, left in proofs.volatile()
+            if any(inside for part in left for _, _, inside in extents.pieces(*part))
+        ]
+        if not wanted:
+            return True
+        try:
+            fd = self._disk.open_file(self._folder / data_name(key))
+        except FileNotFoundError:
+            return False
+        try:
+            return all(is_proved(write, left, _Reader(self._disk, fd)) for write, left in wanted)
+        except EOFError:
+            return False
+        finally:
+            self._disk.close(fd)
+
+    def _find_orphans(self) -> None:
+        for name in sorted(self._files):
+            path, key = self._folder / name, parse_data_name(name)
+            if key is not None and key in self._state.gone:
+                continue
+            is_ours = key is not None or name.startswith(TEMP_PREFIX)
+            if is_ours and path.is_file() and os.stat(path).st_size <= PAGE:
+                self._findings.useless.append(path)
+            else:
+                why = "no change in the journal has it; " + describe(path)
+                self._findings.orphans.append(SetAside(path, why))
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Bytes of an open data file. Raises EOFError where it ends before."""
+
+    disk: FileIO
+    fd: int
+
+    def __call__(self, start: int, end: int) -> bytes:
+        found = self.disk.pread(self.fd, end - start, start + PAGE)
+        if len(found) != end - start:
+            raise EOFError
+        return found
+
+
+def describe(path: Path) -> str:
+    """What a data file says that it is, for people."""
+    try:
+        with open(path, "rb") as file:
+            found = unpack_sidecar(file.read(PAGE))
+    except (OSError, BadSidecar) as error:
+        return f"what it says about itself can't be read: {error}"
+    shown = {name: found.get(name) for name in ("key", "size", "base", "extents")}
+    return f"written here, data from offset {PAGE} on: {shown}"

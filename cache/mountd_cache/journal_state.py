@@ -1,0 +1,172 @@
+"""What log and database say together, and how each record changes it; no I/O.
+
+The same functions run when something happens and when the log is read after a crash, so that both
+end in the same state. After a restart the writes that nobody fsynced are known as before.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from mountd_cache.changes import Content, Rows
+from mountd_cache.ledger import Ledger
+from mountd_cache.proofs import Proofs, Unproved
+from mountd_cache.records import Cover, Freeze, Record, Release, Synced, Write
+from mountd_cache.staging import FileKey
+
+
+class Inconsistent(ValueError):
+    """A record that doesn't fit what was before it."""
+
+
+@dataclass(slots=True)
+class Dirty:
+    """What is not in the database yet."""
+
+    keys: set[str] = field(default_factory=set)
+    contents: set[int] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.keys or self.contents)
+
+
+class JournalState:
+    """See the module. `gone`: data files that nobody needs, with the lsn of the record that said
+    so and their bytes; they may be unlinked once that record survives a power cut."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.proofs: dict[FileKey, Proofs] = {}
+        self.gone: dict[FileKey, tuple[int, int]] = {}
+        self.dirty = Dirty()
+        self.staged_bytes = 0
+        self._counted: dict[int, int] = {}  # content -> what it adds to staged_bytes
+
+    def load(self, rows: Rows) -> None:
+        """As `rows`, from the database: nothing of it is dirty."""
+        self.ledger.apply(rows)
+        for content in rows.contents:
+            self._count(content.id)
+
+    def rows(self, lsn: int, rows: Rows) -> None:
+        """A step of the record `lsn`."""
+        before = [self.ledger.contents.get(id_) for id_ in _touched(rows)]
+        self.ledger.apply(rows)
+        self.dirty.keys.update(change.key for change in rows.changes)
+        self.dirty.keys.update(rows.forget)
+        for content in before:
+            if content is not None:
+                self._drop_files(lsn, content)
+        for id_ in _touched(rows):
+            self.dirty.contents.add(id_)
+            self._count(id_)
+
+    def write(
+        self, unproved: Unproved, key: FileKey, mtime_ns: int, covers: Iterable[Cover] = ()
+    ) -> None:
+        """Bytes are in the top layer's data file."""
+        content, start, end = key[0], unproved.start, unproved.end
+        extents = self.ledger.contents[content].layers[-1].extents
+        before = extents.total
+        self.ledger.write(content, start, end, mtime_ns)
+        added = extents.total - before
+        self.staged_bytes += added
+        self._counted[content] += added
+        self.dirty.contents.add(content)
+        proofs = self.proofs.get(key)
+        if proofs is None:
+            proofs = self.proofs[key] = Proofs()
+        proofs.add(unproved, covers)
+
+    def freeze(self, freeze: Freeze) -> None:
+        """A content has a new layer, which has nothing."""
+        self.ledger.contents[freeze.content].freeze(freeze.layer)
+        self.dirty.contents.add(freeze.content)
+
+    def release(self, lsn: int, release: Release) -> None:
+        """The lowest layers of a content are on the remote."""
+        content = self.ledger.contents[release.content]
+        if release.drop:
+            rows = Rows(changes=release.changes, drop=(content.id,))
+        else:
+            rest = content.released(release.depth, release.base)
+            rows = Rows(changes=release.changes, contents=(rest,))
+        self.rows(lsn, rows)
+
+    def synced(self, synced: Synced) -> None:
+        """These writes need no proof any more."""
+        if synced.everything:
+            self.forget_proofs(synced.log_lsn)
+        for content, layer, lsn in synced.marks:
+            proofs = self.proofs.get((content, layer))
+            if proofs is not None:
+                proofs.forget(lsn)
+                if not proofs:
+                    del self.proofs[content, layer]
+
+    def forget_proofs(self, lsn: int) -> None:
+        """All writes up to this one are on the disk."""
+        for key, proofs in list(self.proofs.items()):
+            proofs.forget(lsn)
+            if not proofs:
+                del self.proofs[key]
+
+    def unlinked(self, keys: Iterable[FileKey]) -> None:
+        """These data files take no room any more; they may come back in a power cut."""
+        for key in keys:
+            lsn, size = self.gone.get(key, (0, 0))
+            self.staged_bytes -= size
+            if size:
+                self.gone[key] = (lsn, 0)
+
+    def forget_gone(self, keys: Iterable[FileKey]) -> None:
+        """These data files were unlinked and stay so."""
+        for key in keys:
+            _, size = self.gone.pop(key, (0, 0))
+            self.staged_bytes -= size
+
+    def replay(self, lsn: int, record: Record, *, volatile: bool) -> None:
+        """A record of the log, after a crash. Raises Inconsistent, and then nothing changed."""
+        match record:
+            case Rows():
+                self.rows(lsn, record)
+            case Write():
+                content = self.ledger.contents.get(record.content)
+                if content is None or content.top.number != record.layer:
+                    raise Inconsistent(f"a write to {record.content}-{record.layer}")
+                end = record.offset + record.length
+                unproved = Unproved(lsn, record.offset, end, record.crc, volatile)
+                key = (record.content, record.layer)
+                self.write(unproved, key, record.mtime_ns, record.covers)
+            case Synced():
+                self.synced(record)
+            case Freeze():
+                if record.content not in self.ledger.contents:
+                    raise Inconsistent(f"a layer for {record.content}")
+                self.freeze(record)
+            case Release():
+                content = self.ledger.contents.get(record.content)
+                if content is None or len(content.layers) <= record.depth:
+                    raise Inconsistent(f"layers that {record.content} hasn't")
+                self.release(lsn, record)
+
+    def _drop_files(self, lsn: int, before: Content) -> None:
+        """Layers that a content had and has not any more."""
+        now = self.ledger.contents.get(before.id)
+        kept = {layer.number for layer in now.layers} if now is not None else set()
+        for layer in before.layers:
+            if layer.number not in kept:
+                key = (before.id, layer.number)
+                self.gone[key] = (lsn, layer.extents.total)
+                self.staged_bytes += layer.extents.total
+                self.proofs.pop(key, None)
+
+    def _count(self, id_: int) -> None:
+        content = self.ledger.contents.get(id_)
+        self.staged_bytes -= self._counted.pop(id_, 0)
+        if content is not None:
+            self._counted[id_] = content.staged_bytes
+            self.staged_bytes += content.staged_bytes
+
+
+def _touched(rows: Rows) -> set[int]:
+    return {content.id for content in rows.contents} | set(rows.drop)

@@ -1,0 +1,322 @@
+"""The journal's database: what the operation log said up to some record, in SQLite.
+
+One connection, one thread at a time. The log is the truth since then; see docs/format.md for the
+tables. A name or a key that is no Unicode is a BLOB instead of a TEXT; an integer of more than 64
+bits (times beyond the year 2262) is a TEXT.
+"""
+
+import errno
+import json
+import sqlite3
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Content, Layer
+from mountd_cache.durable_io import FileIO
+from mountd_cache.records import flat, from_flat
+from mountd_cache.staging import FileKey
+
+VERSION: Final = 1
+FILE_NAME: Final = "journal.db"
+_TABLES: Final = """
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+    CREATE TABLE changes (
+        key PRIMARY KEY, directory, name BLOB, number, kind INTEGER, expect,
+        base_key, base_version, base_size, content INTEGER, size, mtime_ns, sequence,
+        since_ns, changed_ns, state INTEGER, reason, conflict, attributes TEXT
+    ) WITHOUT ROWID;
+    CREATE TABLE contents (
+        id INTEGER PRIMARY KEY, base_key, base_version, base_size, mtime_ns, changed_ns
+    );
+    CREATE TABLE layers (
+        content INTEGER, number INTEGER, size, floor_end, extents BLOB,
+        PRIMARY KEY (content, number)
+    ) WITHOUT ROWID;
+    CREATE TABLE unlinked (content INTEGER, number INTEGER);
+"""
+_UNREADABLE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class JournalUnreadable(Exception):
+    """The database is damaged."""
+
+
+class JournalTooNew(Exception):
+    """The journal was written by a later mountd; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """`last_lsn`: the record of the log up to which the rest counts. `epoch`: see log_format."""
+
+    id: str
+    last_lsn: int
+    epoch: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a transaction changes. `unlinked` takes the place of what was there."""
+
+    meta: Meta
+    changes: Iterable[Change] = ()
+    forget: Iterable[str] = ()
+    contents: Iterable[Content] = ()
+    drop: Iterable[int] = ()
+    unlinked: Iterable[FileKey] = ()
+
+
+class JournalStore:
+    """A context manager would hide that `close` can fail: call it."""
+
+    def __init__(self, folder: Path, *, disk: FileIO) -> None:
+        """Opens the database, makes it where there is none. Raises OSError, JournalUnreadable,
+        JournalTooNew."""
+        self._disk = disk
+        path = folder / FILE_NAME
+        with _errors_of(path):
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare(folder)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def meta(self) -> Meta | None:
+        """None in a database that was just made. Raises OSError, JournalUnreadable."""
+        with _errors_of(Path(FILE_NAME)):
+            found = dict(self._db.execute("SELECT name, value FROM meta WHERE name != 'version'"))
+        if not found:
+            return None
+        try:
+            numbers = int(found["last_lsn"]), int(found["epoch"])
+            return Meta(str(found["id"]), *numbers, str(found["boot_id"]))
+        except (KeyError, ValueError) as error:
+            raise JournalUnreadable(f"the table meta: {found}") from error
+
+    def changes(self, bad: list[str]) -> Iterator[Change]:
+        """All of them; what can't be understood is added to `bad`. As `meta`."""
+        with _errors_of(Path(FILE_NAME)):
+            for row in self._db.execute("SELECT * FROM changes"):
+                try:
+                    yield _change_from_row(row)
+                except (ValueError, TypeError, LookupError) as error:
+                    bad.append(f"a row of the table changes: {row!r}: {error}")
+
+    def contents(self, bad: list[str]) -> Iterator[Content]:
+        """As `changes`."""
+        with _errors_of(Path(FILE_NAME)):
+            layers: dict[int, list[Layer] | None] = {}
+            for row in self._db.execute("SELECT * FROM layers ORDER BY content, number"):
+                try:
+                    content, number, size, floor_end, extents = row
+                    made = Layer(number, int(size), int(floor_end), _extents(extents))
+                    known = layers.setdefault(content, [])
+                    if known is not None:
+                        known.append(made)
+                except (ValueError, TypeError, LookupError) as error:
+                    layers[row[0]] = None
+                    bad.append(f"a row of the table layers: {row!r}: {error}")
+            for row in self._db.execute("SELECT * FROM contents"):
+                try:
+                    id_, *base, mtime_ns, changed_ns = row
+                    found = layers.get(id_)
+                    if not found:
+                        raise ValueError("it has no layers")
+                    yield Content(id_, _base(*base), found, int(mtime_ns), int(changed_ns))
+                except (ValueError, TypeError, LookupError) as error:
+                    bad.append(f"a row of the table contents: {row!r}: {error}")
+
+    def unlinked(self) -> list[FileKey]:
+        """Data files that nobody needs and that may still be there. As `meta`."""
+        with _errors_of(Path(FILE_NAME)):
+            return self._db.execute("SELECT content, number FROM unlinked").fetchall()
+
+    def save(self, update: Update) -> None:
+        """One transaction, on the disk when this returns. Raises OSError: nothing changed."""
+        with _errors_of(Path(FILE_NAME)):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._write(update)
+                self._disk.commit(self._db)
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Folds SQLite's own log into the database."""
+        self._db.close()
+
+    def _prepare(self, folder: Path) -> None:
+        # EXCLUSIVE: no shared memory, which some file systems don't have; the folder is locked.
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.text_factory = _text_factory
+        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            (version,) = self._db.execute("SELECT value FROM meta WHERE name='version'").fetchone()
+            if int(version) > VERSION:
+                raise JournalTooNew(
+                    f"{folder} was written by a later mountd (format {version}, this one knows "
+                    f"{VERSION}): use that one"
+                )
+            return
+        statements = [statement for statement in _TABLES.split(";") if statement.strip()]
+        self._db.execute("BEGIN IMMEDIATE")
+        for statement in statements:
+            self._db.execute(statement)
+        self._db.execute("INSERT INTO meta VALUES ('version', ?)", (VERSION,))
+        self._disk.commit(self._db)
+        self._disk.fsync_dir(folder)
+
+    def _write(self, update: Update) -> None:
+        db, meta = self._db, update.meta
+        values = {name: getattr(meta, name) for name in ("id", "last_lsn", "epoch", "boot_id")}
+        db.executemany("REPLACE INTO meta VALUES (?, ?)", values.items())
+        forget = ((_text(key),) for key in update.forget)
+        db.executemany("DELETE FROM changes WHERE key = ?", forget)
+        marks = ",".join("?" * 19)
+        rows = (_change_to_row(change) for change in update.changes)
+        db.executemany(f"REPLACE INTO changes VALUES ({marks})", rows)
+        contents = list(update.contents)
+        replaced = [(id_,) for id_ in update.drop] + [(content.id,) for content in contents]
+        db.executemany("DELETE FROM layers WHERE content = ?", replaced)
+        db.executemany("DELETE FROM contents WHERE id = ?", replaced)
+        contents_rows = (_content_to_row(content) for content in contents)
+        db.executemany("INSERT INTO contents VALUES (?,?,?,?,?,?)", contents_rows)
+        layers = (_layer_to_row(content.id, la) for content in contents for la in content.layers)
+        db.executemany("INSERT INTO layers VALUES (?,?,?,?,?)", layers)
+        db.execute("DELETE FROM unlinked")
+        db.executemany("INSERT INTO unlinked VALUES (?,?)", update.unlinked)
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """What goes wrong in SQLite as OSError, or JournalUnreadable where the file is damaged."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in _UNREADABLE:
+            raise JournalUnreadable(str(error)) from error
+        number = errno.ENOSPC if code == sqlite3.SQLITE_FULL else errno.EIO
+        raise OSError(number, f"the journal's database: {error}", str(path)) from error
+
+
+def _text_factory(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")
+
+
+def _text(text: str) -> str | bytes:
+    """As SQLite can take it."""
+    try:
+        if not text.isascii():
+            text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text
+
+
+def _str(value: Any) -> str:
+    """The opposite of `_text`."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogatepass")
+    if not isinstance(value, str):
+        raise TypeError(f"no text: {value!r}")
+    return value
+
+
+def _integer(number: int) -> int | str:
+    return number if -(2**63) <= number < 2**63 else str(number)
+
+
+def _base(key: Any, version: Any, size: Any) -> Base | None:
+    return None if key is None else Base(_str(key), _str(version), int(size))
+
+
+def _base_to_row(base: Base | None) -> tuple[Any, ...]:
+    if base is None:
+        return None, None, None
+    return _text(base.key), _text(base.version), _integer(base.size)
+
+
+def _change_to_row(change: Change) -> tuple[Any, ...]:
+    return (
+        _text(change.key),
+        _text(change.directory),
+        change.name,
+        _integer(change.number),
+        int(change.kind),
+        _text(change.expect),
+        *_base_to_row(change.base),
+        change.content,
+        _integer(change.size),
+        _integer(change.mtime_ns),
+        _integer(change.sequence),
+        _integer(change.since_ns),
+        _integer(change.changed_ns),
+        int(change.state),
+        _text(change.reason),
+        _text(change.conflict),
+        json.dumps(dict(change.attributes)) if change.attributes else None,
+    )
+
+
+def _change_from_row(row: tuple[Any, ...]) -> Change:
+    return Change(
+        _str(row[0]),
+        _str(row[1]),
+        bytes(row[2]),
+        int(row[3]),
+        _KINDS[row[4]],
+        _str(row[5]),
+        _base(*row[6:9]),
+        int(row[9]),
+        int(row[10]),
+        int(row[11]),
+        int(row[12]),
+        int(row[13]),
+        int(row[14]),
+        _STATES[row[15]],
+        _str(row[16]),
+        _str(row[17]),
+        **({} if row[18] is None else {"attributes": _attributes(row[18])}),
+    )
+
+
+def _attributes(text: str) -> Mapping[str, str]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"no attributes: {text!r}")
+    return found
+
+
+def _content_to_row(content: Content) -> tuple[Any, ...]:
+    times = _integer(content.mtime_ns), _integer(content.changed_ns)
+    return (content.id, *_base_to_row(content.base), *times)
+
+
+def _layer_to_row(content: int, layer: Layer) -> tuple[Any, ...]:
+    edges = array("Q", flat(layer.extents))
+    if sys.byteorder == "big":
+        edges.byteswap()
+    sizes = _integer(layer.size), _integer(layer.floor_end)
+    return (content, layer.number, *sizes, edges.tobytes())
+
+
+def _extents(data: bytes) -> Any:
+    edges = array("Q", data)
+    if sys.byteorder == "big":
+        edges.byteswap()
+    return from_flat(edges)
+
+
+_KINDS: Final = {int(kind): kind for kind in ChangeKind}
+_STATES: Final = {int(state): state for state in ChangeState}

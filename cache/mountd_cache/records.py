@@ -1,0 +1,278 @@
+"""What is in the operation log: one record per step, as bytes; pure. The format: docs/format.md.
+
+A record is a kind byte and a body. What happens for each write of a program is a packed struct;
+what happens for each file is JSON, in UTF-8 that lets lone surrogates through: a name that is no
+UTF-8 comes back as the bytes that it was.
+"""
+
+import json
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Content, Layer, Rows
+from mountd_cache.extent_map import ExtentMap
+
+ROWS: Final = 1
+WRITE: Final = 2
+SYNCED: Final = 3
+FREEZE: Final = 4
+RELEASE: Final = 5
+
+# kind, content, layer, offset, length, mtime in ns, CRC32C of the bytes
+_WRITE: Final = struct.Struct("<BQIQIqI")
+_COVER: Final = struct.Struct("<QII")  # start, length, CRC32C
+_SYNCED: Final = struct.Struct("<BQB")  # kind, the log is durable up to, every layer is
+_MARK: Final = struct.Struct("<QIQ")  # content, layer, writes up to this lsn are durable
+_FREEZE: Final = struct.Struct("<BQI")  # kind, content, number of the new layer
+_INT64: Final = 2**63
+
+_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class BadRecord(ValueError):
+    """A record whose CRC is right and that makes no sense: a bug, or a newer format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """[start, end) of a data file held bytes with this CRC32C just before a write replaced them.
+
+    With it, what is left of an earlier write can still be proved.
+    """
+
+    start: int
+    end: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Bytes are in a layer's data file. `crc`: their CRC32C."""
+
+    content: int
+    layer: int
+    offset: int
+    length: int
+    mtime_ns: int
+    crc: int
+    covers: tuple[Cover, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The log up to `log_lsn` is on the disk, and so are the writes up to an lsn of each layer in
+    `marks` (content, layer, lsn); with `everything`, those up to `log_lsn` of every layer."""
+
+    log_lsn: int
+    everything: bool
+    marks: tuple[tuple[int, int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """A content has a new, empty layer on top."""
+
+    content: int
+    layer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The lowest `depth` layers are on the remote, as `base`; `drop`: nothing else is left."""
+
+    content: int
+    depth: int
+    base: Base
+    drop: bool
+    changes: tuple[Change, ...]
+
+
+Record = Rows | Write | Synced | Freeze | Release
+
+
+def pack_write(
+    content: int,
+    layer: int,
+    offset: int,
+    length: int,
+    mtime_ns: int,
+    crc: int,
+    covers: Sequence[Cover] = (),
+) -> bytes:
+    """The bytes of a `Write`. A time outside of the years 1678 to 2262 becomes the nearest one."""
+    if not -_INT64 <= mtime_ns < _INT64:
+        mtime_ns = max(-_INT64, min(mtime_ns, _INT64 - 1))
+    packed = _WRITE.pack(WRITE, content, layer, offset, length, mtime_ns, crc)
+    if covers:
+        packed += b"".join(_COVER.pack(c.start, c.end - c.start, c.crc) for c in covers)
+    return packed
+
+
+def pack(record: Record) -> bytes:
+    """The bytes of a record."""
+    match record:
+        case Rows():
+            return _json(ROWS, _rows_to_json(record))
+        case Write(content, layer, offset, length, mtime_ns, crc, covers):
+            return pack_write(content, layer, offset, length, mtime_ns, crc, covers)
+        case Synced(log_lsn, everything, marks):
+            return _SYNCED.pack(SYNCED, log_lsn, everything) + b"".join(
+                _MARK.pack(*mark) for mark in marks
+            )
+        case Freeze(content, layer):
+            return _FREEZE.pack(FREEZE, content, layer)
+        case Release():
+            return _json(RELEASE, _release_to_json(record))
+
+
+def unpack(payload: bytes) -> Record:
+    """The record that `pack` made these bytes of. Raises BadRecord."""
+    try:
+        match payload[0]:
+            case 2:
+                _, content, layer, offset, length, mtime_ns, crc = _WRITE.unpack_from(payload)
+                packed = _COVER.iter_unpack(payload[_WRITE.size :])
+                covers = tuple(Cover(at, at + size, known) for at, size, known in packed)
+                return Write(content, layer, offset, length, mtime_ns, crc, covers)
+            case 1:
+                return _rows_from_json(json.loads(_text(payload)))
+            case 3:
+                _, log_lsn, everything = _SYNCED.unpack_from(payload)
+                marks = tuple(_MARK.iter_unpack(payload[_SYNCED.size :]))
+                return Synced(log_lsn, bool(everything), marks)
+            case 4:
+                return Freeze(*_FREEZE.unpack(payload)[1:])
+            case 5:
+                return _release_from_json(json.loads(_text(payload)))
+    except (ValueError, TypeError, LookupError, struct.error) as error:
+        raise BadRecord(f"a record that can't be read: {payload[:40]!r}: {error}") from error
+    raise BadRecord(f"a record of the unknown kind {payload[0]}")
+
+
+def name_to_text(name: bytes) -> str:
+    """Any name as text that `text_to_name` turns into the same bytes."""
+    return name.decode("utf-8", "surrogateescape")
+
+
+def text_to_name(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def flat(extents: ExtentMap) -> list[int]:
+    """start, end, start, end, ..."""
+    return [edge for extent in extents for edge in extent]
+
+
+def from_flat(edges: Iterable[int]) -> ExtentMap:
+    """The opposite of `flat`. Raises ValueError where these are no extents."""
+    each = iter(edges)
+    pairs = list(zip(each, each, strict=True))
+    made = ExtentMap(pairs)
+    if list(made) != pairs:
+        raise ValueError(f"no extents: {pairs[:10]}")
+    return made
+
+
+def _json(kind: int, value: dict[str, Any]) -> bytes:
+    return bytes((kind,)) + _encode_json(value).encode("utf-8", "surrogatepass")
+
+
+def _text(payload: bytes) -> str:
+    return payload[1:].decode("utf-8", "surrogatepass")
+
+
+def _base_to_json(base: Base | None) -> list[Any] | None:
+    return None if base is None else [base.key, base.version, base.size]
+
+
+def _base_from_json(value: list[Any] | None) -> Base | None:
+    return None if value is None else Base(*value)
+
+
+def _change_to_json(change: Change) -> list[Any]:
+    return [
+        change.key,
+        change.directory,
+        name_to_text(change.name),
+        change.number,
+        int(change.kind),
+        change.expect,
+        _base_to_json(change.base),
+        change.content,
+        change.size,
+        change.mtime_ns,
+        change.sequence,
+        change.since_ns,
+        change.changed_ns,
+        int(change.state),
+        change.reason,
+        change.conflict,
+        dict(change.attributes),
+    ]
+
+
+def _change_from_json(value: list[Any]) -> Change:
+    if len(value) != 17:
+        raise ValueError(f"a change of {len(value)} fields")
+    fields = list(value)
+    fields[2] = text_to_name(value[2])
+    fields[4] = ChangeKind(value[4])
+    fields[6] = _base_from_json(value[6])
+    fields[13] = ChangeState(value[13])
+    return Change(*fields)
+
+
+def _content_to_json(content: Content) -> list[Any]:
+    layers = [[la.number, la.size, la.floor_end, flat(la.extents)] for la in content.layers]
+    base = _base_to_json(content.base)
+    return [content.id, base, layers, content.mtime_ns, content.changed_ns]
+
+
+def _content_from_json(value: list[Any]) -> Content:
+    id_, base, layers, mtime_ns, changed_ns = value
+    made = [Layer(number, size, floor, from_flat(edges)) for number, size, floor, edges in layers]
+    if not made:
+        raise ValueError(f"content {id_} has no layer")
+    return Content(id_, _base_from_json(base), made, mtime_ns, changed_ns)
+
+
+def _rows_to_json(rows: Rows) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    if rows.changes:
+        value["changes"] = [_change_to_json(change) for change in rows.changes]
+    if rows.forget:
+        value["forget"] = rows.forget
+    if rows.contents:
+        value["contents"] = [_content_to_json(content) for content in rows.contents]
+    if rows.drop:
+        value["drop"] = rows.drop
+    return value
+
+
+def _rows_from_json(value: dict[str, Any]) -> Rows:
+    return Rows(
+        tuple(_change_from_json(change) for change in value.get("changes", ())),
+        tuple(value.get("forget", ())),
+        tuple(_content_from_json(content) for content in value.get("contents", ())),
+        tuple(value.get("drop", ())),
+    )
+
+
+def _release_to_json(release: Release) -> dict[str, Any]:
+    return {
+        "content": release.content,
+        "depth": release.depth,
+        "base": _base_to_json(release.base),
+        "drop": release.drop,
+        "changes": [_change_to_json(change) for change in release.changes],
+    }
+
+
+def _release_from_json(value: dict[str, Any]) -> Release:
+    base = _base_from_json(value["base"])
+    if base is None:
+        raise ValueError("a release without a base")
+    changes = tuple(_change_from_json(change) for change in value["changes"])
+    return Release(value["content"], value["depth"], base, value["drop"], changes)

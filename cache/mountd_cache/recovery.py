@@ -1,0 +1,282 @@
+"""What happens when a journal is opened: database and log are read, data files are checked.
+
+Nothing that could be somebody's data is deleted: what is not understood goes to `quarantine/`, and
+what can't be proved to have been written becomes FAILED. A crash in the middle leaves a folder
+that can be opened again.
+"""
+
+import logging
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from mountd_cache.changes import ChangeState, Rows
+from mountd_cache.data_check import DataCheck, Findings, describe
+from mountd_cache.durable_io import FileIO
+from mountd_cache.journal_state import JournalState
+from mountd_cache.journal_store import FILE_NAME, JournalStore, JournalUnreadable, Meta, Update
+from mountd_cache.log_format import HEADER_SIZE
+from mountd_cache.log_reader import LogEnd, Segment, find_segments, read_log
+from mountd_cache.quarantine import SetAside, quarantine
+from mountd_cache.records import Freeze, Record, Release, Write
+from mountd_cache.sidecar import pack_sidecar
+from mountd_cache.staging import data_name
+
+logger = logging.getLogger(__name__)
+
+TORN: Final = "torn by a power loss"
+MISSING: Final = "its staged bytes are missing: see the quarantine"
+DAMAGED: Final = "the journal was damaged, a later state may be lost: see the quarantine"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What opening found. `torn`: keys of changes that became FAILED. `quarantined`: where the
+    files are now that could not be understood. `replayed`: records of the log."""
+
+    torn: tuple[str, ...] = ()
+    quarantined: tuple[Path, ...] = ()
+    replayed: int = 0
+    took_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Recovered:
+    """The journal as it is to be from now on. `rows`: what recovery decided, to be committed as
+    the first record of the log. `damaged`: the log must be folded into the database at once."""
+
+    store: JournalStore
+    state: JournalState
+    meta: Meta
+    next_lsn: int = 1
+    rows: Rows = field(default_factory=Rows)
+    torn: tuple[str, ...] = ()
+    quarantined: tuple[Path, ...] = ()
+    replayed: int = 0
+    damaged: bool = False
+    boot_changed: bool = False
+
+
+class Recoverer:
+    """One recovery of one folder. `run` is the door."""
+
+    def __init__(self, folder: Path, *, disk: FileIO, boot_id: str, now_ns: int) -> None:
+        self._folder = folder
+        self._disk = disk
+        self._boot_id = boot_id
+        self._now_ns = now_ns
+        self._aside: list[SetAside] = []
+        self._notes: list[str] = []
+        self._quarantined: tuple[Path, ...] = ()
+        self._damaged = False
+        self._segments: list[Segment] = []
+
+    def run(self) -> Recovered:
+        """Raises OSError, JournalTooNew, SegmentTooNew; then nothing that matters changed."""
+        self._segments = find_segments(self._folder / "log")
+        try:
+            store, state, meta = self._open_store()
+        except JournalUnreadable as error:
+            path = self._folder / FILE_NAME
+            logger.error("%s can't be read and is set aside: %s", path, error)
+            why = f"the journal's database, which can't be read ({error})"
+            paths = [path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")]
+            self._notes.clear()
+            self._without_database([SetAside(path, why) for path in paths if path.exists()])
+            store, state, meta = self._open_store()
+        try:
+            return self._recover(store, state, meta)
+        except BaseException:
+            store.close()
+            raise
+
+    def _recover(self, store: JournalStore, state: JournalState, meta: Meta) -> Recovered:
+        headers = [segment.header for segment in self._segments if segment.header]
+        boots = {header.boot_id for header in headers} | {meta.boot_id}
+        end = self._read_log(state, meta.last_lsn)
+        for key in store.unlinked():
+            state.gone.setdefault(key, (0, 0))
+        boot_changed = boots != {self._boot_id}
+        staging = self._folder / "staging"
+        found = DataCheck(staging, state, self._disk, sizes=boot_changed).run()
+        rows, torn = self._decide(state, found, end)
+        self._set_aside(found)
+        self._cut_log(end)
+        # Upload ids are made of the id and of numbers of the epoch: what was lost with the damage
+        # may have used any of this one.
+        known_id = "" if self._damaged else meta.id
+        epoch = max([meta.epoch, *(header.epoch for header in headers)]) + 1
+        meta = Meta(known_id or secrets.token_hex(8), meta.last_lsn, epoch, self._boot_id)
+        if not known_id:
+            store.save(Update(meta, unlinked=tuple(state.gone)))
+        return Recovered(
+            store,
+            state,
+            meta,
+            end.highest_lsn + 1 if self._damaged else end.next_lsn,
+            rows,
+            torn,
+            self._quarantined,
+            end.replayed,
+            self._damaged,
+            boot_changed,
+        )
+
+    def _open_store(self) -> tuple[JournalStore, JournalState, Meta]:
+        store = JournalStore(self._folder, disk=self._disk)
+        try:
+            meta = store.meta()
+            if meta is None:
+                self._without_database([])
+                return store, JournalState(), Meta("", 0, 0, self._boot_id)
+            state = self._load(store)
+        except BaseException:
+            store.close()
+            raise
+        if self._notes:
+            self._damaged = True
+            logger.error("%d rows of the journal's database make no sense", len(self._notes))
+        if meta.last_lsn and not self._segments:
+            self._damaged = True
+            logger.error("the journal's log is missing")
+        return store, state, meta
+
+    def _load(self, store: JournalStore) -> JournalState:
+        state = JournalState()
+        contents = tuple(store.contents(self._notes))
+        state.load(Rows(tuple(store.changes(self._notes)), contents=contents))
+        return state
+
+    def _without_database(self, files: list[SetAside]) -> None:
+        """A log that says what came after a lost database says too little."""
+        first = self._segments[0] if self._segments else None
+        if first is not None and not (first.header and first.header.first_lsn == 1):
+            why = "a part of the journal's log; its database is lost"
+            files = files + [SetAside(segment.path, why) for segment in self._segments]
+            self._segments = []
+        if files:
+            self._damaged = True
+            self._move(files, [])
+
+    def _read_log(self, state: JournalState, last_lsn: int) -> LogEnd:
+        def apply(lsn: int, record: Record, boot_id: str) -> None:
+            state.replay(lsn, record, volatile=boot_id != self._boot_id)
+
+        end = read_log(self._segments, last_lsn, self._boot_id, apply)
+        if end.torn is None:
+            return end
+        segment, at = end.torn
+        if not end.damaged:
+            logger.info("the log ends at record %d, torn", end.next_lsn - 1)
+            return end
+        self._damaged = True
+        logger.error("the log is damaged after record %d, in %s", end.next_lsn - 1, segment.path)
+        why = f"a part of the journal's log; it was damaged at {segment.path.name}, byte {at}"
+        index = self._segments.index(segment)
+        self._aside += [SetAside(seg.path, why, keep=True) for seg in self._segments[index:]]
+        return end
+
+    def _decide(
+        self, state: JournalState, found: Findings, end: LogEnd
+    ) -> tuple[Rows, tuple[str, ...]]:
+        """What must be said of changes and contents, and the keys of those that FAILED now."""
+        ledger = state.ledger
+        nobody = [id_ for id_ in ledger.contents if id_ not in ledger.owner]
+        if self._damaged:
+            found.lost.update(nobody)
+        for id_ in found.lost:
+            self._aside += list(self._files_of(state, id_))
+        reasons: dict[str, str] = {}
+        if end.damaged:
+            reasons |= dict.fromkeys(_concerned(end.later, state), DAMAGED)
+        for change in ledger.changes.values():
+            if not change.content:
+                continue
+            if change.content in found.lost or change.content not in ledger.contents:
+                reasons[change.key] = MISSING
+            elif change.content in found.torn:
+                reasons[change.key] = TORN
+        failed = tuple(
+            replace(ledger.changes[key], state=ChangeState.FAILED, reason=reason)
+            for key, reason in reasons.items()
+            if ledger.changes[key].state is not ChangeState.FAILED
+        )
+        for change in failed:
+            logger.warning("%r is not sent: %s", change.key, change.reason)
+        drop = tuple({*nobody, *found.lost})
+        return Rows(changes=failed, drop=drop), tuple(change.key for change in failed)
+
+    def _files_of(self, state: JournalState, id_: int) -> Iterator[SetAside]:
+        for layer in state.ledger.contents[id_].layers:
+            path = self._folder / "staging" / data_name((id_, layer.number))
+            if path.exists():
+                key = state.ledger.owner.get(id_, "no change")
+                why = f"a part of the staged bytes of {key!r}, others are missing; "
+                yield SetAside(path, why + describe(path))
+
+    def _set_aside(self, found: Findings) -> None:
+        for path in found.useless:
+            self._disk.unlink(path)
+        self._aside += found.orphans
+        if self._aside or self._notes:
+            self._move(self._aside, self._notes)
+        for content, layer in found.empty:
+            if content.id not in found.lost:
+                self._make_empty(content.id, layer.number, pack_sidecar(content, layer, "", ""))
+
+    def _make_empty(self, content: int, layer: int, sidecar: bytes) -> None:
+        path = self._folder / "staging" / data_name((content, layer))
+        fd = self._disk.open_file(path, create=True)
+        try:
+            self._disk.pwrite(fd, sidecar, 0)
+        finally:
+            self._disk.close(fd)
+
+    def _move(self, files: list[SetAside], notes: list[str]) -> None:
+        target = self._folder / "quarantine"
+        moved = quarantine(target, files, notes, disk=self._disk, now_ns=self._now_ns)
+        logger.error("%d files were set aside in %s", len(files), moved[0].parent)
+        self._quarantined += moved
+
+    def _cut_log(self, end: LogEnd) -> None:
+        """Nothing is left behind the last good record; and all before it is on the disk."""
+        folder = self._folder / "log"
+        bad: list[Segment] = []
+        if end.torn is not None and not self._damaged:
+            segment, good = end.torn
+            index = self._segments.index(segment)
+            bad = self._segments[index + (good >= HEADER_SIZE) :]
+            if good >= HEADER_SIZE:
+                self._cut(segment.path, good)
+        for segment in reversed(bad):
+            self._disk.unlink(segment.path)
+        for segment in self._segments:
+            if segment not in bad:
+                self._cut(segment.path, None)
+        self._disk.fsync_dir(folder)
+
+    def _cut(self, path: Path, size: int | None) -> None:
+        fd = self._disk.open_file(path)
+        try:
+            if size is not None:
+                self._disk.truncate(fd, size)
+            self._disk.fdatasync(fd)
+        finally:
+            self._disk.close(fd)
+
+
+def _concerned(later: list[Record], state: JournalState) -> Iterator[str]:
+    """Keys of changes that records were about which could not be applied."""
+    for record in later:
+        keys: set[str] = set()
+        contents: set[int] = set()
+        match record:
+            case Rows():
+                keys = {*record.forget, *(change.key for change in record.changes)}
+                contents = {*record.drop, *(content.id for content in record.contents)}
+            case Write() | Freeze() | Release():
+                contents = {record.content}
+        keys |= {state.ledger.owner[id_] for id_ in contents if id_ in state.ledger.owner}
+        yield from (key for key in keys if key in state.ledger.changes)

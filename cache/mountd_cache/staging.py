@@ -1,0 +1,255 @@
+"""Data files: the bytes of staged contents, one sparse file for each layer.
+
+A file holds a sidecar page and then the data, at its offset + PAGE. Files are never truncated, and
+are unlinked only by `unlink`. Descriptors are kept in an LRU; those of pinned contents stay open,
+so that what they read outlives its name.
+
+`write` belongs to one thread; everything else may be called by any.
+"""
+
+import errno
+import os
+import re
+import resource
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from typing_extensions import Buffer
+
+from mountd_cache.durable_io import FileIO
+from mountd_cache.sidecar import PAGE
+
+FileKey = tuple[int, int]  # id of the content, number of the layer
+
+_MOST_OPEN: Final = 1024
+_MANY: Final = 64  # fdatasyncs that one syncfs is cheaper than
+_NAME: Final = re.compile(r"(\d+)-(\d+)\.data")
+
+
+def data_name(key: FileKey) -> str:
+    return f"{key[0]}-{key[1]}.data"
+
+
+def parse_data_name(name: str) -> FileKey | None:
+    """The opposite of `data_name`; None for the name of something else."""
+    found = _NAME.fullmatch(name)
+    key = (int(found[1]), int(found[2])) if found else None
+    return key if key and data_name(key) == name else None
+
+
+@dataclass(eq=False, slots=True)
+class _OpenFile:
+    key: FileKey
+    fd: int
+    users: int = 0
+    closing: bool = False
+
+
+class Staging:
+    """The data files in a folder."""
+
+    def __init__(self, folder: Path, *, disk: FileIO, most_open: int | None = None) -> None:
+        """`most_open`: descriptors that may stay open besides pinned ones."""
+        self._folder = folder
+        self._disk = disk
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_open = most_open or max(16, min(_MOST_OPEN, soft // 2))
+        self._lock = threading.Lock()
+        self._open: OrderedDict[FileKey, _OpenFile] = OrderedDict()
+        self._pins: dict[int, int] = {}
+        self._failed: set[FileKey] = set()  # the kernel may have lost some of it
+        self._created = 1  # counts files; the folder may hold names of a former process
+        self._named = 0  # those whose name survives a power cut
+        self._hot: _OpenFile | None = None  # the file written last: `write` needs no lock for it
+
+    def create(self, key: FileKey, sidecar: bytes) -> None:
+        """A new data file without data. Raises OSError, and then there is none."""
+        path = self._path(key)
+        fd = self._disk.open_file(path, create=True)
+        try:
+            if self._disk.pwrite(fd, sidecar, 0) != len(sidecar):
+                raise OSError(errno.ENOSPC, "no room for a data file", os.fspath(path))
+        except OSError:
+            self._disk.close(fd)
+            self._disk.unlink(path)
+            raise
+        with self._lock:
+            self._created += 1
+            self._open[key] = _OpenFile(key, fd)
+            self._close_some()
+
+    def write(self, key: FileKey, offset: int, data: Buffer) -> int:
+        """How many bytes were written: fewer when the disk is full. Raises OSError if none."""
+        hot = self._hot
+        if hot is None or hot.key != key or hot.closing:
+            self._cool()
+            hot = self._hot = self._acquire(key)
+        return self._disk.pwrite(hot.fd, data, offset + PAGE)
+
+    def read(self, key: FileKey, start: int, end: int) -> bytes:
+        """The bytes [start, end). Raises OSError: EIO where the file has fewer or isn't there."""
+        with self._using(key) as fd:
+            found = self._disk.pread(fd, end - start, start + PAGE)
+            while 0 < len(found) < end - start:
+                more = self._disk.pread(fd, end - start - len(found), start + len(found) + PAGE)
+                if not more:
+                    break
+                found += more
+        if len(found) != end - start:
+            raise OSError(errno.EIO, "a staged file is shorter than it was", str(self._path(key)))
+        return found
+
+    def pin(self, content: int, layers: Iterable[int]) -> None:
+        """The files of a content, those it gets later as well, can be read until `unpin`, whether
+        they are unlinked or not. Pins are counted. Raises OSError, and then it is not pinned."""
+        with self._lock:
+            self._pins[content] = self._pins.get(content, 0) + 1
+        try:
+            for number in layers:
+                self._release(self._acquire((content, number)))
+        except OSError:
+            self.unpin(content)
+            raise
+
+    def unpin(self, content: int) -> None:
+        with self._lock:
+            left = self._pins[content] - 1
+            if left:
+                self._pins[content] = left
+                return
+            del self._pins[content]
+            for file in [file for key, file in self._open.items() if key[0] == content]:
+                self._close_if_idle(file)
+            self._close_some()
+
+    def sync(self, files: Mapping[FileKey, bytes], needed: Callable[[FileKey], bool]) -> None:
+        """The data of these files is on the disk, and the names of all that exist.
+
+        `files`: with the sidecar of each. A file that is not there is left out if it isn't
+        `needed` any more. Raises OSError, and does so for ever for a file that the kernel could
+        not write: it may report success for pages that it has lost.
+        """
+        for key, sidecar in files.items():
+            if key in self._failed:
+                raise OSError(errno.EIO, "a staged file can't be written", str(self._path(key)))
+            with self._unless_unlinked(key, needed), self._using(key) as fd:
+                self._disk.pwrite(fd, sidecar, 0)
+        if len(files) <= _MANY or not self._sync_file_system():
+            for key in files:
+                with self._unless_unlinked(key, needed), self._using(key) as fd:
+                    self._sync_one(key, fd)
+        created = self._created
+        if self._named < created:
+            self._disk.fsync_dir(self._folder)
+            self._named = max(self._named, created)
+
+    def unlink(self, keys: Iterable[FileKey]) -> None:
+        """The names go; the bytes when nobody reads them any more. Raises OSError."""
+        for key in keys:
+            self._disk.unlink(self._path(key))
+            with self._lock:
+                file = self._open.get(key)
+                if file is not None:
+                    file.closing = True
+                    self._close_if_idle(file)
+
+    def forget_unlinked(self) -> None:
+        """No unlinked file comes back after a power cut. Raises OSError."""
+        self._disk.fsync_dir(self._folder)
+
+    def close(self) -> None:
+        """All descriptors, pinned or not."""
+        self._cool()
+        with self._lock:
+            for file in self._open.values():
+                self._disk.close(file.fd)
+            self._open.clear()
+
+    def _path(self, key: FileKey) -> Path:
+        return self._folder / data_name(key)
+
+    def _cool(self) -> None:
+        hot, self._hot = self._hot, None
+        if hot is not None:
+            self._release(hot)
+
+    def cool(self, content: int) -> None:
+        """The content is not written to in this state any more; of the thread that writes."""
+        if self._hot is not None and self._hot.key[0] == content:
+            self._cool()
+
+    @contextmanager
+    def _using(self, key: FileKey) -> Iterator[int]:
+        file = self._acquire(key)
+        try:
+            yield file.fd
+        finally:
+            self._release(file)
+
+    def _acquire(self, key: FileKey) -> _OpenFile:
+        """The open file, which stays open until `_release`."""
+        with self._lock:
+            file = self._open.get(key)
+            if file is None:
+                try:
+                    file = _OpenFile(key, self._disk.open_file(self._path(key)))
+                except FileNotFoundError as error:
+                    path = str(self._path(key))
+                    raise OSError(errno.EIO, "a staged file is not there", path) from error
+                self._open[key] = file
+            else:
+                self._open.move_to_end(key)
+            file.users += 1
+            self._close_some()
+            return file
+
+    def _release(self, file: _OpenFile) -> None:
+        with self._lock:
+            file.users -= 1
+            if file.closing:
+                self._close_if_idle(file)
+
+    def _close_if_idle(self, file: _OpenFile) -> None:
+        """With the lock held: closes it if it was unlinked and nobody needs it."""
+        idle = file.closing and not file.users and file.key[0] not in self._pins
+        if idle and self._open.get(file.key) is file:
+            del self._open[file.key]
+            self._disk.close(file.fd)
+
+    def _close_some(self) -> None:
+        """With the lock held: keeps the LRU at its size, as far as files are not in use."""
+        for _ in range(len(self._open) - self._most_open - len(self._pins)):
+            key, file = next(iter(self._open.items()))
+            if file.users or key[0] in self._pins:
+                self._open.move_to_end(key)
+                continue
+            del self._open[key]
+            self._disk.close(file.fd)
+
+    @contextmanager
+    def _unless_unlinked(self, key: FileKey, needed: Callable[[FileKey], bool]) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            if needed(key) or self._path(key).exists():
+                raise
+
+    def _sync_one(self, key: FileKey, fd: int) -> None:
+        try:
+            self._disk.fdatasync(fd)
+        except OSError:
+            self._failed.add(key)
+            raise
+
+    def _sync_file_system(self) -> bool:
+        """False where it failed, maybe because of a file that isn't ours: each tells by itself."""
+        try:
+            self._disk.sync_file_system(self._folder)
+        except OSError:
+            return False
+        return True
