@@ -6,6 +6,7 @@ from mountd.config import Settings
 from mountd.errors import UsageError
 from mountd.remotes.azure_credentials import AzureAccount, azure_account
 from mountd.remotes.azure_rest import AzureRest
+from mountd.remotes.azure_write import CAPABILITIES
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.buckets import BucketsStore
 from mountd.remotes.object_store import ObjectStore
@@ -31,7 +32,7 @@ def open_azure(source: Source, settings: Settings, page_size: int | None = None)
 
     if source.authority:
         return open_container(source.authority, source.prefix)
-    return BucketsStore(AzureRest(account, "", timeout_s), open_container)
+    return BucketsStore(AzureRest(account, "", timeout_s), open_container, CAPABILITIES)
 
 
 def _obstore(account: AzureAccount, container: str, timeout_s: float) -> "AzureStore":

@@ -52,7 +52,8 @@ def store_of(
         return open_bucket(source.authority, source.prefix)
     if not access.project:
         raise UsageError("a bare gs:// needs a project: set GOOGLE_CLOUD_PROJECT")
-    return BucketsStore(GcsRest(access, "", timeout_s), open_bucket)
+    account = GcsRest(access, "", timeout_s)
+    return BucketsStore(account, open_bucket, account.capabilities)
 
 
 def _generation(result: "GetResult") -> str:

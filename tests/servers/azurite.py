@@ -14,7 +14,9 @@ ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = (
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 )
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _PLACES = (
+    _CACHE / "mountd-test/azurite/node_modules/.bin/azurite-blob",  # where scripts/test puts it
     Path("/opt/azurite/node_modules/.bin/azurite-blob"),
     Path(__file__).parents[2] / "node_modules/.bin/azurite-blob",
 )
