@@ -19,10 +19,12 @@ def sum_of(data: Buffer) -> str:
 class RunningSum:
     """The sum of `body` as far as it was sent. One thread at a time.
 
-    A part may be sent again, as a whole or from its middle: nothing is added twice.
+    A part may be sent again, as a whole or from its middle: nothing is added twice. `body_failed`
+    tells an error of the body from one of the network, which may be the same class.
     """
 
     def __init__(self, body: Body) -> None:
+        self.body_failed = False
         self._body = body
         self._sum = 0
         self._end = 0
@@ -38,7 +40,11 @@ class RunningSum:
 
     def _read(self, start: int, end: int) -> Iterator[Buffer]:
         for at in range(start, end, _READ_BYTES):
-            data = self._body.read(at, min(at + _READ_BYTES, end))
+            try:
+                data = self._body.read(at, min(at + _READ_BYTES, end))
+            except Exception:
+                self.body_failed = True
+                raise
             self._add(at, data)
             yield data
 

@@ -11,12 +11,13 @@ import contextlib
 import json
 import re
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from typing_extensions import Buffer
 
-from mountd.errors import Corrupt, RemoteError, Unreachable
+from mountd.errors import Corrupt, RemoteError, Throttled, Unreachable
 from mountd.remotes.base import Body
 from mountd.remotes.body_sum import RunningSum, sum_of
 from mountd.remotes.gcs_http import JSON_TYPE, GcsHttp, json_of
@@ -29,6 +30,8 @@ ONE_REQUEST_BYTES = 4 << 20
 SESSION_UNIT_BYTES = 256 << 10
 _RESUME_INCOMPLETE = 308
 _END_SESSION_TIMEOUT_S = 2.0
+_PAUSES_S = (0.2, 1.0)
+_MAX_PAUSE_S = 5.0
 _KEPT_RANGE = re.compile(r"bytes=0-(\d{1,18})", re.ASCII)
 
 
@@ -102,30 +105,51 @@ def _fill(http: GcsHttp, session: str, key: str, body: Body) -> tuple[dict[str, 
     total = body.size
     last = (total - 1) // SESSION_UNIT_BYTES * SESSION_UNIT_BYTES
     running = RunningSum(body)
-    at = 0
-    while at < last:
-        place = {"Content-Range": f"bytes {at}-{last - 1}/{total}"}
-        answer = http.send_to("PUT", session, place, body=running.sent(at, last))
-        if answer.status != _RESUME_INCOMPLETE:
-            raise _error_of_session(http, answer, key)
-        kept = _kept_bytes(answer)
-        if not at < kept <= last:
-            raise Unreachable(f"{http.what(key)}: {kept} of {last} bytes kept", answered=True)
-        at = kept
+    _send_first(http, session, key, running, last, total)
     data = body.read(last, total)
     crc32c = running.with_last(last, data)
     place = {
         "Content-Range": f"bytes {last}-{total - 1}/{total}",
         "X-Goog-Hash": f"crc32c={crc32c}",
     }
+    # Sent once: whether a lost answer made the object is for the sync queue to find out.
     answer = http.send_to("PUT", session, place, body=data)
     if answer.status not in (200, 201):
         raise _error_of_session(http, answer, key)
     return json_of(answer), crc32c
 
 
-def _kept_bytes(answer: RestAnswer) -> int:
+def _send_first(
+    http: GcsHttp, session: str, key: str, running: RunningSum, end: int, total: int
+) -> None:
+    """The bytes [0, end). Nothing is seen of them yet, so after a cut connection it goes on from
+    where the session is, as often as that helps."""
+    at = failures = 0
+    while at < end:
+        place = {"Content-Range": f"bytes {at}-{end - 1}/{total}"}
+        try:
+            kept = _kept_bytes(
+                http, key, http.send_to("PUT", session, place, body=running.sent(at, end))
+            )
+            if kept <= at:
+                raise Unreachable(f"{http.what(key)}: nothing of it was kept", answered=True)
+        except (Unreachable, Throttled) as error:
+            asked_s = (error.retry_after_s or 0.0) if isinstance(error, Throttled) else 0.0
+            if running.body_failed or failures == len(_PAUSES_S) or asked_s > _MAX_PAUSE_S:
+                raise
+            time.sleep(max(asked_s, _PAUSES_S[failures]))
+            asked = {"Content-Range": f"bytes */{total}"}
+            kept = _kept_bytes(http, key, http.send_to("PUT", session, asked))
+            failures = 0 if kept > at else failures + 1
+        if not at <= kept <= end:
+            raise Unreachable(f"{http.what(key)}: {kept} of {end} bytes are kept", answered=True)
+        at = kept
+
+
+def _kept_bytes(http: GcsHttp, key: str, answer: RestAnswer) -> int:
     """How much of a session's bytes the server has for good."""
+    if answer.status != _RESUME_INCOMPLETE:
+        raise _error_of_session(http, answer, key)
     match = _KEPT_RANGE.fullmatch(answer.header("range"))
     return int(match[1]) + 1 if match else 0
 

@@ -97,12 +97,34 @@ def test_a_part_of_which_only_a_beginning_was_kept_goes_on_from_there(
     assert content(store, "large") == LARGE
 
 
-def test_a_session_that_keeps_nothing_is_unreachable(fake: GcsFake, store: RemoteStore) -> None:
-    fake.keep_bytes = 0
-    with pytest.raises(Unreachable) as raised:
+def test_a_connection_that_is_cut_again_and_again_is_gone_on_with(
+    fake: GcsFake, store: RemoteStore
+) -> None:
+    fake.cut_after = [SESSION_UNIT_BYTES * n + 5 for n in (1, 4, 2, 3)]
+    write(store, "large", LARGE)
+    assert fake.cut_after == []
+    assert content(store, "large") == LARGE
+    parts = [request.headers["content-range"] for request in fake.changes if request.size > 1000]
+    starts = [int(part.removeprefix("bytes ").partition("-")[0]) for part in parts]
+    assert starts == [SESSION_UNIT_BYTES * n for n in (0, 1, 5, 7, 10)]
+
+
+def test_a_session_that_never_gets_on_is_unreachable(fake: GcsFake, store: RemoteStore) -> None:
+    fake.cut_after = [5] * 10
+    with pytest.raises(Unreachable):
         write(store, "large", LARGE)
-    assert raised.value.answered
+    assert len(fake.cut_after) == 7
     assert (fake.sessions, fake.objects) == ({}, {})
+
+
+def test_the_last_part_is_sent_once(fake: GcsFake, store: RemoteStore) -> None:
+    def cut_the_end(start: int, end: int) -> None:
+        if end == len(LARGE):
+            fake.cut_after = [0]
+
+    with pytest.raises(Unreachable):
+        store.put("large", BytesBody(LARGE, cut_the_end), ABSENT, NOTHING)
+    assert methods(fake) == ["POST", "PUT", "PUT", "DELETE"]
 
 
 @pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
@@ -140,15 +162,18 @@ def test_a_file_that_changes_while_a_session_runs_is_not_replaced(
     assert content(store, "large") == b"theirs, meanwhile"
 
 
-def test_a_body_that_fails_ends_its_session(fake: GcsFake, store: RemoteStore) -> None:
-    error = OSError("the disk")
-
+@pytest.mark.parametrize("error", [OSError("the disk"), Unreachable("the base")])
+def test_a_body_that_fails_ends_its_session(
+    fake: GcsFake, store: RemoteStore, error: Exception
+) -> None:
     def fail(start: int, end: int) -> None:
         if start >= ONE_REQUEST_BYTES // 2:
             raise error
 
-    with pytest.raises(OSError, match="the disk"):
+    with pytest.raises(type(error)) as raised:
         store.put("large", BytesBody(LARGE, fail), ABSENT, NOTHING)
+    assert raised.value is error
+    assert "POST" not in methods(fake)[1:]
     assert methods(fake)[-1] == "DELETE"
     assert (fake.sessions, fake.objects) == ({}, {})
 

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.servers.gcs_fake_state import FakeObject, FakeRequest, GcsFake, Refused, resource_of
-from tests.servers.gcs_fake_writes import change
+from tests.servers.gcs_fake_writes import change, keep_part
 
 TOKEN = "the-token"
 _JSON_BASE = "/storage/v1/b/"
@@ -70,10 +70,18 @@ class _Handler(BaseHTTPRequestHandler):
     do_PUT = do_DELETE = do_POST
 
     def _change(self) -> None:
-        data = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        headers = {name.lower(): text for name, text in self.headers.items()}
-        request = FakeRequest(self.command, self.path, headers, len(data))
         served = self.served
+        headers = {name.lower(): text for name, text in self.headers.items()}
+        size = int(headers.get("content-length", "0"))
+        is_cut = self.command == "PUT" and size > 0 and bool(served.cut_after)
+        data = self.rfile.read(served.cut_after.pop(0) if is_cut else size)
+        request = FakeRequest(self.command, self.path, headers, len(data))
+        if is_cut:
+            with served.lock:
+                served.changes.append(request)
+                keep_part(served, request, data)
+            self.close_connection = True
+            return
         if served.fail_with:
             self._answer(served.fail_with, b"", {"Retry-After": "3"})
             return

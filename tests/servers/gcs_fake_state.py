@@ -66,7 +66,8 @@ class GcsFake:
     Knobs: `fail_with` answers everything with a status. `refuse` answers the next change with a
     status and a reason. `spoil` turns a bit of every file that arrives, before its sum is looked
     at; with `blind` no sum is. `lose_answer` closes the connection after the next change, which
-    takes effect. `keep_bytes` is how much a session keeps of its next part.
+    takes effect. `keep_bytes` is how much a session keeps of its next part. `cut_after` closes the
+    connection after so many bytes of the next part, once for each number.
     """
 
     bucket: str = "contract"
@@ -81,6 +82,7 @@ class GcsFake:
     blind: bool = False
     lose_answer: bool = False
     keep_bytes: int | None = None
+    cut_after: list[int] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     _generations: Iterator[int] = field(default_factory=lambda: count(1_700_000_000_000_000))
 

@@ -88,9 +88,21 @@ def _begin(fake: GcsFake, query: Mapping[str, str], data: bytes) -> Reply:
     return 200, {}, {"Location": place}
 
 
+def keep_part(fake: GcsFake, request: FakeRequest, data: bytes) -> None:
+    """What a session keeps of a part whose connection was cut: whole units."""
+    name = parse_qs(urlsplit(request.target).query)["upload_id"][0]
+    match = _CONTENT_RANGE.fullmatch(request.headers["content-range"])
+    assert match is not None
+    session = fake.sessions[name]
+    session.data[int(match[1]) :] = data[: len(data) // _UNIT_BYTES * _UNIT_BYTES]
+
+
 def _continue(fake: GcsFake, name: str, request: FakeRequest, data: bytes) -> Reply:
     session = fake.sessions[name]
-    match = _CONTENT_RANGE.fullmatch(request.headers.get("content-range", ""))
+    place = request.headers.get("content-range", "")
+    if place.startswith("bytes */"):
+        return 308, {}, _kept(session)
+    match = _CONTENT_RANGE.fullmatch(place)
     if match is None:
         raise Refused(400, "invalid", "no Content-Range")
     start, end, total = int(match[1]), int(match[2]) + 1, int(match[3])
@@ -103,13 +115,16 @@ def _continue(fake: GcsFake, name: str, request: FakeRequest, data: bytes) -> Re
         data, fake.keep_bytes, is_last = data[: fake.keep_bytes], None, False
     session.data[start:] = data
     if not is_last:
-        kept = {"Range": f"bytes=0-{len(session.data) - 1}"} if session.data else {}
-        return 308, {}, kept
+        return 308, {}, _kept(session)
     _check(fake, session.key, session.query)
     claimed = request.headers.get("x-goog-hash", "").removeprefix("crc32c=")
     made = _make(fake, session.key, bytes(session.data), session.resource, claimed)
     del fake.sessions[name]
     return 200, made, {}
+
+
+def _kept(session: Session) -> dict[str, str]:
+    return {"Range": f"bytes=0-{len(session.data) - 1}"} if session.data else {}
 
 
 def _make(
