@@ -12,6 +12,7 @@ from mountd.remotes.base import RemoteStore
 from mountd.vfs.attributes import NewAttributes, SetAttributes
 from mountd.vfs.files import OpenFiles
 from mountd.vfs.folding import Folding
+from mountd.vfs.names import raw_name
 from mountd.vfs.namespace import Namespace
 from mountd.vfs.nodes import Attributes, Directory
 from mountd.vfs.queue_view import QueueView
@@ -232,6 +233,24 @@ class FileSystem:
         rows = (row for row in range(len(listing)) if held(listing.ino(row)))
         # The directory after its rows: with it the kernel forgets which names were not there.
         return [(directory.number, listing.name(row)) for row in rows] + itself
+
+    def key_of_path(self, path: bytes) -> str:
+        """The remote's key of a path as shown below the mount; a directory's with its slash where
+        it is known to be one. Never waits. Raises NameNotAllowed."""
+        directory, key = self.tree.root, ""
+        names = [name for name in path.split(b"/") if name]
+        for i, name in enumerate(names):
+            cached = self.tree.cache.get(directory.key)
+            found = self.names.find(directory, cached, name) if cached is not None else None
+            if found is None:
+                change = self.tree.ledger.shown.get(directory.key, {}).get(name)
+                found = self.names.found(change) if change is not None else None
+            if found is None or (not found.is_directory and i + 1 < len(names)):
+                return directory.key + "/".join(raw_name(part) for part in names[i:])
+            key = found.key
+            if found.is_directory:
+                directory = Directory(found.number, directory, -1, key)
+        return key
 
     def xattr_names(self, number: int) -> list[bytes]:
         attributes = self.attributes(number)

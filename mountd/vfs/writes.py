@@ -4,6 +4,7 @@ The walk of a write: `write` -> the journal's data file, then its log -> reply. 
 for the remote, except for room where the cache is full of what was not sent yet.
 """
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing_extensions import Buffer
 from mountd.errors import Denied, IsADirectory, NoSpace, Stale
 from mountd.vfs.files import Handle, OpenFiles, RemoteFile, remote_file_at
 from mountd.vfs.nodes import Node
+from mountd.vfs.overlay import is_hidden
 from mountd.vfs.tree import Tree
 from mountd_cache.changes import BASE, ZERO, Base, Change, ChangeKind, ChangeState, Content, Rows
 
@@ -122,24 +124,27 @@ class Writes:
 
     def _first_content(self, node: Node, opened: RemoteFile | None) -> Content:
         """Of a file that is as the listing says, or that has lost its name while it is open."""
-        try:
+        row, listing = -1, None
+        with contextlib.suppress(Stale):
             cached, row = self._tree.locate(node)
-        except Stale:
-            if opened is None or self._files.opened(node) is None:
-                raise
+            listing = cached.listing
+        assert node.parent is not None
+        key = node.parent.key
+        if listing is None or is_hidden(self._ledger, key, listing, row):
+            if opened is None or not self._files.is_open(node.number):
+                raise Stale(f"inode {node.number} has no name any more")
             base = Base(opened.key, opened.version, opened.size)
             content = self.journal.new_content(base, opened.size, opened.mtime_ns)
             self.journal.commit(Rows(contents=(content,)))
             self._unlinked[node.number] = content.id
             return content
-        assert node.parent is not None
         file = self._files.remote_file_of(node)
         base = Base(file.key, file.version, file.size)
         content = self.journal.new_content(base, file.size, file.mtime_ns)
         change = Change(
             key=file.key,
-            directory=node.parent.key,
-            name=cached.listing.name(row),
+            directory=key,
+            name=listing.name(row),
             number=node.number,
             kind=ChangeKind.FILE,
             expect=file.version,

@@ -12,6 +12,7 @@ from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import Directory, Node
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.block_files import BlockFiles
+from mountd_cache.journal import Journal
 from mountd_cache.metadata_cache import MetadataCache
 
 BLOCK = 1 << 16
@@ -50,13 +51,16 @@ async def file_system(
         wait_s=wait_s,
         parallel=8,
     )
+    journal = Journal.open(folder / "journal")
     fs = FileSystem(
         store,
         metadata,
         blocks,
+        journal,
         ttl_s=ttl_s,
         wait_s=wait_s,
         url="memory://",
+        limit_bytes=lambda: cache_bytes,
         remote_is_well=remote_is_well,
         wall_clock=clock or time.time,
     )
@@ -67,6 +71,7 @@ async def file_system(
             yield fs
             nursery.cancel_scope.cancel()
     finally:
+        journal.close()
         metadata.close()
         files.close()
 
