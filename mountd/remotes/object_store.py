@@ -22,7 +22,7 @@ CAPABILITIES = Capabilities(strong_version=True, conditional_read=True, real_dir
 
 # What a store puts below its prefix to see whether a server enforces conditions. Never listed.
 PROBE_NAME = ".mountd-probe-"
-_PROBE = re.compile(r"(?:.*/)?\.mountd-probe-[0-9a-f]{32}", re.DOTALL)
+_PROBE = re.compile(r"(?:.*/)?\.mountd-probe-[0-9a-f]{32}/?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +289,7 @@ def _entries(page: ListPage, prefix: str, seen_directories: set[str]) -> list[En
         name = full[cut:].removesuffix("/")
         if not full.startswith(prefix) or not full.endswith("/") or "/" in name:
             raise Corrupt(f"{full!r} was listed below {prefix!r}")
-        if name not in seen_directories:
+        if name not in seen_directories and not _PROBE.fullmatch(name):
             seen_directories.add(name)
             entries.append(Entry(name, Kind.DIRECTORY, 0, 0, ""))
     return entries

@@ -9,19 +9,27 @@ from mountd.remotes.buckets import BucketsStore
 from mountd.remotes.object_store import ObjectStore
 from mountd.remotes.obstore_reads import ObstoreReads, client_options
 from mountd.remotes.s3_credentials import S3Access, s3_access
+from mountd.remotes.s3_probe import ProvenMemory, Prover
 from mountd.remotes.s3_rest import S3Place, S3Rest
+from mountd.remotes.s3_write import S3Bucket
 from mountd.source import Source
 
 if TYPE_CHECKING:
     from obstore.store import S3Config, S3Store
 
 
-def open_s3(source: Source, settings: Settings, page_size: int | None = None) -> RemoteStore:
+def open_s3(
+    source: Source,
+    settings: Settings,
+    page_size: int | None = None,
+    memory: ProvenMemory | None = None,
+) -> RemoteStore:
     """The store of `s3://bucket/prefix`, or of all buckets for a bare `s3://`.
 
     No request is made. Credentials: `anonymous`, `access_key_id` with `secret_access_key` and
     `session_token`, `profile`, else botocore's chain. Endpoint and region: settings, AWS_*, the
-    profile. `addressing_style` is `path` or `virtual`.
+    profile. `addressing_style` is `path` or `virtual`. `memory` is asked what the server enforces
+    before the first write would find it out, and told what was found.
     """
     access = s3_access(settings)
     timeout_s = settings.request_timeout_s
@@ -30,7 +38,8 @@ def open_s3(source: Source, settings: Settings, page_size: int | None = None) ->
         place = access.place(bucket)
         rest = S3Rest(place, access.credentials, timeout_s)
         reads = ObstoreReads(_obstore(place, access, timeout_s), rest, timeout_s)
-        return ObjectStore(rest, reads, prefix, page_size)
+        prover = Prover(rest, f"{prefix}/" if prefix else "", memory)
+        return ObjectStore(S3Bucket(rest, prover), reads, prefix, page_size)
 
     if source.authority:
         return open_bucket(source.authority, source.prefix)

@@ -1,46 +1,39 @@
-"""S3's REST interface: HEAD, ListObjectsV2, ranged GET and ListBuckets, signed by botocore.
+"""S3's REST interface: signed requests, and what only reads (HEAD, ListObjectsV2, ranged GET).
 
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html
 """
 
-from collections.abc import Callable, Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 from xml.etree.ElementTree import Element
 
-from mountd.errors import (
-    ContainerMissing,
-    Corrupt,
-    Denied,
-    NotFound,
-    RemoteError,
-    Throttled,
-)
-from mountd.remotes.base import Capabilities
+from mountd.errors import Corrupt, RemoteError
 from mountd.remotes.http_range import opaque_tag
-from mountd.remotes.http_status import mtime_ns_of_http_date, retry_after_s
-from mountd.remotes.object_store import CAPABILITIES, ListedObject, ListPage
+from mountd.remotes.http_status import mtime_ns_of_http_date
+from mountd.remotes.object_store import ListedObject, ListPage
+from mountd.remotes.request_body import SentBody
 from mountd.remotes.rest import (
+    MAX_BODY_BYTES,
     RestAnswer,
     RestClient,
     check_tag,
     checked_range,
     range_header,
-    status_error,
 )
+from mountd.remotes.s3_errors import s3_error
+from mountd.remotes.s3_payload import Payload
 from mountd.remotes.xml_pages import children, parse_xml, texts
 
 _ERROR_BODY_BYTES = 1 << 16
-# What is not an answer to the request but to who asks, by S3's code: some come as 400.
-_DENIED_CODES = frozenset(
-    (
-        *("AccessDenied", "AllAccessDisabled", "ExpiredToken", "InvalidAccessKeyId"),
-        *("InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired", "AccountProblem"),
-        *("AuthorizationHeaderMalformed", "RequestTimeTooSkewed", "NotSignedUp"),
-    )
-)
-_THROTTLED_CODES = frozenset(("SlowDown", "RequestLimitExceeded", "ThrottlingException"))
+NOTHING: Mapping[str, str] = MappingProxyType({})
+_NO_BODY = SentBody.of(b"")
+_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +60,37 @@ class S3Place:
     def what(self) -> str:
         return f"s3://{self.bucket}"
 
+    @property
+    def is_aws(self) -> bool:
+        host = urlsplit(self.origin).hostname or ""
+        return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
 
 class S3Rest:
-    """A `Provider` and `PlainReads` for one bucket. `credentials` answers None for anonymous."""
+    """`PlainReads` for one bucket, and the requests that `S3Bucket` makes its writes of.
+
+    `credentials` answers None for anonymous. `signs_bodies`: a request's signature has to have
+    its body's SHA-256, because no TLS protects it.
+    """
 
     def __init__(self, place: S3Place, credentials: Credentials, timeout_s: float) -> None:
-        self._place = place
+        self.place = place
         self._credentials = credentials
         self._client = RestClient(place.origin, timeout_s)
         self.ranges_come_as_200 = False
+        self.signs_bodies = not place.origin.startswith("https://")
+        self.timeout_s = timeout_s
 
-    @property
-    def capabilities(self) -> Capabilities:
-        return CAPABILITIES
-
-    def head(self, key: str) -> ListedObject:
-        answer = self._send("HEAD", key, {}, {})
+    def look(self, key: str) -> RestAnswer:
+        """A good answer to HEAD. Raises NotFound and the like."""
+        answer = self.send("HEAD", key)
         if answer.status != 200:
             # A HEAD has no body, so what 403, 404 and 400 mean is asked with a GET.
-            raise self._error(answer, key) if answer.status >= 500 else self._error_of_get(key)
-        size = answer.header("content-length")
-        version = opaque_tag(answer.header("etag"))
-        if not size.isdigit() or not version:
-            raise Corrupt(f"{key}: HEAD answers without a length or an ETag")
-        mtime_ns = mtime_ns_of_http_date(answer.header("last-modified"))
-        return ListedObject(key, int(size), mtime_ns, version)
+            raise self.error(answer, key) if answer.status >= 500 else self._error_of_get(key)
+        return answer
+
+    def head(self, key: str) -> ListedObject:
+        return object_of_head(key, self.look(key))
 
     def list_page(self, prefix: str, delimiter: str, token: str, limit: int | None) -> ListPage:
         # Only url-encoded can XML say all keys; a tab or a newline would be lost.
@@ -102,9 +101,9 @@ class S3Rest:
             query["continuation-token"] = token
         if limit is not None:
             query["max-keys"] = str(limit)
-        answer = self._send("GET", "", query, {})
+        answer = self.send("GET", "", query)
         if answer.status != 200:
-            raise self._error(answer, prefix)
+            raise self.error(answer, prefix)
         return page_of(parse_xml(answer.body))
 
     def read_range(
@@ -114,9 +113,9 @@ class S3Rest:
         if version:
             headers["If-Match"] = version
         max_bytes = max(end - start, _ERROR_BODY_BYTES)
-        answer = self._send("GET", key, {}, headers, timeout_s, max_bytes)
+        answer = self.send("GET", key, headers=headers, timeout_s=timeout_s, max_bytes=max_bytes)
         if answer.status not in (200, 206):
-            raise self._error(answer, key)
+            raise self.error(answer, key)
         check_tag(answer, key, version)
         data = checked_range(answer, start, end)
         self.ranges_come_as_200 = self.ranges_come_as_200 or answer.status == 200
@@ -124,9 +123,9 @@ class S3Rest:
 
     def bucket_names(self) -> Sequence[str]:
         """The account's buckets; only where the place has no bucket of its own."""
-        answer = self._send("GET", "", {}, {})
+        answer = self.send("GET", "")
         if answer.status != 200:
-            raise self._error(answer, "the account's buckets")
+            raise self.error(answer, "the account's buckets")
         found = dict(children(parse_xml(answer.body)))
         if "Buckets" not in found:
             raise Corrupt("a list of buckets without Buckets")
@@ -135,83 +134,95 @@ class S3Rest:
     def close(self) -> None:
         self._client.close()
 
-    def _send(
+    def send(
         self,
         method: str,
         key: str,
-        query: dict[str, str],
-        headers: dict[str, str],
+        query: Mapping[str, str] = NOTHING,
+        headers: Mapping[str, str] = NOTHING,
+        *,
+        payload: Payload | None = None,
         timeout_s: float | None = None,
-        max_bytes: int | None = None,
+        max_bytes: int = MAX_BODY_BYTES,
     ) -> RestAnswer:
-        path = quote(f"{self._place.base_path}/{key}" if key else self._bucket_path, safe="/-_.~")
+        """The answer, whatever its status; as `RestClient.send`. A payload brings Content-MD5."""
+        path = self._path(key)
         target = f"{path}?{urlencode(query, quote_via=quote, safe='-_.~')}" if query else path
-        signed = sign(method, self._place, target, headers, self._credentials())
-        if max_bytes is None:
-            return self._client.send(method, target, signed, timeout_s)
-        return self._client.send(method, target, signed, timeout_s, max_bytes)
+        body, sha256 = _NO_BODY, _EMPTY_SHA256
+        if payload is not None:
+            headers = {**headers, "Content-MD5": payload.content_md5}
+            body, sha256 = payload.sent, payload.sha256
+        signed = sign(method, self.place, target, headers, self._credentials(), sha256)
+        return self._client.send(method, target, signed, timeout_s, max_bytes, body)
 
-    @property
-    def _bucket_path(self) -> str:
-        return self._place.base_path or "/"
+    def error(self, answer: RestAnswer, key: str) -> RemoteError:
+        return s3_error(answer, self.what(key))
+
+    def what(self, key: str) -> str:
+        """How messages name a key."""
+        return f"{self.place.what}/{key}"
+
+    def copy_source(self, key: str) -> str:
+        """`x-amz-copy-source` for a key of this bucket."""
+        return quote(f"/{self.place.bucket}/{key}", safe="/-_.~")
+
+    def _path(self, key: str) -> str:
+        base = self.place.base_path
+        return quote(f"{base}/{key}" if key else base or "/", safe="/-_.~")
 
     def _error_of_get(self, key: str) -> RemoteError:
-        answer = self._send("GET", key, {}, {"Range": "bytes=0-0"}, max_bytes=_ERROR_BODY_BYTES)
+        headers = {"Range": "bytes=0-0"}
+        answer = self.send("GET", key, headers=headers, max_bytes=_ERROR_BODY_BYTES)
         if answer.status in (200, 206, 416):
             return Corrupt(f"{key}: HEAD fails and GET does not")
-        return self._error(answer, key)
+        return self.error(answer, key)
 
-    def _error(self, answer: RestAnswer, key: str) -> RemoteError:
-        return s3_error(answer, f"{self._place.what}/{key}")
+
+def object_of_head(key: str, answer: RestAnswer) -> ListedObject:
+    size = answer.header("content-length")
+    version = opaque_tag(answer.header("etag"))
+    if not size.isdigit() or not version:
+        raise Corrupt(f"{key}: HEAD answers without a length or an ETag")
+    mtime_ns = mtime_ns_of_http_date(answer.header("last-modified"))
+    return ListedObject(key, int(size), mtime_ns, version)
+
+
+@functools.cache
+def _auth_class() -> Any:
+    # Made when it is first used, because importing botocore is dear.
+    from botocore.auth import S3SigV4Auth
+
+    class KnownBodyAuth(S3SigV4Auth):
+        """botocore would hash the body itself; here it is a stream, and its digest is known."""
+
+        def __init__(self, who: Any, region: str, body_sha256: str) -> None:
+            super().__init__(who, "s3", region)
+            self._body_sha256 = body_sha256
+
+        def payload(self, request: Any) -> str:
+            return self._body_sha256
+
+    return KnownBodyAuth
 
 
 def sign(
     method: str,
     place: S3Place,
     target: str,
-    headers: dict[str, str],
+    headers: Mapping[str, str],
     keys: S3Keys | None,
-) -> dict[str, str]:
+    body_sha256: str = _EMPTY_SHA256,
+) -> Mapping[str, str]:
     """`headers` with those of Signature Version 4 (80 us); unchanged without credentials."""
     if keys is None:
         return headers
-    from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import ReadOnlyCredentials
 
     who = ReadOnlyCredentials(keys.access_key_id, keys.secret_access_key, keys.session_token)
     request = AWSRequest(method=method, url=place.origin + target, headers=dict(headers))
-    S3SigV4Auth(who, "s3", place.region).add_auth(request)
+    _auth_class()(who, place.region, body_sha256).add_auth(request)
     return dict(request.headers.items())
-
-
-def s3_error(answer: RestAnswer, what: str) -> RemoteError:
-    """The error by S3's code where there is one, else by the status."""
-    code = error_code(answer.body)
-    shown = f"{what}: {code or 'HTTP'} ({answer.status})"
-    if code in _DENIED_CODES:
-        return Denied(shown)
-    if code == "NoSuchBucket":
-        return ContainerMissing(shown)
-    if code == "NoSuchKey":
-        return NotFound(shown)
-    if code in _THROTTLED_CODES:
-        return Throttled(shown, retry_after_s(answer.headers.get("retry-after")))
-    region = answer.header("x-amz-bucket-region")
-    if answer.status in (301, 307, 400) and region:
-        return Denied(f"{shown}: the bucket is in region {region}; set -o region={region}")
-    return status_error(answer, shown)
-
-
-def error_code(body: bytes) -> str:
-    """S3's code in an error's body, or ""."""
-    if not body.lstrip().startswith(b"<"):
-        return ""
-    try:
-        return texts(parse_xml(body)).get("Code", "")
-    except Corrupt:
-        # A proxy's page of HTML.
-        return ""
 
 
 def page_of(root: Element) -> ListPage:

@@ -20,6 +20,7 @@ from tests.servers.process import free_port, running_process
 from tests.servers.s3.launch import S3Server
 
 BUCKET = "contract"
+_S3 = frozenset((Limit.MTIME_SECONDS, Limit.NO_MTIME))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +126,8 @@ class _ServerObjects:
 def _running_moto() -> Iterator[MakeTarget]:
     with tempfile.TemporaryDirectory() as directory, running_moto(Path(directory)) as moto:
         login = S3Login(moto.endpoint, moto.access_key_id, moto.secret_access_key)
-        # moto's routes don't match a line feed.
-        limits = frozenset((Limit.SLOW, Limit.MTIME_SECONDS, Limit.NO_NEWLINES))
+        # moto's routes don't match a line feed, and If-Match on Complete does nothing.
+        limits = _S3 | {Limit.SLOW, Limit.NO_NEWLINES, Limit.NO_CONDITIONAL_PUT}
         yield lambda name: S3Target(name, login, _MotoObjects(moto), limits, parallel=4)
 
 
@@ -135,8 +136,7 @@ def _running_server() -> Iterator[MakeTarget]:
     with S3Server() as server:
         server.make_bucket(BUCKET)
         login = S3Login(server.endpoint, server.access_key, server.secret_key)
-        limits = frozenset((Limit.MTIME_SECONDS,))
-        yield lambda name: S3Target(name, login, _ServerObjects(server), limits)
+        yield lambda name: S3Target(name, login, _ServerObjects(server), _S3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +158,11 @@ class _Files:
 def _running_rclone() -> Iterator[MakeTarget]:
     port = free_port()
     login = S3Login(f"http://127.0.0.1:{port}", "AKIDEXAMPLE", "SECRETEXAMPLE")
-    limits = frozenset(
-        (
-            Limit.NO_DOUBLE_SLASH,
-            Limit.NO_DOT_SEGMENTS,
-            Limit.NO_BOTH_FILE_AND_PREFIX,
-            Limit.NO_MARKERS,
-            Limit.NO_CONTROL_CHARACTERS,
-            Limit.MTIME_SECONDS,
-        )
-    )
+    limits = _S3 | {
+        *(Limit.NO_DOUBLE_SLASH, Limit.NO_DOT_SEGMENTS, Limit.NO_BOTH_FILE_AND_PREFIX),
+        *(Limit.NO_MARKERS, Limit.NO_CONTROL_CHARACTERS, Limit.NO_MAKE_DIR),
+        *(Limit.NO_CONDITIONAL_PUT, Limit.NO_CONDITIONAL_DELETE),
+    }
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "root"
         (root / BUCKET).mkdir(parents=True)

@@ -1,0 +1,259 @@
+"""Which conditions a server really enforces, seen on objects of our own.
+
+Some servers accept a conditional request and ignore it (`rclone serve s3` on everything, moto on
+Complete, MinIO on DELETE), others refuse it (Swift's s3api: 501). A verb counts as enforced when
+a false condition is refused and a true one is not.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import Enum, auto
+from typing import Protocol, Self
+
+from mountd.errors import RemoteError, Unsupported, VersionChanged
+from mountd.remotes.http_range import opaque_tag
+from mountd.remotes.object_store import PROBE_NAME
+from mountd.remotes.rest import RestAnswer
+from mountd.remotes.s3_errors import error_code, write_error
+from mountd.remotes.s3_payload import Payload, payload_of
+from mountd.remotes.s3_rest import NOTHING, S3Rest
+from mountd.remotes.s3_xml import complete_body, etag_in, upload_id_in
+
+logger = logging.getLogger(__name__)
+
+_NONE = {"If-None-Match": "*"}
+_OTHER_VERSION = f'"{"0" * 32}"'
+_OTHER = {"If-Match": _OTHER_VERSION}
+_LEFTOVER_NS = 24 * 3600 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What one bucket's server enforces; remembered per endpoint and bucket.
+
+    `etag_is_md5`: the ETag of a plain PUT is its MD5. `copies`: CopyObject works at all.
+    `keeps_markers`: an object `dir/` is one (`rclone serve s3` makes a file `dir` of it, and
+    nothing can be put below that). `proven_s`: when, in seconds since the epoch.
+    """
+
+    put_if_match: bool
+    put_if_none_match: bool
+    complete_if_match: bool
+    complete_if_none_match: bool
+    delete_if_match: bool
+    copy_source_if_match: bool
+    copy_if_match: bool
+    copy_if_none_match: bool
+    copies: bool
+    etag_is_md5: bool
+    keeps_markers: bool
+    proven_s: int
+
+    def to_dict(self) -> dict[str, int]:
+        """For JSON or TOML."""
+        return {name: int(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, object]) -> Self | None:
+        """None where a fact is missing or isn't one: then it is to be proved again."""
+        values = {each.name: found.get(each.name) for each in fields(cls)}
+        if not all(isinstance(value, int) for value in values.values()):
+            return None
+        flags = {name: bool(value) for name, value in values.items() if name != "proven_s"}
+        return cls(**flags, proven_s=int(str(values["proven_s"])))
+
+    @property
+    def ignored(self) -> list[str]:
+        """The conditions that aren't enforced, by name."""
+        values = asdict(self)
+        return [name for name, value in values.items() if "_if_" in name and not value]
+
+
+class ProvenMemory(Protocol):
+    """Keeps what was proved, by place (`https://host/bucket`). Thread-safe."""
+
+    def recall(self, place: str) -> Proven | None: ...
+
+    def keep(self, place: str, proven: Proven) -> None: ...
+
+
+class Prover:
+    """Proves at most once per store, when somebody first asks. Thread-safe."""
+
+    def __init__(self, rest: S3Rest, prefix: str, memory: ProvenMemory | None = None) -> None:
+        self._rest = rest
+        self._prefix = prefix
+        self._memory = memory
+        self._place = f"{rest.place.origin}/{rest.place.bucket}"
+        self._lock = threading.Lock()
+        self._proven = memory.recall(self._place) if memory else None
+
+    @property
+    def known(self) -> Proven | None:
+        """What is proved by now; never asks."""
+        return self._proven
+
+    def proven(self) -> Proven:
+        """Some twenty small requests the first time. Raises what keeps it from being found out."""
+        if self._proven is not None:
+            return self._proven
+        # Held while asking, so that many first writes prove it once.
+        with self._lock:
+            if self._proven is None:
+                proven = _Probe(self._rest, self._prefix).run()
+                if self._memory is not None:
+                    self._memory.keep(self._place, proven)
+                if proven.ignored:
+                    ignored = ", ".join(proven.ignored)
+                    logger.info("%s does not enforce: %s", self._rest.place.what, ignored)
+                self._proven = proven
+            return self._proven
+
+
+class _Outcome(Enum):
+    DONE = auto()
+    REFUSED = auto()  # because of the condition
+    UNABLE = auto()  # for any other reason that is about the request and not about who asks
+
+
+_Act = Callable[[Mapping[str, str]], _Outcome]
+
+
+class _Probe:
+    def __init__(self, rest: S3Rest, prefix: str) -> None:
+        self._rest = rest
+        self._folder = f"{prefix}{PROBE_NAME}"
+        self._key = f"{self._folder}{uuid.uuid4().hex}"
+        self._copy_key = f"{self._folder}{uuid.uuid4().hex}"
+        self._payload = payload_of(b"mountd looks whether conditions hold", rest.signs_bodies)
+        self._tags: dict[str, str] = {}  # by key, of what is there now
+        self._upload_id = ""
+
+    def run(self) -> Proven:
+        """Raises the error of a first put that isn't possible at all."""
+        try:
+            is_fresh = self._put(_NONE) is _Outcome.DONE
+            if not is_fresh:
+                self._put_somehow()
+            etag_is_md5 = self._tags[self._key] == f'"{self._payload.md5.hex()}"'
+            return Proven(
+                etag_is_md5=etag_is_md5,
+                put_if_none_match=is_fresh and self._put(_NONE) is _Outcome.REFUSED,
+                put_if_match=self._enforces(self._put, self._key),
+                complete_if_none_match=self._complete(_NONE) is _Outcome.REFUSED,
+                complete_if_match=self._enforces(self._complete, self._key),
+                copies=self._copy(_NONE) is _Outcome.DONE or self._copy({}) is _Outcome.DONE,
+                copy_if_none_match=self._copy(_NONE) is _Outcome.REFUSED,
+                copy_if_match=self._enforces(self._copy, self._copy_key),
+                copy_source_if_match=self._enforces(self._copy_of_version, self._key),
+                delete_if_match=self._enforces(self._delete, self._key),
+                keeps_markers=self._keeps_markers(_NONE if is_fresh else NOTHING),
+                proven_s=int(time.time()),
+            )
+        finally:
+            self._clean()
+
+    def _enforces(self, act: _Act, key: str) -> bool:
+        """Whether If-Match is refused where it is wrong, and taken where it is right."""
+        if act(_OTHER) is not _Outcome.REFUSED:
+            return False
+        return act({"If-Match": self._tags.get(key, "")}) is _Outcome.DONE
+
+    def _put_somehow(self) -> None:
+        answer = self._rest.send("PUT", self._key, payload=self._payload)
+        if answer.status >= 300:
+            raise write_error(answer, self._rest.what(self._key), False)
+        self._tags[self._key] = opaque_tag(answer.header("etag"))
+
+    # Each with a condition on what it changes, the last one on what it copies.
+
+    def _put(self, condition: Mapping[str, str]) -> _Outcome:
+        outcome, answer = self._ask("PUT", self._key, headers=condition, payload=self._payload)
+        if outcome is _Outcome.DONE:
+            self._tags[self._key] = opaque_tag(answer.header("etag"))
+        return outcome
+
+    def _complete(self, condition: Mapping[str, str]) -> _Outcome:
+        if not self._upload_id:
+            outcome, answer = self._ask("POST", self._key, {"uploads": ""})
+            if outcome is not _Outcome.DONE:
+                return _Outcome.UNABLE
+            self._upload_id = upload_id_in(answer.body)
+        upload = {"uploadId": self._upload_id}
+        query = {"partNumber": "1", **upload}
+        outcome, answer = self._ask("PUT", self._key, query, payload=self._payload)
+        if outcome is not _Outcome.DONE:
+            return _Outcome.UNABLE
+        body = complete_body([opaque_tag(answer.header("etag"))])
+        payload = payload_of(body, self._rest.signs_bodies)
+        outcome, answer = self._ask("POST", self._key, upload, condition, payload)
+        if outcome is _Outcome.DONE:
+            self._upload_id = ""
+            self._tags[self._key] = etag_in(answer.body)
+        return outcome
+
+    def _copy(self, condition: Mapping[str, str]) -> _Outcome:
+        headers = {"x-amz-copy-source": self._rest.copy_source(self._key), **condition}
+        outcome, answer = self._ask("PUT", self._copy_key, headers=headers)
+        if outcome is _Outcome.DONE:
+            self._tags[self._copy_key] = etag_in(answer.body)
+        return outcome
+
+    def _copy_of_version(self, condition: Mapping[str, str]) -> _Outcome:
+        return self._copy({"x-amz-copy-source-if-match": condition["If-Match"]})
+
+    def _delete(self, condition: Mapping[str, str]) -> _Outcome:
+        outcome, _ = self._ask("DELETE", self._key, headers=condition)
+        if outcome is _Outcome.DONE:
+            self._tags.pop(self._key, None)
+        return outcome
+
+    def _keeps_markers(self, condition: Mapping[str, str]) -> bool:
+        name = f"{self._folder}{uuid.uuid4().hex}"
+        marker = f"{name}/"
+        nothing = payload_of(b"", self._rest.signs_bodies)
+        outcome, _ = self._ask("PUT", marker, headers=condition, payload=nothing)
+        if outcome is not _Outcome.DONE:
+            return False
+        self._tags[marker] = ""
+        return any(found.key == marker for found in self._rest.list_page(name, "", "", 2).objects)
+
+    def _ask(
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str] = NOTHING,
+        headers: Mapping[str, str] = NOTHING,
+        payload: Payload | None = None,
+    ) -> tuple[_Outcome, RestAnswer]:
+        """Raises what is about who asks, or about a server that doesn't answer now."""
+        answer = self._rest.send(method, key, query, headers, payload=payload)
+        code = error_code(answer.body)
+        if answer.status < 300 and not code:
+            return _Outcome.DONE, answer
+        error = write_error(answer, self._rest.what(key), True)
+        if isinstance(error, VersionChanged):
+            return _Outcome.REFUSED, answer
+        if isinstance(error, Unsupported) or code in ("AccessDenied", "NoSuchUpload"):
+            return _Outcome.UNABLE, answer
+        raise error
+
+    def _clean(self) -> None:
+        """Removes what is ours, and what a daemon that was killed here left a day ago.
+
+        Best effort: listings hide these names.
+        """
+        with contextlib.suppress(RemoteError):
+            if self._upload_id:
+                self._rest.send("DELETE", self._key, {"uploadId": self._upload_id})
+            for key in self._tags:
+                self._rest.send("DELETE", key)
+            old_ns = time.time_ns() - _LEFTOVER_NS
+            for found in self._rest.list_page(self._folder, "", "", None).objects:
+                if found.mtime_ns < old_ns:
+                    self._rest.send("DELETE", found.key)

@@ -1,0 +1,284 @@
+"""An S3 bucket as a `Provider`: conditional puts, deletes and copies.
+
+Small files are one PUT and no other request: the ETag of its answer is the version, its Date the
+mtime (a listing may say a second more or less). What is made in parts or copied costs requests
+anyway, and one HEAD more tells what listings will show.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+from mountd.errors import Corrupt, NotFound, RemoteError, Unreachable, Unsupported, VersionChanged
+from mountd.remotes.base import ABSENT, Body, Capabilities, Upload
+from mountd.remotes.http_range import opaque_tag
+from mountd.remotes.http_status import mtime_ns_of_http_date
+from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, metadata_of
+from mountd.remotes.object_store import CAPABILITIES, FoundObject, ListedObject, ListPage
+from mountd.remotes.rest import RestAnswer
+from mountd.remotes.s3_errors import error_code, s3_error, write_error
+from mountd.remotes.s3_multipart import (
+    COPY_BYTES_PER_S,
+    MAX_OBJECT_BYTES,
+    S3Multipart,
+    Target,
+)
+from mountd.remotes.s3_payload import HELD_BYTES, payload_of_part
+from mountd.remotes.s3_probe import Proven, Prover
+from mountd.remotes.s3_rest import S3Rest, object_of_head
+from mountd.remotes.s3_xml import etag_in, mtime_ns_in
+
+SINGLE_PUT_BYTES = HELD_BYTES
+MAX_COPY_BYTES = 5 << 30  # by CopyObject
+_META = "x-amz-meta-"
+_MD5_TAG = re.compile(r'"[0-9a-fA-F]{32}"')
+_DIRECTORY_TYPE = "application/x-directory"
+# What a copy loses with its old metadata, unless it is said again.
+_COPIED_HEADERS = (
+    *("content-type", "content-encoding", "content-language", "content-disposition"),
+    *("cache-control", "expires"),
+)
+
+
+class S3Bucket:
+    """A `Provider` for one bucket. The first write proves what the server enforces (`prover`)."""
+
+    def __init__(self, rest: S3Rest, prover: Prover) -> None:
+        self._rest = rest
+        self._prover = prover
+        self._multipart = S3Multipart(rest)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return capabilities_of(self._prover.known, self._rest.place.is_aws)
+
+    @property
+    def proven(self) -> Proven | None:
+        """What was proved or remembered; None before the first write."""
+        return self._prover.known
+
+    def head(self, key: str) -> ListedObject:
+        return self._rest.head(key)
+
+    def list_page(self, prefix: str, delimiter: str, token: str, limit: int | None) -> ListPage:
+        return self._rest.list_page(prefix, delimiter, token, limit)
+
+    def identify(self, key: str) -> FoundObject:
+        answer = self._rest.look(key)
+        found = object_of_head(key, answer)
+        known = self._prover.known
+        # Unproved, it may be no MD5; then it is equal to none.
+        may_be_md5 = (known is None or known.etag_is_md5) and _is_md5(answer, found.version)
+        md5 = found.version.strip('"').lower() if may_be_md5 else ""
+        return FoundObject(found, answer.header(_META + UPLOAD_ID), md5)
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> ListedObject:
+        """Up to 16 MiB one PUT; beyond in parts, checked before the first and with Complete.
+
+        Unsupported for a marker where it would become something else.
+        """
+        proven = self._prover.proven()
+        if key.endswith("/") and not proven.keeps_markers:
+            raise Unsupported(f"{self._rest.place.what} has no objects for directories")
+        headers = headers_of(key, upload)
+        if body.size > SINGLE_PUT_BYTES:
+            return self._put_parts(proven, key, body, expect, upload, headers)
+        payload = payload_of_part(body, 0, body.size, self._rest.signs_bodies)
+        is_enforced = proven.put_if_none_match if expect == ABSENT else proven.put_if_match
+        headers |= self._condition(key, expect, is_enforced)
+        answer = self._rest.send("PUT", key, headers=headers, payload=payload)
+        if answer.status >= 300:
+            raise write_error(answer, self._rest.what(key), "If-Match" in headers)
+        version = opaque_tag(answer.header("etag"))
+        if not version:
+            return self._as_listed(key, ListedObject(key, body.size, 0, ""), upload)
+        try:
+            self._check_tag(proven, answer, payload.md5)
+        except Corrupt:
+            self._take_back(key, version)
+            raise
+        return ListedObject(key, body.size, _mtime_ns(answer), version)
+
+    def delete(self, key: str, expect: str | None) -> None:
+        """One request where DELETE is conditional, else two: S3 doesn't say that nothing was
+        there."""
+        proven = self._prover.proven()
+        headers: Mapping[str, str] = {}
+        if expect and proven.delete_if_match:
+            headers = {"If-Match": expect}
+        else:
+            found = self._rest.head(key)
+            if expect is not None and found.version != expect:
+                raise VersionChanged(f"{key} is {found.version} and not {expect or 'absent'}")
+        answer = self._rest.send("DELETE", key, headers=headers)
+        if answer.status >= 300:
+            raise s3_error(answer, self._rest.what(key))
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> ListedObject:
+        """HEAD of the source (its size, and headers that would be lost), then the copy."""
+        proven = self._prover.proven()
+        if not proven.copies:
+            raise Unsupported(f"{self._rest.place.what} does not copy objects")
+        answer = self._rest.look(source)
+        found = object_of_head(source, answer)
+        if found.version != version:
+            raise VersionChanged(f"{source} is {found.version} and not {version}")
+        headers = {name: answer.header(name) for name in _COPIED_HEADERS if answer.header(name)}
+        headers |= _metadata_headers(upload)
+        what = {"x-amz-copy-source": self._rest.copy_source(source)}
+        if proven.copy_source_if_match:
+            what["x-amz-copy-source-if-match"] = version
+        if found.size > MAX_COPY_BYTES:
+            target = self._target(proven, key, found.size, expect, headers)
+            made = self._multipart.copy(target, what)
+            return self._as_listed(key, ListedObject(key, found.size, 0, made), upload)
+        return self._copy_whole(proven, key, expect, found, {**headers, **what})
+
+    def close(self) -> None:
+        self._multipart.close()
+        self._rest.close()
+
+    def _put_parts(
+        self,
+        proven: Proven,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        headers: Mapping[str, str],
+    ) -> ListedObject:
+        target = self._target(proven, key, body.size, expect, headers)
+        version = self._multipart.put(target, body, partial(self._check_tag, proven))
+        return self._as_listed(key, ListedObject(key, body.size, 0, version), upload)
+
+    def _target(
+        self,
+        proven: Proven,
+        key: str,
+        size: int,
+        expect: str | None,
+        headers: Mapping[str, str],
+    ) -> Target:
+        """Looks first, so that gigabytes aren't sent for nothing; Complete has the last word."""
+        self._require(key, expect)
+        is_absent = expect == ABSENT
+        enforced = proven.complete_if_none_match if is_absent else proven.complete_if_match
+        return Target(key, size, headers, lambda: self._condition(key, expect, enforced))
+
+    def _copy_whole(
+        self,
+        proven: Proven,
+        key: str,
+        expect: str | None,
+        found: ListedObject,
+        headers: Mapping[str, str],
+    ) -> ListedObject:
+        is_enforced = proven.copy_if_none_match if expect == ABSENT else proven.copy_if_match
+        condition = self._condition(key, expect, is_enforced)
+        replaced = {"x-amz-metadata-directive": "REPLACE"}
+        timeout_s = self._rest.timeout_s + found.size / COPY_BYTES_PER_S
+        answer = self._rest.send(
+            "PUT", key, headers={**headers, **replaced, **condition}, timeout_s=timeout_s
+        )
+        if answer.status >= 300 or error_code(answer.body):
+            error = s3_error(answer, self._rest.what(key))
+            if isinstance(error, NotFound) and "If-Match" in condition:
+                # Of the source or of the target? Only the source's absence is NotFound.
+                self._rest.head(found.key)
+                raise VersionChanged(*error.args)
+            raise error
+        version = etag_in(answer.body)
+        mtime_ns = mtime_ns_in(answer.body)
+        if not version or not mtime_ns:
+            raise Unreachable(f"{key}: a copy without a result", answered=True)
+        return ListedObject(key, found.size, mtime_ns, version)
+
+    def _condition(self, key: str, expect: str | None, is_enforced: bool) -> dict[str, str]:
+        """The header that makes a request conditional; where it would be ignored, a look instead,
+        which raises VersionChanged."""
+        if expect is not None and is_enforced:
+            return {"If-None-Match": "*"} if expect == ABSENT else {"If-Match": expect}
+        self._require(key, expect)
+        return {}
+
+    def _require(self, key: str, expect: str | None) -> None:
+        if expect is None:
+            return
+        try:
+            found = self._rest.head(key).version
+        except NotFound:
+            found = ABSENT
+        if found != expect:
+            raise VersionChanged(f"{key} is {found or 'absent'} and not {expect or 'absent'}")
+
+    def _as_listed(self, key: str, made: ListedObject, upload: Upload) -> ListedObject:
+        """What listings show of an object just made, also where they show another version than
+        the write told. If it can't be asked: it is there all the same."""
+        with contextlib.suppress(RemoteError):
+            found = self.identify(key)
+            is_same = found.object.version == made.version
+            if is_same or (upload.upload_id and found.upload_id == upload.upload_id):
+                return found.object
+        if not made.version:
+            raise Unreachable(f"{key}: it was made, but its version is not told", answered=True)
+        return replace(made, mtime_ns=time.time_ns())
+
+    def _check_tag(self, proven: Proven, answer: RestAnswer, md5: bytes) -> None:
+        tag = opaque_tag(answer.header("etag"))
+        if not proven.etag_is_md5 or not _is_md5(answer, tag):
+            return
+        if tag.strip('"').lower() != md5.hex():
+            raise Corrupt(f"sent {md5.hex()}, and {tag} is there")
+
+    def _take_back(self, key: str, version: str) -> None:
+        """Removes what arrived wrong, unless somebody has replaced it already. Best effort."""
+        with contextlib.suppress(RemoteError):
+            self.delete(key, version)
+
+
+def capabilities_of(proven: Proven | None, assumed: bool = False) -> Capabilities:
+    """`assumed`: whether conditions are believed in before they are proved."""
+    puts = deletes = assumed
+    if proven is not None:
+        puts = proven.put_if_match and proven.put_if_none_match
+        puts = puts and proven.complete_if_match and proven.complete_if_none_match
+        deletes = proven.delete_if_match
+    return replace(
+        CAPABILITIES,
+        conditional_put=puts,
+        conditional_delete=deletes,
+        server_copy=proven is None or proven.copies,
+        keeps_attributes=True,
+        max_put_bytes=MAX_OBJECT_BYTES,
+    )
+
+
+def headers_of(key: str, upload: Upload) -> dict[str, str]:
+    """The headers of a new object. Raises Unsupported for attributes that no header carries."""
+    kind = _DIRECTORY_TYPE if key.endswith("/") else content_type_of(key)
+    return _metadata_headers(upload) | ({"Content-Type": kind} if kind else {})
+
+
+def _metadata_headers(upload: Upload) -> dict[str, str]:
+    found = metadata_of(upload)
+    for name, value in found.items():
+        if not (name + value).isascii() or not (name + value).isprintable():
+            raise Unsupported(f"the attribute {name!r} is not plain ASCII")
+    return {_META + name: value for name, value in found.items()}
+
+
+def _is_md5(answer: RestAnswer, tag: str) -> bool:
+    """Whether a tag has the form of an MD5, and not that of an object encrypted by KMS or us."""
+    is_encrypted = answer.header("x-amz-server-side-encryption").startswith("aws:kms")
+    is_encrypted |= bool(answer.header("x-amz-server-side-encryption-customer-algorithm"))
+    return not is_encrypted and _MD5_TAG.fullmatch(tag) is not None
+
+
+def _mtime_ns(answer: RestAnswer) -> int:
+    """By the server's clock, as listings have it."""
+    return mtime_ns_of_http_date(answer.headers.get("date")) or time.time_ns()

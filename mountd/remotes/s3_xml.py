@@ -1,0 +1,48 @@
+"""The small XML of S3's writes."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from xml.sax.saxutils import escape
+
+from mountd.errors import Corrupt
+from mountd.remotes.http_range import opaque_tag
+from mountd.remotes.xml_pages import parse_xml, texts
+
+_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+
+
+def complete_body(tags: Sequence[str]) -> bytes:
+    """The body of CompleteMultipartUpload for the parts 1, 2, ... with these ETags."""
+    parts = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(tag)}</ETag></Part>"
+        for number, tag in enumerate(tags, 1)
+    )
+    text = f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">{parts}</CompleteMultipartUpload>'
+    return text.encode()
+
+
+def upload_id_in(body: bytes) -> str:
+    """Raises Corrupt where CreateMultipartUpload's answer has none."""
+    found = _result(body).get("UploadId", "")
+    if not found:
+        raise Corrupt("an upload in parts without an UploadId")
+    return found
+
+
+def etag_in(body: bytes) -> str:
+    """The version that a Complete or a copy tells, "" where it doesn't."""
+    return opaque_tag(_result(body).get("ETag", ""))
+
+
+def mtime_ns_in(body: bytes) -> int:
+    """LastModified of a copy in whole seconds, as HEAD says it; 0 where it isn't told."""
+    try:
+        text = _result(body)["LastModified"]
+        return int(datetime.fromisoformat(text).timestamp()) * 1_000_000_000
+    except (KeyError, ValueError):
+        return 0
+
+
+def _result(body: bytes) -> dict[str, str]:
+    # S3 may send white space while it is still at work.
+    return texts(parse_xml(body.strip())) if body.strip() else {}
