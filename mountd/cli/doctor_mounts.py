@@ -5,9 +5,9 @@ from typing import Any
 
 from mountd.cache_folder import idle_folders
 from mountd.cli.doctor_machine import BDI, FUSECTL
-from mountd.cli.doctor_queues import check_idle, check_queue
+from mountd.cli.doctor_queues import check_idle, check_quarantine, check_queue
 from mountd.cli.findings import Finding, ok, problem, warning
-from mountd.cli.idle_queues import known_idle_queues
+from mountd.cli.idle_queues import known_idle_queues, known_quarantines
 from mountd.cli.status import OUT_OF_SIGHT, all_statuses
 from mountd.mount_table import Mount, read_mounts
 
@@ -21,6 +21,7 @@ def check_mounts(cache_dir: Path) -> list[Finding]:
     for status in all_statuses():
         findings += check_mount(status, by_path.get(str(status.get("mountpoint"))))
     findings += check_idle(known_idle_queues(cache_dir))
+    findings += [check_quarantine(*one) for one in known_quarantines(cache_dir)]
     idle = list(idle_folders(cache_dir))
     if idle:
         names = ", ".join(folder.source for folder in idle[:5])

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from mountd.cli.findings import Finding, ok, problem, warning
-from mountd.cli.idle_queues import IdleQueue
+from mountd.cli.idle_queues import JOURNAL, QUARANTINE, IdleQueue
 from mountd.cli.output import counted, human_bytes
 from mountd.cli.queue_words import describe_queue, waiting_in
 
-QUARANTINE = "quarantine"
 _MOST_NAMES = 3
 
 
@@ -53,18 +52,18 @@ def check_idle(idle: Sequence[IdleQueue]) -> Iterator[Finding]:
                 f"cache_dir={one.folder.parent}"
             )
             yield warning(f"queue of {one.source}", found, fix)
-        if one.quarantined:
-            yield check_quarantine(one.folder, one.source, one.quarantined)
 
 
 def check_quarantine(folder: Path, source: str, names: Sequence[str]) -> Finding:
-    """What was set aside because it could not be read or proved, and how to get at it."""
+    """What was set aside because it could not be read or matched, and how to get at it. `names`
+    are paths below the quarantine of the cache folder `folder`."""
     shown = ", ".join(names[:_MOST_NAMES])
     if len(names) > _MOST_NAMES:
         shown += f" and {len(names) - _MOST_NAMES} more"
     return warning(
         f"quarantine of {source}",
-        f"{len(names)} set aside in {folder / QUARANTINE}: {shown}",
-        "written here, never sent, and not understood or torn by a power loss. docs/reliability.md "
-        "says what each file is; copy what you need out of it, then remove the folder",
+        f"{len(names)} set aside in {folder / JOURNAL / QUARANTINE}: {shown}",
+        "it may be the only copy of what was written here. README.txt beside each file says what "
+        "it is; the bytes of a .data file: tail -c +4097 FILE > COPY (zeros where nothing was "
+        "written). Remove the folder when you have what you need",
     )

@@ -2,34 +2,38 @@
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mountd import config_file
-from mountd.cache_folder import idle_folders
+from mountd.cache_folder import SOURCE, holder_pid, idle_folders
 from mountd.cli.bounded import bounded
+from mountd.cli.output import warn
 from mountd.config_load import configured_cache_dir, default_cache_dir
 from mountd.errors import UsageError
 
-_DISK_TIMEOUT_S = 2.0
+# A journal of 100,000 changes is read in a second or two.
+_DISK_TIMEOUT_S = 10.0
 NO_DAEMON = "no daemon"
+JOURNAL, QUARANTINE, _README = "journal", "quarantine", "README.txt"
 
 
 @dataclass(frozen=True, slots=True)
 class Peek:
-    """What a journal holds that nobody has open. `quarantined`: names of what was set aside."""
+    """What a journal holds that nobody has open; as in `IdleQueue`."""
 
     unsent: int
     failed: int
     size_bytes: int
-    quarantined: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class IdleQueue:
     """One folder. `unsent` counts changes, those that `failed` among them; `size_bytes` is what
-    has to be sent. `error`: why the journal can't be read, "" where it can."""
+    has to be sent. `quarantined`: paths of what was set aside, below the quarantine. `error`: why
+    the journal can't be read, "" where it can."""
 
     folder: Path
     source: str
@@ -45,12 +49,13 @@ class IdleQueue:
 
 
 def known_idle_queues(*more: Path) -> list[IdleQueue]:
-    """Those in the cache folders of this user's configuration and below the cache dirs `more`; a
-    disk that hangs has none."""
+    """Those in the cache folders of this user's configuration and below the cache dirs `more`.
+    None, and a warning on stderr, where their disk doesn't answer."""
+    dirs = dict.fromkeys((*known_cache_dirs(), *more))
     try:
-        dirs = dict.fromkeys((*known_cache_dirs(), *more))
         return bounded(lambda: idle_queues(dirs), _DISK_TIMEOUT_S)
     except TimeoutError:
+        warn("queues without a daemon are not listed: the cache's disk is too slow")
         return []
 
 
@@ -66,6 +71,14 @@ def idle_queues(
             if not one.is_empty:
                 found.append(one)
     return found
+
+
+def known_quarantines(*more: Path) -> list[tuple[Path, str, tuple[str, ...]]]:
+    """`quarantines` where `known_idle_queues` looks; what can't be looked at has none."""
+    dirs = dict.fromkeys((*known_cache_dirs(), *more))
+    with suppress(TimeoutError, OSError):
+        return bounded(lambda: quarantines(dirs), _DISK_TIMEOUT_S)
+    return []
 
 
 def known_cache_dirs() -> list[Path]:
@@ -110,15 +123,41 @@ def queue_counts(one: IdleQueue) -> dict[str, Any]:
 
 
 def peek_journal(folder: Path) -> Peek | None:
-    """What the journal of a cache folder holds; see `idle_queues`."""
-    return None
+    """What the journal of a cache folder holds; see `idle_queues`. Changes nothing there."""
+    journal = folder / JOURNAL
+    if not (journal / "journal.db").exists():
+        return None
+    from mountd.cli.journal_peek import peek  # only here: it brings what reads a journal
+
+    return peek(journal)
+
+
+def quarantined_in(folder: Path) -> tuple[str, ...]:
+    """What was set aside in a cache folder, as paths below its quarantine. Raises OSError."""
+    place = folder / JOURNAL / QUARANTINE
+    files = (path for path in place.glob("*/*") if path.name != _README)
+    return tuple(sorted(str(path.relative_to(place)) for path in files))
+
+
+def quarantines(cache_dirs: Iterable[Path]) -> list[tuple[Path, str, tuple[str, ...]]]:
+    """Folder, source and files of every cache folder in which something was set aside, whether a
+    daemon serves it or not."""
+    found = []
+    for cache_dir in cache_dirs:
+        for place in sorted(cache_dir.glob(f"*/{JOURNAL}/{QUARANTINE}")):
+            folder = place.parent.parent
+            if names := quarantined_in(folder):
+                found.append((folder, (folder / SOURCE).read_text(errors="replace").strip(), names))
+    return found
 
 
 def _look(folder: Path, source: str, peek: Callable[[Path], Peek | None]) -> IdleQueue:
     try:
+        aside = quarantined_in(folder)
         seen = peek(folder)
+        if holder_pid(folder) is not None:  # somebody mounts it just now, and changes it
+            return IdleQueue(folder, source)
     except (OSError, ValueError) as error:
         return IdleQueue(folder, source, error=f"its journal cannot be read: {error}")
-    if seen is None:
-        return IdleQueue(folder, source)
-    return IdleQueue(folder, source, seen.unsent, seen.failed, seen.size_bytes, seen.quarantined)
+    seen = seen or Peek(0, 0, 0)
+    return IdleQueue(folder, source, seen.unsent, seen.failed, seen.size_bytes, aside)

@@ -53,7 +53,7 @@ def progress() -> Iterator[Progress]:
     from rich.text import Text
 
     console = Console(stderr=True)
-    with console.status("") as status:
+    with console.status("waiting for the remote") as status:
 
         class Living:
             def show(self, text: str) -> None:

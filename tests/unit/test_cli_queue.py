@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mountd.cli import queue as queue_command
-from mountd.cli.idle_queues import IdleQueue, Peek, idle_queues, known_cache_dirs
+from mountd.cli.idle_queues import IdleQueue, Peek, idle_queues, known_cache_dirs, quarantines
 from mountd.cli.output import human_seconds
 from mountd.cli.queue import find_item, loss_of
 from mountd.cli.queue_words import describe_queue
@@ -269,6 +269,10 @@ def folder_of(cache_dir: Path, name: str) -> Path:
 
 def test_only_folders_that_hold_something_and_that_nobody_serves_are_listed(tmp_path: Path) -> None:
     folders = {n: folder_of(tmp_path, n) for n in ("bad", "clean", "full", "new", "served", "torn")}
+    aside = folders["torn"] / "journal/quarantine/20261121T120000Z"
+    aside.mkdir(parents=True)
+    for name in ("7-0.data", "README.txt"):
+        (aside / name).touch()
     lock = os.open(folders["served"] / "lock", os.O_CREAT | os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
 
@@ -279,7 +283,6 @@ def test_only_folders_that_hold_something_and_that_nobody_serves_are_listed(tmp_
             "clean": Peek(0, 0, 0),
             "full": Peek(2, 1, 5),
             "served": Peek(9, 9, 9),
-            "torn": Peek(0, 0, 0, ("7.data",)),
         }.get(folder.name)
 
     try:
@@ -289,8 +292,10 @@ def test_only_folders_that_hold_something_and_that_nobody_serves_are_listed(tmp_
     assert found == [
         IdleQueue(folders["bad"], "s3://bad", error="its journal cannot be read: malformed"),
         IdleQueue(folders["full"], "s3://full", 2, 1, 5),
-        IdleQueue(folders["torn"], "s3://torn", quarantined=("7.data",)),
+        IdleQueue(folders["torn"], "s3://torn", quarantined=("20261121T120000Z/7-0.data",)),
     ]
+    (_, source, names) = quarantines([tmp_path, tmp_path / "nowhere"])[0]
+    assert (source, names) == ("s3://torn", ("20261121T120000Z/7-0.data",))
 
 
 def test_queues_are_looked_for_where_the_configuration_puts_them(

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from mountd.cli.doctor_queues import check_idle, check_queue
+from mountd.cli.doctor_queues import check_idle, check_quarantine, check_queue
 from mountd.cli.findings import Finding
 from mountd.cli.idle_queues import IdleQueue
+from mountd_cache.sidecar import PAGE
 
 FOLDER = Path("/c/s3-lab-1")
 
@@ -54,9 +55,10 @@ def test_a_journal_that_cannot_be_read_is_a_problem_and_nothing_is_lost_by_mount
 
 
 def test_what_was_set_aside_is_named_with_how_to_get_it_back() -> None:
-    names = tuple(f"{number}-0.data" for number in range(5))
-    waits, aside = check_idle([IdleQueue(FOLDER, "s3://lab", 1, quarantined=names)])
-    assert waits.check == "queue of s3://lab"
-    assert aside.state == "warning"
-    assert "0-0.data, 1-0.data, 2-0.data and 2 more" in aside.found
-    assert "docs/reliability.md" in aside.fix
+    names = tuple(f"T/{number}-0.data" for number in range(5))
+    aside = check_quarantine(FOLDER, "s3://lab", names)
+    assert (aside.state, aside.check) == ("warning", "quarantine of s3://lab")
+    assert "5 set aside in /c/s3-lab-1/journal/quarantine: T/0-0.data, T/1-0.data" in aside.found
+    assert aside.found.endswith("and 2 more")
+    assert "tail -c +4097 FILE > COPY" in aside.fix
+    assert PAGE == 4096
