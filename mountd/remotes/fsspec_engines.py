@@ -5,12 +5,14 @@ Credentials that are not given are left to the package's own chain (AWS_*, ~/.aw
 
 import json
 import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
+from fsspec import AbstractFileSystem
 
 from mountd.config import Settings
 from mountd.credentials import CREDENTIALS, is_anonymous
@@ -37,6 +39,11 @@ class Engine:
     missing ("": there is no such thing). `is_parallel`: its calls may run in several threads.
     `close` drops connections where the file system doesn't do it by itself when collected. `ls`
     lists instead of a file system's own `_ls` that can't be relied on.
+
+    For writing. `makes_directories`: they can be made, and removed when they are empty.
+    `puts_are_whole`: nobody ever sees a part of what is put. `takes_mode`: `mode="create"` makes
+    only what isn't there. `server_copy`: `cp_file` moves no bytes through us. Bodies up to
+    `largest_pipe_bytes` go as bytes, others as a local file.
     """
 
     fs: Any
@@ -47,6 +54,11 @@ class Engine:
     is_parallel: bool
     close: Callable[[], None] = _nothing
     ls: Callable[[str], Awaitable[Sequence[Mapping[str, Any]]]] | None = None
+    makes_directories: bool = True
+    puts_are_whole: bool = True
+    takes_mode: bool = False
+    server_copy: bool = False
+    largest_pipe_bytes: int = 8 << 20
 
 
 def open_engine(source: Source, settings: Settings) -> Engine:
@@ -59,7 +71,12 @@ def open_engine(source: Source, settings: Settings) -> Engine:
             return _webdav(source, settings)
         case "memory":
             root = f"/{source.prefix}".rstrip("/")
-            return Engine(_open("memory", {}), root, "", False, False, True)
+            return Engine(
+                *(_open("memory", {}), root, "", False, False, True),
+                takes_mode=True,
+                server_copy=True,
+                largest_pipe_bytes=sys.maxsize,  # put_file writes piece by piece
+            )
         case _:
             return _anything(source, settings)
 
@@ -78,7 +95,14 @@ def _object_store(source: Source, settings: Settings) -> Engine:
         fs.retries = 1
     root = f"{container}/{source.prefix}".rstrip("/")
     ls = azure_listing(fs) if protocol == "az" else None
-    return Engine(fs, root, container, False, True, True, ls=ls)
+    return Engine(
+        *(fs, root, container, False, True, True),
+        ls=ls,
+        makes_directories=False,
+        takes_mode=True,
+        # adlfs doesn't wait for the end of a copy.
+        server_copy=protocol != "az",
+    )
 
 
 def _s3_arguments(settings: Settings) -> dict[str, Any]:
@@ -203,7 +227,11 @@ def _anything(source: Source, settings: Settings) -> Engine:
     # paramiko's client, ftplib's connection; others have neither and close when collected.
     connection = getattr(fs, "client", None) or getattr(fs, "ftp", None)
     close = getattr(connection, "close", None) or _nothing
-    return Engine(fs, root, "", True, False, is_async, close)
+    return Engine(
+        *(fs, root, "", True, False, is_async, close),
+        # fsspec's own mv() is a copy and a removal: nothing is gained by that.
+        puts_are_whole=type(fs).mv is AbstractFileSystem.mv,
+    )
 
 
 def _class_of(protocol: str) -> Any:

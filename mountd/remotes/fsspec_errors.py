@@ -5,16 +5,21 @@ own exception, which is then the cause or context, carries the HTTP status: that
 FileNotFoundError that was made of a 403 or a 500 is not taken for an absence.
 """
 
+import errno
 from collections.abc import Iterator, Mapping
 
 from mountd.errors import (
     ContainerMissing,
     Corrupt,
     Denied,
+    DirectoryNotEmpty,
+    NameNotAllowed,
     NotFound,
+    QuotaExceeded,
     RemoteError,
     Unreachable,
     Unsupported,
+    VersionChanged,
 )
 from mountd.remotes.http_status import error_of_status
 
@@ -33,6 +38,14 @@ _NO_CREDENTIALS = frozenset(
     )
 )
 _NO_FILE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_OF_ERRNO: Mapping[int, type[RemoteError]] = {
+    errno.ENOSPC: QuotaExceeded,
+    errno.EDQUOT: QuotaExceeded,
+    errno.EROFS: Denied,
+    errno.ENAMETOOLONG: NameNotAllowed,
+    errno.ENOTEMPTY: DirectoryNotEmpty,
+    errno.EFBIG: Unsupported,
+}
 _MAX_CHAIN = 10
 
 
@@ -50,6 +63,11 @@ def remote_error(what: str, error: BaseException) -> RemoteError:
         status = _status_of(link)
         if status is not None and status >= 400:
             return error_of_status(status, message, _retry_after_of(link))
+    if isinstance(error, FileExistsError):
+        return VersionChanged(message)
+    of_errno = _OF_ERRNO.get(error.errno or 0) if isinstance(error, OSError) else None
+    if of_errno is not None:
+        return of_errno(message)
     if isinstance(error, _NO_FILE):
         return NotFound(message)
     # gcsfs makes an OSError without errno of a 403, and keeps nothing else of it.

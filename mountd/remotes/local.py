@@ -19,11 +19,11 @@ from mountd.remotes.local_tree import (
     LocalTree,
     check_version,
     entry_of,
-    is_temporary,
     scanned,
     status_of,
 )
 from mountd.remotes.local_writes import LocalWrites, upload_id_of
+from mountd.remotes.temporary_names import is_temporary
 from mountd.source import Source
 from mountd.types import Entry, Kind
 

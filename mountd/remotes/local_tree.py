@@ -8,7 +8,6 @@ nowhere.
 import contextlib
 import errno
 import os
-import re
 import stat as modes
 from collections.abc import Iterator, Sequence
 
@@ -20,10 +19,9 @@ from mountd.errors import (
     Unreachable,
     VersionChanged,
 )
+from mountd.remotes.temporary_names import is_temporary
 from mountd.types import Entry, Kind
 
-# What is being written, and what a crash left of it: no part of the tree.
-_TEMPORARY = re.compile(r"\.mountd-tmp-[0-9a-f]{16}")
 _NO_SUCH_NAME = frozenset(
     (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 )
@@ -87,10 +85,6 @@ def can_be_a_name(segment: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def is_temporary(name: str) -> bool:
-    return name.startswith(".mountd-tmp-") and _TEMPORARY.fullmatch(name) is not None
 
 
 def status_of(name: os.DirEntry[str], chain: Sequence[str]) -> os.stat_result | None:

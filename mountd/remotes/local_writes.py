@@ -13,7 +13,6 @@ an existing name.
 import contextlib
 import errno
 import os
-import secrets
 import stat as modes
 import time
 from collections.abc import Callable, Iterator
@@ -36,15 +35,13 @@ from mountd.remotes.local_tree import (
     check_version,
     entry_of,
     is_inside,
-    is_temporary,
     scanned,
     version_of,
 )
+from mountd.remotes.temporary_names import LEFTOVER_S, is_temporary, temporary_name
 from mountd.types import Entry
 
 PIECE_BYTES = 1 << 20
-# A temporary file that is older was left by a crash.
-LEFTOVER_S = 86_400.0
 # The version that it was written as goes first: a program that changes the file in place keeps
 # the attribute.
 _UPLOAD_ID = "user.mountd-upload"
@@ -176,7 +173,7 @@ class LocalWrites:
 
     @contextlib.contextmanager
     def _temporary(self, key: str, parent_fd: int) -> Iterator[tuple[str, int]]:
-        name = f".mountd-tmp-{secrets.token_hex(8)}"
+        name = temporary_name()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with self._errors(key):
             fd = os.open(name, flags, 0o666, dir_fd=parent_fd)

@@ -24,7 +24,15 @@ from tests.servers.moto import REGION, Moto, running_moto
 from tests.servers.process import free_port
 from tests.servers.wsgidav import running_wsgidav
 
-_FSSPEC = frozenset((Limit.NO_CONDITIONAL_READ, Limit.NO_DOUBLE_SLASH, Limit.NO_DOT_SEGMENTS))
+NO_CONDITIONS = frozenset(
+    (
+        *(Limit.NO_CONDITIONAL_PUT, Limit.NO_CONDITIONAL_DELETE, Limit.NO_ATTRIBUTES),
+        *(Limit.NO_MTIME, Limit.NO_TREE),
+    )
+)
+_FSSPEC = NO_CONDITIONS | {
+    *(Limit.NO_CONDITIONAL_READ, Limit.NO_DOUBLE_SLASH, Limit.NO_DOT_SEGMENTS)
+}
 _LOCAL = frozenset(
     (
         *(Limit.NO_DOUBLE_SLASH, Limit.NO_DOT_SEGMENTS, Limit.NO_BOTH_FILE_AND_PREFIX),
@@ -32,13 +40,14 @@ _LOCAL = frozenset(
         *(Limit.NO_CONDITIONAL_PUT, Limit.NO_CONDITIONAL_DELETE, Limit.ONLY_UPLOAD_ID),
     )
 )
-_S3FS = _FSSPEC | {Limit.SLOW, Limit.MTIME_SECONDS, Limit.NO_NEWLINES}
+_S3FS = _FSSPEC | {Limit.SLOW, Limit.MTIME_SECONDS, Limit.NO_NEWLINES, Limit.NO_MAKE_DIR}
 _MEMORY = _FSSPEC | {
     Limit.NO_VERSIONS,
     Limit.EMPTY_DIRECTORIES_STAY,
     Limit.NO_BOTH_FILE_AND_PREFIX,
 }
 _WEBDAV4 = _FSSPEC | {
+    Limit.NO_SERVER_COPY,
     Limit.SLOW,
     Limit.NO_ODD_CHARACTERS,
     Limit.NO_CONTROL_CHARACTERS,

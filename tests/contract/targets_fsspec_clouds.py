@@ -10,20 +10,24 @@ from mountd.remotes.base import RemoteStore
 from mountd.remotes.fsspec_store import open_fsspec
 from tests.contract.targets import Broken, Limit, MakeTarget, Target, TargetFactory
 from tests.contract.targets_azure import WRONG_KEY, AzureTarget, azure_settings, azure_source
+from tests.contract.targets_fsspec import NO_CONDITIONS
 from tests.contract.targets_gcs import GcsTarget, gcs_settings, gcs_source
 from tests.servers.azurite import ACCOUNT, ACCOUNT_KEY, running_azurite
 from tests.servers.gcs_emulator import running_gcs_emulator
 from tests.servers.process import free_port
 
-_FSSPEC = frozenset(
-    (
-        *(Limit.NO_CONDITIONAL_READ, Limit.NO_DOUBLE_SLASH, Limit.NO_DOT_SEGMENTS),
-        *(Limit.SLOW, Limit.MTIME_SECONDS),
-    )
-)
+_FSSPEC = NO_CONDITIONS | {
+    *(Limit.NO_CONDITIONAL_READ, Limit.NO_DOUBLE_SLASH, Limit.NO_DOT_SEGMENTS),
+    *(Limit.SLOW, Limit.MTIME_SECONDS, Limit.NO_MAKE_DIR),
+}
 # The emulator cuts names at a semicolon that isn't encoded, and aiohttp decodes `%3B`.
 _GCSFS = _FSSPEC | {Limit.NO_ODD_CHARACTERS, Limit.NO_BACKSLASHES}
-_ADLFS = _FSSPEC | {Limit.NO_BACKSLASHES, Limit.NO_CONTROL_CHARACTERS, Limit.NO_NEWLINES}
+_ADLFS = _FSSPEC | {
+    Limit.NO_SERVER_COPY,
+    Limit.NO_BACKSLASHES,
+    Limit.NO_CONTROL_CHARACTERS,
+    Limit.NO_NEWLINES,
+}
 
 # Opens the store at the target's place, whole (None) or broken in some way.
 OpenEngine = Callable[[Broken | None], RemoteStore | None]

@@ -1,0 +1,20 @@
+"""Names of files that are being written beside their place, and of what a crash left of them.
+
+Stores that write so show none of these names, and refuse to write to one.
+"""
+
+import re
+import secrets
+
+# A temporary file that is older was left by a crash.
+LEFTOVER_S = 86_400.0
+_PREFIX = ".mountd-tmp-"
+_TEMPORARY = re.compile(r"\.mountd-tmp-[0-9a-f]{16}")
+
+
+def temporary_name() -> str:
+    return f"{_PREFIX}{secrets.token_hex(8)}"
+
+
+def is_temporary(name: str) -> bool:
+    return name.startswith(_PREFIX) and _TEMPORARY.fullmatch(name) is not None
