@@ -232,6 +232,15 @@ def test_a_name_that_azure_would_change_is_not_sent(store: RemoteStore, name: st
         write(store, name, b"1")
 
 
+def test_a_file_that_should_not_be_there_is_not_deleted(store: RemoteStore) -> None:
+    write(store, "file", b"1")
+    with pytest.raises(VersionChanged):
+        store.delete("file", ABSENT)
+    with pytest.raises(NotFound):
+        store.delete("missing", ABSENT)
+    assert names(store) == ["file"]
+
+
 # Answers that azurite doesn't give
 
 COPIED = {"ETag": '"2"', "x-ms-copy-id": "c", "x-ms-copy-status": "pending"}
@@ -302,6 +311,8 @@ def test_a_copy_that_takes_its_time_is_waited_for() -> None:
         made = azure.copy("source", '"1"', "key", ABSENT, Upload("the-id", MTIME_NS))
         assert (made.version, made.mtime_ns) == ('"3"', MTIME_NS)
         assert [request.method for request in server.requests] == ["HEAD", "PUT", "HEAD", "HEAD"]
+        asked = server.requests[1].headers
+        assert (asked["x-ms-source-if-match"], asked["if-none-match"]) == ('"1"', "*")
 
 
 @pytest.mark.parametrize(

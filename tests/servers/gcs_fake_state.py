@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count
@@ -67,7 +67,8 @@ class GcsFake:
     status and a reason. `spoil` turns a bit of every file that arrives, before its sum is looked
     at; with `blind` no sum is. `lose_answer` closes the connection after the next change, which
     takes effect. `keep_bytes` is how much a session keeps of its next part. `cut_after` closes the
-    connection after so many bytes of the next part, once for each number.
+    connection after so many bytes of the next part, once for each number. `before_change` is called
+    once, when the next change has come and nothing was looked at yet.
     """
 
     bucket: str = "contract"
@@ -83,6 +84,7 @@ class GcsFake:
     lose_answer: bool = False
     keep_bytes: int | None = None
     cut_after: list[int] = field(default_factory=list)
+    before_change: Callable[[], object] | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
     _generations: Iterator[int] = field(default_factory=lambda: count(1_700_000_000_000_000))
 

@@ -43,6 +43,9 @@ def change(fake: GcsFake, request: FakeRequest, data: bytes) -> Reply:
     query = {
         name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()
     }
+    if fake.before_change is not None:
+        meanwhile, fake.before_change = fake.before_change, None
+        meanwhile()
     if fake.refuse is not None:
         refused, fake.refuse = fake.refuse, None
         raise refused
