@@ -8,6 +8,7 @@ anyway, and one HEAD more tells what listings will show.
 import contextlib
 import re
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -83,9 +84,9 @@ class S3Bucket:
         proven = self._prover.proven()
         if key.endswith("/") and not proven.keeps_markers:
             raise Unsupported(f"{self._rest.place.what} has no objects for directories")
-        headers = headers_of(key, upload)
         if body.size > SINGLE_PUT_BYTES:
-            return self._put_parts(proven, key, body, expect, upload, headers)
+            return self._put_parts(proven, key, body, expect, _recognisable(upload))
+        headers = headers_of(key, upload)
         payload = payload_of_part(body, 0, body.size, self._rest.signs_bodies)
         is_enforced = proven.put_if_none_match if expect == ABSENT else proven.put_if_match
         headers |= self._condition(key, expect, is_enforced)
@@ -129,15 +130,18 @@ class S3Bucket:
         if found.version != version:
             raise VersionChanged(f"{source} is {found.version} and not {version}")
         headers = {name: answer.header(name) for name in _COPIED_HEADERS if answer.header(name)}
+        upload = _recognisable(upload)
         headers |= _metadata_headers(upload)
         what = {"x-amz-copy-source": self._rest.copy_source(source)}
         if proven.copy_source_if_match:
             what["x-amz-copy-source-if-match"] = version
         if found.size > MAX_COPY_BYTES:
             target = self._target(proven, key, found.size, expect, headers)
-            made = self._multipart.copy(target, what)
-            return self._as_listed(key, ListedObject(key, found.size, 0, made), upload)
-        return self._copy_whole(proven, key, expect, found, {**headers, **what})
+            tag = self._multipart.copy(target, what)
+            return self._as_listed(key, ListedObject(key, found.size, 0, tag), upload)
+        answer = self._copy_whole(proven, key, expect, found, {**headers, **what})
+        made = ListedObject(key, found.size, mtime_ns_in(answer.body), etag_in(answer.body))
+        return made if made.version and made.mtime_ns else self._as_listed(key, made, upload)
 
     def close(self) -> None:
         self._multipart.close()
@@ -150,9 +154,8 @@ class S3Bucket:
         body: Body,
         expect: str | None,
         upload: Upload,
-        headers: Mapping[str, str],
     ) -> ListedObject:
-        target = self._target(proven, key, body.size, expect, headers)
+        target = self._target(proven, key, body.size, expect, headers_of(key, upload))
         version = self._multipart.put(target, body, partial(self._check_tag, proven))
         return self._as_listed(key, ListedObject(key, body.size, 0, version), upload)
 
@@ -177,7 +180,7 @@ class S3Bucket:
         expect: str | None,
         found: ListedObject,
         headers: Mapping[str, str],
-    ) -> ListedObject:
+    ) -> RestAnswer:
         is_enforced = proven.copy_if_none_match if expect == ABSENT else proven.copy_if_match
         condition = self._condition(key, expect, is_enforced)
         replaced = {"x-amz-metadata-directive": "REPLACE"}
@@ -192,11 +195,7 @@ class S3Bucket:
                 self._rest.head(found.key)
                 raise VersionChanged(*error.args)
             raise error
-        version = etag_in(answer.body)
-        mtime_ns = mtime_ns_in(answer.body)
-        if not version or not mtime_ns:
-            raise Unreachable(f"{key}: a copy without a result", answered=True)
-        return ListedObject(key, found.size, mtime_ns, version)
+        return answer
 
     def _condition(self, key: str, expect: str | None, is_enforced: bool) -> dict[str, str]:
         """The header that makes a request conditional; where it would be ignored, a look instead,
@@ -256,6 +255,12 @@ def capabilities_of(proven: Proven | None, assumed: bool = False) -> Capabilitie
         keeps_attributes=True,
         max_put_bytes=MAX_OBJECT_BYTES,
     )
+
+
+def _recognisable(upload: Upload) -> Upload:
+    """With an id, by which `_as_listed` finds it again on servers that tell no version of it, or
+    another one than they show (`rclone serve s3` on Complete)."""
+    return upload if upload.upload_id else replace(upload, upload_id=uuid.uuid4().hex)
 
 
 def headers_of(key: str, upload: Upload) -> dict[str, str]:

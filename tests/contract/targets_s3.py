@@ -17,6 +17,7 @@ from mountd.source import Source
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.moto import Moto, running_moto
 from tests.servers.process import free_port, running_process
+from tests.servers.rclone import DIR_CACHE_TIME
 from tests.servers.s3.launch import S3Server
 
 BUCKET = "contract"
@@ -161,15 +162,14 @@ def _running_rclone() -> Iterator[MakeTarget]:
     limits = _S3 | {
         *(Limit.NO_DOUBLE_SLASH, Limit.NO_DOT_SEGMENTS, Limit.NO_BOTH_FILE_AND_PREFIX),
         *(Limit.NO_MARKERS, Limit.NO_CONTROL_CHARACTERS, Limit.NO_MAKE_DIR),
-        *(Limit.NO_CONDITIONAL_PUT, Limit.NO_CONDITIONAL_DELETE),
+        *(Limit.NO_CONDITIONAL_PUT, Limit.NO_CONDITIONAL_DELETE, Limit.NAMES_NORMALISED),
     }
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "root"
         (root / BUCKET).mkdir(parents=True)
         command = [str(Path(sys.executable).parent / "rclone"), "serve", "s3"]
         command += ["--addr", f"127.0.0.1:{port}", "--config", "/dev/null"]
-        # Its directory cache would hide what a test writes below it.
-        command += ["--dir-cache-time", "0", "--auth-key"]
+        command += ["--dir-cache-time", DIR_CACHE_TIME, "--auth-key"]
         command += [f"{login.access_key_id},{login.secret_access_key}", str(root)]
         with running_process(command, port, Path(name) / "rclone.log"):
             yield lambda prefix: S3Target(prefix, login, _Files(root), limits)

@@ -1,5 +1,6 @@
 """`expect`: nothing is overwritten or deleted that isn't what the change was based on."""
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -126,13 +127,17 @@ class Together:
 
 
 def race(stores: list[RemoteStore], key: str, expect: str) -> list[bytes]:
-    """Two puts at once with one expectation; the data of those that took effect."""
+    """Two puts at once with one expectation; the data of those that took effect.
+
+    The data is new each time: where a version is a digest, the same bytes are the same version.
+    """
     together = Together()
+    one, three = os.urandom(8), os.urandom(24)
 
     def put(store: RemoteStore, data: bytes) -> Callable[[], Entry]:
         return lambda: store.put(key, together.body(data), expect, NOTHING)
 
-    racing = {b"one": put(stores[0], b"one"), b"three": put(stores[1], b"three")}
+    racing = {one: put(stores[0], one), three: put(stores[1], three)}
     won: list[bytes] = []
     with ThreadPoolExecutor(2) as pool:
         running: dict[bytes, Future[Entry]] = {

@@ -138,10 +138,12 @@ def test_a_tree_is_listed_with_whole_keys_and_markers(
             tree(open_store())
         return
     target.seed({"d/a": b"1", "d/s/b": b"22", "d/s/t/c": b"", "d-side": b"4", "e": b"5"})
-    target.seed({"d/empty/": b"", "d/s/": b""})
     store = open_store(page_size=2)
     files = {"d/a", "d/s/b", "d/s/t/c"}
-    directories = {"d/empty/", "d/s/"}
+    directories: set[str] = set()
+    if Limit.NO_MARKERS not in target.limits:
+        directories = {"d/empty/", "d/s/"}
+        target.seed(dict.fromkeys(directories, b""))
     if store.capabilities.real_directories:
         directories.add("d/s/t/")
     found = tree(store, "d/")
