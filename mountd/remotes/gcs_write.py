@@ -70,8 +70,8 @@ class GcsWrites:
         return object_of(upload_bytes(self._http, query, resource, body))
 
     def delete(self, key: str, expect: str | None) -> None:
-        looks = expect == ABSENT or not self.capabilities.conditional_delete
-        if expect is not None and looks and self.head(key).version != expect:
+        looks = expect is not None and not self.capabilities.conditional_delete
+        if looks and self.head(key).version != expect:
             raise VersionChanged(self._http.what(key))
         answer = self._http.send("DELETE", self._http.object_path(key), _condition(expect))
         if answer.status == 412:
