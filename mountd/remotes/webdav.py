@@ -1,4 +1,4 @@
-"""WebDAV (RFC 4918), read side: PROPFIND and ranged GET.
+"""WebDAV (RFC 4918): PROPFIND and ranged GET; the write half is in `webdav_write`.
 
 What is promised about versions. A read is one GET with If-Match, and the tag (or size and
 Last-Modified) of its answer is compared as well, so a server that ignores If-Match is caught.
@@ -8,8 +8,8 @@ made of size and mtime, Nextcloud's are random for each write.
 """
 
 import base64
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from mountd.config import Settings
@@ -22,7 +22,7 @@ from mountd.errors import (
     UsageError,
     VersionChanged,
 )
-from mountd.remotes.base import Capabilities
+from mountd.remotes.base import Body, Capabilities, Identity, Upload
 from mountd.remotes.http_pool import Answer, HttpPool
 from mountd.remotes.http_range import (
     answers_for,
@@ -31,22 +31,21 @@ from mountd.remotes.http_range import (
     parse_content_range,
     version_of,
 )
-from mountd.remotes.http_status import error_of_status
+from mountd.remotes.http_status import error_of_status, mtime_ns_of_http_date
+from mountd.remotes.webdav_leftovers import Leftovers
+from mountd.remotes.webdav_listing import Listing, check_item
 from mountd.remotes.webdav_path import Collection, encode_path, target_of
+from mountd.remotes.webdav_write import DavWriter
 from mountd.remotes.webdav_xml import PROPFIND_BODY, DavItem, MultistatusReader
 from mountd.source import Source
 from mountd.types import Entry, Kind
 
-logger = logging.getLogger(__name__)
-
 _PAGE_ENTRIES = 1000
-_MAX_ENTRIES = 10_000_000  # of one directory; a listing without end must not fill the memory
 _SPARE_CONNECTIONS = 8  # so that a stat doesn't queue behind the reads
 # From a server that ignores Range, this much is thrown away to reach a range's start; beyond it,
 # each block of a file would cost more than half a gigabyte of traffic on average.
 _MAX_SKIPPED_BYTES = 256 << 20
 _MAX_WEAK_TAGS = 4096
-_MakeEntry = Callable[[str, DavItem], Entry]
 
 
 def open_webdav(source: Source, settings: Settings) -> "WebdavStore":
@@ -91,14 +90,25 @@ class WebdavStore:
             conditional_read=True,
             real_directories=True,
             max_parallel=max_parallel,
+            server_copy=True,
         )
         # Tags last seen as weak: If-Match compares strongly, so it would fail on them (Apache,
         # for the first second of a file). Only saves a request; losing one costs nothing else.
         self._weak_tags: set[str] = set()
+        self._leftovers = Leftovers()
+        self._writer = DavWriter(pool, base, self, self._leftovers)
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._capabilities
+        """What a server enforces is known only after the first write, and only where it locks a
+        file for a change (Nextcloud, ownCloud) it is one step: see `webdav_write`."""
+        proof = self._writer.proof
+        return replace(
+            self._capabilities,
+            conditional_put=proof.puts is not None and proof.puts.everything,
+            conditional_delete=proof.puts is not None and proof.deletes,
+            keeps_mtime=proof.keeps_mtime,
+        )
 
     def stat(self, key: str) -> Entry:
         """One PROPFIND with Depth 0."""
@@ -106,17 +116,12 @@ class WebdavStore:
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
         """One PROPFIND with Depth 1, parsed as it arrives. The time limit holds per page."""
-        with self._propfind(directory, "1", self._pool.deadline_s()) as answer:
-            reader = MultistatusReader()
-            listing = _Listing(answer.target, self._entry)
-            while chunk := answer.chunk():
-                listing.add(reader.feed(chunk))
-                if len(listing.page) >= _PAGE_ENTRIES:
-                    yield listing.take()
-                    answer.renew(self._pool.deadline_s())
-            listing.add(reader.end())
-            listing.check_end()
+        for listing in self._listing(directory, self._pool.deadline_s()):
             yield listing.take()
+
+    def list_tree(self, directory: str) -> Iterator[Sequence[tuple[str, Entry]]]:
+        """Depth: infinity is refused by most servers (Apache, Nextcloud)."""
+        raise Unsupported("WebDAV lists directory by directory")
 
     def read(self, key: str, start: int, end: int, version: str) -> bytes:
         """One GET. A second request follows only where the first proved nothing: a 412 or 416
@@ -133,6 +138,26 @@ class WebdavStore:
         self._remember_weak(version)
         with self._get(target, start, end, "", until_s) as answer:
             return self._checked_body(answer, key, start, end, version, until_s)
+
+    def identify(self, key: str) -> Identity:
+        return self._writer.identify(key)
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        return self._writer.put(key, body, expect, upload)
+
+    def delete(self, key: str, expect: str | None) -> None:
+        self._writer.delete(key, expect)
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> Entry:
+        return self._writer.copy(source, version, key, expect, upload)
+
+    def make_dir(self, key: str) -> None:
+        self._writer.make_dir(key)
+
+    def remove_dir(self, key: str) -> None:
+        self._writer.remove_dir(key)
 
     def close(self) -> None:
         self._pool.close()
@@ -154,7 +179,32 @@ class WebdavStore:
                 raise Corrupt(f"{answer.what}: HTTP 200 instead of 207; no WebDAV server?")
             raise error_of_status(answer.status, answer.what, answer.headers.get("retry-after"))
 
+    def _listing(self, directory: str, until_s: float) -> Iterator[Listing]:
+        """The growing listing, whenever a page is full, and at its end. More time per page."""
+        with self._propfind(directory, "1", until_s) as answer:
+            reader = MultistatusReader()
+            listing = Listing(answer.target, self._entry)
+            while chunk := answer.chunk():
+                listing.add(reader.feed(chunk))
+                if len(listing.page) >= _PAGE_ENTRIES:
+                    yield listing
+                    answer.renew(self._pool.deadline_s())
+            listing.add(reader.end())
+            listing.check_end()
+            now_ns = mtime_ns_of_http_date(answer.headers.get("date"))
+            for name, mtime_ns in listing.own_files:
+                self._leftovers.seen(directory + name, mtime_ns, now_ns)
+            yield listing
+
     def _stat(self, key: str, until_s: float) -> Entry:
+        entry = self.find(key, until_s)
+        wanted = Kind.DIRECTORY if not key or key.endswith("/") else Kind.FILE
+        if entry.kind is not wanted:
+            raise NotFound(f"{key!r} is a {entry.kind.name.lower()}")
+        return entry
+
+    def find(self, key: str, until_s: float) -> Entry:
+        """What is at a key, with or without its slash: see `webdav_write.DavFiles`."""
         items: list[DavItem] = []
         reader = MultistatusReader()
         with self._propfind(key, "0", until_s) as answer:
@@ -164,17 +214,22 @@ class WebdavStore:
         itself = Collection(answer.target)
         for item in items:
             if itself.name_of(item.href) == "" or len(items) == 1:
-                _check_item(item)
-                entry = self._entry(key.removesuffix("/").rpartition("/")[2], item)
-                wanted = Kind.DIRECTORY if not key or key.endswith("/") else Kind.FILE
-                if entry.kind is not wanted:
-                    raise NotFound(f"{answer.what}: it is a {entry.kind.name.lower()}")
-                return entry
+                check_item(item)
+                return self._entry(key.removesuffix("/").rpartition("/")[2], item)
         raise Corrupt(f"{answer.what}: {len(items)} responses, none of them for what was asked")
+
+    def own_tag_if_empty(self, directory: str, until_s: float) -> str | None:
+        """See `webdav_write.DavFiles`. A long listing is given up at its first page."""
+        tag = ""
+        for listing in self._listing(directory, until_s):
+            if listing.page:
+                return None
+            tag = listing.tag
+        return tag
 
     def _is_file(self, key: str, until_s: float) -> bool:
         try:
-            return self._stat(key, until_s).kind is Kind.FILE
+            return self.find(key, until_s).kind is Kind.FILE
         except NotFound:
             return False
 
@@ -234,60 +289,6 @@ class WebdavStore:
         if len(self._weak_tags) >= _MAX_WEAK_TAGS:
             self._weak_tags.clear()
         self._weak_tags.add(version)
-
-
-class _Listing:
-    """Turns items into entries: the collection itself and duplicates go, strangers are counted."""
-
-    def __init__(self, target: str, entry: _MakeEntry) -> None:
-        self.page: list[Entry] = []
-        self._target = target
-        self._collection = Collection(target)
-        self._entry = entry
-        self._seen: set[tuple[str, Kind]] = set()
-        self._has_itself = False
-        self._strangers = 0
-
-    def add(self, items: Sequence[DavItem]) -> None:
-        for item in items:
-            name = self._collection.name_of(item.href)
-            if name is None:
-                self._strangers += 1
-            elif name == "":
-                _check_item(item)
-                if not item.is_collection:
-                    raise NotFound(f"{self._target} is a file")
-                self._has_itself = True
-            elif item.status != 404:  # 404: it was deleted while the server was listing
-                _check_item(item)
-                self._add(self._entry(name, item))
-        if len(self._seen) > _MAX_ENTRIES:
-            raise Corrupt(f"{self._target}: over {_MAX_ENTRIES} entries in one directory")
-
-    def _add(self, entry: Entry) -> None:
-        if (entry.name, entry.kind) not in self._seen:
-            self._seen.add((entry.name, entry.kind))
-            self.page.append(entry)
-
-    def take(self) -> Sequence[Entry]:
-        page, self.page = self.page, []
-        return page
-
-    def check_end(self) -> None:
-        """RFC 4918 (9.1) has the collection itself in each answer. Where it is missing, nothing
-        says that the entries are this directory's, or that an empty answer means empty."""
-        if not self._has_itself:
-            raise Corrupt(
-                f"{self._target}: the listing is of another place ({self._strangers} hrefs "
-                f"elsewhere); does a proxy rewrite paths?"
-            )
-        if self._strangers:
-            logger.warning("%s: left out %d hrefs elsewhere", self._target, self._strangers)
-
-
-def _check_item(item: DavItem) -> None:
-    if not 200 <= item.status < 300:
-        raise error_of_status(item.status, f"{item.href} in a listing")
 
 
 def _position(answer: Answer, start: int, end: int) -> tuple[int | None, int | None]:

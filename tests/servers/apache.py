@@ -58,7 +58,9 @@ def running_apache(directory: Path) -> Iterator[DavServer]:
     port = free_port()
     files = directory / "files"
     files.mkdir()
-    os.chmod(directory, 0o755)
+    # So that www-data may write, locks included.
+    os.chmod(files, 0o777)
+    os.chmod(directory, 0o777)
     hashed = subprocess.run(
         ["openssl", "passwd", "-apr1", PASSWORD], capture_output=True, text=True, check=True
     ).stdout.strip()
