@@ -51,6 +51,9 @@ class Left:
         return f"{counted(self.files, 'file')}{size}"
 
 
+Ask = Callable[[float], Left]  # what is left, after so many seconds at most; raises StartError
+
+
 def read_left(answer: dict[str, Any]) -> Left:
     """The `Left` in an answer to "flush" or "umount"; what makes no sense counts as zero."""
     failed = _count(answer.get("failed"))
@@ -65,27 +68,26 @@ def read_left(answer: dict[str, Any]) -> Left:
 
 
 def drain(
-    socket_path: Path,
+    ask: Ask,
     mount: Mount | None,
-    path: str | None,
     deadline: float | None,
     show: Callable[[str], None],
     *,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> Left:
-    """What is left at `path` (None: of all) when all is sent, only failed ones are left, or
-    `deadline` (of `clock`; None: never) has passed; asked at least once even then.
+    """What is left when all is sent, only failed ones are left, or `deadline` (of `clock`; None:
+    never) has passed; asked at least once even then.
 
     First the kernel hands over the dirty pages of `mount`, where there is one. Raises
-    HandOverFailed, and what `request` raises. An interrupt leaves everything as it is.
+    HandOverFailed, and what `ask` raises. An interrupt leaves everything as it is.
     """
     with HandOver(mount) if mount is not None else nullcontext() as hand_over:
         while True:
             began = clock()
             wait_s = _ASK_S if deadline is None else max(min(_ASK_S, deadline - began), 0.0)
             has_all = hand_over is None or hand_over.wait(wait_s)
-            left = _ask(socket_path, path, wait_s if has_all else 0.0)
+            left = ask(wait_s if has_all else 0.0)
             if has_all and (left.is_nothing or left.is_only_failed):
                 return left
             if deadline is not None and clock() >= deadline:
@@ -95,9 +97,14 @@ def drain(
             pause(max(_SHORTEST_ROUND_S - (clock() - began), 0.0))
 
 
-def _ask(socket_path: Path, path: str | None, wait_s: float) -> Left:
-    message = {"op": "flush", "path": path, "timeout_s": wait_s}
-    return read_left(request(socket_path, message, wait_s + _ANSWER_GRACE_S))
+def asks_daemon(socket_path: Path, path: str | None) -> Ask:
+    """Asks a daemon what is left at `path` below its mount; None: of all."""
+
+    def ask(wait_s: float) -> Left:
+        message = {"op": "flush", "path": path, "timeout_s": wait_s}
+        return read_left(request(socket_path, message, wait_s + _ANSWER_GRACE_S))
+
+    return ask
 
 
 def _count(found: object) -> int:

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 
 from mountd.cli.arguments import Parser, seconds
-from mountd.cli.draining import Left, drain
+from mountd.cli.by_path import asks_path
+from mountd.cli.draining import Ask, Left, asks_daemon, drain
 from mountd.cli.idle_queues import known_idle_queues
 from mountd.cli.output import counted, warn
 from mountd.cli.progress import Progress, progress
 from mountd.cli.refresh import daemon_of, locate
 from mountd.cli.status import BAD, all_statuses
-from mountd.control.client import Daemon, find_daemon
+from mountd.control.client import find_daemon
 from mountd.errors import ExitCode, StartError
 from mountd.mount_point import probe
 from mountd.mount_table import Mount, is_below, mount_at, read_mounts
@@ -29,13 +30,13 @@ class NotAllSent(StartError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One question: a daemon and the path below its mount; None for the whole of it.
+    """One question: whom to `ask`, about which path below the mount; None for the whole of it.
 
     `mount` is None where the kernel has none at `mountpoint` that this process sees.
     """
 
     mountpoint: str
-    daemon: Daemon
+    ask: Ask
     mount: Mount | None = None
     path: str | None = None
 
@@ -59,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     complaints: list[str] = []
     if parsed.path is None:
         targets = list(every_mount(complaints))
-        if not targets and not complaints:
+        if not any(mount.is_ours for mount in read_mounts()):
             print("nothing is mounted")
         for idle in known_idle_queues():
             if idle.unsent:
@@ -84,13 +85,8 @@ def flush(
     code = ExitCode.RUNTIME if complaints else ExitCode.OK
     for target in targets:
         try:
-            left = drain(
-                target.daemon.socket_path,
-                target.mount,
-                target.path,
-                deadline,
-                partial(_show, shown, target.shown),
-            )
+            show = partial(_show, shown, target.shown)
+            left = drain(target.ask, target.mount, deadline, show)
         except StartError as error:
             complaints.append(f"{target.shown}: {error}")
             code = ExitCode.RUNTIME
@@ -117,28 +113,46 @@ def complaint(target: Target, left: Left) -> str:
 
 
 def every_mount(complaints: list[str]) -> Iterator[Target]:
-    """All daemons of ours (for root: of anybody); a mount that has none is a complaint."""
+    """All daemons of ours (for root: of anybody) and the mounts seen from here whose daemons are
+    not; a mount that has none is a complaint."""
     mounts = read_mounts()
     for status in all_statuses():
         mountpoint = str(status.get("mountpoint") or "?")
-        if status.get("state") in BAD:
-            complaints.append(f"{mountpoint}: {status.get('error')}")
-            continue
         mount = mount_at(mountpoint, mounts)
         daemon = find_daemon(mountpoint, mount.owner_uid if mount else None)
-        if daemon is None:
-            warn(f"{mountpoint} is not flushed: its daemon cannot be seen from here")
-        else:
-            yield Target(mountpoint, daemon, mount)
+        if status.get("state") in BAD:
+            complaints.append(f"{mountpoint}: {status.get('error')}")
+        elif daemon is not None:
+            yield Target(mountpoint, asks_daemon(daemon.socket_path, None), mount)
+        elif mount is not None:
+            ask = _asks_stranger(mount)
+            if ask is not None:
+                yield Target(mountpoint, ask, mount)
+
+
+def _asks_stranger(mount: Mount) -> Ask | None:
+    """Says on stderr where another user's mount can't be asked."""
+    why = "its daemon cannot be seen from here"
+    try:
+        ask = asks_path(mount)
+    except StartError as error:
+        ask, why = None, str(error)
+    if ask is None:
+        warn(f"{mount.path} is not waited for: {why}")
+    return ask
 
 
 def targets_at(path: Path) -> Iterator[Target]:
     """`path` and, where it is or goes through a symlink, what that points to in the same mount:
     the daemon takes a path as it is spelt. Raises MountPointError, StartError."""
     mount, relative = locate(path)
-    daemon = daemon_of(mount)
+    daemon = find_daemon(mount.path, mount.owner_uid)
+    if daemon is None:
+        # A container that sees only the path: the whole queue is all that can be asked for there.
+        yield Target(mount.path, asks_path(mount) or _no_daemon(mount), mount)
+        return
     if not relative:
-        yield Target(mount.path, daemon, mount)
+        yield Target(mount.path, asks_daemon(daemon.socket_path, None), mount)
         return
     spelt = os.path.join(mount.path, relative)
     found = probe(Path(spelt))
@@ -148,5 +162,10 @@ def targets_at(path: Path) -> Iterator[Target]:
     places = {os.path.join(parent, os.path.basename(spelt)), found.real or spelt}
     inside = sorted(place for place in places if is_below(place, mount.path)) or [spelt]
     for place in inside:
-        below = place[len(mount.path) :].strip("/")
-        yield Target(mount.path, daemon, mount, below or None)
+        below = place[len(mount.path) :].strip("/") or None
+        yield Target(mount.path, asks_daemon(daemon.socket_path, below), mount, below)
+
+
+def _no_daemon(mount: Mount) -> Ask:
+    daemon = daemon_of(mount)  # raises, but for one that came just now
+    return asks_daemon(daemon.socket_path, None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mountd.cli.arguments import Parser
+from mountd.cli.by_path import read_status
 from mountd.cli.idle_queues import NO_DAEMON, IdleQueue, as_status, known_idle_queues, queue_counts
 from mountd.cli.output import counted, human_bytes, print_line, print_table
 from mountd.cli.queue_words import describe_queue, waiting_in
@@ -24,11 +25,9 @@ from mountd.control.client import (
 )
 from mountd.control.runtime_dir import socket_name
 from mountd.errors import ExitCode
-from mountd.mount_point import read_guarded
 from mountd.mount_table import Mount, read_mounts
 
 _TIMEOUT_S = 2.0
-STATUS_FILE = ".mountd/status.json"
 _NOT_ANSWERING, _DEAD, OUT_OF_SIGHT = "not answering", "dead", "out of sight"
 BAD = frozenset((_NOT_ANSWERING, _DEAD))
 
@@ -116,17 +115,15 @@ def _without_daemon(mount: Mount) -> dict[str, Any]:
     Whoever sees only the path gets the same object from a file in it (cli.md).
     """
     try:
-        found = json.loads(read_guarded(Path(mount.path, STATUS_FILE), _TIMEOUT_S))
-        if isinstance(found, dict):
-            return found
+        found = read_status(mount.path, _TIMEOUT_S)
+        if found is not None:
+            return found  # else it answers with something else: another version's
     except TimeoutError:
         return _unknown(mount, None, _NOT_ANSWERING, f"{mount.path} does not answer")
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             hint = f"no daemon serves it; type: mountd umount {mount.path}"
             return _unknown(mount, None, _DEAD, hint)
-    except ValueError:
-        pass  # it answers, with something else: another version's
     owner = "another container"
     if mount.owner_uid not in (None, os.geteuid()):
         owner = f"user {mount.owner_uid}"

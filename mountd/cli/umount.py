@@ -13,10 +13,11 @@ from typing import Any
 
 from mountd.cache_folder import holder_pid
 from mountd.cli.arguments import Parser, seconds
-from mountd.cli.draining import Left, drain, read_left
+from mountd.cli.by_path import asks_path
+from mountd.cli.draining import Ask, Left, asks_daemon, drain, read_left
 from mountd.cli.hand_over import HandOverFailed
 from mountd.cli.holders import describe_holders
-from mountd.cli.idle_queues import peek_journal
+from mountd.cli.idle_queues import known_idle_queues, peek_journal
 from mountd.cli.output import warn
 from mountd.cli.progress import Progress, progress
 from mountd.control.client import (
@@ -71,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
     mount = find_mount(parsed.mountpoint)
     daemon = find_daemon(mount.path, mount.owner_uid)
     if daemon is None:
-        return _unmount_without_daemon(mount, abandon=parsed.abandon)
+        return _unmount_without_daemon(mount, parsed.timeout, abandon=parsed.abandon)
     return _unmount_with_daemon(mount, daemon, parsed.timeout, abandon=parsed.abandon)
 
 
@@ -145,15 +146,34 @@ def kept(left: Left, folder: Path | None) -> str:
     return f"not on the remote yet: {left}{reason}; kept on disk{where}, the next mount sends it"
 
 
-def _unmount_without_daemon(mount: Mount, *, abandon: bool) -> int:
+def _unmount_without_daemon(mount: Mount, timeout_s: float | None, *, abandon: bool) -> int:
     """A dead daemon's mount is detached; one that answers is served by somebody we can't see."""
     found = probe(Path(mount.path))
     if found.error in (errno.ENOTCONN, errno.ECONNABORTED, errno.ETIMEDOUT):
         unmount(mount.path, lazy=True)
         warn(f"the daemon of {mount.path} was dead; its mount is removed")
-        return ExitCode.OK
+        return _tell_of_idle_queue(mount.source)
+    left, ask = Left(), None
+    if not abandon:
+        try:
+            ask = asks_path(mount)
+        except StartError as error:  # another user's, say: it can be unmounted all the same
+            warn(f"not waited for its queue: {error}")
+    if ask is not None:
+        wait_s = _DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s
+        left = _wait_for_queue(mount, ask, time.monotonic() + wait_s)
     _unmount_or_name_holders(mount.path, lazy=abandon)
+    if not left.is_nothing:
+        warn(kept(left, None))
+        return ExitCode.LEFT_IN_QUEUE
     return ExitCode.OK
+
+
+def _tell_of_idle_queue(source: str) -> int:
+    waiting = [one for one in known_idle_queues() if one.source == source and one.unsent]
+    for one in waiting:
+        warn(kept(Left(one.unsent, one.failed, one.size_bytes), one.folder))
+    return ExitCode.LEFT_IN_QUEUE if waiting else ExitCode.OK
 
 
 def drain_mount(mount: Mount, daemon: Daemon, timeout_s: float | None, *, abandon: bool) -> Drained:
@@ -168,7 +188,8 @@ def drain_mount(mount: Mount, daemon: Daemon, timeout_s: float | None, *, abando
             found = said.get("stop_timeout_s")
             timeout_s = float(found) if isinstance(found, int | float) else _DEFAULT_TIMEOUT_S
         timeout_s = 0.0 if abandon else timeout_s
-        left = Left() if abandon else _wait_for_queue(mount, daemon, start + timeout_s)
+        ask = asks_daemon(daemon.socket_path, None)
+        left = Left() if abandon else _wait_for_queue(mount, ask, start + timeout_s)
         unspent_s = max(start + timeout_s - time.monotonic(), 0.0)
         # The rest of the time is for what unmounting makes the kernel hand over.
         message: dict[str, Any] = {"op": "umount", "timeout_s": unspent_s, "abandon": abandon}
@@ -195,17 +216,17 @@ def _folder_in(status: dict[str, Any] | None) -> Path | None:
     return Path(folder) if isinstance(folder, str) else None
 
 
-def _wait_for_queue(mount: Mount, daemon: Daemon, deadline: float) -> Left:
+def _wait_for_queue(mount: Mount, ask: Ask, deadline: float) -> Left:
     """What is left when the wait is over. The first Ctrl-C says how to end it; the second does,
     by KeyboardInterrupt. Raises what `drain` raises."""
     with progress() as shown, _only_the_second_interrupts(mount.path, shown):
         try:
-            return drain(daemon.socket_path, mount, None, deadline, shown.show)
+            return drain(ask, mount, deadline, shown.show)
         except HandOverFailed as error:
             if error.number not in (errno.EACCES, errno.EPERM):
                 raise  # the kernel tells a lost page once; whoever tries again gets on
             # Another user's mount. Unmounting makes the kernel hand over what it has.
-            return drain(daemon.socket_path, None, None, deadline, shown.show)
+            return drain(ask, None, deadline, shown.show)
         except Refused as error:
             if not str(error).startswith("unknown op"):
                 raise

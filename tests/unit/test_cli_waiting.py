@@ -1,5 +1,6 @@
 """What `flush` and `umount` wait for, against a daemon whose answers are written here."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from mountd.cli import main
-from mountd.cli.draining import Left, drain, read_left
+from mountd.cli.by_path import asks_path
+from mountd.cli.draining import Left, asks_daemon, drain, read_left
 from mountd.cli.flush import Target, flush
 from mountd.cli.hand_over import HandOver, HandOverFailed
 from mountd.cli.progress import PlainProgress
@@ -58,9 +60,8 @@ def wait_with(
     clock, shown = FakeClock(), Shown()
     deadline = None if timeout_s is None else clock() + timeout_s
     found = drain(
-        served.daemon.socket_path,
+        asks_daemon(served.daemon.socket_path, path),
         None,
-        path,
         deadline,
         shown.show,
         clock=clock,
@@ -222,7 +223,7 @@ def test_a_stuck_mount_holds_nobody(tmp_path: Path) -> None:
 
 
 def flush_all(*served: ScriptedDaemon, timeout_s: float = 0) -> tuple[ExitCode, list[str]]:
-    targets = [Target(one.mountpoint, one.daemon) for one in served]
+    targets = [Target(one.mountpoint, asks_daemon(one.daemon.socket_path, None)) for one in served]
     complaints: list[str] = []
     return flush(targets, time.monotonic() + timeout_s, Shown(), complaints), complaints
 
@@ -257,9 +258,27 @@ def test_flush_of_several_mounts_waits_for_each_and_tells_the_worst() -> None:
 
 
 def test_what_is_asked_of_flush_is_shown_as_a_path() -> None:
-    with scripted_daemon("/s", flush=[DONE]) as served:
-        assert Target("/s", served.daemon, None, "a/b").shown == "/s/a/b"
-        assert Target("/", served.daemon).shown == "/"
+    assert Target("/s", asks_daemon(Path("/x"), "a/b"), None, "a/b").shown == "/s/a/b"
+    assert Target("/", asks_daemon(Path("/x"), None)).shown == "/"
+
+
+def test_who_sees_only_the_path_is_told_of_the_whole_queue(tmp_path: Path) -> None:
+    (tmp_path / ".mountd").mkdir()
+    status = tmp_path / ".mountd/status.json"
+    mount = plain_directory(tmp_path)
+    status.write_text(json.dumps({"queue": {"pending": 2, "failed": 1, "bytes": 9}}))
+    ask = asks_path(mount)
+    assert ask is not None
+    assert ask(0) == Left(3, 1, 9)
+    status.write_text(json.dumps({"queue": {"pending": 0}}))
+    assert ask(2).is_nothing
+    status.write_text(json.dumps({"state": "of another version"}))
+    assert asks_path(mount) is None
+    with pytest.raises(StartError, match="does not tell of its queue any more"):
+        ask(0)
+    status.unlink()
+    with pytest.raises(StartError, match="does not tell of its queue: No such file"):
+        asks_path(mount)
 
 
 def test_flush_outside_of_a_mount_is_one_line(
