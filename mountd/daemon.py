@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import resource
 import signal
@@ -39,8 +40,10 @@ from mountd.remotes.stack import RemoteStack
 from mountd.status import StatusReport
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.virtual_files import VirtualFiles
+from mountd.writeback import SYNCFS_WITHIN_S, WriteBack, hand_over_dirty_pages
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.block_files import BlockFiles
+from mountd_cache.journal import Journal
 from mountd_cache.metadata_cache import MetadataCache
 
 log = logging.getLogger(__name__)
@@ -87,11 +90,14 @@ class Daemon:
         self._folder = folder
         self.remote = RemoteStack(open_store(plan.source, settings), settings)
         stack.callback(self.remote.store.close)
+        self.journal = Journal.open(folder.path / "journal")
+        stack.callback(self.journal.close)
         self.block_files = BlockFiles(
             folder.path / "blocks",
             block_size=settings.block_size,
             limit_bytes=folder.limit_bytes,
             max_open=MAX_OPEN_BLOCKS,
+            taken_bytes=lambda: self.journal.staged_bytes,
         )
         stack.callback(self.block_files.close)
         self.metadata = MetadataCache(folder.path / "metadata")
@@ -109,15 +115,27 @@ class Daemon:
             self.remote.store,
             self.metadata,
             self.blocks,
+            self.journal,
             ttl_s=settings.metadata_ttl_s,
             wait_s=wait_s,
             url=plan.source.text.rstrip("/"),
+            limit_bytes=lambda: folder.limit_bytes,
+            read_only=settings.read_only,
             remote_is_well=lambda: self.remote.health.state is HealthState.OK,
         )
+        self.write_back = WriteBack(self.journal, self.fs, self.remote, settings)
         self.fuse = FuseMount(plan.mountpoint)
+        self._abandoned = False
+        self._stop_by_s = math.inf  # on trio's clock; set by the first signal
         self.levers = KernelLevers()
         self.status = StatusReport(
-            plan, folder, self.remote, self.blocks, self.block_files, lambda: self.levers
+            plan,
+            folder,
+            self.remote,
+            self.blocks,
+            self.block_files,
+            lambda: self.levers,
+            self.write_back.counts,
         )
 
     async def serve(self, ready: Callable[[], None]) -> int:
@@ -128,21 +146,33 @@ class Daemon:
             await nursery.start(control.serve)
             await nursery.start(self.blocks.run)
             await nursery.start(self.fs.tree.run)
+            await nursery.start(self.write_back.run)
             await self._prove_remote(nursery)
             nursery.start_soon(scan_cache, self.block_files.scan)
             nursery.start_soon(tidy_memory, self._reads)
             nursery.start_soon(probe_remote, self.remote.health)
+            self._let_kernel_forget(nursery)
             self.fuse.mount(self._operations(), self._mount_options())
             try:
                 nursery.start_soon(self._announce, ready)
                 await self.fuse.serve()
             finally:
                 self.status.state = "stopping"
-                self.remote.health.close()
                 self.fuse.close()
             log.info("%s is unmounted", self._plan.mountpoint)
+            left = await self._drain()
+            self.remote.health.close()
             nursery.cancel_scope.cancel()
-        return ExitCode.OK
+        return self._exit_code(left)
+
+    def _let_kernel_forget(self, nursery: trio.Nursery) -> None:
+        """Names that turned out to be somebody else's are invalidated in a thread of their own."""
+
+        def invalidate(entries: list[tuple[int, bytes]]) -> None:
+            if self.fuse.is_mounted:
+                nursery.start_soon(self.fuse.invalidate, entries)
+
+        self.fs.queue_view.invalidate = invalidate
 
     # -- coming up
 
@@ -175,12 +205,13 @@ class Daemon:
             settings.umask,
         )
         virtual = VirtualFiles(lambda: json.dumps(self.status.as_dict(), indent=1).encode())
-        return Operations(self.fs, virtual, owner, xattrs=settings.xattrs)
+        flush = self.write_back.flush_handle if settings.durability == "remote" else None
+        return Operations(self.fs, virtual, owner, xattrs=settings.xattrs, flush=flush)
 
     def _mount_options(self) -> set[str]:
-        # Read-only until the write path is there, whatever `read_only` says.
+        settings = self._plan.settings
         return mount_options(
-            self._source, read_only=True, allow_other=self._plan.settings.allow_other
+            self._source, read_only=settings.read_only, allow_other=settings.allow_other
         )
 
     async def _announce(self, ready: Callable[[], None]) -> None:
@@ -235,11 +266,41 @@ class Daemon:
                         raise StartError(f"{name} before {self._source} was mounted")
 
     async def _stop(self) -> None:
+        """Drains, unmounts, and what came meanwhile is drained by `serve`."""
+        self._stop_by_s = trio.current_time() + self._plan.settings.stop_timeout_s
+        await self._hand_over()
+        await self._drain()
         if await self.fuse.unmount() is not None:
             reason = await self.fuse.unmount(lazy=True)
             log.warning("the mount was in use and was detached (%s)", reason or "done")
-        self.remote.health.close()  # whoever waits for a retry or a slot ends now
+        if not self.write_back.counts()["pending"]:
+            self.remote.health.close()  # whoever waits for a retry or a slot ends now
         self.fuse.terminate()
+
+    async def _hand_over(self) -> None:
+        """Has the kernel give us what programs have written."""
+        try:
+            with trio.move_on_after(SYNCFS_WITHIN_S):
+                await trio.to_thread.run_sync(
+                    hand_over_dirty_pages, self._plan.mountpoint, abandon_on_cancel=True
+                )
+        except OSError as exc:
+            log.warning("the kernel did not hand over all that was written: %s", exc)
+
+    async def _drain(self) -> int:
+        if self._abandoned:
+            return 0
+        left_s = min(self._stop_by_s - trio.current_time(), self._plan.settings.stop_timeout_s)
+        return await self.write_back.drain(max(0.0, left_s))
+
+    def _exit_code(self, left: int) -> ExitCode:
+        if not left:
+            return ExitCode.OK
+        log.warning(
+            "%d changes are not on the remote; they are kept in %s and sent by the next mount",
+            *(left, self._folder.path),
+        )
+        return ExitCode.LEFT_IN_QUEUE
 
     # -- what is asked through the control socket
 
@@ -251,6 +312,10 @@ class Daemon:
             "status": self._on_status,
             "refresh": self._on_refresh,
             "umount": self._on_umount,
+            "flush": self.write_back.on_flush,
+            "queue": self.write_back.on_queue,
+            "retry": self.write_back.on_retry,
+            "discard": self.write_back.on_discard,
         }
 
     async def _on_status(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -272,8 +337,14 @@ class Daemon:
         return {}
 
     async def _on_umount(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Drains; the caller unmounts. Nothing is queued while the mount is read-only."""
-        return {"left": 0}
+        """The caller has waited for the queue as long as it wants to, and unmounts now. What is
+        left is still sent while this process lives; with `abandon` it doesn't wait for that."""
+        self._abandoned = bool(request.get("abandon"))
+        timeout_s = request.get("timeout_s")
+        if isinstance(timeout_s, int | float):
+            self._stop_by_s = trio.current_time() + float(timeout_s)
+        counts = self.write_back.counts()
+        return {"left": counts["pending"] + counts["uploading"] + counts["failed"]}
 
 
 def _allow_many_descriptors() -> None:

@@ -132,6 +132,10 @@ class CrossDevice(FileSystemError):
     """That can't be renamed; whoever asks has to copy and delete."""
 
 
+class NotSent(FileSystemError):
+    """The remote refused what close(2) had to bring there; it stays in the queue."""
+
+
 class NoSpace(FileSystemError):
     """The cache is full of what the remote does not have yet."""
 

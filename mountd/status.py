@@ -23,6 +23,7 @@ class StatusReport:
         blocks: BlockCache,
         files: BlockFiles,
         levers: Callable[[], KernelLevers],
+        queue: Callable[[], dict[str, Any]],
     ) -> None:
         self.state = "starting"
         self._plan = plan
@@ -31,9 +32,10 @@ class StatusReport:
         self._blocks = blocks
         self._files = files
         self._levers = levers
+        self._queue = queue
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready. `queue` is empty: the mount is read-only until the write path is there."""
+        """JSON-ready."""
         health = self._remote.health.snapshot()
         counts = self._remote.counting.counts
         return {
@@ -47,14 +49,7 @@ class StatusReport:
                 "last_error": health.last_error,
             },
             "cache": self._cache(),
-            "queue": {
-                "pending": 0,
-                "uploading": 0,
-                "failed": 0,
-                "conflicts": 0,
-                "bytes": 0,
-                "oldest_s": None,
-            },
+            "queue": self._queue(),
             "transfer": {
                 "down_bytes": counts.down_bytes,
                 "up_bytes": counts.up_bytes,

@@ -34,6 +34,7 @@ ERRNO: dict[type[BaseException], int] = {
     errors.NotPossible: errno.EINVAL,
     errors.CrossDevice: errno.EXDEV,
     errors.NoSpace: errno.ENOSPC,
+    errors.NotSent: errno.EIO,
     TimeoutError: errno.ETIMEDOUT,
 }
 

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from mountd.errors import Stale
 from mountd.vfs.files import OpenFiles
 from mountd.vfs.listing_rows import version_in
 from mountd.vfs.namespace import THERE
 from mountd.vfs.nodes import Node
-from mountd.vfs.overlay import key_of_row
+from mountd.vfs.overlay import is_hidden, key_of_row
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
 from mountd_cache.changes import Change, ChangeKind, ChangeState, Rows
@@ -69,8 +70,8 @@ class SetAttributes:
         if (new.mode, new.uid, new.gid, new.mtime_ns) == (None, None, None, None):
             return
         change = self._ledger.by_number.get(node.number)
-        if change is None and self._files.opened(node) is not None and not self._is_listed(node):
-            return  # it has no name any more: nobody can look
+        if change is None and not self._has_name(node):
+            return  # nobody can look; the kernel brings its times late
         self._change(change or self._as_listed(node), new)
 
     def _change(self, change: Change, new: NewAttributes) -> None:
@@ -100,10 +101,14 @@ class SetAttributes:
         )
         self._writes.queue.wake()
 
-    def _is_listed(self, node: Node) -> bool:
+    def _has_name(self, node: Node) -> bool:
         assert node.parent is not None
-        cached = self._tree.cache.get(node.parent.key)
-        return cached is not None and cached.listing.find_ino(node.number) >= 0
+        key = node.parent.key
+        try:
+            cached, row = self._tree.locate(node)
+        except Stale:
+            return False
+        return not is_hidden(self._ledger, key, cached.listing, row)
 
     def _as_listed(self, node: Node) -> Change:
         """The change that says what the listing says."""

@@ -4,7 +4,6 @@ and as tests do without a kernel."""
 import time
 from collections.abc import Callable, Mapping
 
-from mountd_cache.journal import Journal
 from typing_extensions import Buffer
 
 from mountd.errors import NoAttribute, ReadOnly, Stale
@@ -20,6 +19,7 @@ from mountd.vfs.subtree import Subtree
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
 from mountd_cache.block_cache import BlockCache
+from mountd_cache.journal import Journal
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
 
 STATE, ETAG, URL = b"user.mountd.state", b"user.mountd.etag", b"user.mountd.url"
@@ -127,7 +127,11 @@ class FileSystem:
         self.attributes_of_files.set(node, new)
         if node.parent is not None:
             self.folding.sent(node.parent.key)
-        return self.attributes(number)
+        try:
+            return self.attributes(number)
+        except Stale:  # without a name and not open: nobody looks at the answer
+            is_dir = isinstance(node, Directory)
+            return Attributes(number, is_dir, new.size or 0, new.mtime_ns or 0, "", 0.0)
 
     # -- names
 
@@ -187,16 +191,16 @@ class FileSystem:
     def attributes(self, number: int) -> Attributes:
         """Never waits. An inode whose row is gone answers while a handle holds it open."""
         node = self.tree.node(number)
+        unlinked = self.writes.unlinked(number)
+        if unlinked is not None:
+            return Attributes(number, False, unlinked.size, unlinked.mtime_ns, "", 0.0)
         try:
             return self.tree.attributes(node)
         except Stale:
             opened = self.files.opened(node)
             if opened is None:
                 raise
-            content = self.writes.content_of(number)
-            size = opened.size if content is None else content.size
-            mtime_ns = opened.mtime_ns if content is None else content.mtime_ns
-            return Attributes(number, False, size, mtime_ns, opened.version, 1.0)
+            return Attributes(number, False, opened.size, opened.mtime_ns, opened.version, 1.0)
 
     def answered_absent(self, directory: Directory, name: bytes) -> None:
         """Notes that the kernel keeps that `name` is not in `directory`, so that `refresh` can

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Protocol
 
 import trio
-from mountd_cache.journal import Journal
 from typing_extensions import Buffer
 
 from mountd.errors import Denied, IsADirectory, NoSpace, Stale
@@ -21,6 +20,7 @@ from mountd.vfs.nodes import Node
 from mountd.vfs.overlay import is_hidden
 from mountd.vfs.tree import Tree
 from mountd_cache.changes import BASE, ZERO, Base, Change, ChangeKind, ChangeState, Content, Rows
+from mountd_cache.journal import Journal
 
 LOOK_AGAIN_S = 0.05  # while a writer waits for room
 
@@ -90,6 +90,11 @@ class Writes:
     def keep_unlinked(self, number: int, content: int) -> None:
         """The content of an inode without a name lives until its last handle is closed."""
         self._unlinked[number] = content
+
+    def unlinked(self, number: int) -> Content | None:
+        """What was written into a file that has no name any more."""
+        id_ = self._unlinked.get(number) if self._unlinked else None
+        return self._ledger.contents.get(id_) if id_ is not None else None
 
     # -- contents
 

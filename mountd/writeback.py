@@ -1,0 +1,190 @@
+"""What the write side runs as long as the mount lives: journal, queue, folding, draining."""
+
+import ctypes
+import logging
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from mountd.config import Settings
+from mountd.errors import NotSent, Stale, StartError
+from mountd.remotes.health import HealthState
+from mountd.remotes.stack import RemoteStack
+from mountd.sync.queue import SyncQueue
+from mountd.vfs.filesystem import FileSystem
+from mountd_cache.journal import Journal
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_EVERY_S = 5.0
+TELL_EVERY_S = 10.0
+SYNCFS_WITHIN_S = 60.0
+MAX_REASONS = 5
+UP = frozenset((HealthState.OK, HealthState.DEGRADED))
+KINDS = {"delete": "deleted", "rmdir": "deleted directory"}
+
+
+class WriteBack:
+    """The queue of one mount and what keeps it durable. `run` owns its tasks."""
+
+    def __init__(
+        self, journal: Journal, fs: FileSystem, remote: RemoteStack, settings: Settings
+    ) -> None:
+        self._journal = journal
+        self._fs = fs
+        self._read_only = settings.read_only
+        self._request_timeout_s = settings.request_timeout_s
+        self.queue = SyncQueue(
+            journal,
+            remote.store,
+            fs.queue_view,
+            write_back_s=settings.write_back_s,
+            max_transfers=settings.max_transfers,
+            remote_is_well=lambda: remote.health.state in UP,
+        )
+        fs.writes.queue = self.queue
+        fs.state_of = self.queue.state_of
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled. A read-only mount sends nothing, and shows what waits."""
+        async with trio.open_nursery() as nursery:
+            if not self._read_only:
+                await nursery.start(self.queue.run)
+            nursery.start_soon(self._fold)
+            nursery.start_soon(self._checkpoint)
+            task_status.started()
+
+    async def _fold(self) -> None:
+        while True:
+            try:
+                await self._fs.folding.run()
+            except Exception:
+                log.exception("folding failed in an unforeseen way; it is begun again")
+                await trio.sleep(1)
+
+    async def _checkpoint(self) -> None:
+        """Puts the log into the database. What fails is tried again: the log has it all."""
+        while True:
+            await trio.sleep(CHECKPOINT_EVERY_S)
+            try:
+                checkpoint = self._journal.begin_checkpoint()
+                if checkpoint is not None:
+                    # Not to be abandoned: one thread at a time may have the database.
+                    await trio.to_thread.run_sync(self._journal.write_checkpoint, checkpoint)
+                    self._journal.end_checkpoint(checkpoint)
+            except Exception as exc:
+                log.warning("the journal's database could not be written: %s", exc)
+
+    # -- durability = "remote"
+
+    async def flush_handle(self, fh: int) -> None:
+        """close(2) and fsync(2) with durability "remote": the file is on the remote, or an error.
+
+        TimeoutError after request_timeout_s without progress; the upload goes on.
+        """
+        number = self._fs.files.handle(fh).node.number
+        change = self._journal.ledger.by_number.get(number)
+        if change is None or change.is_clean:
+            return
+        left = await self.queue.drain(change.key, self._request_timeout_s)
+        now = self._journal.ledger.by_number.get(number)
+        if now is not None and now.conflict:
+            raise Stale(f"{now.conflict!r} changed on the remote; this is {now.key!r} now")
+        if left and now is not None and now.reason:
+            raise NotSent(now.reason)
+        if left:
+            raise TimeoutError(f"{change.key!r} is not on the remote yet")
+
+    # -- going down
+
+    async def drain(self, timeout_s: float) -> int:
+        """Waits until everything is on the remote, and tells how far it is; how many are left."""
+        if self._read_only:
+            return self.queue.counts().pending
+        until_s = trio.current_time() + timeout_s
+        while True:
+            left_s = until_s - trio.current_time()
+            left = await self.queue.drain("", max(0.0, min(left_s, TELL_EVERY_S)))
+            counts = self.queue.counts()
+            if not left or not counts.pending + counts.uploading or left_s <= TELL_EVERY_S:
+                return left
+            log.info("%d changes (%d bytes) are not on the remote yet", left, counts.bytes)
+
+    # -- what is asked through the control socket
+
+    async def on_flush(self, request: dict[str, Any]) -> dict[str, Any]:
+        path, timeout_s = request.get("path"), request.get("timeout_s")
+        if path is not None and not isinstance(path, str):
+            raise StartError('flush needs a "path"')
+        below = self._fs.key_of_path(os.fsencode(path)) if path else ""
+        wait_s = float(timeout_s) if isinstance(timeout_s, int | float) else 2.0
+        left = 0
+        if not self._read_only:
+            left = await self.queue.drain(below, wait_s)
+        items = [i for i in self.queue.items() if i.state == "failed" and _is_at(i.key, below)]
+        reasons = [item.reason for item in items[:MAX_REASONS]]
+        return {"left": left, "failed": len(items), "reasons": reasons}
+
+    async def on_queue(self, request: dict[str, Any]) -> dict[str, Any]:
+        items = [
+            {
+                "path": item.key,
+                "kind": KINDS.get(item.kind, item.kind),
+                "state": item.state,
+                "size": item.size,
+                "reason": item.reason,
+                "attempts": item.attempts,
+                "next_try_s": item.next_try_s,
+                "age_s": max(0.0, (time.time_ns() - item.since_ns) / 1e9),
+            }
+            for item in self.queue.items()
+        ]
+        return {"items": items, "counts": self.counts()}
+
+    async def on_retry(self, request: dict[str, Any]) -> dict[str, Any]:
+        path, counts = request.get("path"), self.queue.counts()
+        if not isinstance(path, str):
+            self.queue.retry()
+            return {"retried": counts.pending + counts.failed}
+        try:
+            self.queue.retry(self._fs.key_of_path(os.fsencode(path)))
+        except KeyError:
+            return {"retried": 0}
+        return {"retried": 1}
+
+    async def on_discard(self, request: dict[str, Any]) -> dict[str, Any]:
+        path = request.get("path")
+        if not isinstance(path, str):
+            raise StartError('discard needs a "path"')
+        try:
+            self.queue.discard(self._fs.key_of_path(os.fsencode(path)))
+        except KeyError:
+            return {"discarded": False, "reason": "nothing of it waits in the queue"}
+        except (ValueError, OSError) as exc:
+            return {"discarded": False, "reason": str(exc)}
+        return {"discarded": True, "reason": ""}
+
+    def counts(self) -> dict[str, Any]:
+        """The `queue` of the status."""
+        return asdict(self.queue.counts())
+
+
+def _is_at(key: str, below: str) -> bool:
+    return key == below or not below or key.startswith(below.rstrip("/") + "/")
+
+
+def hand_over_dirty_pages(mountpoint: Path) -> None:
+    """syncfs(2): the kernel gives the daemon what programs have written. Blocking: never on the
+    loop, which has to serve it. Raises OSError."""
+    fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), os.fspath(mountpoint))
+    finally:
+        os.close(fd)
