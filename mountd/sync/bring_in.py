@@ -1,0 +1,93 @@
+"""Brings what a file still needs of its base onto the local disk.
+
+For where the base can't wait: two files that were swapped each need what the other overwrites.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from mountd.errors import NotFound, VersionChanged
+from mountd.sync.attempts import Asker
+from mountd.sync.base import SyncJournal
+from mountd.sync.uploader import BaseGone
+from mountd_cache.changes import BASE, Base, Change, Content, Rows
+
+PIECE_BYTES: Final = 1 << 20  # written in the loop's thread: 0.5 ms
+
+
+class BringIn:
+    """Raises BaseGone, RemoteErrors, and OSError from the local disk; what has come stays."""
+
+    def __init__(self, journal: SyncJournal, asker: Asker) -> None:
+        self._journal = journal
+        self._asker = asker
+
+    async def stage(self, change: Change) -> None:
+        """Afterwards the change needs no base. It stops where it became another meanwhile."""
+        id_ = change.content or self._with_content(change)
+        at = 0
+        while True:
+            content = self._content(change.key, id_)
+            if content is None or content.base is None:
+                return
+            hole = _first_hole(content, at)
+            if hole is None:
+                break
+            start, end = hole
+            data = await self._read(content.base, start, end)
+            self._fill(change.key, id_, start, data)
+            at = end
+        self._without_base(change.key, id_)
+
+    def _with_content(self, change: Change) -> int:
+        """A content for a change that had none, over the same base."""
+        content = self._journal.new_content(change.base, change.size, change.mtime_ns)
+        now = self._journal.ledger.changes[change.key]
+        now = replace(now, content=content.id, base=None, sequence=self._journal.next_sequence())
+        try:
+            self._journal.commit(Rows(changes=(now,), contents=(content,)))
+        except BaseException:
+            self._journal.discard(content)
+            raise
+        return content.id
+
+    def _content(self, key: str, id_: int) -> Content | None:
+        change = self._journal.ledger.changes.get(key)
+        is_there = change is not None and change.content == id_
+        return self._journal.ledger.contents.get(id_) if is_there else None
+
+    async def _read(self, base: Base, start: int, end: int) -> memoryview:
+        try:
+            data = await self._asker.call(
+                self._asker.store.read, base.key, start, end, base.version
+            )
+        except (NotFound, VersionChanged) as error:
+            raise BaseGone(base) from error
+        return memoryview(data)
+
+    def _fill(self, key: str, id_: int, start: int, data: memoryview) -> None:
+        """Only what is still a hole: the user may have written there meanwhile."""
+        content = self._content(key, id_)
+        if content is None:
+            return
+        end = min(start + len(data), content.size)
+        holes = [(p.start, p.end) for p in content.pieces(start, end) if p.layer == BASE]
+        for at, stop in holes:
+            piece = data[at - start : stop - start]
+            self._journal.write(id_, at, piece, content.mtime_ns)
+
+    def _without_base(self, key: str, id_: int) -> None:
+        """In the same step as the last look: from here on a hole is zeros."""
+        content = self._content(key, id_)
+        if content is None or _first_hole(content, 0) is not None:
+            return
+        made = content.copy()
+        made.base = None
+        self._journal.commit(Rows(contents=(made,)))
+
+
+def _first_hole(content: Content, start: int) -> tuple[int, int] | None:
+    for piece in content.pieces(start, content.size):
+        if piece.layer == BASE:
+            return piece.start, min(piece.end, piece.start + PIECE_BYTES)
+    return None

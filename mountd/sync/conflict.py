@@ -1,0 +1,77 @@
+"""When the remote has moved on: what the conflict copy is called, and what becomes of the ledger;
+pure."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from mountd_cache.changes import BASE, Change, ChangeState, Content, Rows
+
+NAME_MAX_BYTES: Final = 255
+_EXTENSION_MAX_BYTES: Final = 16
+_HOST_MAX: Final = 64
+BASE_GONE: Final = "conflict: the version that this was based on is gone"
+
+
+def conflict_name(name: str, host: str, when: datetime, is_taken: Callable[[str], bool]) -> str:
+    """`name (conflict HOST 2026-01-31 10.15.00).ext`, in at most 255 bytes of UTF-8, numbered
+    where that is taken. `name` is the last segment of a key."""
+    stem, dot, extension = name.rpartition(".")
+    tail = dot + extension
+    if not stem or len(_utf8(tail)) > _EXTENSION_MAX_BYTES:
+        stem, tail = name, ""
+    host = "".join(c if c.isalnum() or c in "-_." else "-" for c in host)[:_HOST_MAX]
+    stamp = f"(conflict {host} {when:%Y-%m-%d %H.%M.%S})"
+    number = 1
+    while True:
+        end = f" {stamp}{'' if number == 1 else f' {number}'}{tail}"
+        made = _cut(stem, NAME_MAX_BYTES - len(_utf8(end))) + end
+        if not is_taken(made):
+            return made
+        number += 1
+
+
+def moved_aside(
+    change: Change, name: str, shown: bytes, *, sequence: int, now_ns: int
+) -> tuple[Rows, Change]:
+    """Ours goes to the name of a conflict copy; its own key is the remote's again."""
+    ours = replace(
+        change,
+        key=change.directory + name,
+        name=shown,
+        expect="",
+        state=ChangeState.PENDING,
+        reason="",
+        conflict=change.conflict or change.key,
+        sequence=sequence,
+        changed_ns=min(change.changed_ns, now_ns),
+    )
+    return Rows(changes=(ours,), forget=(change.key,)), ours
+
+
+def needs_base(content: Content) -> bool:
+    """Whether any byte of it is still to be read from the remote."""
+    return any(piece.layer == BASE for piece in content.pieces(0, content.size))
+
+
+def is_base_gone(change: Change) -> bool:
+    """Whether it FAILED because the remote no longer has what it was made from."""
+    return change.state is ChangeState.FAILED and change.reason.startswith(BASE_GONE)
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    encoded = _utf8(text)
+    if len(encoded) <= most_bytes:
+        return text
+    # What is cut in the middle of a character leaves with it; a lone surrogate is kept whole.
+    for end in range(most_bytes, most_bytes - 4, -1):
+        try:
+            return encoded[:end].decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            continue
+    raise AssertionError("no character is longer than four bytes")
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

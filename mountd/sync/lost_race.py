@@ -1,0 +1,105 @@
+"""When the remote has moved on: both versions stay, and the user is told."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from mountd.sync.base import QueueView, SyncJournal
+from mountd.sync.conflict import BASE_GONE, conflict_name, moved_aside, needs_base
+from mountd.types import Entry, Kind
+from mountd.vfs.names import shown_names
+from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Rows
+
+log = logging.getLogger(__name__)
+
+
+class LostRaces:
+    """Synchronous. What it does is one commit, which may raise OSError: then nothing has changed,
+    and the same will be found out again."""
+
+    def __init__(
+        self, journal: SyncJournal, view: QueueView, *, host: str, wall_clock: Callable[[], int]
+    ) -> None:
+        self._journal = journal
+        self._view = view
+        self._host = host
+        self._wall_clock = wall_clock
+
+    def conflict(self, change: Change) -> None:
+        """Something else is where `change` was to go."""
+        now = self._still(change)
+        if now is None:
+            return
+        content = self._journal.ledger.content_of(now)
+        is_bare = content is None and now.base is None
+        if content is not None and content.base is not None and content.base.key == now.key:
+            is_bare = content.rest_adds_nothing(0)
+        if is_bare:
+            self.give_up(now, "it changed on the remote, and its new attributes are dropped")
+            return
+        base = content.base if content is not None else None
+        if content and base and base.key == now.key and needs_base(content):
+            self.base_gone(now.key, base)
+            return
+        name, shown = self._name(now)
+        rows, ours = moved_aside(
+            now, name, shown, sequence=self._journal.next_sequence(), now_ns=self._wall_clock()
+        )
+        self._journal.commit(rows, reserve=True)
+        log.warning("conflict: %r changed on the remote; ours becomes %r", now.key, ours.key)
+        self._view.foreign(now.key)
+
+    def base_gone(self, key: str, base: Base) -> None:
+        """The bytes that the change at `key` is made from are no longer on the remote."""
+        ledger = self._journal.ledger
+        now = ledger.changes.get(key)
+        if now is None or now.is_clean or now.is_gone:
+            return
+        content = ledger.content_of(now)
+        if base != (content.base if content is not None else now.base):
+            return
+        of = f" ({base.key}, version {base.version})"
+        failed = replace(now, state=ChangeState.FAILED, reason=BASE_GONE + of)
+        # A tombstone for exactly that version has nothing to remove any more.
+        gone = ledger.changes.get(base.key)
+        is_tombstone = gone is not None and gone.kind is ChangeKind.GONE_FILE and not gone.is_clean
+        is_void = is_tombstone and gone is not None and gone.expect == base.version
+        forget = (base.key,) if is_void else ()
+        self._journal.commit(Rows(changes=(failed,), forget=forget), reserve=True)
+        log.warning("%r can't be sent: %s", now.key, failed.reason)
+        if is_void:
+            self._view.foreign(base.key)
+
+    def give_up(self, change: Change, what: str) -> None:
+        """The remote keeps what it has at that key, and the change is forgotten."""
+        now = self._still(change)
+        if now is None:
+            return
+        drop = (now.content,) if now.content else ()
+        self._journal.commit(Rows(forget=(now.key,), drop=drop), reserve=True)
+        log.warning("%r: %s", now.key, what)
+        self._view.foreign(now.key)
+
+    def _still(self, change: Change) -> Change | None:
+        """The change at that key if it still asks for what was tried."""
+        now = self._journal.ledger.changes.get(change.key)
+        if now is None or now.is_clean or now.kind is not change.kind:
+            return None
+        alike = now.content == change.content and now.base == change.base
+        return now if alike and now.expect == change.expect else None
+
+    def _name(self, change: Change) -> tuple[str, bytes]:
+        first = change.conflict or change.key
+        at_root = not change.directory
+        taken = self._view.shown_names(change.directory)
+
+        def shown(name: str) -> bytes:
+            return shown_names([Entry(name, Kind.FILE, 0, 0, "")], at_root=at_root).names[0]
+
+        def is_taken(name: str) -> bool:
+            return shown(name) in taken or change.directory + name in self._journal.ledger.changes
+
+        when = datetime.fromtimestamp(self._wall_clock() / 1e9)
+        name = conflict_name(first.rpartition("/")[2], self._host, when, is_taken)
+        return name, shown(name)

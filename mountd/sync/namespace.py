@@ -1,0 +1,132 @@
+"""Sends what is no file's content: removals, and directories made."""
+
+import logging
+from collections.abc import Callable
+
+from mountd.errors import DirectoryNotEmpty, NotFound, Unreachable, VersionChanged
+from mountd.sync.attempts import Asker, Owner
+from mountd.sync.base import QueueView, SyncJournal
+from mountd.sync.landing import Stamp, directory_gone, directory_made, file_gone
+from mountd.sync.lost_race import LostRaces
+from mountd_cache.changes import ABSENT, Change, ChangeKind, Rows
+
+log = logging.getLogger(__name__)
+
+_ROUNDS = 4
+
+
+class NamespaceSender:
+    """Raises RemoteErrors, and OSError from the local disk. What is done twice does no harm, so
+    nothing here has to know whether an answer was lost; but what landed late must go too."""
+
+    def __init__(
+        self,
+        journal: SyncJournal,
+        asker: Asker,
+        view: QueueView,
+        lost: LostRaces,
+        *,
+        wall_clock: Callable[[], int],
+    ) -> None:
+        self._journal = journal
+        self._asker = asker
+        self._store = asker.store
+        self._doubts = asker.doubts
+        self._view = view
+        self._lost = lost
+        self._wall_clock = wall_clock
+        self._made: set[str] = set()  # directories that this process has asked for
+
+    async def send(self, change: Change) -> None:
+        if change.kind is ChangeKind.GONE_FILE:
+            await self._delete(change)
+        elif change.kind is ChangeKind.DIRECTORY:
+            await self._make_directory(change)
+        else:
+            await self._remove_directory(change)
+
+    async def _delete(self, change: Change) -> None:
+        key, expect = change.key, change.expect
+        if expect == ABSENT:
+            found = await self._landed_late(key)
+            if found is None:
+                self._forget(change)
+                return
+            expect = found
+        for _ in range(_ROUNDS):
+            try:
+                await self._asker.call(self._store.delete, key, expect)
+                break
+            except NotFound:
+                break
+            except VersionChanged:
+                whose = await self._asker.whose(key, None, 0)
+                if whose.owner is Owner.NOBODY or whose.entry is None:
+                    break
+                if whose.owner is Owner.FOREIGN:
+                    self._lost.give_up(change, "it changed on the remote, and is not removed")
+                    self._doubts.clear(key)
+                    return
+                expect = whose.entry.version
+        else:
+            raise Unreachable(f"{key} changed {_ROUNDS} times while it was removed")
+        self._settle(change, file_gone(self._journal.ledger, change, self._stamp()))
+        self._doubts.clear(key)
+
+    async def _landed_late(self, key: str) -> str | None:
+        """The version of ours that has come to a key where nothing was before."""
+        if not self._doubts.may_be_there(key):
+            return None
+        found = await self._asker.whose(key, None, 0)
+        if found.owner is Owner.FOREIGN:
+            self._view.foreign(key)
+            return None
+        return found.entry.version if found.entry is not None else None
+
+    async def _make_directory(self, change: Change) -> None:
+        self._made.add(change.key)
+        try:
+            await self._asker.call(self._store.make_dir, change.key)
+        except NotFound:
+            # A parent is missing that nobody here has removed.
+            at = change.key.find("/")
+            while at >= 0:
+                await self._asker.call(self._store.make_dir, change.key[: at + 1])
+                at = change.key.find("/", at + 1)
+        self._settle(change, directory_made(self._journal.ledger, change, self._stamp()))
+
+    async def _remove_directory(self, change: Change) -> None:
+        key = change.key
+        never_made = key not in self._made and not self._doubts.may_be_there(key)
+        if change.expect == ABSENT and never_made:
+            self._forget(change)
+            return
+        try:
+            await self._asker.call(self._store.remove_dir, key)
+        except NotFound:
+            pass
+        except DirectoryNotEmpty:
+            self._lost.give_up(
+                change, "there is something in it on the remote, and it is not removed"
+            )
+            return
+        self._settle(change, directory_gone(self._journal.ledger, change, self._stamp()))
+        self._made.discard(key)
+        self._doubts.clear(key)
+
+    def _forget(self, change: Change) -> None:
+        """It was made and removed before the remote heard of it."""
+        if self._journal.ledger.changes.get(change.key) is change:
+            self._journal.commit(Rows(forget=(change.key,)), reserve=True)
+        self._doubts.clear(change.key)
+
+    def _settle(self, change: Change, rows: Rows) -> None:
+        if rows == Rows():
+            return
+        self._journal.commit(rows, reserve=True)
+        now = self._journal.ledger.changes.get(change.key)
+        if now is not None and now.is_clean:
+            self._view.sent(now)
+
+    def _stamp(self) -> Stamp:
+        return Stamp(self._journal.next_sequence(), self._wall_clock())

@@ -1,0 +1,391 @@
+"""The queue that carries local changes to the remote.
+
+The ledger is the queue: nothing here but backoffs and doubts, which a restart may forget. A look
+at the whole ledger (schedule.py) takes microseconds for each change, so it is cut into pieces
+between which the loop does other things, and takes a tenth of the time at most; what it found ready
+is asked again before it goes.
+"""
+
+import logging
+import math
+import platform
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import trio
+
+from mountd.errors import Denied
+from mountd.remotes.base import RemoteStore
+from mountd.sync import tally
+from mountd.sync.attempts import Asker, Doubts
+from mountd.sync.base import NumberState, QueueCounts, QueueItem, QueueView, SyncJournal
+from mountd.sync.bring_in import BringIn
+from mountd.sync.drain import Drain
+from mountd.sync.lost_race import LostRaces
+from mountd.sync.namespace import NamespaceSender
+from mountd.sync.retry import Next, Trouble, backoff_s, is_foreseen, one_line, what_next
+from mountd.sync.schedule import Moment, Schedule
+from mountd.sync.uploader import BaseGone, Conflict, Uploader
+from mountd_cache.changes import Change, ChangeKind, ChangeState, Rows
+
+log = logging.getLogger(__name__)
+
+BIG_BYTES: Final = 8 << 20
+_PIECE: Final = 500  # changes that are looked at between two checkpoints: 1 ms
+_REST: Final = 9.0  # times as long as a look took
+_POLL_S: Final = 5.0  # while the remote is not well; who knows better calls `wake`
+_CHEAP_S: Final = 0.001  # counting that takes longer is not done again at once
+_LONG_UPLOAD_S: Final = 6.0  # others don't change when a file that is open is sent
+
+
+_Act = Callable[[Change], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    change: Change
+    is_big: bool
+
+
+class SyncQueue:
+    """Public methods belong to the loop's thread; those that aren't coroutines don't wait.
+
+    `run` cancelled: uploads go on in their threads until the process ends, and may land; the
+    journal has them PENDING then, and their upload ids are recognised.
+    """
+
+    def __init__(
+        self,
+        journal: SyncJournal,
+        store: RemoteStore,
+        view: QueueView,
+        *,
+        write_back_s: float,
+        max_transfers: int,
+        wall_clock: Callable[[], int] = time.time_ns,
+        remote_is_well: Callable[[], bool] = lambda: True,
+        host: str | None = None,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._journal = journal
+        self._ledger = journal.ledger
+        self._view = view
+        self._write_back_s = write_back_s
+        self._max_transfers = max(1, max_transfers)
+        self._wall_clock = wall_clock
+        self._remote_is_well = remote_is_well
+        self._jitter = jitter
+        self._real_directories = store.capabilities.real_directories
+        self._doubts = Doubts(journal.id)
+        asker = Asker(store, self._doubts, at_once=self._max_transfers)
+        host = host or platform.node() or "host"
+        self._lost = LostRaces(journal, view, host=host, wall_clock=wall_clock)
+        self._uploader = Uploader(
+            journal, asker, view, wall_clock=wall_clock, sent_content=self._content_sent
+        )
+        self._namespace = NamespaceSender(journal, asker, view, self._lost, wall_clock=wall_clock)
+        self._bring_in = BringIn(journal, asker)
+        self._in_flight: dict[str, _Flight] = {}
+        self._contents_in_flight: dict[int, str] = {}
+        self._troubles: dict[str, Trouble] = {}
+        self._sent: dict[int, int] = {}  # see Drain
+        self._took_s: dict[int, float] = {}  # by inode, where it was long
+        self._schedule: Schedule | None = None
+        self._to_start: list[Change] = []
+        self._drains: list[Drain] = []
+        self._urgent: set[str] = set()  # what must go before what somebody waits for
+        self._was_denied = False
+        self._woken = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._look_cost_s = 0.0
+        self._counted: tuple[float, float, QueueCounts] | None = None  # until, cost, counts
+
+    # -- doors
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled. No error ends it."""
+        self._doubts.inherit(self._ledger.changes.values())
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                self._woken = trio.Event()
+                self._look_cost_s = 0.0
+                try:
+                    wait_s = await self._look()
+                except Exception:  # a fault in here must not end what carries the data away
+                    log.exception("the sync queue failed, and goes on")
+                    wait_s = _POLL_S
+                await trio.sleep(self._look_cost_s * _REST)
+                with trio.move_on_after(wait_s):
+                    await self._woken.wait()
+
+    def wake(self) -> None:
+        """Something has changed: the ledger, an open file, or the remote's health."""
+        self._woken.set()
+
+    async def drain(self, below: str = "", timeout_s: float | None = None) -> int:
+        """Sends what is at or below a key (a directory's ends with a slash; "" is everything), also
+        what is open or would have waited. Returns when it is on the remote as it was when this was
+        called, when only FAILED is left, or after `timeout_s`: how many are left, FAILED included.
+        """
+        drain = Drain(below, self._journal.next_sequence(), self._sent)
+        self._drains.append(drain)
+        self.wake()
+        try:
+            with trio.move_on_after(math.inf if timeout_s is None else timeout_s):
+                await drain.is_done.wait()
+            return len(drain.left(self._ledger))
+        finally:
+            self._drains.remove(drain)
+
+    @property
+    def denied(self) -> bool:
+        """Whether a put was refused by Denied and none has succeeded since."""
+        return self._was_denied
+
+    def counts(self) -> QueueCounts:
+        """Cheap: with very many changes it may be some time old, 20 times what counting takes."""
+        now_s = time.perf_counter()
+        if self._counted is not None and now_s < self._counted[0]:
+            return self._counted[2]
+        found = tally.counts(self._ledger, self._in_flight, self._troubles, self._wall_clock())
+        cost_s = time.perf_counter() - now_s
+        until_s = now_s + 20 * cost_s if cost_s > _CHEAP_S else 0.0
+        self._counted = (until_s, cost_s, found)
+        return found
+
+    def items(self) -> list[QueueItem]:
+        return tally.items(self._ledger, self._in_flight, self._troubles, trio.current_time())
+
+    def state_of(self, number: int) -> NumberState | None:
+        """Of an inode; None where the remote has what is here."""
+        change = self._ledger.by_number.get(number)
+        if change is None or change.is_clean:
+            return None
+        state = tally.item_state(change, self._in_flight, self._troubles)
+        return "dirty" if state == "pending" else state
+
+    def retry(self, key: str | None = None) -> None:
+        """Tries what failed (all of it: None) again, now. KeyError where there is no such unsent
+        change; OSError where the journal could not be written, and then nothing has changed."""
+        changes = [self._unsent(key)] if key is not None else list(self._ledger.unsent())
+        failed = [change for change in changes if change.state is ChangeState.FAILED]
+        if failed:
+            again = (replace(c, state=ChangeState.PENDING, reason="") for c in failed)
+            self._journal.commit(Rows(changes=tuple(again)), reserve=True)
+        for change in changes:
+            self._troubles.pop(change.key, None)
+        self.wake()
+
+    def discard(self, key: str) -> None:
+        """Forgets one unsent change with its bytes; the remote keeps what it has. KeyError where
+        there is none, ValueError while it is in flight, OSError as `retry`."""
+        change = self._unsent(key)
+        if key in self._in_flight:
+            raise ValueError(f"{key} is being sent")
+        drop = (change.content,) if change.content in self._ledger.contents else ()
+        self._journal.commit(Rows(forget=(key,), drop=drop), reserve=True)
+        log.info("%r was discarded", key)
+        self._troubles.pop(key, None)
+        self._doubts.clear(key)
+        self._view.foreign(key)
+        self.wake()
+
+    def _unsent(self, key: str) -> Change:
+        change = self._ledger.changes.get(key)
+        if change is None or change.is_clean:
+            raise KeyError(key)
+        return change
+
+    # -- what goes when
+
+    async def _look(self) -> float:
+        """One look at the ledger; starts what may go. Seconds until the next."""
+        schedule = self._schedule = await self._looked()
+        began_s = time.perf_counter()
+        if not schedule.failed and not self._troubles and not self._woken.is_set():
+            self._was_denied = False  # what was refused is gone
+        self._forget_troubles()
+        is_more = self._look_at_drains(schedule)
+        self._to_start = schedule.ready[::-1]
+        for change in schedule.stage:
+            if self._has_room(change):
+                self._begin(change, self._bring_in.stage)
+        self._start()
+        self._look_cost_s += time.perf_counter() - began_s
+        if is_more:
+            return 0.0
+        return schedule.look_again_s if self._remote_is_well() else _POLL_S
+
+    async def _looked(self) -> Schedule:
+        schedule = Schedule(self._ledger, self._moment())
+        began_s = time.perf_counter()
+        for count, change in enumerate(list(self._ledger.changes.values())):
+            if count % _PIECE == _PIECE - 1:
+                self._look_cost_s += time.perf_counter() - began_s
+                await trio.lowlevel.checkpoint()
+                began_s = time.perf_counter()
+            if self._ledger.changes.get(change.key) is change:
+                schedule.look_at(change)
+        schedule.finish()
+        self._look_cost_s += time.perf_counter() - began_s
+        return schedule
+
+    def _moment(self) -> Moment:
+        return Moment(
+            now_ns=self._wall_clock(),
+            now_s=trio.current_time(),
+            write_back_s=self._write_back_s,
+            real_directories=self._real_directories,
+            in_flight=self._in_flight,
+            contents_in_flight=self._contents_in_flight,
+            troubles=self._troubles,
+            is_open=self._view.is_open_for_writing,
+            is_hurried=self._is_hurried,
+            upload_took_s=lambda number: self._took_s.get(number, 0.0),
+        )
+
+    def _is_hurried(self, change: Change) -> bool:
+        if change.key in self._urgent:
+            return True
+        return any(drain.wants(change) for drain in self._drains)
+
+    def _look_at_drains(self, schedule: Schedule) -> bool:
+        """Whether something has become urgent that was not."""
+        urgent: set[str] = set()
+        for drain in self._drains:
+            urgent.update(drain.look(self._ledger, schedule))
+        is_more = not urgent <= self._urgent
+        self._urgent = urgent
+        return is_more
+
+    def _forget_troubles(self) -> None:
+        for key in [key for key in self._troubles if key not in self._ledger.changes]:
+            del self._troubles[key]
+
+    def _start(self) -> None:
+        """Starts what is ready, as far as there is room."""
+        if self._schedule is None or not self._remote_is_well():
+            return
+        kept: list[Change] = []
+        while self._to_start and len(self._in_flight) < self._max_transfers:
+            change = self._to_start.pop()
+            if not self._schedule.may_go(change):
+                continue
+            if self._has_room(change):
+                self._begin(change, self._send)
+            else:
+                kept.append(change)
+        self._to_start.extend(reversed(kept))
+
+    def _has_room(self, change: Change) -> bool:
+        """A quarter of the slots is kept free of big files, so that small ones aren't starved."""
+        if len(self._in_flight) >= self._max_transfers or not self._remote_is_well():
+            return False
+        big = sum(flight.is_big for flight in self._in_flight.values())
+        return not self._is_big(change) or big < max(1, self._max_transfers * 3 // 4)
+
+    def _is_big(self, change: Change) -> bool:
+        return self._ledger.size_of(change) >= BIG_BYTES and not change.is_gone
+
+    # -- one change
+
+    def _begin(self, change: Change, act: _Act) -> None:
+        assert self._nursery is not None
+        self._in_flight[change.key] = _Flight(change, self._is_big(change))
+        if change.content:
+            self._contents_in_flight[change.content] = change.key
+        self._nursery.start_soon(self._one, change, act)
+
+    async def _one(self, change: Change, act: _Act) -> None:
+        try:
+            await self._try(change, act)
+        except Exception as error:
+            self._failed(change, error, may_refuse=act == self._send)
+        else:
+            self._succeeded(change)
+        finally:
+            del self._in_flight[change.key]
+            self._contents_in_flight.pop(change.content, None)
+            self.wake()
+        try:
+            self._start()
+        except Exception:  # would end `run`; the next look does the same
+            log.exception("the sync queue failed, and goes on")
+
+    async def _try(self, change: Change, act: _Act) -> None:
+        try:
+            await act(change)
+        except Conflict:
+            self._lost.conflict(change)
+            self._doubts.clear(change.key)
+        except BaseGone as gone:
+            if not await self._uploader.find_base(change.key, gone.base):
+                self._lost.base_gone(change.key, gone.base)
+
+    async def _send(self, change: Change) -> None:
+        if change.kind is not ChangeKind.FILE:
+            await self._namespace.send(change)
+            return
+        began_s = trio.current_time()
+        await self._uploader.send(change)
+        self._was_denied = False
+        took_s = trio.current_time() - began_s
+        if took_s > _LONG_UPLOAD_S:
+            self._took_s[change.number] = took_s
+        else:
+            self._took_s.pop(change.number, None)
+
+    def _content_sent(self, content: int, sequence: int) -> None:
+        if content in self._ledger.contents:
+            self._sent[content] = sequence
+        if len(self._sent) > 2 * len(self._ledger.contents) + 100:
+            gone = [id_ for id_ in self._sent if id_ not in self._ledger.contents]
+            for id_ in gone:
+                del self._sent[id_]
+
+    def _succeeded(self, change: Change) -> None:
+        now = self._ledger.changes.get(change.key)
+        if now is not change:
+            self._troubles.pop(change.key, None)
+            return
+        # Nothing came of it. That must never become a loop without a pause.
+        before = self._troubles.get(change.key)
+        attempts = before.attempts + 1 if before is not None else 1
+        until_s = trio.current_time() + min(60.0, 0.1 * 4.0 ** min(attempts - 1, 6))
+        self._troubles[change.key] = Trouble(attempts, until_s, "it is looked at again")
+
+    def _failed(self, change: Change, error: Exception, *, may_refuse: bool) -> None:
+        key, reason = change.key, one_line(error)
+        before = self._troubles.get(key)
+        attempts = before.attempts + 1 if before is not None else 1
+        next_ = what_next(error, remote_is_well=self._remote_is_well())
+        if isinstance(error, Denied) and change.kind is ChangeKind.FILE:
+            self._was_denied = True
+        if next_ is Next.REFUSED and may_refuse and self._refused(change, reason):
+            return
+        if not is_foreseen(error):
+            if before is None or before.reason != reason:
+                log.error("%r could not be sent, and is tried again", key, exc_info=error)
+        elif before is None:
+            log.info("%r could not be sent, and is tried again: %s", key, reason)
+        until_s = trio.current_time() + backoff_s(error, attempts, self._jitter())
+        self._troubles[key] = Trouble(attempts, until_s, reason, next_ is Next.FULL)
+
+    def _refused(self, change: Change, reason: str) -> bool:
+        """Puts FAILED into the journal; False where that could not be written."""
+        now = self._ledger.changes.get(change.key)
+        if now is None or (now.sequence, now.content) != (change.sequence, change.content):
+            return True  # what was refused is not wanted any more
+        try:
+            failed = replace(now, state=ChangeState.FAILED, reason=reason)
+            self._journal.commit(Rows(changes=(failed,)), reserve=True)
+        except OSError:
+            return False
+        log.warning("%r was refused by the remote: %s", change.key, reason)
+        self._troubles.pop(change.key, None)
+        return True

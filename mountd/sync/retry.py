@@ -1,0 +1,84 @@
+"""What becomes of a change after an error: again, refused, or no room."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from mountd.errors import (
+    ContainerMissing,
+    Corrupt,
+    Denied,
+    Locked,
+    NameNotAllowed,
+    NotFound,
+    QuotaExceeded,
+    RemoteError,
+    Throttled,
+    Unreachable,
+    Unsupported,
+)
+
+FIRST_BACKOFF_S: Final = 1.0
+MAX_BACKOFF_S: Final = 60.0
+FULL_RETRY_S: Final = 300.0
+
+
+class ContentMissing(Exception):
+    """The staged bytes are not there any more: a power cut tore them, and they are quarantined."""
+
+
+_REFUSALS: Final = (Denied, NameNotAllowed, Unsupported, ContentMissing)
+_EXPECTED: Final = (Unreachable, Throttled, Locked, Corrupt, ContainerMissing, NotFound, OSError)
+
+
+class Next(Enum):
+    """AGAIN: with backoff, for ever. REFUSED: only when somebody asks for it. FULL: every
+    FULL_RETRY_S, and nobody waits for it meanwhile."""
+
+    AGAIN = auto()
+    REFUSED = auto()
+    FULL = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A change that failed so far. `until_s`: of the loop's clock, when it is tried again."""
+
+    attempts: int
+    until_s: float
+    reason: str
+    is_full: bool = False
+
+
+def what_next(error: Exception, *, remote_is_well: bool) -> Next:
+    """`remote_is_well`: after the error. A remote that denies everything (an expired token) is not
+    well: then it wasn't this change that it refused."""
+    if isinstance(error, Denied) and not remote_is_well:
+        return Next.AGAIN
+    if isinstance(error, _REFUSALS):
+        return Next.REFUSED
+    return Next.FULL if isinstance(error, QuotaExceeded) else Next.AGAIN
+
+
+def is_foreseen(error: Exception) -> bool:
+    """Whether a line says enough about it; else the log gets the traceback."""
+    return isinstance(error, (*_EXPECTED, *_REFUSALS, QuotaExceeded))
+
+
+def backoff_s(error: Exception, attempts: int, jitter: float) -> float:
+    """Before the next try after `attempts` that failed; 0 <= jitter <= 1 takes up to half off."""
+    if isinstance(error, QuotaExceeded):
+        return FULL_RETRY_S
+    doubled_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(attempts - 1, 16))
+    delay_s = doubled_s * (1.0 - 0.5 * jitter)
+    if isinstance(error, Throttled) and error.retry_after_s:
+        return max(delay_s, error.retry_after_s)
+    return delay_s
+
+
+def one_line(error: Exception) -> str:
+    """The error as a reason that people read."""
+    text = " ".join(str(error).split())[:300]
+    is_ours = isinstance(error, (RemoteError, ContentMissing))
+    name = "" if is_ours and text else type(error).__name__
+    return ": ".join(part for part in (name, text) if part)

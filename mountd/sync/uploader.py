@@ -1,0 +1,316 @@
+"""Sends one file: what it asks of the remote, and what it makes of each answer.
+
+Nothing is sent without `expect`, and after every await the ledger is looked at again (landing.py).
+A write whose answer was lost is never repeated before the remote was asked what is there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mountd.errors import Corrupt, NotFound, RemoteError, Unreachable, Unsupported, VersionChanged
+from mountd.remotes.base import Upload
+from mountd.sync.attempts import Asker, Attempt, Found, Owner
+from mountd.sync.base import QueueView, SyncJournal
+from mountd.sync.body import StagedBody, base_body, frozen_body
+from mountd.sync.landing import Sent, Stamp, base_moved, file_landed, remainder
+from mountd.sync.retry import ContentMissing
+from mountd.types import Entry
+from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
+
+_ROUNDS: Final = 4  # each adopts a version of ours that has landed meanwhile, and sends again
+_MOST_LAYERS: Final = 8  # after many failures an older state goes, rather than one more is frozen
+
+
+class BaseGone(Exception):
+    """The remote no longer has the version that bytes were to be read or copied from."""
+
+    def __init__(self, base: Base) -> None:
+        super().__init__(f"{base.key}, version {base.version}")
+        self.base = base
+
+
+class Conflict(Exception):
+    """Somebody else has put something where ours was to go."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """One state of a file on its way. `write(expect)` blocks. `source`: the version that the
+    remote is to copy, None where bytes are sent."""
+
+    change: Change
+    attempt: Attempt
+    upload: Upload
+    write: Callable[[str], Entry]
+    body: StagedBody | None = None
+    depth: int = 0
+    source: Base | None = None
+
+
+class Uploader:
+    """Owned by the queue, which has one change per key and per content in flight.
+    `sent_content(id, sequence)` is told that a state frozen after `sequence` is on the remote."""
+
+    def __init__(
+        self,
+        journal: SyncJournal,
+        asker: Asker,
+        view: QueueView,
+        *,
+        wall_clock: Callable[[], int],
+        sent_content: Callable[[int, int], None] = lambda content, sequence: None,
+    ) -> None:
+        self._journal = journal
+        self._ledger = journal.ledger
+        self._asker = asker
+        self._store = asker.store
+        self._doubts = asker.doubts
+        self._view = view
+        self._wall_clock = wall_clock
+        self._sent_content = sent_content
+
+    async def send(self, change: Change) -> None:
+        """A FILE. Raises BaseGone, Conflict, any RemoteError, and OSError from the local disk."""
+        if change.content:
+            await self._send_content(change)
+        elif change.base is not None:
+            await self._send_copy(change, change.base, self._upload_without_content(change))
+        else:
+            await self._send_attributes(change)
+
+    # -- what there is to send
+
+    async def _send_content(self, change: Change) -> None:
+        began = self._journal.next_sequence()
+        content = self._ledger.contents.get(change.content)
+        if content is None:
+            raise ContentMissing(f"the staged bytes of {change.key} are not there")
+        depth = len(content.layers) - 1
+        if depth < _MOST_LAYERS:
+            depth = self._journal.freeze(content.id)
+            content = self._ledger.contents[content.id]
+        layer = content.layers[depth - 1].number if depth else -1
+        id_ = self._doubts.upload_id(content.id, layer, change.sequence)
+        upload = Upload(id_, content.mtime_ns, change.attributes)
+        if depth == 0 and content.base is not None:
+            has_landed = await self._send_copy(change, content.base, upload)
+        else:
+            body = frozen_body(self._journal, self._store, content, depth, hashed=self._hashed)
+            has_landed = await self._land(self._of_body(change, body, upload, depth))
+        if has_landed:
+            self._sent_content(content.id, began)
+
+    async def _send_copy(self, change: Change, base: Base, upload: Upload) -> bool:
+        """A file that the remote has, under another name."""
+        store = self._store
+        if store.capabilities.server_copy:
+            attempt = Attempt(upload.upload_id, base.size, lambda: "")
+
+            def copy(expect: str) -> Entry:
+                return store.copy(base.key, base.version, change.key, expect, upload)
+
+            try:
+                return await self._land(_Sending(change, attempt, upload, copy, source=base))
+            except Unsupported:
+                pass  # too large to be copied, for one
+        body = base_body(self._journal, store, change.content, base, hashed=self._hashed)
+        return await self._land(self._of_body(change, body, upload, 0))
+
+    async def _send_attributes(self, change: Change) -> None:
+        """New attributes or times of a file that the remote has: a copy onto itself."""
+        store = self._store
+        upload = self._upload_without_content(change)
+        attempt = Attempt(upload.upload_id, change.size, lambda: "")
+        able = store.capabilities
+
+        def copy(expect: str) -> Entry:
+            return store.copy(change.key, expect, change.key, expect, upload)
+
+        base = Base(change.key, change.expect, change.size)
+        sending = _Sending(change, attempt, upload, copy, source=base)
+        try:
+            if able.server_copy and able.keeps_attributes and change.expect != ABSENT:
+                await self._land(sending)
+                return
+        except Unsupported:
+            pass
+        self._settle(sending, change.expect)  # they are kept here, as long as the file is that one
+
+    @property
+    def _hashed(self) -> bool:
+        # A remote that keeps upload ids needs no other proof of what it has.
+        return not self._store.capabilities.keeps_attributes
+
+    def _upload_without_content(self, change: Change) -> Upload:
+        id_ = self._doubts.upload_id(0, 0, change.sequence)
+        return Upload(id_, change.mtime_ns, change.attributes)
+
+    def _of_body(self, change: Change, body: StagedBody, upload: Upload, depth: int) -> _Sending:
+        most = self._store.capabilities.max_put_bytes
+        if most is not None and body.size > most:
+            raise Unsupported(f"{body.size} bytes, and this remote takes files up to {most}")
+
+        def put(expect: str) -> Entry:
+            try:
+                return self._store.put(change.key, body, expect, upload)
+            finally:
+                if change.content:
+                    self._journal.unpin(change.content)
+
+        attempt = Attempt(upload.upload_id, body.size, body.md5)
+        return _Sending(change, attempt, upload, put, body, depth)
+
+    # -- sending it
+
+    async def _land(self, sending: _Sending) -> bool:
+        """Whether it is on the remote and settled; False where nobody wants it there any more."""
+        entry = await self._landed(sending)
+        if entry is None:
+            return False
+        self._settle(sending, entry.version)
+        return True
+
+    async def _landed(self, sending: _Sending) -> Entry | None:
+        change = sending.change
+        expect, found = change.expect, None
+        if self._doubts.is_sent(change.key):
+            found = await self._whose(sending)
+        for _ in range(_ROUNDS):
+            if found is not None:
+                if found.owner is Owner.SAME:
+                    return found.entry
+                if found.owner is Owner.OURS and found.entry is not None:
+                    expect = found.entry.version
+                if not self._is_wanted(change):
+                    return None
+            try:
+                return await self._write(sending, expect)
+            except VersionChanged as error:
+                if sending.body is not None and sending.body.gone is not None:
+                    raise BaseGone(sending.body.gone) from error
+                found = await self._whose(sending)
+                expect = self._next_expect(sending, found, expect)
+        raise Unreachable(f"{change.key} changed {_ROUNDS} times while it was sent")
+
+    async def _write(self, sending: _Sending, expect: str) -> Entry:
+        try:
+            return await self._write_once(sending, expect)
+        except NotFound as error:
+            if sending.body is not None and sending.body.gone is not None:
+                raise BaseGone(sending.body.gone) from error
+            if self._store.capabilities.real_directories:
+                await self._make_parents(sending.change.key)
+                return await self._write_again(sending, expect)
+            if sending.source is not None:
+                raise self._source_gone(sending) from error
+            raise
+
+    async def _write_again(self, sending: _Sending, expect: str) -> Entry:
+        """After the parents were made."""
+        try:
+            return await self._write_once(sending, expect)
+        except NotFound as error:
+            if sending.source is not None:
+                raise self._source_gone(sending) from error
+            raise
+
+    async def _write_once(self, sending: _Sending, expect: str) -> Entry:
+        key, attempt = sending.change.key, sending.attempt
+        is_new = self._doubts.add(key, attempt)
+        if sending.body is not None and sending.change.content:
+            self._journal.pin(sending.change.content)
+        try:
+            entry = await self._asker.call(sending.write, expect)
+        except (Unreachable, VersionChanged):
+            raise  # it, or an earlier one like it, may have landed
+        except RemoteError:
+            if is_new:
+                self._doubts.remove(key, attempt)
+            raise
+        if entry.size != attempt.size:
+            raise Corrupt(f"{attempt.size} bytes were sent and {entry.size} are there")
+        return entry
+
+    def _next_expect(self, sending: _Sending, found: Found, expect: str) -> str:
+        """After "that is not the version": what to expect, or raises."""
+        there = found.entry.version if found.entry is not None else ABSENT
+        if there == expect and sending.source is not None:
+            raise self._source_gone(sending)  # it was the source that had changed
+        if there == expect:
+            raise Unreachable(f"{sending.change.key}: refused, and yet it is as expected")
+        if found.owner is Owner.FOREIGN:
+            raise Conflict(sending.change.key)
+        if found.owner is Owner.NOBODY and _is_onto_itself(sending):
+            raise Conflict(sending.change.key)
+        return there  # removed by somebody: there is nothing that could be overwritten
+
+    def _source_gone(self, sending: _Sending) -> Exception:
+        if sending.source is None or _is_onto_itself(sending):
+            return Conflict(sending.change.key)
+        return BaseGone(sending.source)
+
+    async def _whose(self, sending: _Sending) -> Found:
+        change = sending.change
+        return await self._asker.whose(change.key, sending.attempt, change.content)
+
+    def _is_wanted(self, change: Change) -> bool:
+        now = self._ledger.changes.get(change.key)
+        return (
+            now is not None
+            and now.kind is ChangeKind.FILE
+            and (now.content, now.base) == (change.content, change.base)
+        )
+
+    async def _make_parents(self, key: str) -> None:
+        at = key.find("/")
+        while at >= 0:
+            await self._asker.call(self._store.make_dir, key[: at + 1])
+            at = key.find("/", at + 1)
+
+    # -- what it means
+
+    def _settle(self, sending: _Sending, version: str) -> None:
+        """The remote has it: into the journal, synchronously."""
+        change = sending.change
+        content, ledger = change.content, self._ledger
+        is_all = content not in ledger.contents or self._journal.rest_adds_nothing(
+            content, sending.depth
+        )
+        stamp = Stamp(self._journal.next_sequence(), self._wall_clock())
+        sent = Sent(change, sending.upload.mtime_ns, sending.attempt.size, version)
+        landed = file_landed(ledger, sent, is_all=is_all, stamp=stamp)
+        if isinstance(landed, Base):
+            left = remainder(ledger.changes[change.key], landed, stamp)
+            self._journal.release_frozen(content, sending.depth, landed, (left,))
+        else:
+            self._journal.commit(landed, reserve=True)
+        self._doubts.clear(change.key)
+        now = ledger.changes.get(change.key)
+        if now is not None and now.is_clean:
+            self._view.sent(now)
+
+    async def find_base(self, key: str, base: Base) -> bool:
+        """Whether a base was replaced by a state of this same file that was sent without an
+        answer; then what is still read from it is read from there. Raises as `send`."""
+        change = self._ledger.changes.get(key)
+        content = change.content if change is not None else 0
+        found = await self._asker.whose(base.key, None, content)
+        if found.owner is not Owner.OURS or found.entry is None:
+            return False
+        if not self._doubts.has_bytes_of(found.upload_id, content):
+            return False
+        new = Base(base.key, found.entry.version, found.entry.size)
+        rows = base_moved(self._ledger, base, new, [key])
+        gone = self._ledger.changes.get(base.key)
+        if rows == Rows() or new.version == base.version:
+            return False
+        if gone is not None and gone.is_gone and gone.expect == base.version:
+            # The tombstone there is for what landed.
+            rows = replace(rows, changes=(*rows.changes, replace(gone, expect=new.version)))
+        self._journal.commit(rows, reserve=True)
+        return True
+
+
+def _is_onto_itself(sending: _Sending) -> bool:
+    return sending.source is not None and sending.source.key == sending.change.key
