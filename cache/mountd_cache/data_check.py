@@ -9,7 +9,7 @@ from mountd_cache.changes import Content, Layer
 from mountd_cache.durable_io import TEMP_PREFIX, FileIO
 from mountd_cache.extent_map import ExtentMap
 from mountd_cache.journal_state import JournalState
-from mountd_cache.proofs import Proofs, is_proved
+from mountd_cache.proofs import Proofs, Unproved, is_proved
 from mountd_cache.quarantine import SetAside
 from mountd_cache.sidecar import PAGE, BadSidecar, unpack_sidecar
 from mountd_cache.staging import FileKey, data_name, parse_data_name
@@ -19,11 +19,11 @@ _NO_PROOFS: Final = Proofs()
 
 @dataclass(slots=True)
 class Findings:
-    """`torn`: contents with bytes that can't be proved. `lost`: contents with bytes that were on
+    """`torn`: parts of files that can't be proved. `lost`: contents with bytes that were on
     the disk and are not. `empty`: files to be made, of layers without bytes that count. `orphans`:
     files with data that no content has. `useless`: files without data."""
 
-    torn: set[int] = field(default_factory=set)
+    torn: dict[FileKey, ExtentMap] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
     empty: list[tuple[Content, Layer]] = field(default_factory=list)
     orphans: list[SetAside] = field(default_factory=list)
@@ -48,9 +48,8 @@ class DataCheck:
             for layer in content.layers:
                 self._check_file(content, layer)
         for key, proofs in self._state.proofs.items():
-            if key[0] not in self._findings.lost and not self._is_proved(key, proofs):
-                self._findings.torn.add(key[0])
-        self._findings.torn -= self._findings.lost
+            if key[0] not in self._findings.lost:
+                self._prove(key, proofs)
         self._find_orphans()
         return self._findings
 
@@ -64,34 +63,45 @@ class DataCheck:
             size = os.stat(self._folder / name).st_size
             if size >= PAGE + layer.extents.end:
                 return
-        # What is missing was never fsynced if each byte of it still needs a proof.
-        proofs = self._state.proofs.get((content.id, layer.number), _NO_PROOFS)
-        volatile = ExtentMap(part for _, left in proofs.volatile() for part in left)
+        # What is missing was never fsynced if each byte of it still needs a proof, or lacks one.
+        key = (content.id, layer.number)
+        proofs = self._state.proofs.get(key, _NO_PROOFS)
+        volatile = ExtentMap(self._state.torn.get(key, ()))
+        for start, end in (part for _, left in proofs.volatile() for part in left):
+            volatile.add(start, end)
         at = max(0, (size or 0) - PAGE)
         missing = [(max(at, start), end) for start, end in layer.extents if end > at]
         if any(not volatile.covers(start, end) for start, end in missing):
             self._findings.lost.add(content.id)
         elif size is None:
             self._findings.empty.append((content, layer))
-            if layer.extents:
-                self._findings.torn.add(content.id)
 
-    def _is_proved(self, key: FileKey, proofs: Proofs) -> bool:
+    def _prove(self, key: FileKey, proofs: Proofs) -> None:
+        """Finds the writes to a file whose bytes are not there. What was cut off doesn't count."""
         content = self._state.ledger.contents[key[0]]
         extents = next(layer.extents for layer in content.layers if layer.number == key[1])
-        wanted = [
-            (write, left)
-            for write, left in proofs.volatile()
-            if any(inside for part in left for _, _, inside in extents.pieces(*part))
-        ]
+        wanted = []
+        for write, left in proofs.volatile():
+            parts = [(at, end) for part in left for at, end, has in extents.pieces(*part) if has]
+            if parts:
+                wanted.append((write, left, parts))
         if not wanted:
-            return True
+            return
+        torn = ExtentMap()
+        for write, left, parts in wanted:
+            if not self._is_proved(key, write, left):
+                for start, end in parts:
+                    torn.add(start, end)
+        if torn:
+            self._findings.torn[key] = torn
+
+    def _is_proved(self, key: FileKey, write: Unproved, left: list[tuple[int, int]]) -> bool:
         try:
             fd = self._disk.open_file(self._folder / data_name(key))
         except FileNotFoundError:
             return False
         try:
-            return all(is_proved(write, left, _Reader(self._disk, fd)) for write, left in wanted)
+            return is_proved(write, left, _Reader(self._disk, fd))
         except EOFError:
             return False
         finally:

@@ -47,6 +47,14 @@ class ExtentMap:
             self.total -= self._ends[-1] - end
             self._ends[-1] = end
 
+    def without(self, start: int, end: int) -> "ExtentMap":
+        """Another map, that has nothing of [start, end)."""
+        left = ExtentMap()
+        for at, stop in self:
+            left.add(at, min(stop, start))
+            left.add(max(at, end), stop)
+        return left
+
     def pieces(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
         """[start, end) cut into (start, end, whether it is in the set), in order, without gaps."""
         at = bisect_right(self._ends, start)

@@ -41,14 +41,16 @@ _EPOCH_BITS: Final = 40  # numbers that one process can hand out
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SyncMark:
-    """What a `make_durable` covers: the log up to `lsn`, and the data files with their sidecars."""
+    """What a `make_durable` covers: the log up to `lsn`, and the data files with their sidecars.
+    `noted`: what `make_durable` wrote to the log about it."""
 
     lsn: int
     files: dict[FileKey, bytes]
     everything: bool
     gone: tuple[FileKey, ...]
+    noted: Synced | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ class Journal:
                 next_lsn=found.next_lsn,
                 epoch=meta.epoch,
                 boot_id=boot_id,
+                stale=found.stale,
             )
         except BaseException:
             found.store.close()
@@ -155,11 +158,14 @@ class Journal:
         )
         journal.recovery = Recovery(found.torn, found.quarantined, found.replayed)
         try:
+            for torn in found.lost:
+                journal._log.append(pack(torn), reserve=True)
+                journal._state.tear(torn)
             if found.rows != Rows():
                 journal.commit(found.rows, reserve=True)
             journal._settle(must=found.damaged, wanted=found.boot_changed)
         except BaseException:
-            journal._close_files()
+            journal.abandon()
             raise
         return journal
 
@@ -281,8 +287,22 @@ class Journal:
 
     def read(self, content: int, layer: int, start: int, end: int) -> bytes:
         """Bytes of a data file. Any thread; blocks on the disk. Raises OSError, EIO where they are
-        not there: of a layer that was dropped they are, while the content is pinned."""
+        not there: of a layer that was dropped they are, while the content is pinned; those that
+        a power cut took never are, until something is written there."""
+        torn = self._state.torn.get((content, layer))
+        if torn is not None and any(inside for _, _, inside in torn.pieces(start, end)):
+            raise OSError(errno.EIO, "these bytes were torn by a power loss", f"{content}-{layer}")
         return self._staging.read((content, layer), start, end)
+
+    def is_torn(self, content: int) -> bool:
+        """Whether a power cut took bytes of it that were not written again, nor cut off."""
+        found = self.ledger.contents[content]
+        return any(
+            inside
+            for layer in found.layers
+            for part in self._state.torn.get((content, layer.number), ())
+            for _, _, inside in layer.extents.pieces(*part)
+        )
 
     def pin(self, content: int) -> None:
         """Keeps the bytes of a content readable until `unpin`. Any thread. Raises OSError,
@@ -311,22 +331,15 @@ class Journal:
         """What the mark covers survives a power cut. In a worker thread; blocks; several at a time
         share the work. Raises OSError, and again at each call where the disk lost something."""
         self._staging.sync(mark.files, self._is_needed)
-        self._log.make_durable(mark.lsn)
+        lsn = max(mark.lsn, self._note_sync(mark))
+        self._log.make_durable(lsn)
         self._staging.unlink(mark.gone)
 
     def end_sync(self, mark: SyncMark) -> None:
-        """After `make_durable`. Never raises: what can't be noted is verified after a crash."""
+        """After `make_durable`. Never raises."""
         self._state.unlinked(mark.gone)
-        if mark.lsn <= self._noted_lsn:
-            return
-        marks = () if mark.everything else tuple((*key, mark.lsn) for key in mark.files)
-        synced = Synced(mark.lsn, mark.everything, marks)
-        try:
-            self._noted_lsn = self._log.append(pack(synced), reserve=True)
-        except OSError as error:
-            logger.info("a sync could not be noted: %s", error)
-            return
-        self._state.synced(synced)
+        if mark.noted is not None:
+            self._state.synced(mark.noted)
 
     def begin_checkpoint(self) -> Checkpoint | None:
         """What the database is to get; None when it has everything. One at a time: where the last
@@ -358,7 +371,7 @@ class Journal:
         try:
             self._checkpoint(always=False)
         finally:
-            self._close_files()
+            self.abandon()
 
     def _checkpoint(self, *, always: bool) -> None:
         checkpoint = self._take_checkpoint() if always else self.begin_checkpoint()
@@ -383,9 +396,29 @@ class Journal:
             [ledger.contents[id_].copy() for id_ in dirty.contents if id_ in ledger.contents],
             [id_ for id_ in dirty.contents if id_ not in ledger.contents],
             gone,
+            {key: torn for key, torn in state.torn.items() if key[0] in dirty.contents},
         )
         state.dirty, self._in_flight = Dirty(), dirty
         return Checkpoint(lsn, self._sidecars(list(state.proofs)), update, gone)
+
+    def _note_sync(self, mark: SyncMark) -> int:
+        """Says in the log that the data of a mark is on the disk, and returns the record's lsn.
+
+        It gets there with the same fdatasync: a later write that replaces a part of these bytes,
+        and reaches the disk while its record does not, must not make the rest look torn.
+        """
+        if not mark.files and mark.lsn <= self._noted_lsn:
+            return 0
+        marks = () if mark.everything else tuple((*key, mark.lsn) for key in mark.files)
+        synced = Synced(self._log.durable_lsn, mark.lsn if mark.everything else 0, marks)
+        try:
+            lsn = self._log.append(pack(synced))
+        except OSError as error:  # a full disk: then it is verified after a power cut
+            logger.info("a sync could not be noted: %s", error)
+            return 0
+        mark.noted = synced
+        self._noted_lsn = max(lsn, self._noted_lsn)
+        return lsn
 
     def _sidecars(self, keys: list[FileKey]) -> dict[FileKey, bytes]:
         made = {}
@@ -417,7 +450,9 @@ class Journal:
     ) -> None:
         crc = crc32c(data)
         length = len(memoryview(data))
-        lsn = self._log.append(pack_write(*key, offset, length, mtime_ns, crc, covers))
+        # `write` made sure of the room; only a sync's record can have taken it since.
+        record = pack_write(*key, offset, length, mtime_ns, crc, covers)
+        lsn = self._log.append(record, reserve=True)
         self._state.write(Unproved(lsn, offset, offset + length, crc), key, mtime_ns, covers)
 
     def _finish(
@@ -440,7 +475,8 @@ class Journal:
         found = self.ledger.contents.get(key[0])
         return found is not None and any(layer.number == key[1] for layer in found.layers)
 
-    def _close_files(self) -> None:
+    def abandon(self) -> None:
+        """Closes everything and writes nothing: `open` then finds what SIGKILL leaves."""
         self._staging.close()
         self._log.close()
         self._store.close()

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mountd_cache.changes import Content, Rows
+from mountd_cache.extent_map import ExtentMap
 from mountd_cache.ledger import Ledger
 from mountd_cache.proofs import Proofs, Unproved
-from mountd_cache.records import Cover, Freeze, Record, Release, Synced, Write
+from mountd_cache.records import Cover, Freeze, Record, Release, Synced, Torn, Write
 from mountd_cache.staging import FileKey
 
 
@@ -31,19 +32,23 @@ class Dirty:
 
 class JournalState:
     """See the module. `gone`: data files that nobody needs, with the lsn of the record that said
-    so and their bytes; they may be unlinked once that record survives a power cut."""
+    so and their bytes; they may be unlinked once that record survives a power cut. `torn`: parts of
+    data files that were lost in a power cut and not written since; the maps are only replaced, so
+    that any thread can read them."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
         self.proofs: dict[FileKey, Proofs] = {}
         self.gone: dict[FileKey, tuple[int, int]] = {}
+        self.torn: dict[FileKey, ExtentMap] = {}
         self.dirty = Dirty()
         self.staged_bytes = 0
         self._counted: dict[int, int] = {}  # content -> what it adds to staged_bytes
 
-    def load(self, rows: Rows) -> None:
+    def load(self, rows: Rows, torn: dict[FileKey, ExtentMap]) -> None:
         """As `rows`, from the database: nothing of it is dirty."""
         self.ledger.apply(rows)
+        self.torn |= torn
         for content in rows.contents:
             self._count(content.id)
 
@@ -76,6 +81,8 @@ class JournalState:
         if proofs is None:
             proofs = self.proofs[key] = Proofs()
         proofs.add(unproved, covers)
+        if key in self.torn:
+            self._set_torn(key, self.torn[key].without(start, end))
 
     def freeze(self, freeze: Freeze) -> None:
         """A content has a new layer, which has nothing."""
@@ -92,10 +99,22 @@ class JournalState:
             rows = Rows(changes=release.changes, contents=(rest,))
         self.rows(lsn, rows)
 
+    def tear(self, torn: Torn) -> None:
+        """Parts of a data file are lost."""
+        key = (torn.content, torn.layer)
+        self._set_torn(key, ExtentMap([*self.torn.get(key, ()), *torn.ranges]))
+        self.dirty.contents.add(torn.content)
+        proofs = self.proofs.get(key)
+        if proofs is not None:
+            for start, end in torn.ranges:
+                proofs.give_up(start, end)
+            if not proofs:
+                del self.proofs[key]
+
     def synced(self, synced: Synced) -> None:
         """These writes need no proof any more."""
-        if synced.everything:
-            self.forget_proofs(synced.log_lsn)
+        if synced.all_lsn:
+            self.forget_proofs(synced.all_lsn)
         for content, layer, lsn in synced.marks:
             proofs = self.proofs.get((content, layer))
             if proofs is not None:
@@ -148,6 +167,15 @@ class JournalState:
                 if content is None or len(content.layers) <= record.depth:
                     raise Inconsistent(f"layers that {record.content} hasn't")
                 self.release(lsn, record)
+            case Torn():
+                if record.content not in self.ledger.contents:
+                    raise Inconsistent(f"{record.content} is torn")
+                self.tear(record)
+
+    def _set_torn(self, key: FileKey, ranges: ExtentMap) -> None:
+        self.torn.pop(key, None)
+        if ranges:
+            self.torn[key] = ranges
 
     def _drop_files(self, lsn: int, before: Content) -> None:
         """Layers that a content had and has not any more."""
@@ -159,6 +187,7 @@ class JournalState:
                 self.gone[key] = (lsn, layer.extents.total)
                 self.staged_bytes += layer.extents.total
                 self.proofs.pop(key, None)
+                self.torn.pop(key, None)
 
     def _count(self, id_: int) -> None:
         content = self.ledger.contents.get(id_)

@@ -12,12 +12,13 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Content, Layer
 from mountd_cache.durable_io import FileIO
+from mountd_cache.extent_map import ExtentMap
 from mountd_cache.records import flat, from_flat
 from mountd_cache.staging import FileKey
 
@@ -34,7 +35,7 @@ _TABLES: Final = """
         id INTEGER PRIMARY KEY, base_key, base_version, base_size, mtime_ns, changed_ns
     );
     CREATE TABLE layers (
-        content INTEGER, number INTEGER, size, floor_end, extents BLOB,
+        content INTEGER, number INTEGER, size, floor_end, extents BLOB, torn BLOB,
         PRIMARY KEY (content, number)
     ) WITHOUT ROWID;
     CREATE TABLE unlinked (content INTEGER, number INTEGER);
@@ -70,6 +71,7 @@ class Update:
     contents: Iterable[Content] = ()
     drop: Iterable[int] = ()
     unlinked: Iterable[FileKey] = ()
+    torn: Mapping[FileKey, ExtentMap] = field(default_factory=dict)
 
 
 class JournalStore:
@@ -109,13 +111,15 @@ class JournalStore:
                 except (ValueError, TypeError, LookupError) as error:
                     bad.append(f"a row of the table changes: {row!r}: {error}")
 
-    def contents(self, bad: list[str]) -> Iterator[Content]:
-        """As `changes`."""
+    def contents(self, bad: list[str], torn: dict[FileKey, ExtentMap]) -> Iterator[Content]:
+        """As `changes`. `torn` gets what `Update.torn` had."""
         with _errors_of(Path(FILE_NAME)):
             layers: dict[int, list[Layer] | None] = {}
             for row in self._db.execute("SELECT * FROM layers ORDER BY content, number"):
                 try:
-                    content, number, size, floor_end, extents = row
+                    content, number, size, floor_end, extents, lost = row
+                    if lost:
+                        torn[content, number] = _extents(lost)
                     made = Layer(number, int(size), int(floor_end), _extents(extents))
                     known = layers.setdefault(content, [])
                     if known is not None:
@@ -191,8 +195,12 @@ class JournalStore:
         db.executemany("DELETE FROM contents WHERE id = ?", replaced)
         contents_rows = (_content_to_row(content) for content in contents)
         db.executemany("INSERT INTO contents VALUES (?,?,?,?,?,?)", contents_rows)
-        layers = (_layer_to_row(content.id, la) for content in contents for la in content.layers)
-        db.executemany("INSERT INTO layers VALUES (?,?,?,?,?)", layers)
+        layers = (
+            _layer_to_row((content.id, layer.number), layer, update.torn)
+            for content in contents
+            for layer in content.layers
+        )
+        db.executemany("INSERT INTO layers VALUES (?,?,?,?,?,?)", layers)
         db.execute("DELETE FROM unlinked")
         db.executemany("INSERT INTO unlinked VALUES (?,?)", update.unlinked)
 
@@ -303,15 +311,20 @@ def _content_to_row(content: Content) -> tuple[Any, ...]:
     return (content.id, *_base_to_row(content.base), *times)
 
 
-def _layer_to_row(content: int, layer: Layer) -> tuple[Any, ...]:
-    edges = array("Q", flat(layer.extents))
+def _layer_to_row(key: FileKey, layer: Layer, torn: Mapping[FileKey, ExtentMap]) -> tuple[Any, ...]:
+    sizes = _integer(layer.size), _integer(layer.floor_end)
+    lost = _edges(torn[key]) if key in torn else None
+    return (*key, *sizes, _edges(layer.extents), lost)
+
+
+def _edges(extents: ExtentMap) -> bytes:
+    edges = array("Q", flat(extents))
     if sys.byteorder == "big":
         edges.byteswap()
-    sizes = _integer(layer.size), _integer(layer.floor_end)
-    return (content, layer.number, *sizes, edges.tobytes())
+    return edges.tobytes()
 
 
-def _extents(data: bytes) -> Any:
+def _extents(data: bytes) -> ExtentMap:
     edges = array("Q", data)
     if sys.byteorder == "big":
         edges.byteswap()

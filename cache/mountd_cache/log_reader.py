@@ -64,6 +64,11 @@ def find_segments(folder: Path) -> list[Segment]:
 def read_log(segments: list[Segment], last_lsn: int, boot_id: str, apply: Apply) -> LogEnd:
     """Applies the records after `last_lsn`, in order, up to the first that is missing or bad."""
     end = LogEnd(last_lsn + 1, last_lsn)
+    # Earlier ones say what the database has; unlinked ones may have come back, in parts.
+    known = [
+        at for at, seg in enumerate(segments) if seg.header and seg.header.first_lsn <= end.next_lsn
+    ]
+    segments = segments[known[-1] if known else 0 :]
     for index, segment in enumerate(segments):
         good = _read_segment(segment, end, apply)
         if good is not None:
@@ -111,7 +116,7 @@ def _look_behind(segments: list[Segment], index: int, boot_id: str, end: LogEnd)
                 continue
             end.later.append(record)
             if isinstance(record, Synced):
-                proved = max(proved, record.log_lsn)
+                proved = max(proved, record.durable_lsn)
         start = 0
     # After a power cut any page of what was not fsynced may be missing. The page cache loses none.
     if proved >= end.next_lsn or (end.later and boot_id in boots):

@@ -1,6 +1,6 @@
 """The operation log: records are appended with a plain write, in segments of a fixed size.
 
-`append`, `rotate` and `last_lsn` belong to one thread, `make_durable` and `trim` to any other.
+Any thread may append; where a step must come before another, one thread does both.
 Room for each segment is taken on the disk when it is begun, and the last part of it is kept for
 records that make room elsewhere: so an upload that is done can be noted on a full disk.
 """
@@ -8,6 +8,7 @@ records that make room elsewhere: so an upload that is done can be noted on a fu
 import errno
 import logging
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,17 @@ class OpLog:
     """The segments from the one that this process began on; older ones are only trimmed."""
 
     def __init__(
-        self, folder: Path, *, disk: FileIO, next_lsn: int, epoch: int, boot_id: str
+        self,
+        folder: Path,
+        *,
+        disk: FileIO,
+        next_lsn: int,
+        epoch: int,
+        boot_id: str,
+        stale: Iterable[Path] = (),
     ) -> None:
         """Begins a segment, which is on the disk when this returns: an epoch is never seen twice.
+        Then `stale` segments go.
 
         Raises OSError; where the disk is full, only if there is no spare segment either.
         """
@@ -51,6 +60,7 @@ class OpLog:
         self._disk = disk
         self._epoch = epoch
         self._boot_id = boot_id
+        self._appending = threading.Lock()
         self._condition = threading.Condition()
         self._syncing = False
         self._segments: list[_Segment] = []
@@ -60,7 +70,12 @@ class OpLog:
         self._begin(0, TEMP_PREFIX + "log")
         self._disk.fdatasync(self._fd)
         # A process that wrote nothing left a segment with the same lsn: its epoch ends here.
-        self._disk.rename(self._folder / (TEMP_PREFIX + "log"), self._segments[0].path)
+        path = self._segments[0].path
+        self._disk.rename(self._folder / (TEMP_PREFIX + "log"), path)
+        self._disk.fsync_dir(folder)
+        for other in stale:
+            if other != path:
+                self._disk.unlink(other)
         self._disk.fsync_dir(folder)
         self._names_changed = False
 
@@ -75,27 +90,30 @@ class OpLog:
 
         Measured: 2.1 us for a WRITE record of 37 bytes on ext4, 1.2 us of that the pwrite.
         """
-        lsn = self.last_lsn + 1
-        data = frame(lsn, payload)
-        limit = self._limit if not reserve else self._limit + RESERVE
-        if self._at + len(data) > limit:
-            self._make_room(len(data), reserve)
-        done = self._disk.pwrite(self._fd, data, self._at)
-        if done != len(data):
-            self._take_back()
-        self._at += done
-        self.last_lsn = lsn
-        return lsn
+        with self._appending:
+            lsn = self.last_lsn + 1
+            data = frame(lsn, payload)
+            limit = self._limit if not reserve else self._limit + RESERVE
+            if self._at + len(data) > limit:
+                self._make_room(len(data), reserve)
+            done = self._disk.pwrite(self._fd, data, self._at)
+            if done != len(data):
+                self._take_back()
+            self._at += done
+            self.last_lsn = lsn
+            return lsn
 
     def ensure(self, payload_size: int) -> None:
         """A record of that size will find room. Raises OSError."""
         if self._at + payload_size + 16 > self._limit:
-            self._make_room(payload_size + 16, reserve=False)
+            with self._appending:
+                self._make_room(payload_size + 16, reserve=False)
 
     def rotate(self) -> None:
         """Later records go to a new segment. Raises OSError, and then nothing changed."""
-        if self._at > HEADER_SIZE:
-            self._begin(0)
+        with self._appending:
+            if self._at > HEADER_SIZE:
+                self._begin(0)
 
     def make_durable(self, lsn: int) -> None:
         """The records up to this one are on the disk. Calls at the same time share one fdatasync.

@@ -83,10 +83,21 @@ class Proofs:
 
     def forget(self, lsn: int) -> None:
         """The writes up to this one are on the disk."""
-        kept = [at for at, write in enumerate(self._writes) if write.lsn > lsn]
+        self._keep(lambda write: write.lsn > lsn)
+
+    def _keep(self, wanted: Callable[[Unproved], bool]) -> None:
+        kept = [at for at, write in enumerate(self._writes) if wanted(write)]
         self._starts = [self._starts[at] for at in kept]
         self._ends = [self._ends[at] for at in kept]
         self._writes = [self._writes[at] for at in kept]
+
+    def give_up(self, start: int, end: int) -> None:
+        """Writes that have a part of [start, end) are lost; nothing will prove them."""
+        lost = {
+            id(self._writes[at])
+            for at in range(bisect_right(self._ends, start), bisect_left(self._starts, end))
+        }
+        self._keep(lambda write: id(write) not in lost)
 
     def volatile(self) -> Iterator[tuple[Unproved, list[tuple[int, int]]]]:
         """The writes that must be verified, with the parts that are still theirs."""

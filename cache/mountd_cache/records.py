@@ -19,13 +19,16 @@ WRITE: Final = 2
 SYNCED: Final = 3
 FREEZE: Final = 4
 RELEASE: Final = 5
+TORN: Final = 6
 
 # kind, content, layer, offset, length, mtime in ns, CRC32C of the bytes
 _WRITE: Final = struct.Struct("<BQIQIqI")
 _COVER: Final = struct.Struct("<QII")  # start, length, CRC32C
-_SYNCED: Final = struct.Struct("<BQB")  # kind, the log is durable up to, every layer is
+_SYNCED: Final = struct.Struct("<BQQ")  # kind, the log is durable up to, every layer is
 _MARK: Final = struct.Struct("<QIQ")  # content, layer, writes up to this lsn are durable
 _FREEZE: Final = struct.Struct("<BQI")  # kind, content, number of the new layer
+_TORN: Final = struct.Struct("<BQI")  # kind, content, layer
+_RANGE: Final = struct.Struct("<QQ")  # start, end
 _INT64: Final = 2**63
 
 _encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -62,11 +65,11 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """The log up to `log_lsn` is on the disk, and so are the writes up to an lsn of each layer in
-    `marks` (content, layer, lsn); with `everything`, those up to `log_lsn` of every layer."""
+    """The data of writes is on the disk: of those of all layers up to `all_lsn`, and up to an lsn
+    of each layer in `marks` (content, layer, lsn). The log was up to `durable_lsn`, before."""
 
-    log_lsn: int
-    everything: bool
+    durable_lsn: int
+    all_lsn: int
     marks: tuple[tuple[int, int, int], ...] = ()
 
 
@@ -89,7 +92,16 @@ class Release:
     changes: tuple[Change, ...]
 
 
-Record = Rows | Write | Synced | Freeze | Release
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """These ranges of a data file are not what was written: they were lost in a power cut."""
+
+    content: int
+    layer: int
+    ranges: tuple[tuple[int, int], ...]
+
+
+Record = Rows | Write | Synced | Freeze | Release | Torn
 
 
 def pack_write(
@@ -117,14 +129,16 @@ def pack(record: Record) -> bytes:
             return _json(ROWS, _rows_to_json(record))
         case Write(content, layer, offset, length, mtime_ns, crc, covers):
             return pack_write(content, layer, offset, length, mtime_ns, crc, covers)
-        case Synced(log_lsn, everything, marks):
-            return _SYNCED.pack(SYNCED, log_lsn, everything) + b"".join(
-                _MARK.pack(*mark) for mark in marks
-            )
+        case Synced(durable_lsn, all_lsn, marks):
+            packed = b"".join(_MARK.pack(*mark) for mark in marks)
+            return _SYNCED.pack(SYNCED, durable_lsn, all_lsn) + packed
         case Freeze(content, layer):
             return _FREEZE.pack(FREEZE, content, layer)
         case Release():
             return _json(RELEASE, _release_to_json(record))
+        case Torn(content, layer, ranges):
+            packed = b"".join(_RANGE.pack(*part) for part in ranges)
+            return _TORN.pack(TORN, content, layer) + packed
 
 
 def unpack(payload: bytes) -> Record:
@@ -139,13 +153,16 @@ def unpack(payload: bytes) -> Record:
             case 1:
                 return _rows_from_json(json.loads(_text(payload)))
             case 3:
-                _, log_lsn, everything = _SYNCED.unpack_from(payload)
+                _, durable_lsn, all_lsn = _SYNCED.unpack_from(payload)
                 marks = tuple(_MARK.iter_unpack(payload[_SYNCED.size :]))
-                return Synced(log_lsn, bool(everything), marks)
+                return Synced(durable_lsn, all_lsn, marks)
             case 4:
                 return Freeze(*_FREEZE.unpack(payload)[1:])
             case 5:
                 return _release_from_json(json.loads(_text(payload)))
+            case 6:
+                _, content, layer = _TORN.unpack_from(payload)
+                return Torn(content, layer, tuple(_RANGE.iter_unpack(payload[_TORN.size :])))
     except (ValueError, TypeError, LookupError, struct.error) as error:
         raise BadRecord(f"a record that can't be read: {payload[:40]!r}: {error}") from error
     raise BadRecord(f"a record of the unknown kind {payload[0]}")

@@ -14,19 +14,20 @@ from typing import Final
 
 from mountd_cache.changes import ChangeState, Rows
 from mountd_cache.data_check import DataCheck, Findings, describe
-from mountd_cache.durable_io import FileIO
+from mountd_cache.durable_io import TEMP_PREFIX, FileIO
+from mountd_cache.extent_map import ExtentMap
 from mountd_cache.journal_state import JournalState
 from mountd_cache.journal_store import FILE_NAME, JournalStore, JournalUnreadable, Meta, Update
 from mountd_cache.log_format import HEADER_SIZE
 from mountd_cache.log_reader import LogEnd, Segment, find_segments, read_log
 from mountd_cache.quarantine import SetAside, quarantine
-from mountd_cache.records import Freeze, Record, Release, Write
+from mountd_cache.records import Freeze, Record, Release, Torn, Write
 from mountd_cache.sidecar import pack_sidecar
-from mountd_cache.staging import data_name
+from mountd_cache.staging import FileKey, data_name
 
 logger = logging.getLogger(__name__)
 
-TORN: Final = "torn by a power loss"
+TORN_REASON: Final = "torn by a power loss"
 MISSING: Final = "its staged bytes are missing: see the quarantine"
 DAMAGED: Final = "the journal was damaged, a later state may be lost: see the quarantine"
 
@@ -44,13 +45,16 @@ class Recovery:
 
 @dataclass(slots=True)
 class Recovered:
-    """The journal as it is to be from now on. `rows`: what recovery decided, to be committed as
-    the first record of the log. `damaged`: the log must be folded into the database at once."""
+    """The journal as it is to be from now on. `stale`: segments of the log that
+    are to go when there is a new one. `lost` and `rows`: what recovery decided, to be
+    the first records of the log. `damaged`: the log must be folded into the database at once."""
 
     store: JournalStore
     state: JournalState
     meta: Meta
     next_lsn: int = 1
+    stale: list[Path] = field(default_factory=list)
+    lost: list[Torn] = field(default_factory=list)
     rows: Rows = field(default_factory=Rows)
     torn: tuple[str, ...] = ()
     quarantined: tuple[Path, ...] = ()
@@ -103,7 +107,7 @@ class Recoverer:
         found = DataCheck(staging, state, self._disk, sizes=boot_changed).run()
         rows, torn = self._decide(state, found, end)
         self._set_aside(found)
-        self._cut_log(end)
+        stale = self._cut_log(end)
         # Upload ids are made of the id and of numbers of the epoch: what was lost with the damage
         # may have used any of this one.
         known_id = "" if self._damaged else meta.id
@@ -116,6 +120,12 @@ class Recoverer:
             state,
             meta,
             end.highest_lsn + 1 if self._damaged else end.next_lsn,
+            stale,
+            [
+                Torn(*key, tuple(parts))
+                for key, parts in found.torn.items()
+                if key[0] not in rows.drop
+            ],
             rows,
             torn,
             self._quarantined,
@@ -145,8 +155,9 @@ class Recoverer:
 
     def _load(self, store: JournalStore) -> JournalState:
         state = JournalState()
-        contents = tuple(store.contents(self._notes))
-        state.load(Rows(tuple(store.changes(self._notes)), contents=contents))
+        torn: dict[FileKey, ExtentMap] = {}
+        contents = tuple(store.contents(self._notes, torn))
+        state.load(Rows(tuple(store.changes(self._notes)), contents=contents), torn)
         return state
 
     def _without_database(self, files: list[SetAside]) -> None:
@@ -186,8 +197,10 @@ class Recoverer:
         nobody = [id_ for id_ in ledger.contents if id_ not in ledger.owner]
         if self._damaged:
             found.lost.update(nobody)
+            found.torn = {key: torn for key, torn in found.torn.items() if key[0] not in found.lost}
         for id_ in found.lost:
             self._aside += list(self._files_of(state, id_))
+        torn = {content for content, _ in found.torn}
         reasons: dict[str, str] = {}
         if end.damaged:
             reasons |= dict.fromkeys(_concerned(end.later, state), DAMAGED)
@@ -196,8 +209,8 @@ class Recoverer:
                 continue
             if change.content in found.lost or change.content not in ledger.contents:
                 reasons[change.key] = MISSING
-            elif change.content in found.torn:
-                reasons[change.key] = TORN
+            elif change.content in torn:
+                reasons[change.key] = TORN_REASON
         failed = tuple(
             replace(ledger.changes[key], state=ChangeState.FAILED, reason=reason)
             for key, reason in reasons.items()
@@ -240,8 +253,9 @@ class Recoverer:
         logger.error("%d files were set aside in %s", len(files), moved[0].parent)
         self._quarantined += moved
 
-    def _cut_log(self, end: LogEnd) -> None:
-        """Nothing is left behind the last good record; and all before it is on the disk."""
+    def _cut_log(self, end: LogEnd) -> list[Path]:
+        """Nothing is left behind the last good record, and all before it is on the disk; but for
+        the segments returned, which are to go once there is a new one."""
         folder = self._folder / "log"
         bad: list[Segment] = []
         if end.torn is not None and not self._damaged:
@@ -250,12 +264,13 @@ class Recoverer:
             bad = self._segments[index + (good >= HEADER_SIZE) :]
             if good >= HEADER_SIZE:
                 self._cut(segment.path, good)
-        for segment in reversed(bad):
-            self._disk.unlink(segment.path)
+        for path in [*self._folder.glob(TEMP_PREFIX + "*"), *folder.glob(TEMP_PREFIX + "*")]:
+            self._disk.unlink(path)
         for segment in self._segments:
             if segment not in bad:
                 self._cut(segment.path, None)
         self._disk.fsync_dir(folder)
+        return [segment.path for segment in bad]
 
     def _cut(self, path: Path, size: int | None) -> None:
         fd = self._disk.open_file(path)
