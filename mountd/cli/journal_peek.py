@@ -12,6 +12,7 @@ from pathlib import Path
 from mountd.cli.idle_queues import Peek
 from mountd_cache.changes import ChangeState, Rows
 from mountd_cache.durable_io import DISK
+from mountd_cache.extent_map import ExtentMap
 from mountd_cache.journal_state import JournalState
 from mountd_cache.journal_store import (
     FILE_NAME,
@@ -22,6 +23,7 @@ from mountd_cache.journal_store import (
 from mountd_cache.log_format import SegmentTooNew
 from mountd_cache.log_reader import find_segments, read_log
 from mountd_cache.records import Record
+from mountd_cache.staging import FileKey
 
 # What is found is told by what `peek` raises, not on stderr too.
 logging.getLogger("mountd_cache").addHandler(logging.NullHandler())
@@ -73,8 +75,9 @@ def _read_database(journal: Path) -> tuple[JournalState, int]:
             meta = store.meta()
             if meta is None:
                 return state, 0
-            contents = tuple(store.contents(bad))
-            state.load(Rows(tuple(store.changes(bad)), contents=contents))
+            torn: dict[FileKey, ExtentMap] = {}
+            contents = tuple(store.contents(bad, torn))
+            state.load(Rows(tuple(store.changes(bad)), contents=contents), torn)
         finally:
             store.close()
     if bad:
