@@ -34,7 +34,7 @@ def asks_path(mount: Mount) -> Ask | None:
     if _queue_of(mount) is None:
         return None
 
-    def ask(wait_s: float) -> Left:
+    def ask(wait_s: float, *, anew: bool) -> Left:
         left = _left_in(_queue_of(mount))
         if wait_s > 0 and not (left.is_nothing or left.is_only_failed):
             time.sleep(min(wait_s, _LOOK_EVERY_S))

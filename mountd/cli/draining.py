@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mountd.cli.hand_over import HandOver
 from mountd.cli.output import counted, human_bytes
@@ -51,7 +51,14 @@ class Left:
         return f"{counted(self.files, 'file')}{size}"
 
 
-Ask = Callable[[float], Left]  # what is left, after so many seconds at most; raises StartError
+class Ask(Protocol):
+    """Whoever knows what is left."""
+
+    def __call__(self, wait_s: float, *, anew: bool) -> Left:
+        """What is left, after `wait_s` at most. `anew`: of what is there now; else of what was
+        there when it was asked anew the last time, where that can be told: a file that is written
+        all the time keeps nobody waiting. Raises StartError."""
+        ...
 
 
 def read_left(answer: dict[str, Any]) -> Left:
@@ -83,11 +90,13 @@ def drain(
     HandOverFailed, and what `ask` raises. An interrupt leaves everything as it is.
     """
     with HandOver(mount) if mount is not None else nullcontext() as hand_over:
+        anew = True
         while True:
             began = clock()
             wait_s = _ASK_S if deadline is None else max(min(_ASK_S, deadline - began), 0.0)
             has_all = hand_over is None or hand_over.wait(wait_s)
-            left = ask(wait_s if has_all else 0.0)
+            left = ask(wait_s if has_all else 0.0, anew=anew)
+            anew = not has_all
             if has_all and (left.is_nothing or left.is_only_failed):
                 return left
             if deadline is not None and clock() >= deadline:
@@ -98,11 +107,20 @@ def drain(
 
 
 def asks_daemon(socket_path: Path, path: str | None) -> Ask:
-    """Asks a daemon what is left at `path` below its mount; None: of all."""
+    """Asks a daemon what is left at `path` below its mount; None: of all.
 
-    def ask(wait_s: float) -> Left:
-        message = {"op": "flush", "path": path, "timeout_s": wait_s}
-        return read_left(request(socket_path, message, wait_s + _ANSWER_GRACE_S))
+    `since` in its answer is what it knows the moment by; it goes back with the next question.
+    """
+    since: object = None
+
+    def ask(wait_s: float, *, anew: bool) -> Left:
+        nonlocal since
+        message: dict[str, object] = {"op": "flush", "path": path, "timeout_s": wait_s}
+        if since is not None and not anew:
+            message["since"] = since
+        answer = request(socket_path, message, wait_s + _ANSWER_GRACE_S)
+        since = answer.get("since", since)
+        return read_left(answer)
 
     return ask
 

@@ -91,6 +91,12 @@ def test_it_is_asked_again_until_nothing_is_left_and_shown_how_far_it_is() -> No
     assert clock() == pytest.approx(1000.4)
 
 
+def test_what_was_written_after_flush_was_asked_for_is_not_waited_for() -> None:
+    with scripted_daemon("/s", flush=[left(1, since=7), left(1, since=7), DONE]) as served:
+        wait_with(served)
+    assert [one.get("since") for one in served.asked("flush")] == [None, 7, 7]
+
+
 def test_the_timeout_is_the_clients_and_the_last_answer_counts() -> None:
     with scripted_daemon("/s", flush=[left(2, 0, "a: no answer")]) as served:
         found, _, clock = wait_with(served, timeout_s=1)
@@ -269,13 +275,13 @@ def test_who_sees_only_the_path_is_told_of_the_whole_queue(tmp_path: Path) -> No
     status.write_text(json.dumps({"queue": {"pending": 2, "failed": 1, "bytes": 9}}))
     ask = asks_path(mount)
     assert ask is not None
-    assert ask(0) == Left(3, 1, 9)
+    assert ask(0, anew=True) == Left(3, 1, 9)
     status.write_text(json.dumps({"queue": {"pending": 0}}))
-    assert ask(2).is_nothing
+    assert ask(2, anew=False).is_nothing
     status.write_text(json.dumps({"state": "of another version"}))
     assert asks_path(mount) is None
     with pytest.raises(StartError, match="does not tell of its queue any more"):
-        ask(0)
+        ask(0, anew=False)
     status.unlink()
     with pytest.raises(StartError, match="does not tell of its queue: No such file"):
         asks_path(mount)
