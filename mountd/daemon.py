@@ -160,10 +160,10 @@ class Daemon:
                 self.status.state = "stopping"
                 self.fuse.close()
             log.info("%s is unmounted", self._plan.mountpoint)
-            left = await self._drain()
+            await self._drain()
             self.remote.health.close()
             nursery.cancel_scope.cancel()
-        return self._exit_code(left)
+        return self._exit_code()
 
     def _let_kernel_forget(self, nursery: trio.Nursery) -> None:
         """Names that turned out to be somebody else's are invalidated in a thread of their own."""
@@ -273,7 +273,7 @@ class Daemon:
         if await self.fuse.unmount() is not None:
             reason = await self.fuse.unmount(lazy=True)
             log.warning("the mount was in use and was detached (%s)", reason or "done")
-        if not self.write_back.counts()["pending"]:
+        if not self.write_back.left:
             self.remote.health.close()  # whoever waits for a retry or a slot ends now
         self.fuse.terminate()
 
@@ -287,14 +287,14 @@ class Daemon:
         except OSError as exc:
             log.warning("the kernel did not hand over all that was written: %s", exc)
 
-    async def _drain(self) -> int:
-        if self._abandoned:
-            return 0
-        left_s = min(self._stop_by_s - trio.current_time(), self._plan.settings.stop_timeout_s)
-        return await self.write_back.drain(max(0.0, left_s))
+    async def _drain(self) -> None:
+        if not self._abandoned:
+            left_s = min(self._stop_by_s - trio.current_time(), self._plan.settings.stop_timeout_s)
+            await self.write_back.drain(max(0.0, left_s))
 
-    def _exit_code(self, left: int) -> ExitCode:
-        if not left:
+    def _exit_code(self) -> ExitCode:
+        left = self.write_back.left
+        if not left or self._abandoned:
             return ExitCode.OK
         log.warning(
             "%d changes are not on the remote; they are kept in %s and sent by the next mount",
@@ -343,8 +343,7 @@ class Daemon:
         timeout_s = request.get("timeout_s")
         if isinstance(timeout_s, int | float):
             self._stop_by_s = trio.current_time() + float(timeout_s)
-        counts = self.write_back.counts()
-        return {"left": counts["pending"] + counts["uploading"] + counts["failed"]}
+        return {"left": self.write_back.left}
 
 
 def _allow_many_descriptors() -> None:

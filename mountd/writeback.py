@@ -86,7 +86,10 @@ class WriteBack:
 
         TimeoutError after request_timeout_s without progress; the upload goes on.
         """
-        number = self._fs.files.handle(fh).node.number
+        handle = self._fs.files.handle(fh)
+        if not handle.writes:
+            return
+        number = handle.node.number
         change = self._journal.ledger.by_number.get(number)
         if change is None or change.is_clean:
             return
@@ -101,17 +104,24 @@ class WriteBack:
 
     # -- going down
 
-    async def drain(self, timeout_s: float) -> int:
-        """Waits until everything is on the remote, and tells how far it is; how many are left."""
+    @property
+    def left(self) -> int:
+        """How many changes are not on the remote."""
+        counts = self.queue.counts()
+        return counts.pending + counts.uploading + counts.failed
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits until everything is on the remote, or what is left was refused; tells how far it
+        is."""
         if self._read_only:
-            return self.queue.counts().pending
+            return
         until_s = trio.current_time() + timeout_s
         while True:
             left_s = until_s - trio.current_time()
             left = await self.queue.drain("", max(0.0, min(left_s, TELL_EVERY_S)))
             counts = self.queue.counts()
             if not left or not counts.pending + counts.uploading or left_s <= TELL_EVERY_S:
-                return left
+                return
             log.info("%d changes (%d bytes) are not on the remote yet", left, counts.bytes)
 
     # -- what is asked through the control socket

@@ -142,16 +142,20 @@ def test_attributes_make_sense(tree: Path, mount: Mounted) -> None:
     assert space.f_bavail * space.f_frsize > 1 << 40
 
 
-def test_nothing_can_be_written_yet_and_the_errno_says_so(mount: Mounted) -> None:
-    for attempt in (
-        lambda: (mount.path / "new").write_text("x"),
-        lambda: (mount.path / "empty.txt").write_text("x"),
-        lambda: (mount.path / "dir").mkdir(),
-        lambda: (mount.path / "empty.txt").unlink(),
-        lambda: (mount.path / "empty.txt").rename(mount.path / "other"),
-    ):
-        with pytest.raises(OSError, match="Read-only file system"):
-            attempt()
+def test_a_read_only_mount_takes_no_write_and_the_errno_says_so(tmp_path: Path) -> None:
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "remote/f").write_text("1")
+    with mounted(f"file://{tmp_path}/remote", tmp_path, read_only=True) as mount:
+        for attempt in (
+            lambda: (mount.path / "new").write_text("x"),
+            lambda: (mount.path / "f").write_text("x"),
+            lambda: (mount.path / "dir").mkdir(),
+            lambda: (mount.path / "f").unlink(),
+            lambda: (mount.path / "f").rename(mount.path / "other"),
+        ):
+            with pytest.raises(OSError, match="Read-only file system"):
+                attempt()
+        assert (mount.path / "f").read_text() == "1"
 
 
 def test_missing_names_and_wrong_kinds_give_true_errnos(mount: Mounted) -> None:
