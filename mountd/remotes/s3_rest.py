@@ -83,14 +83,19 @@ class S3Rest:
 
     def look(self, key: str) -> RestAnswer:
         """A good answer to HEAD. Raises NotFound and the like."""
-        answer = self.send("HEAD", key)
-        if answer.status != 200:
-            # A HEAD has no body, so what 403, 404 and 400 mean is asked with a GET.
-            raise self.error(answer, key) if answer.status >= 500 else self._error_of_get(key)
-        return answer
+        return self._checked(key, self.send("HEAD", key))
 
     def head(self, key: str) -> ListedObject:
         return object_of_head(key, self.look(key))
+
+    def is_absent(self, key: str) -> bool:
+        """One request, also where nothing is: only for a write that follows, and which then tells
+        whether it is the bucket that is missing."""
+        answer = self.send("HEAD", key)
+        if answer.status == 404:
+            return True
+        self._checked(key, answer)
+        return False
 
     def list_page(self, prefix: str, delimiter: str, token: str, limit: int | None) -> ListPage:
         # Only url-encoded can XML say all keys; a tab or a newline would be lost.
@@ -169,6 +174,12 @@ class S3Rest:
     def _path(self, key: str) -> str:
         base = self.place.base_path
         return quote(f"{base}/{key}" if key else base or "/", safe="/-_.~")
+
+    def _checked(self, key: str, answer: RestAnswer) -> RestAnswer:
+        if answer.status != 200:
+            # A HEAD has no body, so what 403, 404 and 400 mean is asked with a GET.
+            raise self.error(answer, key) if answer.status >= 500 else self._error_of_get(key)
+        return answer
 
     def _error_of_get(self, key: str) -> RemoteError:
         headers = {"Range": "bytes=0-0"}

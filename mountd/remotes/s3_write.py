@@ -208,12 +208,16 @@ class S3Bucket:
     def _require(self, key: str, expect: str | None) -> None:
         if expect is None:
             return
+        if expect == ABSENT:
+            if not self._rest.is_absent(key):
+                raise VersionChanged(f"{key} is there")
+            return
         try:
             found = self._rest.head(key).version
-        except NotFound:
-            found = ABSENT
+        except NotFound as error:
+            raise VersionChanged(f"{key} is gone") from error
         if found != expect:
-            raise VersionChanged(f"{key} is {found or 'absent'} and not {expect or 'absent'}")
+            raise VersionChanged(f"{key} is {found} and not {expect}")
 
     def _as_listed(self, key: str, made: ListedObject, upload: Upload) -> ListedObject:
         """What listings show of an object just made, also where they show another version than

@@ -31,7 +31,7 @@ class Effects:
     Content-Range but status 200, as rclone serve s3 does).
 
     Semantics: `ignore_conditionals`, `page_size` (0: 1000), `allow_anonymous`, `token_expired`,
-    `small_parts` (no EntityTooSmall), `opaque_etag` (no MD5 is computed for uploads).
+    `small_parts` (no EntityTooSmall), `opaque_etag` (an ETag that is no MD5).
     """
 
     latency_ms: float = 0.0

@@ -85,7 +85,8 @@ class ObjectReceiver:
         self._size = _payload_size(request)
         if self._size > MAX_PUT:
             raise S3Error(400, "EntityTooLarge", "Your proposed upload exceeds the maximum size")
-        self._digests = BodyDigests(request.headers, with_md5=not effects.opaque_etag)
+        self._has_md5_etag = not effects.opaque_etag
+        self._digests = BodyDigests(request.headers, with_md5=self._has_md5_etag)
         self._got = 0
         self._small = bytearray()
         self._region: SpoolRegion | None = None
@@ -144,7 +145,9 @@ class ObjectReceiver:
         if self._got != self._size:
             raise incomplete("the body is shorter than it says")
         checksums = self._digests.verify(trailers)
-        etag = self._digests.md5_hex or os.urandom(16).hex()
+        # Not by whether there is an MD5: Content-MD5 needs one, too.
+        md5_hex = self._digests.md5_hex if self._has_md5_etag else None
+        etag = md5_hex or os.urandom(16).hex()
         return self._commit(Received(self._body(), etag, checksums, self._digests.promised))
 
     def _body(self) -> Body:
