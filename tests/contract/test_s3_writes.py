@@ -1,7 +1,7 @@
-"""What S3's writes cost, what they do when something goes wrong, and how conditions are proved."""
+"""What S3's writes cost, and what they do when something goes wrong."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from mountd.errors import (
-    ContainerMissing,
     Corrupt,
     Denied,
     RemoteError,
@@ -17,54 +16,32 @@ from mountd.errors import (
     Unreachable,
     VersionChanged,
 )
-from mountd.remotes.base import ABSENT, RemoteStore, Upload
-from mountd.remotes.object_store import PROBE_NAME
-from mountd.remotes.s3 import open_s3
-from mountd.remotes.s3_probe import Proven
-from mountd.types import Kind
-from tests.contract.targets_s3 import S3Login, s3_settings, s3_source
+from mountd.remotes.base import ABSENT, RemoteStore
+from tests.contract.s3_writing import (
+    BUCKET,
+    LARGE,
+    MIB,
+    OTHER,
+    UPLOAD,
+    MakeStore,
+    failure,
+    opening,
+    ops,
+    uploads_left,
+)
 from tests.contract.test_listing import entries
-from tests.contract.writing import MTIME_NS, NOTHING, content, write
+from tests.contract.writing import NOTHING, content, write
 from tests.fakes.body import BytesBody
 from tests.servers.raw_s3 import raw_client
 from tests.servers.s3.launch import S3Server
 
 pytestmark = pytest.mark.server
 
-BUCKET = "b"
-MIB = 1 << 20
-LARGE = bytes(range(256)) * (40 * MIB // 256)  # three parts
-OTHER = '"0123456789abcdef0123456789abcdef"'
-UPLOAD = Upload("upload-1", MTIME_NS, {"mode": "33188"})
-MakeStore = Callable[..., RemoteStore]
-
-
-class Memory:
-    def __init__(self) -> None:
-        self.kept: dict[str, Proven] = {}
-
-    def recall(self, place: str) -> Proven | None:
-        return self.kept.get(place)
-
-    def keep(self, place: str, proven: Proven) -> None:
-        self.kept[place] = proven
-
 
 @pytest.fixture
 def make_store(s3_server: S3Server) -> Iterator[MakeStore]:
-    """Stores of the prefix `p` in an empty bucket."""
-    s3_server.make_bucket(BUCKET)
-    opened: list[RemoteStore] = []
-
-    def make(memory: Memory | None = None, timeout_s: float = 10.0) -> RemoteStore:
-        login = S3Login(s3_server.endpoint, s3_server.access_key, s3_server.secret_key)
-        settings = s3_settings(login, timeout_s)
-        opened.append(open_s3(s3_source(BUCKET, "p"), settings, memory=memory))
-        return opened[-1]
-
-    yield make
-    for store in opened:
-        store.close()
+    with opening(s3_server) as make:
+        yield make
 
 
 @pytest.fixture
@@ -74,21 +51,6 @@ def store(s3_server: S3Server, make_store: MakeStore) -> RemoteStore:
     store.delete("first", write(store, "first", b"1").version)
     s3_server.clear_log()
     return store
-
-
-def ops(server: S3Server) -> list[str]:
-    return [entry.op for entry in server.log()]
-
-
-def uploads_left(server: S3Server) -> bool:
-    with closing(raw_client(server)) as raw:
-        return b"<Upload>" in raw.request("GET", BUCKET, query={"uploads": ""}).body
-
-
-def failure(call: Callable[[], object]) -> RemoteError:
-    with pytest.raises(RemoteError) as raised:
-        call()
-    return raised.value
 
 
 # What it costs
@@ -103,21 +65,6 @@ def test_a_small_write_is_one_request(s3_server: S3Server, store: RemoteStore) -
     store.make_dir("d/")
     store.make_dir("d/")
     assert ops(s3_server)[2:] == ["DeleteObject", "PutObject", "PutObject"]
-
-
-def test_the_first_write_proves_every_condition_and_leaves_nothing(
-    s3_server: S3Server, make_store: MakeStore
-) -> None:
-    stores = [make_store()] * 8
-    assert not stores[0].capabilities.conditional_put
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: write(stores[n], f"file-{n}", b"1"), range(8)))
-    assert stores[0].capabilities.conditional_put
-    assert stores[0].capabilities.conditional_delete
-    assert s3_server.keys(BUCKET) == [f"p/file-{n}" for n in range(8)]
-    assert not uploads_left(s3_server)
-    assert len(s3_server.log(op="CreateMultipartUpload")) == 1
-    assert len(s3_server.log()) < 40
 
 
 def test_a_large_file_goes_in_parts_and_is_looked_at_once(
@@ -311,154 +258,6 @@ def test_a_server_whose_etags_are_no_digests_is_fine(
     assert store.identify("file").md5 == ""
     write(store, "file", LARGE, made.version)
     assert content(store, "file") == LARGE
-
-
-# How conditions are proved
-
-
-def test_a_bucket_that_is_gone_is_no_change_of_a_file(
-    s3_server: S3Server, make_store: MakeStore
-) -> None:
-    s3_server.set_knobs(ignore_conditionals=True)
-    store = make_store()
-    version = write(store, "file", b"1").version
-    s3_server.reset()
-    for data in (b"2", LARGE):
-        for expect in (version, ABSENT, None):
-            with pytest.raises(ContainerMissing):
-                write(store, "file", data, expect)
-    with pytest.raises(ContainerMissing):
-        store.delete("file", version)
-
-
-def test_a_server_that_ignores_conditions_is_looked_at_before_each_write(
-    s3_server: S3Server, make_store: MakeStore
-) -> None:
-    s3_server.set_knobs(ignore_conditionals=True)
-    store = make_store()
-    version = write(store, "file", b"1").version
-    assert not store.capabilities.conditional_put
-    assert not store.capabilities.conditional_delete
-    s3_server.clear_log()
-    calls: list[Callable[[], object]] = [
-        lambda: write(store, "file", b"2", ABSENT),
-        lambda: write(store, "file", b"2", OTHER),
-        lambda: write(store, "missing", b"2", OTHER),
-        lambda: write(store, "file", LARGE, OTHER),
-        lambda: store.delete("file", OTHER),
-        lambda: store.copy("file", OTHER, "copied", ABSENT, NOTHING),
-        lambda: store.copy("file", version, "file", OTHER, NOTHING),
-    ]
-    for call in calls:
-        assert type(failure(call)) is VersionChanged
-    assert set(ops(s3_server)) == {"HeadObject", "GetObject"}
-    s3_server.clear_log()
-    write(store, "new", b"1")
-    assert ops(s3_server) == ["HeadObject", "PutObject"]
-    assert content(store, "file") == b"1"
-    store.make_dir("d/")
-    store.make_dir("d/")
-    write(store, "file", b"2", version)
-    assert entries(store)[-1].kind is Kind.DIRECTORY
-
-
-def test_of_a_large_file_only_the_completion_may_be_unconditional(
-    s3_server: S3Server, make_store: MakeStore
-) -> None:
-    s3_server.faults({"op": "CompleteMultipartUpload", "ignore_conditionals": True})
-    store = make_store()
-    version = write(store, "file", b"1").version
-    assert not store.capabilities.conditional_put
-    s3_server.clear_log()
-    write(store, "file", b"2", version)
-    assert ops(s3_server) == ["PutObject"]
-    s3_server.faults({"op": "UploadPart", "hold": True})
-    with ThreadPoolExecutor(1) as pool:
-        put = pool.submit(write, store, "new", LARGE, ABSENT)
-        s3_server.wait_for_requests(3, op="UploadPart")
-        s3_server.put(BUCKET, "p/new", b"theirs")
-        s3_server.release()
-        assert isinstance(put.exception(20), VersionChanged)
-    assert content(store, "new") == b"theirs"
-
-
-def test_a_server_that_refuses_conditions_is_written_to_without(
-    s3_server: S3Server, make_store: MakeStore
-) -> None:
-    refusal = {"prefix": f"p/{PROBE_NAME}", "status": 501, "code": "NotImplemented"}
-    s3_server.faults({"op": "PutObject", "times": 1, **refusal})
-    s3_server.faults({"op": "CreateMultipartUpload", **refusal}, {"op": "CopyObject", **refusal})
-    store = make_store()
-    write(store, "file", b"1")
-    assert not store.capabilities.conditional_put
-    assert not store.capabilities.server_copy
-    assert type(failure(lambda: write(store, "file", b"2"))) is VersionChanged
-
-
-def test_who_may_not_delete_can_write(s3_server: S3Server, make_store: MakeStore) -> None:
-    s3_server.faults({"op": "DeleteObject", "status": 403})
-    store = make_store()
-    write(store, "file", b"1")
-    assert store.capabilities.conditional_put
-    assert not store.capabilities.conditional_delete
-    # What could not be removed is not shown.
-    assert [entry.name for entry in entries(store)] == ["file"]
-    assert [key for page in store.list_tree("") for key, _ in page] == ["file"]
-
-
-@pytest.mark.parametrize(
-    ("fault", "expected"),
-    [
-        ({"status": 403, "times": 2}, Denied),
-        ({"status": 503}, Throttled),
-        ({"status": 400, "code": "ExpiredToken", "skip": 3}, Denied),
-        ({"reset": True, "skip": 2}, Unreachable),
-    ],
-    ids=str,
-)
-def test_a_proof_that_fails_is_the_writes_error_and_is_tried_again(
-    s3_server: S3Server, make_store: MakeStore, fault: dict[str, Any], expected: type[RemoteError]
-) -> None:
-    memory = Memory()
-    store = make_store(memory)
-    s3_server.faults({"op": "PutObject", "times": 1, **fault})
-    assert type(failure(lambda: write(store, "file", b"1"))) is expected
-    assert memory.kept == {}
-    assert s3_server.keys(BUCKET) == []
-    write(store, "file", b"1")
-    assert store.capabilities.conditional_put
-
-
-def test_what_was_proved_is_remembered(s3_server: S3Server, make_store: MakeStore) -> None:
-    memory = Memory()
-    write(make_store(memory), "file", b"1")
-    assert list(memory.kept) == [f"{s3_server.endpoint}/{BUCKET}"]
-    s3_server.clear_log()
-    again = make_store(memory)
-    assert again.capabilities.conditional_put
-    write(again, "other", b"1")
-    assert ops(s3_server) == ["PutObject"]
-
-
-def test_old_leftovers_of_proofs_are_removed_and_none_is_shown(
-    s3_server: S3Server, make_store: MakeStore
-) -> None:
-    old, new = (f"p/{PROBE_NAME}{letter * 32}" for letter in "ab")
-    s3_server.put(BUCKET, old, b"", mtime_s=1_600_000_000)
-    s3_server.put(BUCKET, new, b"")
-    store = make_store()
-    assert entries(store) == []
-    write(store, "file", b"1")
-    assert s3_server.keys(BUCKET) == [new, "p/file"]
-
-
-def test_a_reading_store_proves_nothing(s3_server: S3Server, make_store: MakeStore) -> None:
-    s3_server.put(BUCKET, "p/file", b"1")
-    store = make_store()
-    content(store, "file")
-    store.identify("file")
-    entries(store)
-    assert {entry.method for entry in s3_server.log()} <= {"GET", "HEAD"}
 
 
 def test_of_many_who_replace_a_file_one_wins_at_a_time(

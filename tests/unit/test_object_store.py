@@ -5,7 +5,15 @@ from collections.abc import Sequence
 import pytest
 
 from mountd.errors import Corrupt
-from mountd.remotes.object_store import ListedObject, ListPage, ObjectStore, PlainReader
+from mountd.remotes.base import Body, Capabilities, Upload
+from mountd.remotes.object_store import (
+    CAPABILITIES,
+    FoundObject,
+    ListedObject,
+    ListPage,
+    ObjectStore,
+    PlainReader,
+)
 from mountd.remotes.s3_rest import page_of
 from mountd.remotes.xml_pages import parse_xml
 from mountd.types import Entry, Kind
@@ -20,6 +28,24 @@ class Pages:
         self._pages = list(pages)
 
     def head(self, key: str) -> ListedObject:
+        raise NotImplementedError
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return CAPABILITIES
+
+    def identify(self, key: str) -> FoundObject:
+        raise NotImplementedError
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> ListedObject:
+        raise NotImplementedError
+
+    def delete(self, key: str, expect: str | None) -> None:
+        raise NotImplementedError
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> ListedObject:
         raise NotImplementedError
 
     def list_page(self, prefix: str, delimiter: str, token: str, limit: int | None) -> ListPage:
