@@ -68,6 +68,7 @@ class StatusReport:
             "bytes": self._files.bytes_used,
             "limit_bytes": self._folder.limit_bytes,
             "volatile": self._folder.volatile,
+            "folder": os.fspath(self._folder.path),
             "hits": counters.hits,
             "misses": counters.misses,
             "pinned_bytes": 0,

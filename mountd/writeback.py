@@ -132,12 +132,18 @@ class WriteBack:
             raise StartError('flush needs a "path"')
         below = self._fs.key_of_path(os.fsencode(path)) if path else ""
         wait_s = float(timeout_s) if isinstance(timeout_s, int | float) else 2.0
-        left = 0
+        since = request.get("since")
+        began = since if isinstance(since, int) else self._journal.next_sequence()
+        left = self.left
         if not self._read_only:
-            left = await self.queue.drain(below, wait_s)
+            left = await self.queue.drain(below, wait_s, began=began)
         items = [i for i in self.queue.items() if i.state == "failed" and _is_at(i.key, below)]
         reasons = [item.reason for item in items[:MAX_REASONS]]
-        return {"left": left, "failed": len(items), "reasons": reasons}
+        size = self.queue.counts().bytes
+        return {
+            **{"left": left, "failed": len(items), "reasons": reasons},
+            **{"bytes": size, "since": began},
+        }
 
     async def on_queue(self, request: dict[str, Any]) -> dict[str, Any]:
         items = [

@@ -127,12 +127,16 @@ class SyncQueue:
         """Something has changed: the ledger, an open file, or the remote's health."""
         self._woken.set()
 
-    async def drain(self, below: str = "", timeout_s: float | None = None) -> int:
+    async def drain(
+        self, below: str = "", timeout_s: float | None = None, *, began: int | None = None
+    ) -> int:
         """Sends what is at or below a key (a directory's ends with a slash; "" is everything), also
         what is open or would have waited. Returns when it is on the remote as it was when this was
         called, when only FAILED is left, or after `timeout_s`: how many are left, FAILED included.
+        `began`: the journal's sequence when it was called first, by who asks again and again.
         """
-        drain = Drain(below, self._journal.next_sequence(), self._sent)
+        began = self._journal.next_sequence() if began is None else began
+        drain = Drain(below, began, self._sent)
         self._drains.append(drain)
         self.wake()
         try:
