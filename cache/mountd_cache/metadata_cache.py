@@ -208,6 +208,10 @@ class MetadataCache:
     def close(self) -> None:
         """Writes what waits (30 s at most) and ends the writer. Call it where `get` was called."""
         self.flush()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Ends the writer, and writes no more than it has begun: as SIGKILL leaves it."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

@@ -47,6 +47,7 @@ class FileSystem:
         read_only: bool = False,
         remote_is_well: Callable[[], bool] = lambda: True,
         wall_clock: Callable[[], float] = time.time,
+        wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.tree = Tree(
             store,
@@ -59,15 +60,25 @@ class FileSystem:
         )
         self.blocks = blocks
         self.files = OpenFiles(store, self.tree, blocks)
-        self.writes = Writes(journal, self.tree, self.files, limit_bytes=limit_bytes, wait_s=wait_s)
+        self.writes = Writes(
+            journal,
+            self.tree,
+            self.files,
+            limit_bytes=limit_bytes,
+            wait_s=wait_s,
+            wall_clock_ns=wall_clock_ns,
+        )
         self.names = Namespace(
             self.tree,
             self.files,
             self.writes,
             keeps_empty_directories=store.capabilities.real_directories,
+            wall_clock_ns=wall_clock_ns,
         )
         self.subtree = Subtree(self.names, wait_s=wait_s)
-        self.attributes_of_files = SetAttributes(self.tree, self.files, self.writes)
+        self.attributes_of_files = SetAttributes(
+            self.tree, self.files, self.writes, wall_clock_ns=wall_clock_ns
+        )
         self.folding = Folding(journal, self.tree, metadata)
         self.queue_view = QueueView(self.tree, self.files, self.writes, self.names, self.folding)
         self.state_of: Callable[[int], str | None] = lambda number: None

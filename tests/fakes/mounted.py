@@ -3,11 +3,13 @@
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from mountd.remotes.base import RemoteStore
+from mountd.sync.queue import SyncQueue
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import Directory, Node
 from mountd_cache.block_cache import BlockCache
@@ -28,8 +30,20 @@ class Clock:
         return self.now_s
 
 
+@dataclass(eq=False)
+class MountedFiles:
+    """A running FileSystem and what is below it. With `crashes` its end is what SIGKILL leaves:
+    nothing that waits is written."""
+
+    fs: FileSystem
+    journal: Journal
+    metadata: MetadataCache
+    queue: SyncQueue | None
+    crashes: bool = False
+
+
 @asynccontextmanager
-async def file_system(
+async def mounted_files(
     store: RemoteStore,
     folder: Path,
     *,
@@ -38,8 +52,10 @@ async def file_system(
     cache_bytes: int = 64 << 20,
     clock: Callable[[], float] | None = None,
     remote_is_well: Callable[[], bool] = lambda: True,
-) -> AsyncIterator[FileSystem]:
-    """A running FileSystem whose caches live in `folder`; use the same folder for a remount."""
+    queue: bool = False,
+) -> AsyncIterator[MountedFiles]:
+    """A FileSystem whose caches live in `folder`; use the same folder for a remount. With `queue`
+    it sends what is written; folding and checkpoints are the caller's to run."""
     files = BlockFiles(folder / "blocks", block_size=BLOCK, limit_bytes=cache_bytes)
     files.scan()
     metadata = MetadataCache(folder / "metadata", wall_clock=clock or time.time)
@@ -52,6 +68,7 @@ async def file_system(
         parallel=8,
     )
     journal = Journal.open(folder / "journal")
+    wall_clock_ns = time.time_ns if clock is None else _in_ns(clock)
     fs = FileSystem(
         store,
         metadata,
@@ -63,17 +80,69 @@ async def file_system(
         limit_bytes=lambda: cache_bytes,
         remote_is_well=remote_is_well,
         wall_clock=clock or time.time,
+        wall_clock_ns=wall_clock_ns,
     )
+    mounted = MountedFiles(fs, journal, metadata, None)
+    if queue:
+        mounted.queue = SyncQueue(
+            journal,
+            store,
+            fs.queue_view,
+            write_back_s=1.0,
+            max_transfers=4,
+            wall_clock=wall_clock_ns,
+            remote_is_well=remote_is_well,
+            host="host",
+            jitter=lambda: 0.5,
+        )
+        fs.writes.queue = mounted.queue
+        fs.state_of = mounted.queue.state_of
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(blocks.run)
             await nursery.start(fs.tree.run)
-            yield fs
+            if mounted.queue is not None:
+                await nursery.start(mounted.queue.run)
+            yield mounted
             nursery.cancel_scope.cancel()
     finally:
-        journal.close()
-        metadata.close()
+        if mounted.crashes:
+            journal.abandon()
+            metadata.abandon()
+        else:
+            journal.close()
+            metadata.close()
         files.close()
+
+
+@asynccontextmanager
+async def file_system(
+    store: RemoteStore,
+    folder: Path,
+    *,
+    ttl_s: float = 60.0,
+    wait_s: float = 10.0,
+    cache_bytes: int = 64 << 20,
+    clock: Callable[[], float] | None = None,
+    remote_is_well: Callable[[], bool] = lambda: True,
+    queue: bool = False,
+) -> AsyncIterator[FileSystem]:
+    """As `mounted_files`, for who needs no more than the file system."""
+    async with mounted_files(
+        store,
+        folder,
+        ttl_s=ttl_s,
+        wait_s=wait_s,
+        cache_bytes=cache_bytes,
+        clock=clock,
+        remote_is_well=remote_is_well,
+        queue=queue,
+    ) as mounted:
+        yield mounted.fs
+
+
+def _in_ns(clock: Callable[[], float]) -> Callable[[], int]:
+    return lambda: round(clock() * 1e9)
 
 
 async def walk(fs: FileSystem, path: str) -> Node:
