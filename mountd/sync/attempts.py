@@ -1,11 +1,11 @@
 """What was sent without an answer: it may have arrived, or may still arrive.
 
-An upload id says whose state it is: `JOURNAL-CONTENT-LAYER-SEQUENCE`. A remote that keeps no ids is
-asked for size and checksum, and at last for the bytes themselves.
+An upload id says what is there (upload_id.py). A remote that keeps no ids is asked for size and
+checksum, and at last for the bytes themselves.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, TypeVar
@@ -15,8 +15,9 @@ import trio
 from mountd.errors import NotFound, VersionChanged
 from mountd.remotes.base import Identity, RemoteStore
 from mountd.sync.body import RANGE_BYTES
+from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
-from mountd_cache.changes import Change, ChangeKind
+from mountd_cache.changes import Change
 
 _T = TypeVar("_T")
 _MOST_PER_KEY: Final = 8
@@ -26,7 +27,7 @@ _MOST_PER_KEY: Final = 8
 class Attempt:
     """One state that was sent, or is about to be. `md5`: of its bytes, blocking; "" for unknown."""
 
-    upload_id: str
+    id: UploadId
     size: int
     md5: Callable[[], str]
 
@@ -42,26 +43,18 @@ class Owner(Enum):
 
 
 class Doubts:
-    """Attempts whose outcome is not in the journal, by key."""
+    """Attempts whose outcome is not in the journal, by key. A former process may have left some:
+    then only their upload ids tell."""
 
-    def __init__(self, journal_id: str) -> None:
+    def __init__(self, journal_id: str, born_ns: int) -> None:
         self._journal_id = journal_id
+        self._born_ns = born_ns
         self._attempts: dict[str, list[Attempt]] = {}
-        self._inherited: dict[str, str] = {}  # how upload ids of a former process begin
-
-    def inherit(self, changes: Iterable[Change]) -> None:
-        """A former process may have sent these."""
-        for change in changes:
-            if not change.is_clean:
-                self._inherited[change.key] = self._prefix(change)
-
-    def upload_id(self, content: int, layer: int, sequence: int) -> str:
-        return f"{self._journal_id}-{content}-{layer}-{sequence}"
 
     def add(self, key: str, attempt: Attempt) -> bool:
         """False if a like one was there already."""
         known = self._attempts.setdefault(key, [])
-        others = [a for a in known if a.upload_id != attempt.upload_id]
+        others = [a for a in known if not a.id.is_same_state(attempt.id)]
         is_new = len(others) == len(known)
         known[:] = [*others[-_MOST_PER_KEY + 1 :], attempt]
         return is_new
@@ -74,43 +67,24 @@ class Doubts:
         else:
             self._attempts.pop(key, None)
 
-    def is_sent(self, key: str) -> bool:
-        """Whether this process sent something there and doesn't know what became of it."""
-        return key in self._attempts
+    def attempts(self, key: str) -> list[Attempt]:
+        """What this process has sent there without knowing what became of it."""
+        return list(self._attempts.get(key, ()))
 
-    def may_be_there(self, key: str) -> bool:
-        """Whether anything of ours may have arrived there."""
-        return key in self._attempts or key in self._inherited
+    def may_be_there(self, change: Change) -> bool:
+        """Whether anything of ours may have arrived at its key."""
+        return change.key in self._attempts or change.since_ns <= self._born_ns
 
     def clear(self, key: str) -> None:
         """What the remote has at `key` is known."""
         self._attempts.pop(key, None)
-        self._inherited.pop(key, None)
 
-    def knows(self, key: str, upload_id: str, content: int) -> bool:
-        """Whether an upload with that id is ours, of this file."""
-        prefix = self._inherited.get(key)
-        return bool(upload_id) and (
-            any(a.upload_id == upload_id for a in self._attempts.get(key, ()))
-            or (content > 0 and upload_id.startswith(f"{self._journal_id}-{content}-"))
-            or (prefix is not None and upload_id.startswith(prefix))
+    def is_ours(self, key: str, upload_id: UploadId, since_ns: int) -> bool:
+        """Whether we have sent it to `key`. `since_ns`: when the remote fell behind there."""
+        known = self._attempts.get(key, ())
+        return upload_id.was_sent_here(self._journal_id, key, since_ns) or any(
+            attempt.id.is_same_state(upload_id) for attempt in known
         )
-
-    def has_bytes_of(self, upload_id: str, content: int) -> bool:
-        """Whether what was sent as `upload_id` has the base's bytes wherever `content` still needs
-        them: a state of that content, or a copy of a file onto itself."""
-        mine = (f"{self._journal_id}-{content}-", f"{self._journal_id}-0-0-")
-        return upload_id.startswith(mine)
-
-    def attempts(self, key: str) -> list[Attempt]:
-        return list(self._attempts.get(key, ()))
-
-    def _prefix(self, change: Change) -> str:
-        if change.is_gone:  # it isn't known what it was that had this key before
-            return f"{self._journal_id}-"
-        if change.kind is ChangeKind.FILE and change.content:
-            return f"{self._journal_id}-{change.content}-"
-        return self.upload_id(0, 0, change.sequence)
 
 
 def is_same(store: RemoteStore, key: str, found: Identity, attempt: Attempt) -> bool:
@@ -118,7 +92,8 @@ def is_same(store: RemoteStore, key: str, found: Identity, attempt: Attempt) -> 
     if found.entry.size != attempt.size:
         return False
     if found.upload_id:
-        return found.upload_id == attempt.upload_id
+        id_ = UploadId.parse(found.upload_id)
+        return id_ is not None and id_.is_same_state(attempt.id)
     sent = attempt.md5()
     if not sent:
         return False
@@ -138,12 +113,12 @@ def _md5_there(store: RemoteStore, key: str, found: Identity) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Who put what is at a key, and what it is; None for NOBODY. `upload_id`: of the attempt that
-    it is, also where the remote keeps none."""
+    """Who put what is at a key, and what it is; None for NOBODY. `id`: of ours that it is, also
+    where the remote keeps none."""
 
     owner: Owner
     entry: Entry | None
-    upload_id: str = ""
+    id: UploadId | None = None
 
 
 class Asker:
@@ -162,19 +137,24 @@ class Asker:
             function, *arguments, abandon_on_cancel=True, limiter=self._limiter
         )
 
-    async def whose(self, key: str, attempt: Attempt | None, content: int) -> Found:
-        """Whose is what is at a file's key? `attempt`: the state that is being sent."""
-        known = self.doubts.attempts(key)
-        if attempt is not None and attempt not in known:
+    async def whose(
+        self, key: str, since_ns: int, attempt: Attempt | None = None, *others: Attempt
+    ) -> Found:
+        """Whose is what is at a file's key? `since_ns`: when the remote fell behind there.
+        `attempt`: the state that is being sent; `others`: more that may have been, long ago."""
+        known = [*others, *self.doubts.attempts(key)]
+        if attempt is not None:
             known.append(attempt)
         identity, same = await self.call(_identified, self.store, key, known)
         if identity is None:
             return Found(Owner.NOBODY, None)
-        if same is not None and same is attempt:
-            return Found(Owner.SAME, identity.entry, same.upload_id)
-        ours = same is not None or self.doubts.knows(key, identity.upload_id, content)
-        upload_id = same.upload_id if same is not None else identity.upload_id
-        return Found(Owner.OURS if ours else Owner.FOREIGN, identity.entry, upload_id)
+        if same is not None:
+            owner = Owner.SAME if same is attempt else Owner.OURS
+            return Found(owner, identity.entry, same.id)
+        id_ = UploadId.parse(identity.upload_id)
+        if id_ is None or not self.doubts.is_ours(key, id_, since_ns):
+            return Found(Owner.FOREIGN, identity.entry)
+        return Found(Owner.OURS, identity.entry, id_)
 
 
 def _identified(

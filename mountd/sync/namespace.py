@@ -48,7 +48,7 @@ class NamespaceSender:
     async def _delete(self, change: Change) -> None:
         key, expect = change.key, change.expect
         if expect == ABSENT:
-            found = await self._landed_late(key)
+            found = await self._landed_late(change)
             if found is None:
                 self._forget(change)
                 return
@@ -60,7 +60,7 @@ class NamespaceSender:
             except NotFound:
                 break
             except VersionChanged:
-                whose = await self._asker.whose(key, None, 0)
+                whose = await self._asker.whose(key, change.since_ns)
                 if whose.owner is Owner.NOBODY or whose.entry is None:
                     break
                 if whose.owner is Owner.FOREIGN:
@@ -73,13 +73,13 @@ class NamespaceSender:
         self._settle(change, file_gone(self._journal.ledger, change, self._stamp()))
         self._doubts.clear(key)
 
-    async def _landed_late(self, key: str) -> str | None:
+    async def _landed_late(self, change: Change) -> str | None:
         """The version of ours that has come to a key where nothing was before."""
-        if not self._doubts.may_be_there(key):
+        if not self._doubts.may_be_there(change):
             return None
-        found = await self._asker.whose(key, None, 0)
+        found = await self._asker.whose(change.key, change.since_ns)
         if found.owner is Owner.FOREIGN:
-            self._view.foreign(key)
+            self._view.foreign(change.key)
             return None
         return found.entry.version if found.entry is not None else None
 
@@ -97,7 +97,7 @@ class NamespaceSender:
 
     async def _remove_directory(self, change: Change) -> None:
         key = change.key
-        never_made = key not in self._made and not self._doubts.may_be_there(key)
+        never_made = key not in self._made and not self._doubts.may_be_there(change)
         if change.expect == ABSENT and never_made:
             self._forget(change)
             return

@@ -79,7 +79,7 @@ class SyncQueue:
         self._remote_is_well = remote_is_well
         self._jitter = jitter
         self._real_directories = store.capabilities.real_directories
-        self._doubts = Doubts(journal.id)
+        self._doubts = Doubts(journal.id, wall_clock())
         asker = Asker(store, self._doubts, at_once=self._max_transfers)
         host = host or platform.node() or "host"
         self._lost = LostRaces(journal, view, host=host, wall_clock=wall_clock)
@@ -107,7 +107,6 @@ class SyncQueue:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled. No error ends it."""
-        self._doubts.inherit(self._ledger.changes.values())
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()

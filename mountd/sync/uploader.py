@@ -15,6 +15,7 @@ from mountd.sync.base import QueueView, SyncJournal
 from mountd.sync.body import StagedBody, base_body, frozen_body
 from mountd.sync.landing import Sent, Stamp, base_moved, file_landed, remainder
 from mountd.sync.retry import ContentMissing
+from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
 
@@ -75,7 +76,7 @@ class Uploader:
         if change.content:
             await self._send_content(change)
         elif change.base is not None:
-            await self._send_copy(change, change.base, self._upload_without_content(change))
+            await self._send_copy(change, change.base, *self._without_content(change))
         else:
             await self._send_attributes(change)
 
@@ -91,21 +92,21 @@ class Uploader:
             depth = self._journal.freeze(content.id)
             content = self._ledger.contents[content.id]
         layer = content.layers[depth - 1].number if depth else -1
-        id_ = self._doubts.upload_id(content.id, layer, change.sequence)
-        upload = Upload(id_, content.mtime_ns, change.attributes)
+        id_ = self._id(change, content.id, layer)
+        upload = Upload(str(id_), content.mtime_ns, change.attributes)
         if depth == 0 and content.base is not None:
-            has_landed = await self._send_copy(change, content.base, upload)
+            has_landed = await self._send_copy(change, content.base, id_, upload)
         else:
             body = frozen_body(self._journal, self._store, content, depth, hashed=self._hashed)
-            has_landed = await self._land(self._of_body(change, body, upload, depth))
+            has_landed = await self._land(self._of_body(change, body, id_, upload, depth))
         if has_landed:
             self._sent_content(content.id, began)
 
-    async def _send_copy(self, change: Change, base: Base, upload: Upload) -> bool:
+    async def _send_copy(self, change: Change, base: Base, id_: UploadId, upload: Upload) -> bool:
         """A file that the remote has, under another name."""
         store = self._store
         if store.capabilities.server_copy:
-            attempt = Attempt(upload.upload_id, base.size, lambda: "")
+            attempt = Attempt(id_, base.size, lambda: "")
 
             def copy(expect: str) -> Entry:
                 return store.copy(base.key, base.version, change.key, expect, upload)
@@ -115,13 +116,13 @@ class Uploader:
             except Unsupported:
                 pass  # too large to be copied, for one
         body = base_body(self._journal, store, change.content, base, hashed=self._hashed)
-        return await self._land(self._of_body(change, body, upload, 0))
+        return await self._land(self._of_body(change, body, id_, upload, 0))
 
     async def _send_attributes(self, change: Change) -> None:
         """New attributes or times of a file that the remote has: a copy onto itself."""
         store = self._store
-        upload = self._upload_without_content(change)
-        attempt = Attempt(upload.upload_id, change.size, lambda: "")
+        id_, upload = self._without_content(change)
+        attempt = Attempt(id_, change.size, lambda: "")
         able = store.capabilities
 
         def copy(expect: str) -> Entry:
@@ -142,11 +143,17 @@ class Uploader:
         # A remote that keeps upload ids needs no other proof of what it has.
         return not self._store.capabilities.keeps_attributes
 
-    def _upload_without_content(self, change: Change) -> Upload:
-        id_ = self._doubts.upload_id(0, 0, change.sequence)
-        return Upload(id_, change.mtime_ns, change.attributes)
+    def _without_content(self, change: Change) -> tuple[UploadId, Upload]:
+        id_ = self._id(change)
+        return id_, Upload(str(id_), change.mtime_ns, change.attributes)
 
-    def _of_body(self, change: Change, body: StagedBody, upload: Upload, depth: int) -> _Sending:
+    def _id(self, change: Change, content: int = 0, layer: int = -1) -> UploadId:
+        now_ns, sequence = self._wall_clock(), change.sequence
+        return UploadId.of(self._journal.id, change.key, now_ns, sequence, content, layer)
+
+    def _of_body(
+        self, change: Change, body: StagedBody, id_: UploadId, upload: Upload, depth: int
+    ) -> _Sending:
         most = self._store.capabilities.max_put_bytes
         if most is not None and body.size > most:
             raise Unsupported(f"{body.size} bytes, and this remote takes files up to {most}")
@@ -158,7 +165,7 @@ class Uploader:
                 if change.content:
                     self._journal.unpin(change.content)
 
-        attempt = Attempt(upload.upload_id, body.size, body.md5)
+        attempt = Attempt(id_, body.size, body.md5)
         return _Sending(change, attempt, upload, put, body, depth)
 
     # -- sending it
@@ -174,7 +181,7 @@ class Uploader:
     async def _landed(self, sending: _Sending) -> Entry | None:
         change = sending.change
         expect, found = change.expect, None
-        if self._doubts.is_sent(change.key):
+        if self._doubts.attempts(change.key):
             found = await self._whose(sending)
         for _ in range(_ROUNDS):
             if found is not None:
@@ -252,7 +259,19 @@ class Uploader:
 
     async def _whose(self, sending: _Sending) -> Found:
         change = sending.change
-        return await self._asker.whose(change.key, sending.attempt, change.content)
+        others = self._frozen_attempts(change) if self._hashed else ()
+        return await self._asker.whose(change.key, change.since_ns, sending.attempt, *others)
+
+    def _frozen_attempts(self, change: Change) -> list[Attempt]:
+        """States that a former process may have sent, for a remote that keeps no ids."""
+        content = self._ledger.content_of(change)
+        found: list[Attempt] = []
+        for depth in range(1, len(content.layers) if content is not None else 1):
+            assert content is not None
+            body = frozen_body(self._journal, self._store, content, depth, hashed=True)
+            id_ = self._id(change, content.id, content.layers[depth - 1].number)
+            found.append(Attempt(id_, body.size, body.md5))
+        return found
 
     def _is_wanted(self, change: Change) -> bool:
         now = self._ledger.changes.get(change.key)
@@ -294,12 +313,15 @@ class Uploader:
         """Whether a base was replaced by a state of this same file that was sent without an
         answer; then what is still read from it is read from there. Raises as `send`."""
         change = self._ledger.changes.get(key)
-        content = change.content if change is not None else 0
-        found = await self._asker.whose(base.key, None, content)
-        if found.owner is not Owner.OURS or found.entry is None:
+        if change is None:
             return False
-        if not self._doubts.has_bytes_of(found.upload_id, content):
+        behind = self._ledger.changes.get(base.key, change)
+        others = self._frozen_attempts(change) if self._hashed else ()
+        found = await self._asker.whose(base.key, behind.since_ns, None, *others)
+        if found.owner is not Owner.OURS or found.entry is None or found.id is None:
             return False
+        if found.id.content not in (0, change.content):
+            return False  # 0: a copy onto itself has the same bytes
         new = Base(base.key, found.entry.version, found.entry.size)
         rows = base_moved(self._ledger, base, new, [key])
         gone = self._ledger.changes.get(base.key)

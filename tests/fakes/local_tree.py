@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from mountd.remotes.base import RemoteStore
 from mountd.sync.base import SyncJournal
-from mountd.types import Kind
+from mountd.types import Entry, Kind
 from mountd_cache.changes import (
     ABSENT,
     BASE,
@@ -24,8 +24,9 @@ THERE = "/"
 class LocalTree:
     """Names and files as a user has them, synchronously; also the queue's view of them.
 
-    What no change says is as `store` has it. `open_numbers`: inodes that are open for writing.
-    `clean` has every change that was sent, `foreigners` every key that `foreign` was called for.
+    What no change says is as `seen` has it: what `store` had at the last `refresh`. `known`: every
+    version that was seen, by key. `open_numbers`: inodes that are open for writing. `clean` has
+    every change that was sent, `foreigners` every key that `foreign` was called for.
     """
 
     def __init__(
@@ -38,9 +39,24 @@ class LocalTree:
         self.foreigners: list[str] = []
         self.wake: Callable[[], object] = lambda: None
         self.forgets_clean = True
+        self.seen: dict[str, Entry] = {}
+        self.known: dict[str, set[str]] = {}
         self._now = wall_clock
         self._numbers: dict[str, int] = {}
         self._next_number = 1
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Lists everything again."""
+        self.seen = {}
+        for page in self.store.list_tree(""):
+            for key, entry in page:
+                self._see(key, entry)
+
+    def _see(self, key: str, entry: Entry) -> None:
+        if entry.kind is Kind.FILE:
+            self.seen[key] = entry
+            self.known.setdefault(key, set()).add(entry.version)
 
     # -- the queue's view
 
@@ -49,13 +65,21 @@ class LocalTree:
 
     def sent(self, change: Change) -> None:
         self.clean.append(change)
-        if self.forgets_clean:  # as folding does
+        if not self.forgets_clean:
+            return
+        # As folding does.
+        self.seen.pop(change.key, None)
+        if change.kind is ChangeKind.FILE:
             self._numbers[change.key] = change.number
-            self.journal.commit(Rows(forget=(change.key,)))
+            name, size = change.name.decode(), change.size
+            entry = Entry(name, Kind.FILE, size, change.mtime_ns, change.expect)
+            self._see(change.key, entry)
+        self.journal.commit(Rows(forget=(change.key,)))
 
     def foreign(self, key: str) -> None:
         self.foreigners.append(key)
         self._numbers.pop(key, None)
+        self.refresh()
 
     def new_number(self) -> int:
         self._next_number += 1
@@ -63,8 +87,7 @@ class LocalTree:
 
     def shown_names(self, directory: str) -> Container[bytes]:
         shown = set(self.journal.ledger.shown.get(directory, ()))
-        for page in self.store.list(directory):
-            shown.update(entry.name.encode() for entry in page)
+        shown.update(e.name.encode() for k, e in self.seen.items() if k == directory + e.name)
         return shown
 
     # -- the user
@@ -134,10 +157,8 @@ class LocalTree:
         """What a reader gets. KeyError where there is no such file."""
         change = self.journal.ledger.changes.get(key)
         if change is None:
-            entry = self._entry(key)
-            if entry is None:
-                raise KeyError(key)
-            return self._remote(Base(key, entry[0], entry[1]), 0, entry[1])
+            entry = self.seen[key]
+            return self._remote(Base(key, entry.version, entry.size), 0, entry.size)
         if change.kind is not ChangeKind.FILE:
             raise KeyError(key)
         content = self.journal.ledger.content_of(change)
@@ -196,27 +217,17 @@ class LocalTree:
             if change.kind is not ChangeKind.FILE:
                 raise KeyError(key)
             return change
-        entry = self._entry(key)
-        if entry is None:
-            raise KeyError(key)
+        entry = self.seen[key]
         made = replace(self._new(key, ChangeKind.FILE), state=ChangeState.CLEAN)
-        return replace(made, expect=entry[0], size=entry[1], number=self._number_at(key))
-
-    def _entry(self, key: str) -> tuple[str, int] | None:
-        """(version, size) as a listing says."""
-        directory, _, name = key.rpartition("/")
-        for page in self.store.list(f"{directory}/" if directory else ""):
-            for entry in page:
-                if entry.name == name and entry.kind is Kind.FILE:
-                    return entry.version, entry.size
-        return None
+        made = replace(made, expect=entry.version, size=entry.size, mtime_ns=entry.mtime_ns)
+        return replace(made, number=self._number_at(key))
 
     def _expected(self, key: str) -> str:
         change = self.journal.ledger.changes.get(key)
         if change is not None:
             return change.expect
-        entry = self._entry(key)
-        return entry[0] if entry is not None else ABSENT
+        entry = self.seen.get(key)
+        return entry.version if entry is not None else ABSENT
 
     def _number_at(self, key: str) -> int:
         return self._numbers.setdefault(key, self.new_number())
