@@ -182,7 +182,10 @@ class Content:
     @property
     def staged_bytes(self) -> int:
         """Bytes in data files."""
-        return sum(layer.extents.total for layer in self.layers)
+        total = 0
+        for layer in self.layers:
+            total += layer.extents.total
+        return total
 
     def freeze(self, number: int) -> None:
         """What is there now does not change any more: writes go to a new layer on top."""

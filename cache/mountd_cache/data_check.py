@@ -35,6 +35,7 @@ class DataCheck:
 
     def __init__(self, folder: Path, state: JournalState, disk: FileIO, *, sizes: bool) -> None:
         self._folder = folder
+        self._fd = -1
         self._state = state
         self._disk = disk
         self._sizes = sizes
@@ -44,23 +45,30 @@ class DataCheck:
 
     def run(self) -> Findings:
         """Raises OSError."""
-        for content in self._state.ledger.contents.values():
-            for layer in content.layers:
-                self._check_file(content, layer)
+        self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._check_files()
+        finally:
+            os.close(self._fd)
         for key, proofs in self._state.proofs.items():
             if key[0] not in self._findings.lost:
                 self._prove(key, proofs)
         self._find_orphans()
         return self._findings
 
+    def _check_files(self) -> None:
+        for content in self._state.ledger.contents.values():
+            for layer in content.layers:
+                self._check_file(content, layer)
+
     def _check_file(self, content: Content, layer: Layer) -> None:
-        name = f"{content.id}-{layer.number}.data"
+        name = data_name((content.id, layer.number))
         size = None
         if name in self._files:
             self._files.discard(name)
             if not self._sizes:
                 return
-            size = os.stat(self._folder / name).st_size
+            size = os.stat(name, dir_fd=self._fd).st_size
             if size >= PAGE + layer.extents.end:
                 return
         # What is missing was never fsynced if each byte of it still needs a proof, or lacks one.

@@ -1,7 +1,8 @@
 """Which bytes of a file are somewhere: disjoint half-open ranges, sorted; pure."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from operator import lt
 
 
 class ExtentMap:
@@ -18,6 +19,23 @@ class ExtentMap:
         self.total = 0  # how many bytes are in the set
         for start, end in extents:
             self.add(start, end)
+
+    @classmethod
+    def from_edges(cls, edges: Sequence[int]) -> "ExtentMap":
+        """Of start, end, start, end, ...: what `edges` returned. ValueError for anything else."""
+        made = cls()
+        if len(edges) == 2 and 0 <= edges[0] < edges[1]:  # nearly every file that was written here
+            made._starts, made._ends, made.total = [edges[0]], [edges[1]], edges[1] - edges[0]
+            return made
+        if len(edges) % 2 or not all(map(lt, edges, edges[1:])) or (edges and edges[0] < 0):
+            raise ValueError(f"no extents: {list(edges[:10])}")
+        made._starts, made._ends = list(edges[::2]), list(edges[1::2])
+        made.total = sum(made._ends) - sum(made._starts)
+        return made
+
+    def edges(self) -> list[int]:
+        """start, end, start, end, ..."""
+        return [edge for extent in self for edge in extent]
 
     def add(self, start: int, end: int) -> None:
         """[start, end) is in the set from now on; nothing happens where it is empty."""

@@ -7,12 +7,11 @@ docs/format.md says what is on the disk.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -20,14 +19,15 @@ from crc32c import crc32c
 from typing_extensions import Buffer
 
 from mountd_cache.changes import Base, Change, ChangeState, Content, Layer, Rows
-from mountd_cache.durable_io import DISK, FileIO, make_private_dir
-from mountd_cache.journal_state import Dirty, JournalState
-from mountd_cache.journal_store import JournalStore, JournalTooNew, Meta, Update
+from mountd_cache.durability import Checkpoint, Durability, SyncMark
+from mountd_cache.durable_io import DISK, FileIO
+from mountd_cache.journal_folder import collector_off, prepare, this_boot
+from mountd_cache.journal_store import JournalTooNew
 from mountd_cache.log_format import SegmentTooNew
 from mountd_cache.oplog import OpLog
 from mountd_cache.proofs import Unproved
-from mountd_cache.records import Cover, Freeze, Release, Synced, pack, pack_write
-from mountd_cache.recovery import Recoverer, Recovery
+from mountd_cache.records import Cover, Freeze, Release, pack, pack_write
+from mountd_cache.recovery import Recovered, Recovery, recover
 from mountd_cache.sidecar import pack_sidecar
 from mountd_cache.staging import FileKey, Staging
 
@@ -35,64 +35,30 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["Checkpoint", "Journal", "JournalTooNew", "Recovery", "SyncMark"]
 
-_FORMAT: Final = b"mountd journal, format 1\n"
 _WRITE_SIZE: Final = 37
 _EPOCH_BITS: Final = 40  # numbers that one process can hand out
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-
-
-@dataclass(slots=True)
-class SyncMark:
-    """What a `make_durable` covers: the log up to `lsn`, and the data files with their sidecars.
-    `noted`: what `make_durable` wrote to the log about it."""
-
-    lsn: int
-    files: dict[FileKey, bytes]
-    everything: bool
-    gone: tuple[FileKey, ...]
-    noted: Synced | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The state at one record of the log, as far as the database does not have it."""
-
-    lsn: int
-    files: dict[FileKey, bytes]
-    update: Update
-    gone: tuple[FileKey, ...]
 
 
 class Journal:
     """See the module. Unless said otherwise a method belongs to the loop's thread, takes
     microseconds, and raises OSError (ENOSPC, EIO): then nothing changed."""
 
-    def __init__(
-        self,
-        *,
-        state: JournalState,
-        store: JournalStore,
-        log: OpLog,
-        staging: Staging,
-        meta: Meta,
-        disk: FileIO,
-        lock_fd: int,
-    ) -> None:
+    def __init__(self, found: Recovered, *, log: OpLog, staging: Staging, lock_fd: int) -> None:
         """Use `open`."""
-        self.ledger = state.ledger
-        self.id = meta.id
-        self.recovery = Recovery()
-        self._state = state
-        self._store = store
+        self.ledger = found.state.ledger
+        self.id = found.meta.id
+        self.recovery = found.recovery
+        self._state = found.state
+        self._store = found.store
         self._log = log
         self._staging = staging
-        self._meta = meta
-        self._disk = disk
+        self._boot_id = found.meta.boot_id
+        self._durability = Durability(
+            state=found.state, store=found.store, log=log, staging=staging, meta=found.meta
+        )
         self._lock_fd = lock_fd
-        self._sequence = meta.epoch << _EPOCH_BITS
+        self._sequence = found.meta.epoch << _EPOCH_BITS
         self._fresh: dict[int, Content] = {}  # made, and in no record yet
-        self._in_flight = Dirty()  # what a checkpoint that has not ended took along
-        self._noted_lsn = 0  # of the last SYNCED record
 
     @classmethod
     def open(
@@ -103,82 +69,66 @@ class Journal:
         boot_id: str | None = None,
         wall_clock: Callable[[], int] = time.time_ns,
     ) -> Self:
-        """The journal in `folder`, which is made private and recovered. Blocks: under a second
-        with 100,000 changes.
+        """The journal in `folder`, which is made private and recovered. Blocks: about a second
+        with 100,000 changes. `wall_clock`: nanoseconds since the epoch.
 
         Raises OSError (EWOULDBLOCK: another process has it open), DirectoryNotPrivate, and
         JournalTooNew, which leaves everything as it was.
         """
         started = time.monotonic()
-        make_private_dir(folder)
-        lock_fd = _lock(folder)
+        lock_fd = prepare(folder, disk)
         try:
-            journal = cls._open_locked(folder, disk, boot_id or _this_boot(), wall_clock())
+            with collector_off():
+                boot_id = boot_id or this_boot()
+                found = recover(folder, disk=disk, boot_id=boot_id, now_ns=wall_clock())
+                journal = cls._begin(folder, found, disk, lock_fd)
         except SegmentTooNew as error:
             os.close(lock_fd)
             raise JournalTooNew(f"{error}: use the later mountd that wrote it") from error
         except BaseException:
             os.close(lock_fd)
             raise
-        journal._lock_fd = lock_fd
-        took_s = time.monotonic() - started
-        found = journal.recovery
-        journal.recovery = Recovery(found.torn, found.quarantined, found.replayed, took_s)
+        journal.recovery = replace(journal.recovery, took_s=time.monotonic() - started)
         return journal
 
     @classmethod
-    def _open_locked(cls, folder: Path, disk: FileIO, boot_id: str, now_ns: int) -> Self:
-        _check_format(folder, disk)
-        for name in ("log", "staging"):
-            make_private_dir(folder / name)
-        disk.fsync_dir(folder)
-        found = Recoverer(folder, disk=disk, boot_id=boot_id, now_ns=now_ns).run()
-        meta = found.meta
+    def _begin(cls, folder: Path, found: Recovered, disk: FileIO, lock_fd: int) -> Self:
+        """Begins a new log after what was found, and writes down what recovery decided."""
         staging = Staging(folder / "staging", disk=disk)
         try:
             log = OpLog(
                 folder / "log",
                 disk=disk,
                 next_lsn=found.next_lsn,
-                epoch=meta.epoch,
-                boot_id=boot_id,
+                epoch=found.meta.epoch,
+                boot_id=found.meta.boot_id,
                 stale=found.stale,
             )
         except BaseException:
             found.store.close()
             raise
-        journal = cls(
-            state=found.state,
-            store=found.store,
-            log=log,
-            staging=staging,
-            meta=meta,
-            disk=disk,
-            lock_fd=-1,
-        )
-        journal.recovery = Recovery(found.torn, found.quarantined, found.replayed)
+        journal = cls(found, log=log, staging=staging, lock_fd=lock_fd)
         try:
             for torn in found.lost:
-                journal._log.append(pack(torn), reserve=True)
-                journal._state.tear(torn)
+                log.append(pack(torn), reserve=True)
+                found.state.tear(torn)
             if found.rows != Rows():
                 journal.commit(found.rows, reserve=True)
-            journal._settle(must=found.damaged, wanted=found.boot_changed)
+            if found.damaged or found.boot_changed:
+                journal._settle(must=found.damaged)
         except BaseException:
-            journal.abandon()
+            journal._close_files()
             raise
         return journal
 
-    def _settle(self, *, must: bool, wanted: bool) -> None:
+    def _settle(self, *, must: bool) -> None:
         """Folds what was recovered into the database, so that it is not verified again."""
-        if must or wanted:
-            try:
-                self._checkpoint(always=True)
-            except OSError:
-                # The log says the same, and the next checkpoint tries again.
-                if must:
-                    raise
-                logger.warning("what was recovered is only in the log", exc_info=True)
+        try:
+            self._durability.checkpoint(always=True)
+        except OSError:
+            if must:  # a damaged log can't be read twice
+                raise
+            logger.warning("what was recovered is only in the log for now", exc_info=True)
 
     @property
     def staged_bytes(self) -> int:
@@ -191,12 +141,12 @@ class Journal:
         """One atomic step. `reserve`: it may use the room that is kept back for steps that make
         room elsewhere. Raises ValueError where `rows` names bytes that don't exist."""
         self._check(rows)
-        lsn = self._log.append(pack(rows), reserve=reserve)
+        self._log.append(pack(rows), reserve=reserve)
         for content in rows.contents:
             self._fresh.pop(content.id, None)
         for id_ in rows.drop:
             self._staging.cool(id_)
-        self._state.rows(lsn, rows)
+        self._state.rows(rows)
 
     def next_sequence(self) -> int:
         """A number that was never returned before and is greater than all that were, also in
@@ -210,7 +160,7 @@ class Journal:
         floor_end = min(base.size, size) if base is not None else 0
         layer = Layer(0, size, floor_end)
         content = Content(self.next_sequence(), base, [layer], mtime_ns, mtime_ns)
-        sidecar = pack_sidecar(content, layer, "", self._meta.boot_id)
+        sidecar = pack_sidecar(content, layer, "", self._boot_id)
         self._staging.create((content.id, 0), sidecar)
         self._fresh[content.id] = content
         return content
@@ -251,7 +201,7 @@ class Journal:
         number = found.top.number + 1
         layer = Layer(number, found.size, found.size)
         key = self.ledger.owner.get(content, "")
-        self._staging.create((content, number), pack_sidecar(found, layer, key, self._meta.boot_id))
+        self._staging.create((content, number), pack_sidecar(found, layer, key, self._boot_id))
         freeze = Freeze(content, number)
         try:
             self._log.append(pack(freeze))
@@ -278,10 +228,10 @@ class Journal:
         if drop and any(change.content == content for change in changes):
             raise ValueError(f"content {content} goes, but a change names it")
         release = Release(content, depth, base, drop, changes)
-        lsn = self._log.append(pack(release), reserve=True)
+        self._log.append(pack(release), reserve=True)
         if drop:
             self._staging.cool(content)
-        self._state.release(lsn, release)
+        self._state.release(release)
 
     # ---- any thread
 
@@ -296,13 +246,7 @@ class Journal:
 
     def is_torn(self, content: int) -> bool:
         """Whether a power cut took bytes of it that were not written again, nor cut off."""
-        found = self.ledger.contents[content]
-        return any(
-            inside
-            for layer in found.layers
-            for part in self._state.torn.get((content, layer.number), ())
-            for _, _, inside in layer.extents.pieces(*part)
-        )
+        return self._state.is_torn(content)
 
     def pin(self, content: int) -> None:
         """Keeps the bytes of a content readable until `unpin`. Any thread. Raises OSError,
@@ -318,116 +262,37 @@ class Journal:
 
     def begin_sync(self, contents: Collection[int] | None) -> SyncMark:
         """What is to be on the disk: the log as it is now, and these contents; None: all."""
-        proofs = self._state.proofs
-        if contents is None:
-            keys = list(proofs)
-        else:
-            found = [self.ledger.contents[id_] for id_ in contents if id_ in self.ledger.contents]
-            keys = [(content.id, layer.number) for content in found for layer in content.layers]
-        files = self._sidecars([key for key in keys if key in proofs])
-        return SyncMark(self._log.last_lsn, files, contents is None, tuple(self._state.gone))
+        return self._durability.begin_sync(contents)
 
     def make_durable(self, mark: SyncMark) -> None:
         """What the mark covers survives a power cut. In a worker thread; blocks; several at a time
         share the work. Raises OSError, and again at each call where the disk lost something."""
-        self._staging.sync(mark.files, self._is_needed)
-        lsn = max(mark.lsn, self._note_sync(mark))
-        self._log.make_durable(lsn)
-        self._staging.unlink(mark.gone)
+        self._durability.make_durable(mark)
 
     def end_sync(self, mark: SyncMark) -> None:
         """After `make_durable`. Never raises."""
-        self._state.unlinked(mark.gone)
-        if mark.noted is not None:
-            self._state.synced(mark.noted)
+        self._durability.end_sync(mark)
 
     def begin_checkpoint(self) -> Checkpoint | None:
         """What the database is to get; None when it has everything. One at a time: where the last
         one did not end, it is in this one."""
-        state = self._state
-        if not state.dirty and not self._in_flight and not state.gone and not state.proofs:
-            return None
-        return self._take_checkpoint()
+        return self._durability.begin_checkpoint()
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """In a worker thread; blocks. Raises OSError; then the log still has everything."""
-        self._staging.sync(checkpoint.files, self._is_needed)
-        self._store.save(checkpoint.update)
-        if checkpoint.gone:
-            self._staging.unlink(checkpoint.gone)
-            self._staging.forget_unlinked()
-        self._log.trim(checkpoint.lsn)
-        self._log.keep_spare()
+        self._durability.write_checkpoint(checkpoint)
 
     def end_checkpoint(self, checkpoint: Checkpoint) -> None:
         """After `write_checkpoint`. Never raises."""
-        self._in_flight = Dirty()
-        self._state.forget_proofs(checkpoint.lsn)
-        self._state.forget_gone(checkpoint.gone)
+        self._durability.end_checkpoint(checkpoint)
 
     def close(self) -> None:
         """A last checkpoint, then everything is closed. Blocks. Raises OSError where it could not
         be written: the log has it then."""
         try:
-            self._checkpoint(always=False)
+            self._durability.checkpoint()
         finally:
             self.abandon()
-
-    def _checkpoint(self, *, always: bool) -> None:
-        checkpoint = self._take_checkpoint() if always else self.begin_checkpoint()
-        if checkpoint is not None:
-            self.write_checkpoint(checkpoint)
-            self.end_checkpoint(checkpoint)
-
-    def _take_checkpoint(self) -> Checkpoint:
-        state, ledger = self._state, self.ledger
-        try:
-            self._log.rotate()
-        except OSError as error:  # a full disk: the segment goes on, its records are in both
-            logger.info("the log could not be rotated: %s", error)
-        dirty = Dirty(state.dirty.keys | self._in_flight.keys)
-        dirty.contents = state.dirty.contents | self._in_flight.contents
-        lsn = self._log.last_lsn
-        gone = tuple(state.gone)
-        update = Update(
-            Meta(self.id, lsn, self._meta.epoch, self._meta.boot_id),
-            [ledger.changes[key] for key in dirty.keys if key in ledger.changes],
-            [key for key in dirty.keys if key not in ledger.changes],
-            [ledger.contents[id_].copy() for id_ in dirty.contents if id_ in ledger.contents],
-            [id_ for id_ in dirty.contents if id_ not in ledger.contents],
-            gone,
-            {key: torn for key, torn in state.torn.items() if key[0] in dirty.contents},
-        )
-        state.dirty, self._in_flight = Dirty(), dirty
-        return Checkpoint(lsn, self._sidecars(list(state.proofs)), update, gone)
-
-    def _note_sync(self, mark: SyncMark) -> int:
-        """Says in the log that the data of a mark is on the disk, and returns the record's lsn.
-
-        It gets there with the same fdatasync: a later write that replaces a part of these bytes,
-        and reaches the disk while its record does not, must not make the rest look torn.
-        """
-        if not mark.files and mark.lsn <= self._noted_lsn:
-            return 0
-        marks = () if mark.everything else tuple((*key, mark.lsn) for key in mark.files)
-        synced = Synced(self._log.durable_lsn, mark.lsn if mark.everything else 0, marks)
-        try:
-            lsn = self._log.append(pack(synced))
-        except OSError as error:  # a full disk: then it is verified after a power cut
-            logger.info("a sync could not be noted: %s", error)
-            return 0
-        mark.noted = synced
-        self._noted_lsn = max(lsn, self._noted_lsn)
-        return lsn
-
-    def _sidecars(self, keys: list[FileKey]) -> dict[FileKey, bytes]:
-        made = {}
-        for content, number in keys:
-            found = self.ledger.contents[content]
-            layer = next(layer for layer in found.layers if layer.number == number)
-            key = self.ledger.owner.get(content, "")
-            made[content, number] = pack_sidecar(found, layer, key, self._meta.boot_id)
-        return made
 
     def _check(self, rows: Rows) -> None:
         """A record that names bytes that don't exist must never be written."""
@@ -471,46 +336,12 @@ class Journal:
                 self._note_write(key, offset, data[:done], mtime_ns, [])
             raise
 
-    def _is_needed(self, key: FileKey) -> bool:
-        found = self.ledger.contents.get(key[0])
-        return found is not None and any(layer.number == key[1] for layer in found.layers)
-
     def abandon(self) -> None:
         """Closes everything and writes nothing: `open` then finds what SIGKILL leaves."""
+        self._close_files()
+        os.close(self._lock_fd)
+
+    def _close_files(self) -> None:
         self._staging.close()
         self._log.close()
         self._store.close()
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-
-
-def _lock(folder: Path) -> int:
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _check_format(folder: Path, disk: FileIO) -> None:
-    """Before anything is opened that could be changed by that."""
-    path = folder / "format"
-    try:
-        found = path.read_bytes()
-    except FileNotFoundError:
-        disk.write_file(path, _FORMAT)
-        return
-    number = found.rstrip().rsplit(b" ", 1)[-1]
-    if number.isdigit() and int(number) > 1:
-        raise JournalTooNew(f"{folder} was written by a later mountd: use that one")
-
-
-def _this_boot() -> str:
-    """Differs from boot to boot. Where the kernel doesn't tell, from process to process: then
-    everything is verified each time."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return f"unknown-{os.getpid()}-{time.time_ns()}"

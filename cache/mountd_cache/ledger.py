@@ -109,6 +109,8 @@ class Ledger:
     def _bases(self, change: Change) -> set[str]:
         """Keys whose present version on the remote this change still needs, its own left out."""
         content = self.contents.get(change.content) if change.content else None
+        if change.base is None and (content is None or content.base is None):
+            return set()
         found = {b.key for b in (change.base, content.base if content else None) if b}
         found.discard(change.key)
         return found

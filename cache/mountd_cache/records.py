@@ -7,7 +7,7 @@ UTF-8 comes back as the bytes that it was.
 
 import json
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -177,21 +177,6 @@ def text_to_name(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def flat(extents: ExtentMap) -> list[int]:
-    """start, end, start, end, ..."""
-    return [edge for extent in extents for edge in extent]
-
-
-def from_flat(edges: Iterable[int]) -> ExtentMap:
-    """The opposite of `flat`. Raises ValueError where these are no extents."""
-    each = iter(edges)
-    pairs = list(zip(each, each, strict=True))
-    made = ExtentMap(pairs)
-    if list(made) != pairs:
-        raise ValueError(f"no extents: {pairs[:10]}")
-    return made
-
-
 def _json(kind: int, value: dict[str, Any]) -> bytes:
     return bytes((kind,)) + _encode_json(value).encode("utf-8", "surrogatepass")
 
@@ -242,14 +227,17 @@ def _change_from_json(value: list[Any]) -> Change:
 
 
 def _content_to_json(content: Content) -> list[Any]:
-    layers = [[la.number, la.size, la.floor_end, flat(la.extents)] for la in content.layers]
+    layers = [[la.number, la.size, la.floor_end, la.extents.edges()] for la in content.layers]
     base = _base_to_json(content.base)
     return [content.id, base, layers, content.mtime_ns, content.changed_ns]
 
 
 def _content_from_json(value: list[Any]) -> Content:
     id_, base, layers, mtime_ns, changed_ns = value
-    made = [Layer(number, size, floor, from_flat(edges)) for number, size, floor, edges in layers]
+    made = [
+        Layer(number, size, floor_end, ExtentMap.from_edges(edges))
+        for number, size, floor_end, edges in layers
+    ]
     if not made:
         raise ValueError(f"content {id_} has no layer")
     return Content(id_, _base_from_json(base), made, mtime_ns, changed_ns)

@@ -56,15 +56,19 @@ class Recovered:
     stale: list[Path] = field(default_factory=list)
     lost: list[Torn] = field(default_factory=list)
     rows: Rows = field(default_factory=Rows)
-    torn: tuple[str, ...] = ()
-    quarantined: tuple[Path, ...] = ()
-    replayed: int = 0
+    recovery: Recovery = field(default_factory=Recovery)
     damaged: bool = False
     boot_changed: bool = False
 
 
-class Recoverer:
-    """One recovery of one folder. `run` is the door."""
+def recover(folder: Path, *, disk: FileIO, boot_id: str, now_ns: int) -> Recovered:
+    """Reads the folder of a journal. Raises OSError, JournalTooNew, SegmentTooNew; then nothing
+    that matters changed."""
+    return _Recoverer(folder, disk=disk, boot_id=boot_id, now_ns=now_ns).run()
+
+
+class _Recoverer:
+    """One recovery of one folder."""
 
     def __init__(self, folder: Path, *, disk: FileIO, boot_id: str, now_ns: int) -> None:
         self._folder = folder
@@ -78,7 +82,6 @@ class Recoverer:
         self._segments: list[Segment] = []
 
     def run(self) -> Recovered:
-        """Raises OSError, JournalTooNew, SegmentTooNew; then nothing that matters changed."""
         self._segments = find_segments(self._folder / "log")
         try:
             store, state, meta = self._open_store()
@@ -101,7 +104,7 @@ class Recoverer:
         boots = {header.boot_id for header in headers} | {meta.boot_id}
         end = self._read_log(state, meta.last_lsn)
         for key in store.unlinked():
-            state.gone.setdefault(key, (0, 0))
+            state.gone.setdefault(key, 0)
         boot_changed = boots != {self._boot_id}
         staging = self._folder / "staging"
         found = DataCheck(staging, state, self._disk, sizes=boot_changed).run()
@@ -127,9 +130,7 @@ class Recoverer:
                 if key[0] not in rows.drop
             ],
             rows,
-            torn,
-            self._quarantined,
-            end.replayed,
+            Recovery(torn, self._quarantined, end.replayed),
             self._damaged,
             boot_changed,
         )
@@ -200,7 +201,9 @@ class Recoverer:
             found.torn = {key: torn for key, torn in found.torn.items() if key[0] not in found.lost}
         for id_ in found.lost:
             self._aside += list(self._files_of(state, id_))
-        torn = {content for content, _ in found.torn}
+        # Also those that were torn before, if the record that they FAILED was lost.
+        torn = {content for content, _ in state.torn if state.is_torn(content)}
+        torn |= {content for content, _ in found.torn}
         reasons: dict[str, str] = {}
         if end.damaged:
             reasons |= dict.fromkeys(_concerned(end.later, state), DAMAGED)

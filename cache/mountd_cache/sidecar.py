@@ -12,7 +12,6 @@ from typing import Any, Final
 from crc32c import crc32c
 
 from mountd_cache.changes import Content, Layer
-from mountd_cache.records import flat
 
 PAGE: Final = 4096  # where the data begins
 VERSION: Final = 1
@@ -39,7 +38,7 @@ def pack_sidecar(content: Content, layer: Layer, key: str, boot_id: str) -> byte
         "mtime_ns": content.mtime_ns,
         "boot_id": boot_id,
         "base": base and [base.key, base.version, base.size],
-        "extents": flat(layer.extents) if len(layer.extents) <= _MOST_EXTENTS else None,
+        "extents": layer.extents.edges() if len(layer.extents) <= _MOST_EXTENTS else None,
     }
     for without in ("", "extents", "base", "key"):
         value.pop(without, None)

@@ -81,7 +81,7 @@ class Actor:
         self.rng = rng
         self.frozen: dict[int, int] = {}
         self.marks: list[tuple[int, SyncMark]] = []
-        self.clock = 0
+        self.clock = journal.next_sequence()  # so that no two states are equal
         initial = {}
         for content in journal.ledger.contents.values():
             for layer in content.layers:
