@@ -45,6 +45,7 @@ class WriteBack:
             write_back_s=settings.write_back_s,
             max_transfers=settings.max_transfers,
             remote_is_well=lambda: remote.health.state in UP,
+            landing=fs.queue_view.landing,
         )
         fs.writes.queue = self.queue
         fs.state_of = self.queue.state_of

@@ -28,7 +28,7 @@ from mountd.sync.lost_race import LostRaces
 from mountd.sync.namespace import NamespaceSender
 from mountd.sync.retry import Next, Trouble, backoff_s, is_foreseen, one_line, what_next
 from mountd.sync.schedule import Moment, Schedule
-from mountd.sync.uploader import BaseGone, Conflict, Uploader
+from mountd.sync.uploader import BaseGone, Conflict, Landing, Uploader
 from mountd_cache.changes import Change, ChangeKind, ChangeState, Rows
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class SyncQueue:
         remote_is_well: Callable[[], bool] = lambda: True,
         host: str | None = None,
         jitter: Callable[[], float] = random.random,
+        landing: Landing = lambda change, body, depth, version: None,
     ) -> None:
         self._journal = journal
         self._ledger = journal.ledger
@@ -84,7 +85,12 @@ class SyncQueue:
         host = host or platform.node() or "host"
         self._lost = LostRaces(journal, view, host=host, wall_clock=wall_clock)
         self._uploader = Uploader(
-            journal, asker, view, wall_clock=wall_clock, sent_content=self._content_sent
+            journal,
+            asker,
+            view,
+            wall_clock=wall_clock,
+            sent_content=self._content_sent,
+            landing=landing,
         )
         self._namespace = NamespaceSender(journal, asker, view, self._lost, wall_clock=wall_clock)
         self._bring_in = BringIn(journal, asker)

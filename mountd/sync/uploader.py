@@ -49,6 +49,10 @@ class _Sending:
     source: Base | None = None
 
 
+# Told before staged bytes go: the change, what was sent, how many layers it has, its version.
+Landing = Callable[[Change, StagedBody, int, str], None]
+
+
 class Uploader:
     """Owned by the queue, which has one change per key and per content in flight.
     `sent_content(id, sequence)` is told that a state frozen after `sequence` is on the remote."""
@@ -61,6 +65,7 @@ class Uploader:
         *,
         wall_clock: Callable[[], int],
         sent_content: Callable[[int, int], None] = lambda content, sequence: None,
+        landing: Landing = lambda change, body, depth, version: None,
     ) -> None:
         self._journal = journal
         self._ledger = journal.ledger
@@ -70,6 +75,7 @@ class Uploader:
         self._view = view
         self._wall_clock = wall_clock
         self._sent_content = sent_content
+        self._landing = landing
 
     async def send(self, change: Change) -> None:
         """A FILE. Raises BaseGone, Conflict, any RemoteError, and OSError from the local disk."""
@@ -303,6 +309,8 @@ class Uploader:
             left = remainder(ledger.changes[change.key], landed, stamp)
             self._journal.release_frozen(content, sending.depth, landed, (left,))
         else:
+            if sending.body is not None:
+                self._landing(change, sending.body, sending.depth, version)
             self._journal.commit(landed, reserve=True)
         self._doubts.clear(change.key)
         now = ledger.changes.get(change.key)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from typing_extensions import Buffer
 
 from mountd.errors import NotFound, Stale, VersionChanged
-from mountd.remotes.base import RemoteStore
+from mountd.remotes.base import Body, RemoteStore
 from mountd.remotes.call import prefetching
 from mountd.vfs.listing_rows import version_in
 from mountd.vfs.nodes import Directory, Node
@@ -195,6 +195,24 @@ class OpenFiles:
         reached = cached.begin(0, file.size, urgent=False)
         cached.close()
         return reached == file.size
+
+    def keep_sent(self, file: RemoteFile, body: Body) -> None:
+        """Puts what was just sent into the cache, as far as memory and the disk's backlog allow.
+
+        `body` may be gone by the time that it is read: then it comes from the remote.
+        """
+        remote = self._fetcher(file)
+
+        def fetch(start: int, end: int, urgent: bool) -> Buffer:
+            try:
+                return body.read(start, end)
+            except OSError:
+                return remote(start, end, urgent)
+
+        room = min(file.size, self._blocks.backlog_room)
+        cached = self._blocks.file(file.digest, file.size, fetch)
+        cached.begin(0, room, urgent=False)
+        cached.close()
 
     def opened(self, node: Node) -> RemoteFile | None:
         """The version that somebody holds open under this inode."""

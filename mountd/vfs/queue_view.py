@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Container
 
+from mountd.remotes.base import Body
 from mountd.vfs.files import OpenFiles, remote_file_at
 from mountd.vfs.folding import Folding
 from mountd.vfs.namespace import Namespace
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
-from mountd_cache.changes import Change
+from mountd_cache.changes import BASE, Change
+
+# Larger files (checkpoints, archives) are rarely read again soon, and would push out what is.
+MAX_KEPT_BYTES = 64 << 20
 
 
 class QueueView:
@@ -26,6 +30,16 @@ class QueueView:
 
     def is_open_for_writing(self, number: int) -> bool:
         return self._writes.is_open_for_writing(number)
+
+    def landing(self, change: Change, body: Body, depth: int, version: str) -> None:
+        """The remote has that frozen state, as `version`, and its staged bytes are about to go: a
+        file that was written whole here goes on being read without the remote."""
+        content = self._tree.ledger.content_of(change)
+        if content is None or not 0 < body.size <= MAX_KEPT_BYTES:
+            return
+        if all(piece.layer != BASE for piece in content.pieces(0, body.size, depth)):
+            file = remote_file_at(change.key, version, body.size, content.mtime_ns)
+            self._files.keep_sent(file, body)
 
     def sent(self, change: Change) -> None:
         """The remote has taken it."""

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -318,3 +319,25 @@ def test_locks_between_processes_hold(mount: Mounted) -> None:
         script = "import fcntl,sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
         done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, timeout=30)
         assert done.returncode != 0
+
+
+def test_what_was_sent_is_read_again_without_the_remote(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    s3_server.make_bucket("b")
+    data = os.urandom(3_000_000)
+    environment = s3_server.environment()
+    with mounted("s3://b", tmp_path, environment=environment) as mount:
+        (mount.path / "f").write_bytes(data)
+        mount.cli("flush", str(mount.path))
+        until_kept(mount.path / "f")
+    with mounted("s3://b", tmp_path, environment=environment) as mount:
+        assert (mount.path / "f").read_bytes() == data
+        assert mount.requests()["get"] == 0
+
+
+def until_kept(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while os.getxattr(path, "user.mountd.state") != b"cached":
+        assert time.monotonic() < deadline, os.getxattr(path, "user.mountd.state")
+        time.sleep(0.05)
