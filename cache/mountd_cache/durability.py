@@ -61,6 +61,8 @@ class Durability:
         self._staging = staging
         self._meta = meta
         self._in_flight = Dirty()  # what a checkpoint that has not ended took along
+        self._latest: Checkpoint | None = None  # an older one must not be written after it
+        self._writing = False
         self._noted_lsn = 0  # of the last SYNCED record
 
     def begin_sync(self, contents: Collection[int] | None) -> SyncMark:
@@ -97,7 +99,7 @@ class Durability:
     def _begin_checkpoint(self, always: bool) -> Checkpoint | None:
         state = self._state
         is_new = state.dirty or self._in_flight or state.gone or state.proofs
-        if not is_new and not always:
+        if self._writing or (not is_new and not always):
             return None
         try:
             self._log.rotate()
@@ -108,17 +110,24 @@ class Durability:
         state.dirty, self._in_flight = Dirty(), Dirty(keys, contents)
         lsn = self._log.last_lsn
         update = self._update(lsn, keys, contents)
-        return Checkpoint(lsn, self._unsynced(list(state.proofs)), update)
+        self._latest = Checkpoint(lsn, self._unsynced(list(state.proofs)), update)
+        return self._latest
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """See `Journal.write_checkpoint`."""
-        self._sync_files(checkpoint.unsynced)
-        self._store.save(checkpoint.update)
-        if checkpoint.update.unlinked:
-            self._staging.unlink(checkpoint.update.unlinked)
-            self._staging.forget_unlinked()
-        self._log.trim(checkpoint.lsn)
-        self._log.keep_spare()
+        self._writing = True
+        try:
+            if checkpoint is not self._latest:
+                raise ValueError("another checkpoint was begun after this one")
+            self._sync_files(checkpoint.unsynced)
+            self._store.save(checkpoint.update)
+            if checkpoint.update.unlinked:
+                self._staging.unlink(checkpoint.update.unlinked)
+                self._staging.forget_unlinked()
+            self._log.trim(checkpoint.lsn)
+            self._log.keep_spare()
+        finally:
+            self._writing = False
 
     def end_checkpoint(self, checkpoint: Checkpoint) -> None:
         """See `Journal.end_checkpoint`."""

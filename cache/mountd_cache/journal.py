@@ -274,8 +274,8 @@ class Journal:
         self._durability.end_sync(mark)
 
     def begin_checkpoint(self) -> Checkpoint | None:
-        """What the database is to get; None when it has everything. One at a time: where the last
-        one did not end, it is in this one."""
+        """What the database is to get; None when it has everything, or while another one is being
+        written. Where the last one failed, what it had is in this one."""
         return self._durability.begin_checkpoint()
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:

@@ -85,16 +85,19 @@ class Actor:
         initial = {}
         for content in journal.ledger.contents.values():
             for layer in content.layers:
-                initial[content.id, layer.number] = _layer_bytes(journal, content, layer.number)
+                initial[content.id, layer.number] = layer_bytes(journal, content, layer.number)
         self.history = History([snapshot(journal)], initial)
 
     def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+            self.history.snapshots.append(snapshot(self.journal))
+
+    def step(self) -> None:
         actions = [self.create, self.write, self.write, self.write, self.truncate, self.rename]
         actions += [self.unlink, self.freeze, self.release, self.sync, self.begin_sync]
         actions += [self.finish_sync, self.checkpoint, self.leave_open, self.drop_open]
-        for _ in range(steps):
-            self.rng.choice(actions)()
-            self.history.snapshots.append(snapshot(self.journal))
+        self.rng.choice(actions)()
 
     def create(self) -> None:
         key = self._key()
@@ -200,12 +203,13 @@ class Actor:
             self.history.synced |= dict.fromkeys(ids, step)
 
     def checkpoint(self) -> None:
+        ends = self.rng.random() < 0.9
         step, found = self.history.step, self.journal.begin_checkpoint()
         if found is not None:
             self.journal.write_checkpoint(found)
             self.history.durable_step = max(step, self.history.durable_step)
             self.history.synced_all = max(step, self.history.synced_all)
-            if self.rng.random() < 0.9:
+            if ends:
                 self.journal.end_checkpoint(found)
 
     def _pick(self) -> Change | None:
@@ -267,7 +271,7 @@ def _same(expected: Snapshot, found: Snapshot, torn: set[str]) -> bool:
 def _check_bytes(journal: Journal, history: History, step: int, content: Content) -> None:
     for layer in content.layers:
         key = (content.id, layer.number)
-        data = _layer_bytes(journal, content, layer.number)
+        data = layer_bytes(journal, content, layer.number)
         for at in (at for extent in layer.extents for at in range(*extent)):
             values, must_be_there = history.allowed(key, step, at)
             if data[at] is None:
@@ -276,7 +280,7 @@ def _check_bytes(journal: Journal, history: History, step: int, content: Content
                 assert data[at] in values, (key, at, data[at], values)
 
 
-def _layer_bytes(journal: Journal, content: Content, number: int) -> list[int | None]:
+def layer_bytes(journal: Journal, content: Content, number: int) -> list[int | None]:
     """What is in a data file; None where it is torn or nothing is known."""
     layer = next(layer for layer in content.layers if layer.number == number)
     data: list[int | None] = [None] * layer.extents.end
