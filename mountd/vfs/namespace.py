@@ -160,7 +160,7 @@ class Namespace:
         rows = self.without(parent, found)
         self.commit(rows)
         self._keep_if_open(found)
-        self._keep_directory(parent, cached.listing)
+        self.keep_directory(parent, cached.listing)
 
     async def remove_directory(self, parent: Directory, name: bytes) -> None:
         cached = await self.listing(parent)
@@ -176,7 +176,7 @@ class Namespace:
         self._check_empty_now(found)
         self.commit(self.without(parent, found))
         self.tree.removed(found.key)
-        self._keep_directory(parent, cached.listing)
+        self.keep_directory(parent, cached.listing)
 
     async def check_empty(self, parent: Directory, found: Found) -> None:
         """Raises NotEmpty unless the directory is known to be empty. Waits for its listing."""
@@ -205,7 +205,7 @@ class Namespace:
         if found.change and found.change.content and self._files.is_open(found.number):
             self.writes.keep_unlinked(found.number, found.change.content)
 
-    def _keep_directory(self, directory: Directory, listing: Listing) -> None:
+    def keep_directory(self, directory: Directory, listing: Listing) -> None:
         """Where a directory exists only by its objects, an empty one gets a marker."""
         if directory.parent is None or self._keeps_empty_directories:
             return
@@ -267,7 +267,7 @@ class Namespace:
         if target is not None:
             self._keep_if_open(target)
         self.tree.moved(source.number, to_parent, source.key, key)
-        self._keep_directory(from_parent, from_cached.listing)
+        self.keep_directory(from_parent, from_cached.listing)
         return source
 
     def moved(

@@ -24,6 +24,7 @@ from mountd.vfs.namespace import THERE, Found, Namespace
 from mountd.vfs.nodes import Directory
 from mountd.vfs.overlay import key_of_row
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
+from mountd_cache.listing import Listing
 
 MAX_ENTRIES = 200_000  # more is for whoever asks to copy
 
@@ -59,7 +60,7 @@ class Subtree:
         *,
         replaces: bool = True,
     ) -> Found:
-        source, target, _ = await self._both(from_parent, from_name, to_parent, to_name)
+        source, target, _, _ = await self._both(from_parent, from_name, to_parent, to_name)
         if target is not None and target.key == source.key:
             return source
         if target is not None:
@@ -71,7 +72,9 @@ class Subtree:
         if to_parent.key.startswith(source.key):
             raise NotPossible(f"{source.key!r} into itself")
         entries = await self._on_remote(source, from_parent)
-        source, target, expect = await self._both(from_parent, from_name, to_parent, to_name)
+        source, target, expect, listing = await self._both(
+            from_parent, from_name, to_parent, to_name
+        )
         if target is not None and self._ledger.shown.get(target.key):
             raise Exists(to_name)
         key = self._names.key_of_directory(to_parent, to_name)
@@ -86,11 +89,12 @@ class Subtree:
             if change.is_directory:
                 self._tree.made(change.key)
         self._tree.moved(source.number, to_parent, source.key, key)
+        self._names.keep_directory(from_parent, listing)
         return source
 
     async def _both(
         self, from_parent: Directory, from_name: bytes, to_parent: Directory, to_name: bytes
-    ) -> tuple[Found, Found | None, str]:
+    ) -> tuple[Found, Found | None, str, Listing]:
         names = self._names
         from_cached = await names.listing(from_parent)
         to_cached = await names.listing(to_parent)
@@ -101,7 +105,8 @@ class Subtree:
             raise NotADirectory(from_name)
         key = names.key_of_directory(to_parent, to_name)
         expect = names.expected(to_parent, to_cached.listing, to_name, key)
-        return source, names.find(to_parent, to_cached, to_name), expect
+        target = names.find(to_parent, to_cached, to_name)
+        return source, target, expect, from_cached.listing
 
     # -- what the remote has
 

@@ -193,6 +193,14 @@ async def test_a_directory_lives_until_rmdir(tmp_path: Path) -> None:
         assert await names(fs, "d") == []
 
 
+async def test_a_directory_stays_when_its_last_directory_moves_away(tmp_path: Path) -> None:
+    async with file_system(MemoryStore({"d/sub/x": b"1"}), tmp_path) as fs:
+        await rename(fs, "d/sub", "moved")
+        assert fs.tree.ledger.changes["d/"].kind is ChangeKind.DIRECTORY
+        fs.refresh(b"")
+        assert await names(fs) == ["d", "moved"]
+
+
 async def test_a_renamed_file_keeps_inode_bytes_and_handles(tmp_path: Path) -> None:
     async with file_system(MemoryStore({"a": b"remote", "d/x": b"1"}), tmp_path) as fs:
         number = (await walk(fs, "a")).number
