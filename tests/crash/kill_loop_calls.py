@@ -1,0 +1,179 @@
+"""Calls on the mount, each noted before it begins and again when it has returned."""
+
+import errno
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from tests.crash.kill_loop_model import File, Folder, Naming, Step, Tree
+
+_T = TypeVar("_T")
+
+
+class DaemonGone(Exception):
+    """The mount is dead, or is no mount any more."""
+
+
+class Failed(Exception):
+    """The daemon answered a call with an error."""
+
+
+class Mount:
+    """A mount point, and whether the daemon behind it still lives."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._device = -1
+
+    def arrive(self) -> None:
+        """It was just mounted."""
+        self._device = os.stat(self.path).st_dev
+
+    def is_gone(self) -> bool:
+        try:
+            os.statvfs(self.path)
+            return os.stat(self.path).st_dev != self._device
+        except OSError:
+            return True
+
+
+class Diary:
+    """What was begun (>), what has returned (<) and what failed (!), outside the mount."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def note(self, text: str) -> None:
+        os.write(self._fd, f"{time.monotonic():.6f} {text}\n".encode())
+
+
+class Calls:
+    """The calls of one worker below its directory. All raise DaemonGone and Failed."""
+
+    def __init__(self, mount: Mount, top: Path, tree: Tree, diary: Diary) -> None:
+        self.top = top
+        self.tree = tree
+        self.acknowledged: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self._mount = mount
+        self._diary = diary
+
+    # -- names
+
+    def make_folder(self, path: str) -> None:
+        folder = Folder()
+        self._name(Naming("make", path, node=folder), os.mkdir, self.top / path)
+        folder.number = self.call(f"stat {path}", os.stat, self.top / path).st_ino
+
+    def remove(self, path: str) -> None:
+        is_folder = isinstance(self.tree.nodes[path], Folder)
+        function = os.rmdir if is_folder else os.unlink
+        self._name(Naming("remove", path), function, self.top / path)
+
+    def move(self, path: str, to: str) -> None:
+        self._name(Naming("move", path, to), os.rename, self.top / path, self.top / to)
+
+    def _name(self, naming: Naming, function: Callable[..., _T], *arguments: object) -> _T:
+        self.tree.begin(naming)
+        text = f"{naming.kind} {naming.path}" + (f" to {naming.to}" if naming.to else "")
+        try:
+            result = self.call(text, function, *arguments)
+        except Failed:
+            self.tree.failed()
+            raise
+        self.tree.done()
+        return result
+
+    # -- bytes
+
+    @contextmanager
+    def made(self, path: str) -> Iterator[tuple[int, File]]:
+        """A new file, open until the block ends, and acknowledged then."""
+        file = File()
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        fd = self._name(Naming("make", path, node=file), os.open, self.top / path, flags)
+        with self._closing(fd, file):
+            file.number = self.call(f"fstat {path}", os.fstat, fd).st_ino
+            yield fd, file
+
+    @contextmanager
+    def opened(self, path: str, flags: int) -> Iterator[tuple[int, File]]:
+        """A file that is there; what is done with it is acknowledged when the block ends."""
+        file = self.tree.nodes[path]
+        assert isinstance(file, File)
+        if flags & os.O_TRUNC:
+            file.begin(Step(0, size=0))
+        fd = self._change(file, f"open {path} {flags:o}", os.open, self.top / path, flags)
+        with self._closing(fd, file):
+            yield fd, file
+
+    @contextmanager
+    def _closing(self, fd: int, file: File) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                os.close(fd)
+            raise
+        self._change(file, "close", os.close, fd)
+        file.settle()
+
+    def write(self, fd: int, file: File, start: int, data: bytes) -> None:
+        file.begin(Step(start, data))
+        text = f"write {len(data)} at {start}"
+        if self._change(file, text, os.pwrite, fd, data, start) != len(data):
+            file.spoilt = True
+            self.problems.append(f"{text}: short")
+
+    def append(self, fd: int, file: File, data: bytes) -> None:
+        file.begin(Step(file.size, data))
+        if self._change(file, f"append {len(data)}", os.write, fd, data) != len(data):
+            file.spoilt = True
+            self.problems.append(f"append {len(data)}: short")
+
+    def cut(self, where: int | Path, file: File, size: int) -> None:
+        """truncate(2) of an open file, or of a closed one: then it is acknowledged."""
+        file.begin(Step(0, size=size))
+        self._change(file, f"truncate to {size}", os.truncate, where, size)
+        if isinstance(where, Path):
+            file.settle()
+
+    def sync(self, fd: int, file: File) -> None:
+        self._change(file, "fsync", os.fsync, fd)
+        file.settle()
+
+    def set_mtime(self, path: str, mtime_ns: int) -> None:
+        file = self.tree.nodes[path]
+        assert isinstance(file, File)
+        file.mtime_ns = 0
+        self.call(f"utime {path}", os.utime, self.top / path, ns=(mtime_ns, mtime_ns))
+        file.mtime_ns = mtime_ns
+
+    def _change(self, file: File, text: str, function: Callable[..., _T], *arguments: object) -> _T:
+        try:
+            return self.call(text, function, *arguments)
+        except Failed:
+            file.spoilt = True
+            raise
+
+    # -- any
+
+    def call(self, text: str, function: Callable[..., _T], *args: object, **named: object) -> _T:
+        self._diary.note("> " + text)
+        try:
+            result = function(*args, **named)
+        except OSError as error:
+            self._diary.note(f"! {text}: {error}")
+            if self._mount.is_gone():
+                raise DaemonGone from error
+            name = errno.errorcode.get(error.errno or 0, "?")
+            self.errors[f"{text.split()[0]} {name}"] += 1
+            raise Failed(text) from error
+        self._diary.note("< " + text)
+        self.acknowledged[text.split()[0]] += 1
+        return result

@@ -1,0 +1,108 @@
+"""One worker process: looks at its directory after each start of the daemon, and works in it.
+
+It outlives the daemon, and what it knows is in its memory. Commands come as lines of JSON on
+standard input, each is answered by one on standard output.
+"""
+
+import json
+import random
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tests.crash.kill_loop_calls import Calls, Diary, Mount
+from tests.crash.kill_loop_check import PAUSE_S, Report, digests, look
+from tests.crash.kill_loop_load import MIB, Load
+from tests.crash.kill_loop_model import Tree
+from tests.crash.kill_loop_sqlite import SqliteWork
+
+NAMES = ("w0", "w1", "big", "db")
+
+
+def first_files(name: str, seed: int) -> dict[str, bytes]:
+    """What is on the remote below a worker's directory before anything begins."""
+    rng = random.Random(f"{seed}-{name}")
+    if name == "db":
+        return {"note": b"databases"}
+    found = {f"seed{i % 3}/f{i}": rng.randbytes(rng.randrange(60_000)) for i in range(9)}
+    found["seed0/below/deep"] = rng.randbytes(2_000)
+    if name == "big":
+        found |= {f"seed1/big{i}": rng.randbytes(MIB) * 18 + b"end" for i in range(2)}
+    return found
+
+
+class Worker:
+    def __init__(self, name: str, mountpoint: Path, diaries: Path, seed: int) -> None:
+        self._name = name
+        self._seed = seed
+        self._top = mountpoint / name
+        self._mount = Mount(mountpoint)
+        self._tree = Tree(first_files(name, seed))
+        self._diary = Diary(diaries / f"{name}.log")
+        self._calls = Calls(self._mount, self._top, self._tree, self._diary)
+        self._sqlite: SqliteWork | None = None
+        if name == "db":
+            self._sqlite = SqliteWork(self._mount, self._top, diaries / f"{name}.log")
+
+    def serve(self) -> None:
+        for line in sys.stdin:
+            command = json.loads(line)
+            answer = getattr(self, f"on_{command.pop('do')}")(**command)
+            print(json.dumps(answer), flush=True)
+
+    def on_look(self, *, is_down: bool, patience_s: float) -> dict[str, Any]:
+        self._mount.arrive()
+        self._diary.note(f"looks, remote {'down' if is_down else 'up'}")
+        if self._sqlite is None:
+            report = look(self._tree, self._top, is_down=is_down, patience_s=patience_s)
+        else:
+            report = look_at_databases(self._sqlite, is_down, patience_s)
+        for problem in report.problems:
+            self._diary.note(f"PROBLEM {problem}")
+        return asdict(report)
+
+    def on_load(self, *, seconds: float, number: int) -> dict[str, Any]:
+        rng = random.Random(f"{self._seed}-{self._name}-{number}")
+        calls = self._calls
+        calls.acknowledged.clear()
+        calls.errors.clear()
+        calls.problems.clear()
+        self._diary.note(f"works, round {number}")
+        if self._sqlite is not None:
+            is_gone = self._sqlite.run(seconds, rng)
+            calls.acknowledged["commit"] += self._sqlite.commits
+            self._sqlite.commits = 0
+        else:
+            is_gone = Load(calls, rng, big=self._name == "big").run(seconds)
+        return {
+            "is_gone": is_gone,
+            "acknowledged": dict(calls.acknowledged),
+            "errors": dict(calls.errors),
+            "problems": calls.problems,
+        }
+
+    def on_digests(self) -> dict[str, Any]:
+        """What the mount has now; the remote is to have the same."""
+        return {"digests": digests(self._top)}
+
+
+def look_at_databases(sqlite: SqliteWork, is_down: bool, patience_s: float) -> Report:
+    """As `look`."""
+    until_s = time.monotonic() + patience_s
+    while True:
+        report = Report()
+        sqlite.look(report, is_down=is_down)
+        if is_down or not report.unreadable or time.monotonic() > until_s:
+            return report
+        time.sleep(PAUSE_S)
+
+
+def main() -> None:
+    name, mountpoint, diaries, seed = sys.argv[1:]
+    Worker(name, Path(mountpoint), Path(diaries), int(seed)).serve()
+
+
+if __name__ == "__main__":
+    main()
