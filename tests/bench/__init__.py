@@ -4,12 +4,18 @@ One scriptable S3 server (`tests.servers.s3`), one machine, one run; the contest
 every scenario of every round, so that a slow minute of the machine hits them all.
 
     readers.py       what a client program does: the same few system calls for everybody
+    writers.py       the same for writing
     workers.py       forks readers, starts them together, never waits for ever
     contestants.py   how each daemon is started
     mounts.py        one daemon's life: started, mounted, measured, gone
+    plan.py          what a run goes by
     stage.py         one contestant in one scenario: links, caches, and the measuring itself
-    cases.py         the rows of the table and their goals
-    scenarios.py     how each row is brought about
+    cases.py         the rows of the read side and their goals
+    write_cases.py   those of the write side
+    rows.py          both
+    scenarios.py     how each row of the read side is brought about
+    write_scenarios.py   and of the write side
+    remote_state.py  since when the server has what was written, and whether it is right
     results.py       medians, ratios, verdicts; pure
     report.py        tables for the terminal and for docs/benchmarks.md
     profiling.py     py-spy on mountd

@@ -19,16 +19,19 @@ from types import FrameType
 from rich.console import Console
 
 from tests.bench import nginx
-from tests.bench.cases import FULL, QUICK, Case, all_cases
+from tests.bench.cases import FULL, QUICK, Case
 from tests.bench.contestants import USUAL, Contestant, contestants
 from tests.bench.machine import Disk, Machine, describe, probe_disk
 from tests.bench.mounts import MountFailed
+from tests.bench.plan import Plan
 from tests.bench.profiling import Profiling
 from tests.bench.report import Results, markdown, print_results
 from tests.bench.results import Measurement
+from tests.bench.rows import all_cases
 from tests.bench.scenarios import FRONT, MTIME_S, ONE_KEY, check_data, scenarios, seed
-from tests.bench.stage import Plan, Stage
+from tests.bench.stage import Stage
 from tests.bench.workers import ReadersFailed
+from tests.bench.write_scenarios import write_scenarios
 from tests.servers.s3.launch import ROOT, S3Server
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = all_cases(QUICK if options.quick else FULL)
     if options.list:
         for case in known.values():
-            print(f"{case.name:16} {case.title}")
+            print(f"{case.name:22} {case.title}")
         return 0
     if options.render:
         results, machine = load(Path(options.render))
@@ -74,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--contestants", default=",".join(USUAL), metavar="A,B", help="of " + ", ".join(USUAL))
     add("--nginx", action="store_true", help="also a row with nginx serving the ranges")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="-o for mountd: tuning")
-    add("--no-check", action="store_true", help="don't compare whole files first")
+    add("--no-check", action="store_true", help="don't compare whole files before reads")
     add("--json", metavar="FILE", help="all runs")
     add("--markdown", metavar="FILE", help="the tables, as docs/benchmarks.md has them")
     add("--render", metavar="FILE", help="measure nothing; the tables of an earlier --json")
@@ -115,7 +118,8 @@ def _run(options: argparse.Namespace, known: dict[str, Case]) -> tuple[Results, 
         if plan_cases & {"seq-warm", "rand-warm-1", "rand-warm-16"}:
             disk = probe_disk(folder)
         try:
-            if not options.no_check:
+            reading = any(case in plan_cases for each in scenarios() for case in each.cases)
+            if reading and not options.no_check:
                 _check_all(plan, server, chosen)
             _play_rounds(plan, server, chosen, rounds, runs)
         except KeyboardInterrupt:
@@ -141,7 +145,7 @@ def _play_rounds(
     for number in range(1, rounds + 1):
         # Another one goes first in every round.
         order = [*chosen[number % len(chosen) :], *chosen[: number % len(chosen)]]
-        for scenario in scenarios():
+        for scenario in (*scenarios(), *write_scenarios()):
             wanted = [case for case in scenario.cases if case in plan.wanted]
             for contestant in order if wanted else ():
                 stage = Stage(plan, server, contestant, number, report)
@@ -169,7 +173,7 @@ def _check_all(plan: Plan, server: S3Server, chosen: Sequence[Contestant]) -> No
 
 
 def _line(case: Case, run: Measurement) -> str:
-    head = f"{run.round} {run.case:16} {run.contestant:13}"
+    head = f"{run.round} {run.case:22} {run.contestant:13}"
     if run.error:
         return f"{head} failed: {run.error}"
     per_byte = run.bytes_served / run.bytes_asked if run.bytes_asked else 0.0

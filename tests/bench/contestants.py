@@ -25,8 +25,19 @@ TUNED = shlex.split(
 
 
 @dataclass(frozen=True, slots=True)
+class Writing:
+    """A mount that takes writes: how long a closed file waits before it is sent, and xattrs."""
+
+    delay_s: float = 1.0
+    xattrs: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be mounted, where, and with which folder to keep things in."""
+    """What is to be mounted, where, and with which folder to keep things in.
+
+    Without `writing` it is only read.
+    """
 
     endpoint: str
     region: str
@@ -35,6 +46,7 @@ class Target:
     bucket: str
     mountpoint: Path
     cache_dir: Path
+    writing: Writing | None = None
 
 
 class Contestant(Protocol):
@@ -88,6 +100,11 @@ class Mountd:
 
     def command(self, target: Target) -> list[str]:
         options = [f"endpoint={target.endpoint}", f"cache_dir={target.cache_dir}", *self.options]
+        writing = target.writing
+        if writing is not None and writing.delay_s != 1.0:  # which is the default
+            options.append(f"write_back_s={writing.delay_s:g}")
+        if writing is not None and not writing.xattrs:
+            options.append("xattrs=false")
         source = f"s3://{target.bucket}"
         command = [str(BIN / "mountd"), "mount", source, str(target.mountpoint), "--foreground"]
         return [*command, "-o", ",".join(options)]
@@ -104,6 +121,8 @@ class Mountd:
 class Rclone:
     """`rclone mount`. `--read-only` spares it what only writers need.
 
+    Where it writes it has a cache, whatever its flags: without one it edits nothing, and sends
+    while it is written to, so that nothing is left to be waited for after a close.
     Which ranges of a file it has is written when its handle goes, 5 s after the close
     (`--vfs-handle-caching`); stopped before, 1.75.2 fetches all again after a remount.
     """
@@ -119,12 +138,18 @@ class Rclone:
     def version(self) -> str:
         first = _output([self._program(), "version"]).partition("\n")[0]
         flags = " ".join(self.flags) if self.flags else "no flags"
-        return f"{first}, {flags}"
+        return f"{first}, {flags}; where it writes, --vfs-cache-mode full --vfs-write-back 1s or 0s"
 
     def command(self, target: Target) -> list[str]:
         mount = ["mount", f"bench:{target.bucket}", str(target.mountpoint)]
-        where = ["--config", "/dev/null", "--cache-dir", str(target.cache_dir), "--read-only"]
-        return [self._program(), *mount, *where, *self.flags]
+        where = ["--config", "/dev/null", "--cache-dir", str(target.cache_dir)]
+        return [self._program(), *mount, *where, *self.flags, *self._access(target.writing)]
+
+    def _access(self, writing: Writing | None) -> list[str]:
+        if writing is None:
+            return ["--read-only"]
+        # The last of two equal flags counts.
+        return ["--vfs-cache-mode", "full", "--vfs-write-back", f"{writing.delay_s:g}s"]
 
     def environment(self, target: Target) -> dict[str, str]:
         settings = {
@@ -164,7 +189,7 @@ class S3fs:
             "use_path_request_style",
             f"endpoint={target.region}",
             f"use_cache={target.cache_dir}",
-            "ro",
+            *(["ro"] if target.writing is None else []),
         ]
         return ["s3fs", target.bucket, str(target.mountpoint), "-f", "-o", ",".join(options)]
 

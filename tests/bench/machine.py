@@ -3,6 +3,7 @@
 import os
 import platform
 import random
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,6 +73,19 @@ def probe_disk(folder: Path) -> Disk:
         return Disk(_sequential(path), _random(path))
     except PermissionError:
         return Disk(0.0, 0.0)  # not root: the page cache stays, and a rate would be a lie
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def dd_rate(folder: Path, size: int) -> float:
+    """MB/s of `dd conv=fdatasync` of `size` zeros into the folder: what the disk takes durably."""
+    path = folder / "dd-probe"
+    count = size >> 20
+    command = ["dd", "if=/dev/zero", f"of={path}", "bs=1M", f"count={count}", "conv=fdatasync"]
+    started_s = time.monotonic()
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        return (count << 20) / 1e6 / (time.monotonic() - started_s)
     finally:
         path.unlink(missing_ok=True)
 

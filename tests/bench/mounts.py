@@ -47,6 +47,9 @@ class DaemonMount:
     def pid(self) -> int:
         return self._process.pid
 
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
     def log_tail(self) -> str:
         return self._log.read_bytes()[-1500:].decode(errors="replace")
 

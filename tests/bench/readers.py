@@ -36,21 +36,31 @@ class Sample(NamedTuple):
 
 @dataclass(slots=True)
 class Progress:
-    """How far one reader came. `operations` are what the case counts: reads, files, entries."""
+    """How far one reader came. `operations` are what the case counts: reads, files, entries.
+
+    `started_s` is when its clock started: at once, unless it has something to prepare.
+    """
 
     deadline_s: float
+    started_s: float = 0.0
     operations: int = 0
-    bytes_read: int = 0
+    bytes_moved: int = 0
     complete: bool = False
     samples: list[Sample] = field(default_factory=list)
     kept_bytes: int = 0
+
+    def start(self) -> None:
+        """The clock starts now; what came before was preparation."""
+        now_s = time.monotonic()
+        self.deadline_s += now_s - self.started_s
+        self.started_s = now_s
 
     def out_of_time(self) -> bool:
         return time.monotonic() >= self.deadline_s
 
     def count(self, size: int) -> None:
         self.operations += 1
-        self.bytes_read += size
+        self.bytes_moved += size
 
     def keep(self, key: str, offset: int, data: bytes) -> None:
         if self.kept_bytes + len(data) <= _KEPT_BYTES:

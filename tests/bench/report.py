@@ -73,6 +73,7 @@ def costs(results: Results) -> Grid:
     """A row per case and contestant: what the rate cost the machine and the remote."""
     heads = ["case", "contestant", "daemon CPU s", "ms per unit", "peak RSS MB"]
     heads += ["server core", "others' cores", "bytes per byte", "GETs per operation"]
+    heads += ["requests", "MB uploaded"]
     rows = []
     for case in results.measured():
         for each in results.contestants:
@@ -91,6 +92,8 @@ def costs(results: Results) -> Grid:
                     f"{summary.others_cores:.1f}",
                     f"{summary.bytes_per_byte:.2f}",
                     per_operation,
+                    f"{summary.requests_per_run:,.0f}",
+                    f"{summary.bytes_uploaded / 1e6:,.1f}",
                 ]
             )
     return Grid("Costs: medians, RSS the highest", heads, rows, [])
@@ -163,6 +166,10 @@ def _verdict_cells(case: Case, verdict: Verdict | None) -> list[str]:
         goal += f", {case.goal.rate:g} {case.unit}"
     if case.goal is not None and case.goal.bytes_per_byte:
         goal += f", <= {case.goal.bytes_per_byte:g} B/B"
+    if case.goal is not None and case.goal.disk_share:
+        goal += f", {case.goal.disk_share:.0%} of dd"
+    if case.goal is not None and case.goal.uploaded_bytes:
+        goal += f", <= {case.goal.uploaded_bytes >> 20} MiB sent"
     if verdict is None:
         return ["", goal, ""]
     ratio = "" if verdict.ratio is None else f"{verdict.ratio:.1f}x"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from tests.bench.cases import RSS_GOAL_BYTES, SERVER_BUSY_SHARE, Case
+from tests.bench.cases import DISK_CAP_MB_S, RSS_GOAL_BYTES, SERVER_BUSY_SHARE, Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,8 @@ class Measurement:
     `rate` is in the case's unit. Requests and bytes are the server's count, daemon CPU includes
     what the daemon still did in the 0.3 s after the last reader stopped, `server_share` is of
     one core while the readers ran. `others_cores` is what neither daemon nor server nor readers
-    used meanwhile: above some 0.1 the machine was not ours. A run with an `error` has no rate.
+    used meanwhile: above some 0.1 the machine was not ours. `disk_mb_s` is what dd reached beside
+    it. A run with an `error` has no rate.
     """
 
     case: str
@@ -28,10 +29,12 @@ class Measurement:
     bytes_served: int = 0
     requests: int = 0
     gets: int = 0
+    bytes_uploaded: int = 0
     daemon_cpu_s: float = 0.0
     peak_rss_bytes: int = 0
     server_share: float = 0.0
     others_cores: float = 0.0
+    disk_mb_s: float = 0.0
     note: str = ""
     error: str = ""
 
@@ -46,6 +49,9 @@ class Summary:
     complete: bool
     bytes_per_byte: float
     gets_per_operation: float
+    requests_per_run: float
+    bytes_uploaded: float
+    disk_mb_s: float
     cpu_s_per_run: float
     cpu_ms_per_unit: float
     peak_rss_bytes: int
@@ -72,6 +78,9 @@ def summarize(runs: Sequence[Measurement]) -> Summary:
         complete=all(run.complete for run in good),
         bytes_per_byte=middle(lambda run: _ratio(run.bytes_served, run.bytes_asked)),
         gets_per_operation=middle(lambda run: _ratio(run.gets, run.operations)),
+        requests_per_run=middle(lambda run: run.requests),
+        bytes_uploaded=middle(lambda run: run.bytes_uploaded),
+        disk_mb_s=middle(lambda run: run.disk_mb_s),
         cpu_s_per_run=middle(lambda run: run.daemon_cpu_s),
         cpu_ms_per_unit=middle(lambda run: 1000 * _ratio(run.daemon_cpu_s, _units(run))),
         peak_rss_bytes=max((run.peak_rss_bytes for run in good), default=0),
@@ -113,6 +122,11 @@ def judge(case: Case, ours: Summary, peers: Iterable[Summary]) -> Verdict:
     limit = goal.requests_per_operation
     if limit and ours.gets_per_operation > limit:
         failed.append(f"{ours.gets_per_operation:.2f} requests per read")
+    disk_mb_s = goal.disk_share * min(ours.disk_mb_s, DISK_CAP_MB_S)
+    if ours.rate < disk_mb_s:
+        failed.append(f"< {goal.disk_share:.0%} of dd's {ours.disk_mb_s:,.0f} MB/s")
+    if goal.uploaded_bytes and ours.bytes_uploaded > goal.uploaded_bytes:
+        failed.append(f"{ours.bytes_uploaded / 2**20:,.0f} MiB uploaded")
     if ours.peak_rss_bytes > RSS_GOAL_BYTES:
         failed.append(f"RSS > {RSS_GOAL_BYTES // 10**6} MB")
     return Verdict(ratio, tuple(failed), busy)

@@ -5,13 +5,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.bench.cases import Case, Sizes
-from tests.bench.contestants import Contestant, Target
+from tests.bench.cases import Case
+from tests.bench.contestants import Contestant, Target, Writing
 from tests.bench.mounts import DaemonMount
 from tests.bench.nginx import Front
+from tests.bench.plan import Act, Plan
 from tests.bench.process_stats import (
     children_cpu_seconds,
     cpu_seconds,
@@ -19,29 +20,17 @@ from tests.bench.process_stats import (
     peak_rss_bytes,
     reset_peak_rss,
 )
-from tests.bench.profiling import Profiling, profiled
-from tests.bench.readers import Reader
+from tests.bench.profiling import profiled
+from tests.bench.readers import Reader, WrongData
+from tests.bench.remote_state import RemoteState, wait_for
 from tests.bench.results import Measurement
-from tests.bench.workers import Outcome, run_readers
+from tests.bench.workers import Outcome, ReadersFailed, run_readers
 from tests.servers.s3.launch import S3Server
 
 FAR_LATENCY_MS = 30.0
 FAR_BANDWIDTH_BYTES_S = 100_000_000
 FILL_TIME_S = 90.0
 _IDLE_POLL_S = 0.15
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What holds for a whole run. `time_s` is the most that one case may read for."""
-
-    sizes: Sizes
-    cases: dict[str, Case]
-    wanted: frozenset[str]
-    time_s: float
-    folder: Path
-    profiling: Profiling | None = None
-    front: Front | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +77,11 @@ class Stage:
         self._report = report
         self._mount: DaemonMount | None = None
         self._note = ""
+        self._scratch = ""
+
+    @property
+    def contestant(self) -> str:
+        return self._contestant.name
 
     @property
     def mount(self) -> DaemonMount:
@@ -99,7 +93,9 @@ class Stage:
 
     # What surrounds a measurement
 
-    def start(self, bucket: str, front: Front | None = None) -> None:
+    def start(
+        self, bucket: str, front: Front | None = None, writing: Writing | None = None
+    ) -> None:
         """Mounts `bucket` with whatever the cache folder holds: nothing at first.
 
         Through `front` where there is one; the S3 server then sees no reads.
@@ -114,8 +110,19 @@ class Stage:
             bucket=bucket,
             mountpoint=folder / "mnt",
             cache_dir=folder / "cache",
+            writing=writing,
         )
         self._mount = DaemonMount(self._contestant, target, folder / "daemon.log")
+
+    def start_writing(
+        self, writing: Writing, *, far: bool, keys: Sequence[str] = (), size: int = 0
+    ) -> str:
+        """Mounts a new bucket with these synthetic objects, and returns its name."""
+        self.far() if far else self.near()
+        self._scratch = bucket = f"bench-scratch-{time.monotonic_ns()}"
+        self._server.seed(bucket, keys=list(keys), size=size, mtime_s=1_700_000_000.0)
+        self.start(bucket, writing=writing)
+        return bucket
 
     def remount(self) -> None:
         """Ends the daemon and starts another one on the same cache."""
@@ -178,6 +185,9 @@ class Stage:
             self._stop()
         finally:
             self._mount = None
+            if self._scratch:
+                for key in self._server.keys(self._scratch):
+                    self._server.delete(self._scratch, key)
             folder = self.plan.folder
             _put_aside(folder / "cache")
             with suppress(OSError):
@@ -212,10 +222,80 @@ class Stage:
             used = self._meters() - before
         self._finish(case, outcome, used, (server_s - before.server_s) / outcome.elapsed_s)
 
+    def measure_writing(self, act: Act) -> None:
+        """Writes, waits until the remote has it all and compares; reports what is wanted of it.
+
+        Nothing is reported of data that arrives wrong. What takes too long is `>` in the table.
+        """
+        self._wait_until_idle(5.0)
+        self._server.clear_log()
+        reset_peak_rss(self.mount.pid)
+        label = f"{act.case or act.until}-{self._contestant.name}-{self.round}"
+        profiling = self.plan.profiling if self._contestant.name == "mountd" else None
+        by_rate = act.case and not self.plan.cases[act.case].as_seconds
+        with profiled(profiling, self.mount.pid, label):
+            before = self._meters()
+            done = run_readers(
+                act.writers,
+                self.mount.target.mountpoint,
+                time_s=self.plan.time_s if by_rate else self.plan.long_s,
+                at_end=lambda: None,
+            )
+            acted = self._meters() - before
+            arrived = self._wait_for_arrival(act, done)
+            used = self._meters() - before
+        if arrived.complete:
+            self._check(act.wanted(done))
+        self._report_act(act, done, acted, arrived)
+        if not act.until or not self.wants(act.until):
+            return
+        if done.complete or act.from_start:
+            share = used.server_s / used.now_s
+            self._finish(self.plan.cases[act.until], arrived, used, share)
+        else:
+            what = f"{done.operations:,} operations in {done.elapsed_s:.0f} s"
+            self.fail(act.until, f"did not get done writing: {what}")
+
+    def _wait_for_arrival(self, act: Act, done: Outcome) -> Outcome:
+        """Until the remote has what was done, as an outcome; not complete where it never had."""
+        reached_s = None
+        if done.complete or done.operations:  # of a program that was killed nothing is known
+            state = act.wanted(done)
+            reached_s = wait_for(state, self._server, self.plan.long_s, self.mount.is_alive)
+        ended_s = time.monotonic() if reached_s is None else reached_s
+        since_s = done.ended_s - (done.elapsed_s if act.from_start else 0.0)
+        # Who sends before close returns was never waited for.
+        elapsed_s = max(0.001, ended_s - since_s)
+        return replace(done, elapsed_s=elapsed_s, ended_s=ended_s, complete=reached_s is not None)
+
+    def _check(self, state: RemoteState) -> None:
+        try:
+            state.check(self._server)
+        except WrongData as error:
+            raise ReadersFailed(f"WrongData on the server: {error}") from error
+
+    def _report_act(self, act: Act, done: Outcome, used: Meters, arrived: Outcome) -> None:
+        if not act.case or not self.wants(act.case):
+            return
+        late_s = arrived.ended_s - done.ended_s
+        if arrived.complete:
+            self._note = f"on the remote {max(0.0, late_s):.1f} s after the last close"
+        elif done.complete:
+            self._note = f"not all on the remote {late_s:.0f} s after the last close"
+        share = used.server_s / used.now_s
+        self._finish(self.plan.cases[act.case], done, used, share, act.disk_mb_s)
+
     def fail(self, name: str, error: str) -> None:
         self._tell(Measurement(name, self._contestant.name, self.round, error=error))
 
-    def _finish(self, case: Case, outcome: Outcome, used: Meters, server_share: float) -> None:
+    def _finish(
+        self,
+        case: Case,
+        outcome: Outcome,
+        used: Meters,
+        server_share: float,
+        disk_mb_s: float = 0.0,
+    ) -> None:
         entries = self._server.log()
         gets = [entry for entry in entries if entry.op == "GetObject"]
         note, self._note = self._note, ""
@@ -228,14 +308,16 @@ class Stage:
                 elapsed_s=outcome.elapsed_s,
                 operations=outcome.operations,
                 complete=outcome.complete,
-                bytes_asked=outcome.bytes_read,
+                bytes_asked=outcome.bytes_moved,
                 bytes_served=sum(entry.bytes_sent for entry in gets),
                 requests=len(entries),
                 gets=len(gets),
+                bytes_uploaded=sum(entry.bytes_received for entry in entries),
                 daemon_cpu_s=used.daemon_s,
                 peak_rss_bytes=peak_rss_bytes(self.mount.pid),
                 server_share=server_share,
                 others_cores=used.others_cores(),
+                disk_mb_s=disk_mb_s,
                 note=note,
             )
         )
@@ -276,12 +358,12 @@ class Stage:
 
 
 def rate_of(case: Case, outcome: Outcome) -> float:
-    """In the case's unit. An `ls` that was cut short counts as if it had just finished: the most
-    that it can have reached."""
-    if case.unit == "MB/s":
-        return outcome.bytes_read / 1e6 / outcome.elapsed_s
-    if case.as_seconds and not outcome.complete:
+    """In the case's unit. What is shown as seconds and was cut short counts as if it had just
+    finished: the most that it can have reached."""
+    if case.as_seconds:
         return case.total / outcome.elapsed_s
+    if case.unit == "MB/s":
+        return outcome.bytes_moved / 1e6 / outcome.elapsed_s
     return outcome.operations / outcome.elapsed_s
 
 

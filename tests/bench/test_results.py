@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.cases import FULL, Case, Goal, all_cases
+from tests.bench.cases import FULL, Case, Goal
 from tests.bench.command import load, save
 from tests.bench.machine import Disk, Machine
 from tests.bench.readers import Reader, ReadFiles, Sequential
 from tests.bench.report import Results, markdown, rates
 from tests.bench.results import Measurement, Summary, judge, summarize
+from tests.bench.rows import all_cases
 from tests.bench.stage import rate_of
 from tests.bench.workers import Outcome, ReadersFailed, run_readers
 from tests.servers.s3.seeding import synthetic_bytes
@@ -96,7 +97,7 @@ def test_readers_report_together_what_each_did(tmp_path: Path) -> None:
         (tmp_path / key).write_bytes(synthetic_bytes(key, 0, 5000))
     readers: list[Reader] = [Sequential(["a"], 5000), ReadFiles(["a", "b"], 5000)]
     outcome = run_readers(readers, tmp_path, time_s=5.0, at_end=lambda: None)
-    assert (outcome.operations, outcome.bytes_read, outcome.complete) == (3, 15_000, True)
+    assert (outcome.operations, outcome.bytes_moved, outcome.complete) == (3, 15_000, True)
 
 
 def test_one_wrong_byte_fails_the_run(tmp_path: Path) -> None:

@@ -26,12 +26,16 @@ class ReadersFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the readers did together; `elapsed_s` is from the first's start to the last's end."""
+    """What the readers did together; `elapsed_s` is from the first's start to the last's end.
+
+    `ended_s` is that end in time.monotonic(), which all processes of the machine share.
+    """
 
     elapsed_s: float
     operations: int
-    bytes_read: int
+    bytes_moved: int
     complete: bool
+    ended_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class _Report:
     started_s: float
     ended_s: float
     operations: int
-    bytes_read: int
+    bytes_moved: int
     complete: bool
     error: str = ""
 
@@ -108,7 +112,7 @@ def _fork(
 
 def _work(reader: Reader, root: Path, time_s: float, tell_fd: int) -> _Report:
     started_s = time.monotonic()
-    progress = Progress(started_s + time_s)
+    progress = Progress(started_s + time_s, started_s)
     error = ""
     try:
         reader.run(root, progress)
@@ -122,7 +126,12 @@ def _work(reader: Reader, root: Path, time_s: float, tell_fd: int) -> _Report:
         except WrongData as problem:
             error = f"WrongData: {problem}"
     return _Report(
-        started_s, ended_s, progress.operations, progress.bytes_read, progress.complete, error
+        progress.started_s,
+        ended_s,
+        progress.operations,
+        progress.bytes_moved,
+        progress.complete,
+        error,
     )
 
 
@@ -158,8 +167,9 @@ def _combine(reports: Sequence[_Report]) -> Outcome:
     return Outcome(
         max(report.ended_s for report in reports) - min(report.started_s for report in reports),
         sum(report.operations for report in reports),
-        sum(report.bytes_read for report in reports),
+        sum(report.bytes_moved for report in reports),
         all(report.complete for report in reports),
+        max(report.ended_s for report in reports),
     )
 
 
