@@ -1,4 +1,4 @@
-"""What the bench believes of the server: no part is taken for a whole, and wrong data never wins."""
+"""What the bench believes of the server: no part counts as the whole, wrong data never wins."""
 
 import time
 from dataclasses import replace
