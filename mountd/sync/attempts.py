@@ -73,7 +73,7 @@ class Doubts:
 
     def may_be_there(self, change: Change) -> bool:
         """Whether anything of ours may have arrived at its key."""
-        return change.key in self._attempts or change.since_ns <= self._born_ns
+        return change.key in self._attempts or change.since_ns < self._born_ns
 
     def clear(self, key: str) -> None:
         """What the remote has at `key` is known."""

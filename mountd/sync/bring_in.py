@@ -43,7 +43,7 @@ class BringIn:
         """A content for a change that had none, over the same base."""
         content = self._journal.new_content(change.base, change.size, change.mtime_ns)
         now = self._journal.ledger.changes[change.key]
-        now = replace(now, content=content.id, base=None, sequence=self._journal.next_sequence())
+        now = replace(now, content=content.id, base=None)
         try:
             self._journal.commit(Rows(changes=(now,), contents=(content,)))
         except BaseException:

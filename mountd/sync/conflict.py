@@ -32,9 +32,7 @@ def conflict_name(name: str, host: str, when: datetime, is_taken: Callable[[str]
         number += 1
 
 
-def moved_aside(
-    change: Change, name: str, shown: bytes, *, sequence: int, now_ns: int
-) -> tuple[Rows, Change]:
+def moved_aside(change: Change, name: str, shown: bytes) -> tuple[Rows, Change]:
     """Ours goes to the name of a conflict copy; its own key is the remote's again."""
     ours = replace(
         change,
@@ -44,8 +42,6 @@ def moved_aside(
         state=ChangeState.PENDING,
         reason="",
         conflict=change.conflict or change.key,
-        sequence=sequence,
-        changed_ns=min(change.changed_ns, now_ns),
     )
     return Rows(changes=(ours,), forget=(change.key,)), ours
 

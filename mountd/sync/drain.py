@@ -25,11 +25,10 @@ class Drain:
         """Whether this change is waited for."""
         if change.is_clean or not self._is_at_or_below(change.key):
             return False
-        if change.sequence <= self.began:
-            return True
-        if not change.content or change.content > self.began:
-            return False  # made later: ids of contents are sequences too
-        return self.sent.get(change.content, 0) <= self.began
+        if self.sent.get(change.content, 0) > self.began:
+            return False
+        # A rename that came later may move what was there; ids of contents are sequences too.
+        return change.sequence <= self.began or 0 < change.content <= self.began
 
     def left(self, ledger: Ledger) -> list[Change]:
         return [change for change in ledger.changes.values() if self.wants(change)]

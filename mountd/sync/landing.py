@@ -1,7 +1,8 @@
 """What the ledger becomes once the remote has done something; pure.
 
 While it was asked, the user may have written, renamed or removed. So nothing here believes that the
-ledger still says what was sent: it compares what is wanted now with what the remote has now.
+ledger still says what was sent: it compares what is wanted now with what the remote has now. A
+change keeps its `sequence`, which says when the user asked for it.
 """
 
 from collections.abc import Sequence
@@ -10,14 +11,6 @@ from dataclasses import dataclass, replace
 from mountd.sync.base import THERE
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, ChangeState, Content, Rows
 from mountd_cache.ledger import Ledger
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """For what is put into the ledger now."""
-
-    sequence: int
-    now_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +23,7 @@ class Sent:
     version: str
 
 
-def file_landed(ledger: Ledger, sent: Sent, *, is_all: bool, stamp: Stamp) -> Rows | Base:
+def file_landed(ledger: Ledger, sent: Sent, *, is_all: bool, now_ns: int) -> Rows | Base:
     """The rows; or the new base of a content that has been written meanwhile: see `remainder`.
 
     `is_all`: nothing was written since it was frozen; True where there is no content.
@@ -38,7 +31,7 @@ def file_landed(ledger: Ledger, sent: Sent, *, is_all: bool, stamp: Stamp) -> Ro
     change = sent.change
     now = ledger.changes.get(change.key)
     if now is None:
-        return Rows(changes=(_tombstone(sent, stamp),), contents=_moved_contents(ledger, sent))
+        return Rows(changes=(_tombstone(sent, now_ns),), contents=_moved_contents(ledger, sent))
     if not _is_same_file(now, change):
         return _elsewhere(ledger, now, sent)
     if not is_all:
@@ -54,14 +47,13 @@ def file_landed(ledger: Ledger, sent: Sent, *, is_all: bool, stamp: Stamp) -> Ro
         size=sent.size,
         mtime_ns=wanted_mtime_ns,
         reason="",
-        sequence=stamp.sequence,
-        since_ns=now.since_ns if as_wanted else stamp.now_ns,
+        since_ns=now.since_ns if as_wanted else now_ns,
     )
     drop = (now.content,) if now.content else ()
     return _rebased(ledger, sent, Rows(changes=(new,), drop=drop))
 
 
-def remainder(now: Change, base: Base, stamp: Stamp) -> Change:
+def remainder(now: Change, base: Base, now_ns: int) -> Change:
     """A file that was written on while it travelled."""
     return replace(
         now,
@@ -69,37 +61,36 @@ def remainder(now: Change, base: Base, stamp: Stamp) -> Change:
         base=None,
         state=ChangeState.PENDING,
         reason="",
-        sequence=stamp.sequence,
-        since_ns=stamp.now_ns,
+        since_ns=now_ns,
     )
 
 
-def file_gone(ledger: Ledger, change: Change, stamp: Stamp) -> Rows:
+def file_gone(ledger: Ledger, change: Change) -> Rows:
     """The remote has nothing at the key."""
     now = ledger.changes.get(change.key)
     if now is None:
         return Rows()
     if now.kind is ChangeKind.GONE_FILE:
-        return Rows(changes=(_clean(now, ABSENT, stamp),))
+        return Rows(changes=(_clean(now, ABSENT),))
     return Rows(changes=(replace(now, expect=ABSENT),))
 
 
-def directory_made(ledger: Ledger, change: Change, stamp: Stamp) -> Rows:
+def directory_made(ledger: Ledger, change: Change, *, now_ns: int) -> Rows:
     now = ledger.changes.get(change.key)
     if now is None:
         kind = ChangeKind.GONE_DIRECTORY
-        return Rows(changes=(replace(_bare(change, kind, stamp), expect=THERE),))
+        return Rows(changes=(replace(_bare(change, kind, now_ns), expect=THERE),))
     if now.is_directory:
-        return Rows(changes=(_clean(now, THERE, stamp),))
+        return Rows(changes=(_clean(now, THERE),))
     return Rows(changes=(replace(now, expect=THERE),))
 
 
-def directory_gone(ledger: Ledger, change: Change, stamp: Stamp) -> Rows:
+def directory_gone(ledger: Ledger, change: Change) -> Rows:
     now = ledger.changes.get(change.key)
     if now is None:
         return Rows()
     if now.kind is ChangeKind.GONE_DIRECTORY:
-        return Rows(changes=(_clean(now, ABSENT, stamp),))
+        return Rows(changes=(_clean(now, ABSENT),))
     return Rows(changes=(replace(now, expect=ABSENT, state=ChangeState.PENDING),))
 
 
@@ -168,23 +159,22 @@ def _with_base(content: Content, base: Base) -> Content:
     return made
 
 
-def _clean(now: Change, expect: str, stamp: Stamp) -> Change:
-    state = ChangeState.CLEAN
-    return replace(now, state=state, expect=expect, reason="", sequence=stamp.sequence)
+def _clean(now: Change, expect: str) -> Change:
+    return replace(now, state=ChangeState.CLEAN, expect=expect, reason="")
 
 
-def _tombstone(sent: Sent, stamp: Stamp) -> Change:
-    return replace(_bare(sent.change, ChangeKind.GONE_FILE, stamp), expect=sent.version)
+def _tombstone(sent: Sent, now_ns: int) -> Change:
+    return replace(_bare(sent.change, ChangeKind.GONE_FILE, now_ns), expect=sent.version)
 
 
-def _bare(change: Change, kind: ChangeKind, stamp: Stamp) -> Change:
+def _bare(change: Change, kind: ChangeKind, now_ns: int) -> Change:
     return Change(
         key=change.key,
         directory=change.directory,
         name=change.name,
         number=change.number,
         kind=kind,
-        sequence=stamp.sequence,
+        sequence=change.sequence,
         since_ns=change.since_ns,
-        changed_ns=stamp.now_ns,
+        changed_ns=now_ns,
     )

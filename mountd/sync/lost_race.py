@@ -43,9 +43,7 @@ class LostRaces:
             self.base_gone(now.key, base)
             return
         name, shown = self._name(now)
-        rows, ours = moved_aside(
-            now, name, shown, sequence=self._journal.next_sequence(), now_ns=self._wall_clock()
-        )
+        rows, ours = moved_aside(now, name, shown)
         self._journal.commit(rows, reserve=True)
         log.warning("conflict: %r changed on the remote; ours becomes %r", now.key, ours.key)
         self._view.foreign(now.key)

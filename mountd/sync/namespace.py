@@ -6,7 +6,7 @@ from collections.abc import Callable
 from mountd.errors import DirectoryNotEmpty, NotFound, Unreachable, VersionChanged
 from mountd.sync.attempts import Asker, Owner
 from mountd.sync.base import QueueView, SyncJournal
-from mountd.sync.landing import Stamp, directory_gone, directory_made, file_gone
+from mountd.sync.landing import directory_gone, directory_made, file_gone
 from mountd.sync.lost_race import LostRaces
 from mountd_cache.changes import ABSENT, Change, ChangeKind, Rows
 
@@ -70,7 +70,7 @@ class NamespaceSender:
                 expect = whose.entry.version
         else:
             raise Unreachable(f"{key} changed {_ROUNDS} times while it was removed")
-        self._settle(change, file_gone(self._journal.ledger, change, self._stamp()))
+        self._settle(change, file_gone(self._journal.ledger, change))
         self._doubts.clear(key)
 
     async def _landed_late(self, change: Change) -> str | None:
@@ -93,7 +93,9 @@ class NamespaceSender:
             while at >= 0:
                 await self._asker.call(self._store.make_dir, change.key[: at + 1])
                 at = change.key.find("/", at + 1)
-        self._settle(change, directory_made(self._journal.ledger, change, self._stamp()))
+        self._settle(
+            change, directory_made(self._journal.ledger, change, now_ns=self._wall_clock())
+        )
 
     async def _remove_directory(self, change: Change) -> None:
         key = change.key
@@ -110,7 +112,7 @@ class NamespaceSender:
                 change, "there is something in it on the remote, and it is not removed"
             )
             return
-        self._settle(change, directory_gone(self._journal.ledger, change, self._stamp()))
+        self._settle(change, directory_gone(self._journal.ledger, change))
         self._made.discard(key)
         self._doubts.clear(key)
 
@@ -127,6 +129,3 @@ class NamespaceSender:
         now = self._journal.ledger.changes.get(change.key)
         if now is not None and now.is_clean:
             self._view.sent(now)
-
-    def _stamp(self) -> Stamp:
-        return Stamp(self._journal.next_sequence(), self._wall_clock())

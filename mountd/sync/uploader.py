@@ -13,7 +13,7 @@ from mountd.remotes.base import Upload
 from mountd.sync.attempts import Asker, Attempt, Found, Owner
 from mountd.sync.base import QueueView, SyncJournal
 from mountd.sync.body import StagedBody, base_body, frozen_body
-from mountd.sync.landing import Sent, Stamp, base_moved, file_landed, remainder
+from mountd.sync.landing import Sent, base_moved, file_landed, remainder
 from mountd.sync.retry import ContentMissing
 from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
@@ -38,7 +38,7 @@ class Conflict(Exception):
 @dataclass(frozen=True, slots=True)
 class _Sending:
     """One state of a file on its way. `write(expect)` blocks. `source`: the version that the
-    remote is to copy, None where bytes are sent."""
+    remote is to copy, None where bytes are sent. `began`: it was frozen after that sequence."""
 
     change: Change
     attempt: Attempt
@@ -46,6 +46,7 @@ class _Sending:
     write: Callable[[str], Entry]
     body: StagedBody | None = None
     depth: int = 0
+    began: int = 0
     source: Base | None = None
 
 
@@ -55,7 +56,8 @@ Landing = Callable[[Change, StagedBody, int, str], None]
 
 class Uploader:
     """Owned by the queue, which has one change per key and per content in flight.
-    `sent_content(id, sequence)` is told that a state frozen after `sequence` is on the remote."""
+    `sent_content(id, sequence)` is told that a state frozen after `sequence` is on the remote,
+    of a content that has been written since."""
 
     def __init__(
         self,
@@ -101,14 +103,13 @@ class Uploader:
         id_ = self._id(change, content.id, layer)
         upload = Upload(str(id_), content.mtime_ns, change.attributes)
         if depth == 0 and content.base is not None:
-            has_landed = await self._send_copy(change, content.base, id_, upload)
+            await self._send_copy(change, content.base, id_, upload)
         else:
             body = frozen_body(self._journal, self._store, content, depth, hashed=self._hashed)
-            has_landed = await self._land(self._of_body(change, body, id_, upload, depth))
-        if has_landed:
-            self._sent_content(content.id, began)
+            sending = self._of_body(change, body, id_, upload, depth)
+            await self._land(replace(sending, began=began))
 
-    async def _send_copy(self, change: Change, base: Base, id_: UploadId, upload: Upload) -> bool:
+    async def _send_copy(self, change: Change, base: Base, id_: UploadId, upload: Upload) -> None:
         """A file that the remote has, under another name."""
         store = self._store
         if store.capabilities.server_copy:
@@ -118,11 +119,12 @@ class Uploader:
                 return store.copy(base.key, base.version, change.key, expect, upload)
 
             try:
-                return await self._land(_Sending(change, attempt, upload, copy, source=base))
+                await self._land(_Sending(change, attempt, upload, copy, source=base))
+                return
             except Unsupported:
                 pass  # too large to be copied, for one
         body = base_body(self._journal, store, change.content, base, hashed=self._hashed)
-        return await self._land(self._of_body(change, body, id_, upload, 0))
+        await self._land(self._of_body(change, body, id_, upload, 0))
 
     async def _send_attributes(self, change: Change) -> None:
         """New attributes or times of a file that the remote has: a copy onto itself."""
@@ -176,13 +178,11 @@ class Uploader:
 
     # -- sending it
 
-    async def _land(self, sending: _Sending) -> bool:
-        """Whether it is on the remote and settled; False where nobody wants it there any more."""
+    async def _land(self, sending: _Sending) -> None:
+        """Unless nobody wants it there any more."""
         entry = await self._landed(sending)
-        if entry is None:
-            return False
-        self._settle(sending, entry.version)
-        return True
+        if entry is not None:
+            self._settle(sending, entry.version)
 
     async def _landed(self, sending: _Sending) -> Entry | None:
         change = sending.change
@@ -302,12 +302,14 @@ class Uploader:
         is_all = content not in ledger.contents or self._journal.rest_adds_nothing(
             content, sending.depth
         )
-        stamp = Stamp(self._journal.next_sequence(), self._wall_clock())
+        now_ns = self._wall_clock()
         sent = Sent(change, sending.upload.mtime_ns, sending.attempt.size, version)
-        landed = file_landed(ledger, sent, is_all=is_all, stamp=stamp)
+        landed = file_landed(ledger, sent, is_all=is_all, now_ns=now_ns)
         if isinstance(landed, Base):
-            left = remainder(ledger.changes[change.key], landed, stamp)
+            left = remainder(ledger.changes[change.key], landed, now_ns)
             self._journal.release_frozen(content, sending.depth, landed, (left,))
+            if left.attributes == change.attributes:
+                self._sent_content(content, sending.began)
         else:
             if sending.body is not None:
                 self._landing(change, sending.body, sending.depth, version)

@@ -32,8 +32,9 @@ from tests.fakes.memory_store import MemoryStore
 FILES = ("a", "b", "c", "d", "d/x", "d/y")
 TOKEN = 8  # bytes
 
-_file = st.sampled_from(FILES)
-_fault = st.sampled_from(["put", "delete", "copy", "identify", "read", "make_dir", "remove_dir"])
+_file = st.sampled_from([*FILES, "a", "b", "a"])
+_fault = st.sampled_from(["put", "put", "put", "write", "write", "copy", "identify", "read"])
+_kind = st.sampled_from(["before", "after", "after", "slow", "hang", "cut"])
 LOCAL = [
     st.tuples(st.just("save"), _file),
     st.tuples(st.just("save"), _file),
@@ -42,6 +43,7 @@ LOCAL = [
     st.tuples(st.just("unlink"), _file),
     st.tuples(st.just("rename"), _file, _file),
     st.tuples(st.just("rename"), _file, _file),
+    st.tuples(st.just("swap"), _file, _file),
     st.tuples(st.just("mode"), _file),
     st.tuples(st.just("open"), _file),
     st.tuples(st.just("mkdir")),
@@ -226,6 +228,12 @@ class World:
             self.files[to] = self.files.pop(key)
             self.tree.rename(key, to)
 
+    def swap(self, key: str, other: str) -> None:
+        if {key, other} <= self.files.keys() and key != other:
+            self.rename(key, "aside")
+            self.rename(other, key)
+            self.rename("aside", other)
+
     def mode(self, key: str) -> None:
         if key in self.files:
             self.tree.set_mode(key, str(self.tokens))
@@ -282,18 +290,18 @@ class World:
 
     # -- the machinery
 
-    def fault(self, operation: Any, kind: str) -> None:
+    def fault(self, operation: Any, kind: str, calls: Sequence[int] = (1,)) -> None:
         match kind:
             case "before":
-                self.faults.add(operation, Unreachable("refused"), calls=[1, 2])
+                self.faults.add(operation, Unreachable("refused"), calls=calls)
             case "after":
-                self.faults.add(operation, Unreachable("reset"), after_effect=True, calls=[1])
+                self.faults.add(operation, Unreachable("reset"), after_effect=True, calls=calls)
             case "slow":
-                self.faults.add(operation, Throttled("slow down", 2.0), calls=[1])
+                self.faults.add(operation, Throttled("slow down", 2.0), calls=calls)
             case "hang" | "cut":
                 event = threading.Event()
                 error = Unreachable("cut") if kind == "cut" else None
-                self.faults.add(operation, error, hang=event, calls=[1])
+                self.faults.add(operation, error, hang=event, calls=calls)
                 self.hangs.append(event)
 
     def release(self) -> None:
@@ -321,6 +329,9 @@ async def act(world: World, steps: Sequence[Sequence[Any]], step: Callable[..., 
                 match name:
                     case "wait":
                         await trio.sleep(arguments[0])
+                    case "hold":  # what is due is in flight from here on
+                        world.fault("write", arguments[0], calls=range(1, 4))
+                        await trio.sleep(1.5)
                     case "drain":
                         await world.queue.drain("", 5.0)
                     case "kill":

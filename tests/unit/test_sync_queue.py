@@ -1,0 +1,674 @@
+"""The sync queue over a fake remote: what travels, when, and what errors make of it."""
+
+import errno
+import threading
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mountd.errors import (
+    Corrupt,
+    Denied,
+    Locked,
+    NameNotAllowed,
+    QuotaExceeded,
+    Throttled,
+    Unreachable,
+)
+from mountd.sync.base import QueueCounts
+from mountd_cache.changes import ChangeState
+from tests.conftest import ExpectedLog
+from tests.fakes.body import BytesBody
+from tests.fakes.memory_journal import MemoryJournal, reopened
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.syncing import Syncing, reached, syncing
+
+
+@pytest.fixture
+def clock(mock_clock: MockClock) -> MockClock:
+    """Jumps when nothing has happened for 10 ms: threads answer within that."""
+    mock_clock.autojump_threshold = 0.01
+    return mock_clock
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+def writes(requests: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(call, key) for call, key in requests if call not in ("read", "list", "list_tree")]
+
+
+# -- when
+
+
+async def test_a_change_waits_for_the_delay_after_the_last_write(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store, write_back_s=2.0) as s:
+        s.tree.write("a", b"1")
+        await trio.sleep(1.5)
+        s.tree.write("a", b"2", 1)
+        await trio.sleep(1.5)
+        assert store.keys() == []
+        await trio.sleep(1.0)
+        assert store.data("a") == b"12"
+        assert store.calls["put"] == 1
+
+
+async def test_a_file_made_and_removed_within_the_delay_never_travels(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store) as s:
+        s.tree.write("a", b"1")
+        s.tree.unlink("a")
+        await s.settled()
+        assert s.faults.requests == []
+        assert not s.journal.ledger.changes
+
+
+async def test_saving_by_rename_is_one_upload(clock: MockClock, store: MemoryStore) -> None:
+    store.seed("a", b"old")
+    async with syncing(store) as s:
+        s.tree.write("a.tmp", b"new")
+        s.tree.rename("a.tmp", "a")
+        await s.settled()
+        assert store.data("a") == b"new"
+        assert writes(s.faults.requests) == [("put", "a")]
+
+
+async def test_a_file_that_stays_open_is_sent_after_a_minute_and_then_each_minute(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store) as s:
+        s.tree.write("log", b"1")
+        s.tree.open_numbers.add(s.tree.number("log"))
+        for at in range(1, 130):
+            await trio.sleep(1)
+            s.tree.write("log", b"x", at)
+        assert store.calls["put"] == 2
+
+
+async def test_a_drain_sends_what_is_open_and_what_would_wait(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store, write_back_s=1000) as s:
+        s.tree.write("d/a", b"1")
+        s.tree.write("b", b"2")
+        s.tree.open_numbers.add(s.tree.number("d/a"))
+        assert await s.queue.drain("d/") == 0
+        assert store.keys() == ["d/a"]
+        assert await s.queue.drain() == 0
+        assert store.keys() == ["b", "d/a"]
+
+
+async def test_a_drain_ends_though_somebody_goes_on_writing(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store) as s:
+        s.tree.write("log", b"first")
+        s.tree.open_numbers.add(s.tree.number("log"))
+        hang = threading.Event()
+        fault = s.faults.add("put", hang=hang)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(s.queue.drain)
+            await reached(fault.reached)
+            s.tree.write("log", b"more", 5)
+            hang.set()
+        assert store.data("log") == b"first"
+        assert s.queue.counts().pending == 1
+
+
+async def test_a_drain_ends_when_only_what_was_refused_is_left(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("refused by the remote")
+    async with syncing(store) as s:
+        s.faults.add("put", NameNotAllowed("no"), key="bad")
+        s.tree.write("bad", b"1")
+        s.tree.write("good", b"2")
+        assert await s.queue.drain() == 1
+        assert store.keys() == ["good"]
+
+
+async def test_a_drain_ends_at_its_timeout(clock: MockClock, store: MemoryStore) -> None:
+    async with syncing(store) as s:
+        s.is_well.clear()
+        s.tree.write("a", b"1")
+        began_s = trio.current_time()
+        assert await s.queue.drain(timeout_s=30) == 1
+        assert trio.current_time() - began_s == pytest.approx(30, abs=1)
+
+
+async def test_nobody_asks_a_remote_that_is_down_and_all_goes_when_it_is_back(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store) as s:
+        s.is_well.clear()
+        s.tree.write("a", b"1")
+        await trio.sleep(500)
+        assert s.faults.requests == []
+        s.is_well.set()
+        s.queue.wake()
+        await s.settled()
+        assert store.keys() == ["a"]
+
+
+async def test_big_files_leave_slots_to_small_ones(clock: MockClock, store: MemoryStore) -> None:
+    async with syncing(store, max_transfers=4) as s:
+        hang = threading.Event()
+        fault = s.faults.add("put", hang=hang, key="big*")
+        for number in range(6):
+            s.tree.truncate(f"big{number}", 9 << 20)
+        await trio.sleep(1.5)
+        await reached(fault.reached)
+        s.tree.write("small", b"1")
+        assert await s.queue.drain("small") == 0
+        assert s.queue.counts().uploading == 3
+        hang.set()
+        await s.settled()
+
+
+# -- while it travels
+
+
+async def in_flight(s: Syncing) -> threading.Event:
+    """Set it, and the put of `a`, which is under way when this returns, goes on."""
+    hang = threading.Event()
+    fault = s.faults.add("put", hang=hang, key="a", calls=[1])
+    await trio.sleep(1.5)
+    await reached(fault.reached)
+    return hang
+
+
+async def test_what_is_written_during_an_upload_is_sent_after_it(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    store.seed("a", b"0123456789")
+    async with syncing(store) as s:
+        s.tree.write("a", b"AA", 2)
+        hang = await in_flight(s)
+        assert s.queue.state_of(s.tree.number("a")) == "uploading"
+        s.tree.write("a", b"BB", 6)
+        hang.set()
+        await s.queue.drain()
+        assert store.data("a") == b"01AA45BB89"
+        assert store.calls["put"] == 2
+
+
+async def test_a_file_unlinked_during_its_upload_is_gone_afterwards(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store) as s:
+        s.tree.write("a", b"1")
+        hang = await in_flight(s)
+        s.tree.unlink("a")
+        hang.set()
+        await s.settled()
+        assert store.keys() == []
+
+
+async def test_a_file_renamed_during_its_upload_is_at_its_new_name_only(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    """With holes: what they read from was replaced by the upload itself."""
+    store.seed("a", b"0123456789")
+    async with syncing(store) as s:
+        s.tree.write("a", b"AA", 2)
+        hang = await in_flight(s)
+        s.tree.rename("a", "b")
+        s.tree.write("b", b"BB", 6)
+        hang.set()
+        await s.settled()
+        assert store.keys() == ["b"]
+        assert store.data("b") == b"01AA45BB89"
+
+
+async def test_a_file_replaced_during_its_upload_is_the_new_one(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store) as s:
+        s.tree.write("a", b"one")
+        hang = await in_flight(s)
+        s.tree.write("b", b"two")
+        s.tree.rename("b", "a")
+        hang.set()
+        await s.settled()
+        assert (store.keys(), store.data("a")) == (["a"], b"two")
+
+
+async def test_attributes_set_during_an_upload_follow_it(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store) as s:
+        s.tree.write("a", b"one")
+        hang = await in_flight(s)
+        s.tree.set_mode("a", "33261")
+        hang.set()
+        await s.settled()
+        assert store.upload("a").attributes == {"mode": "33261"}
+        assert writes(s.faults.requests) == [("put", "a"), ("copy", "a")]
+
+
+async def test_pins_are_given_back(clock: MockClock, store: MemoryStore) -> None:
+    journal = MemoryJournal()
+    async with syncing(store, journal=journal) as s:
+        s.faults.add("put", Throttled("slow"), calls=[1])
+        s.tree.write("a", b"one")
+        await s.settled()
+    assert journal.pinned == set()
+
+
+# -- names
+
+
+async def test_a_clean_file_is_renamed_by_a_copy_and_then_a_delete(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    store.seed("a", b"1")
+    async with syncing(store) as s:
+        s.tree.rename("a", "b")
+        await s.settled()
+        assert writes(s.faults.requests) == [("copy", "b"), ("delete", "a")]
+        assert (store.keys(), store.data("b")) == (["b"], b"1")
+
+
+async def test_without_server_copy_a_renamed_file_goes_through_us(clock: MockClock) -> None:
+    store = MemoryStore({"a": b"1" * 1000}, server_copy=False)
+    async with syncing(store) as s:
+        s.tree.rename("a", "b")
+        await s.settled()
+        assert (store.keys(), store.data("b")) == (["b"], b"1" * 1000)
+
+
+async def test_a_file_waits_until_its_old_version_is_copied_away(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    store.seed("a", b"old")
+    async with syncing(store) as s:
+        s.tree.rename("a", "a~")
+        s.tree.write("a", b"new")
+        await s.settled()
+        assert writes(s.faults.requests) == [("copy", "a~"), ("put", "a")]
+        assert (store.data("a"), store.data("a~")) == (b"new", b"old")
+
+
+async def test_two_files_can_be_swapped(clock: MockClock, store: MemoryStore) -> None:
+    store.seed("a", b"a" * 10)
+    store.seed("b", b"b" * 20)
+    async with syncing(store) as s:
+        s.tree.rename("a", "t")
+        s.tree.rename("b", "a")
+        s.tree.rename("t", "b")
+        await s.settled()
+        assert (store.data("a"), store.data("b")) == (b"b" * 20, b"a" * 10)
+        assert store.keys() == ["a", "b"]
+
+
+async def test_on_real_directories_a_file_can_become_a_directory_with_itself_in_it(
+    clock: MockClock,
+) -> None:
+    store = MemoryStore({"f": b"1"}, real_directories=True)
+    async with syncing(store) as s:
+        s.tree.rename("f", "t")
+        s.tree.make_directory("f/")
+        s.tree.rename("t", "f/f")
+        await s.settled()
+        assert (store.keys(), store.data("f/f")) == (["f/", "f/f"], b"1")
+
+
+async def test_parents_are_made_first_and_removed_last(clock: MockClock) -> None:
+    store = MemoryStore(real_directories=True)
+    async with syncing(store) as s:
+        s.tree.make_directory("d/")
+        s.tree.make_directory("d/e/")
+        s.tree.write("d/e/f", b"1")
+        await s.settled()
+        assert store.keys() == ["d/", "d/e/", "d/e/f"]
+        s.tree.unlink("d/e/f")
+        s.tree.remove_directory("d/e/")
+        s.tree.remove_directory("d/")
+        await s.settled()
+        assert store.keys() == []
+
+
+async def test_a_parent_that_somebody_removed_is_made_again(clock: MockClock) -> None:
+    store = MemoryStore(real_directories=True)
+    store.seed("d/e/")
+    async with syncing(store) as s:
+        s.tree.write("d/e/f", b"1")
+        store.drop("d/e/")
+        store.drop("d/")
+        await s.settled()
+        assert store.data("d/e/f") == b"1"
+
+
+async def test_a_directory_that_somebody_has_filled_stays(
+    clock: MockClock, expected_log: ExpectedLog
+) -> None:
+    expected_log("not removed")
+    store = MemoryStore(real_directories=True)
+    store.seed("d/")
+    async with syncing(store) as s:
+        s.tree.remove_directory("d/")
+        store.seed("d/theirs", b"1")
+        await s.settled()
+        assert store.keys() == ["d/", "d/theirs"]
+        assert not s.journal.ledger.changes
+        assert "d/" in s.tree.foreigners
+
+
+# -- lost answers
+
+
+@pytest.mark.parametrize("call", ["put", "copy", "delete", "make_dir", "remove_dir"])
+async def test_a_lost_answer_is_no_conflict_and_nothing_is_done_twice(
+    clock: MockClock, call: str
+) -> None:
+    store = MemoryStore({"old": b"1", "gone": b"2", "e/": b""})
+    async with syncing(store) as s:
+        s.faults.add("write", Unreachable("reset"), after_effect=True, calls=range(1, 6))
+        s.tree.write("new", b"3")
+        s.tree.rename("old", "moved")
+        s.tree.unlink("gone")
+        s.tree.make_directory("d/")
+        s.tree.remove_directory("e/")
+        await s.settled()
+        assert store.keys() == ["d/", "moved", "new"]
+        assert (store.calls["put"], store.calls["copy"]) == (1, 1)
+        assert s.tree.foreigners == []
+
+
+async def test_before_repeating_the_remote_is_asked_what_is_there(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store) as s:
+        s.faults.add("put", Unreachable("refused"), calls=[1])
+        s.tree.write("a", b"1")
+        await s.settled()
+        assert [call for call, _ in s.faults.requests] == ["put", "identify", "put"]
+
+
+async def test_what_landed_late_is_removed_with_the_file(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store) as s:
+        s.faults.add("put", Unreachable("reset"), after_effect=True)
+        s.faults.add("identify", Unreachable("reset"), calls=[1, 2])
+        s.tree.write("a", b"1")
+        await trio.sleep(1.5)
+        assert store.keys() == ["a"]
+        s.tree.unlink("a")
+        await s.settled()
+        assert store.keys() == []
+
+
+async def test_an_upload_of_a_wrong_size_is_sent_again(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store) as s:
+        s.faults.add("put", Corrupt("the checksum differs"), calls=[1])
+        s.tree.write("a", b"1")
+        await s.settled()
+        assert store.data("a") == b"1"
+
+
+# -- conflicts
+
+
+async def test_a_lost_race_leaves_theirs_in_place_and_ours_beside_it(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("conflict: 'd/a.txt' changed on the remote")
+    store.seed("d/a.txt", b"old")
+    journal = MemoryJournal()
+    async with syncing(store, journal=journal) as s:
+        s.tree.save("d/a.txt", b"ours")
+        number = s.tree.number("d/a.txt")
+        store.seed("d/a.txt", b"theirs")
+        await s.settled()
+        (copy,) = {*store.keys()} - {"d/a.txt"}
+        assert copy.startswith("d/a (conflict box 20")
+        assert copy.endswith(").txt")
+        assert (store.data("d/a.txt"), store.data(copy)) == (b"theirs", b"ours")
+        assert s.tree.foreigners == ["d/a.txt"]
+        (step,) = [rows for rows in journal.commits if rows.forget and rows.changes]
+        (moved,) = step.changes
+        assert (moved.conflict, moved.number, moved.key) == ("d/a.txt", number, copy)
+
+
+async def test_a_new_file_meets_one_of_the_same_name(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("conflict")
+    async with syncing(store) as s:
+        s.tree.write("a", b"ours")
+        store.seed("a", b"theirs")
+        await s.settled()
+        assert sorted(map(store.data, store.keys())) == [b"ours", b"theirs"]
+
+
+async def test_a_file_that_somebody_else_removed_comes_back_with_our_changes(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    store.seed("a", b"old")
+    async with syncing(store) as s:
+        s.tree.save("a", b"ours")
+        store.drop("a")
+        await s.settled()
+        assert (store.keys(), store.data("a")) == (["a"], b"ours")
+
+
+async def test_what_has_changed_is_not_removed(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("is not removed")
+    store.seed("a", b"old")
+    async with syncing(store) as s:
+        s.tree.unlink("a")
+        store.seed("a", b"theirs")
+        await s.settled()
+        assert store.data("a") == b"theirs"
+        assert s.tree.foreigners == ["a"]
+        assert not s.journal.ledger.changes
+
+
+async def test_holes_of_a_base_that_is_gone_are_never_zeros(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("the version that this was based on is gone")
+    store.seed("a", b"0123456789")
+    async with syncing(store) as s:
+        s.tree.write("a", b"AA", 2)
+        store.seed("a", b"theirs")
+        assert await s.queue.drain() == 1
+        assert (store.keys(), store.data("a")) == (["a"], b"theirs")
+        (item,) = s.queue.items()
+        assert item.state == "conflict"
+        assert item.reason.startswith("conflict: the version that this was based on is gone")
+        content = s.journal.ledger.contents[s.journal.ledger.changes["a"].content]
+        assert list(content.layers[0].extents) == [(2, 4)]
+        assert s.queue.counts() == QueueCounts(0, 0, 1, 1, 2, s.queue.counts().oldest_s)
+
+
+async def test_a_restored_old_version_of_ours_is_somebody_elses(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("conflict")
+    async with syncing(store) as s:
+        s.tree.save("a", b"first")
+        await s.settled()
+        old = store.upload("a")
+        await trio.sleep(5)
+        s.tree.save("a", b"second")
+        await s.settled()
+        await trio.sleep(5)
+        s.tree.save("a", b"third")
+        store.put("a", BytesBody(b"first"), None, old)
+        await s.settled()
+        assert store.data("a") == b"first"
+        assert len(store.keys()) == 2
+
+
+# -- errors
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Unreachable("x"), Throttled("x", 5.0), Locked("x"), Corrupt("x"), OSError(errno.EIO, "disk")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_may_pass_is_tried_again_for_ever_and_ever_more_rarely(
+    clock: MockClock, store: MemoryStore, error: Exception
+) -> None:
+    async with syncing(store) as s:
+        fault = s.faults.add("put", error)
+        s.tree.write("a", b"1")
+        await trio.sleep(1000)
+        assert 18 <= fault.hits <= 25
+        (item,) = s.queue.items()
+        assert (item.state, item.attempts) == ("pending", fault.hits)
+        assert 0 < item.next_try_s <= 60
+        s.faults.remove()
+        await s.settled()
+        assert store.keys() == ["a"]
+
+
+async def test_what_nobody_foresaw_is_logged_once_and_tried_again(
+    clock: MockClock,
+    store: MemoryStore,
+    expected_log: ExpectedLog,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected_log("could not be sent, and is tried again")
+    async with syncing(store) as s:
+        s.faults.add("put", ZeroDivisionError("what"), calls=[1, 2, 3])
+        s.tree.write("a", b"1")
+        await s.settled()
+        assert store.keys() == ["a"]
+    assert len([r for r in caplog.records if r.levelname == "ERROR" and r.exc_info]) == 1
+
+
+async def test_what_is_refused_stays_until_somebody_retries(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("refused by the remote: read-only key")
+    async with syncing(store) as s:
+        fault = s.faults.add("put", Denied("read-only key"))
+        s.tree.write("a", b"1")
+        await trio.sleep(1000)
+        assert fault.hits == 1
+        assert s.queue.denied
+        assert s.queue.state_of(s.tree.number("a")) == "failed"
+        assert s.journal.ledger.changes["a"].state is ChangeState.FAILED
+        assert s.journal.ledger.changes["a"].reason == "read-only key"
+        s.faults.remove()
+        s.queue.retry("a")
+        await s.settled()
+        assert store.keys() == ["a"]
+        assert not s.queue.denied
+
+
+async def test_an_expired_token_does_not_fail_what_is_queued(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store) as s:
+
+        def deny() -> Exception:
+            s.is_well.clear()
+            return Denied("expired")
+
+        s.faults.add("put", deny)
+        s.tree.write("a", b"1")
+        await trio.sleep(10)
+        assert s.queue.counts().failed == 0
+        s.faults.remove()
+        s.is_well.set()
+        s.queue.wake()
+        await s.settled()
+        assert store.keys() == ["a"]
+
+
+async def test_a_full_remote_is_asked_every_five_minutes(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    async with syncing(store) as s:
+        fault = s.faults.add("put", QuotaExceeded("full"))
+        s.tree.write("a", b"1")
+        assert await s.queue.drain() == 1
+        await trio.sleep(1000)
+        assert fault.hits == 4
+        assert s.queue.counts().failed == 1
+        s.faults.remove()
+        await trio.sleep(301)
+        assert store.keys() == ["a"]
+
+
+async def test_what_is_discarded_is_forgotten_with_its_bytes(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("refused")
+    store.seed("a", b"theirs")
+    async with syncing(store) as s:
+        s.faults.add("put", Denied("no"))
+        s.tree.save("a", b"ours")
+        await s.settled()
+        s.queue.discard("a")
+        assert not s.journal.ledger.changes
+        assert not s.journal.ledger.contents
+        assert s.tree.foreigners == ["a"]
+        with pytest.raises(KeyError):
+            s.queue.discard("a")
+        await trio.sleep(1)
+        assert not s.queue.denied
+
+
+async def test_what_is_in_flight_is_not_discarded(clock: MockClock, store: MemoryStore) -> None:
+    async with syncing(store) as s:
+        s.tree.write("a", b"1")
+        hang = await in_flight(s)
+        with pytest.raises(ValueError, match="is being sent"):
+            s.queue.discard("a")
+        hang.set()
+        await s.settled()
+
+
+async def test_a_full_local_disk_does_not_end_the_queue(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    journal = MemoryJournal()
+    async with syncing(store, journal=journal) as s:
+        s.tree.write("a", b"1")
+        s.tree.write("b", b"1")
+        journal.fail = OSError(errno.ENOSPC, "full")
+        await trio.sleep(100)
+        journal.fail = None
+        await s.settled()
+        assert store.keys() == ["a", "b"]
+        assert (store.calls["put"], s.tree.foreigners) == (2, [])
+
+
+async def test_a_killed_process_leaves_nothing_that_its_successor_takes_for_a_conflict(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    journal = MemoryJournal()
+    async with syncing(store, journal=journal) as s:
+        s.faults.add("put", Unreachable("reset"), after_effect=True)
+        s.faults.add("identify", Unreachable("reset"))
+        s.tree.write("same", b"1")
+        s.tree.write("more", b"1")
+        s.tree.write("gone", b"1")
+        await trio.sleep(1.5)
+        assert store.keys() == ["gone", "more", "same"]
+        s.tree.write("more", b"2", 1)
+    version = store.stat("same").version
+    journal = reopened(journal)
+    async with syncing(store, journal=journal) as s:
+        s.tree.seen.clear()
+        s.tree.unlink("gone")
+        await s.settled()
+        found = dict(zip(store.keys(), map(store.data, store.keys()), strict=True))
+        assert found == {"same": b"1", "more": b"12"}
+        assert store.stat("same").version == version
