@@ -93,6 +93,11 @@ def shown_names(entries: Sequence[Entry], *, at_root: bool = False) -> ShownName
     return ShownNames([e for e, _ in kept], [n for _, n in kept], shortened or _NOTHING)
 
 
+def shown_name(raw: str, *, at_root: bool = False) -> bytes:
+    """What a file is shown as where no directory has its name."""
+    return shown_names([Entry(raw, Kind.FILE, 0, 0, "")], at_root=at_root).names[0]
+
+
 def raw_name(
     shown: bytes, shortened: Mapping[bytes, str] = _NOTHING, *, at_root: bool = False
 ) -> str:

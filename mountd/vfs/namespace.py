@@ -127,7 +127,8 @@ class Namespace:
             content=content.id,
             attributes=attributes,
         )
-        self.commit(Rows(changes=(change,), contents=(content,)))
+        self.writes.commit_new(content, Rows(changes=(change,), contents=(content,)))
+        self.writes.queue.wake()
         return self.tree.remember_change(parent, change), change
 
     async def make_directory(
@@ -202,6 +203,7 @@ class Namespace:
         return Rows(changes=(change,), drop=drop)
 
     def _keep_if_open(self, found: Found) -> None:
+        self.tree.unnamed(found.number)
         if found.change and found.change.content and self._files.is_open(found.number):
             self.writes.keep_unlinked(found.number, found.change.content)
 

@@ -8,15 +8,17 @@ ROOT = 1
 
 
 class Node:
-    """An inode that the kernel holds `lookups` times."""
+    """An inode that the kernel holds `lookups` times. `is_nameless`: its name was taken away here;
+    one that vanished on the remote is still somebody's file."""
 
-    __slots__ = ("lookups", "number", "parent", "row")
+    __slots__ = ("is_nameless", "lookups", "number", "parent", "row")
 
     def __init__(self, number: int, parent: Directory | None, row: int) -> None:
         self.number = number
         self.parent = parent
         self.row = row
         self.lookups = 0
+        self.is_nameless = False
 
 
 @dataclass(eq=False, slots=True)

@@ -174,6 +174,12 @@ class Tree:
             directory.key = new_key + key[len(old_key) :]
             self._by_key[directory.key] = directory
 
+    def unnamed(self, number: int) -> None:
+        """The last name of a file was taken away here."""
+        node = self._nodes.get(number)
+        if node is not None:
+            node.is_nameless = True
+
     def held_directory(self, key: str) -> Directory | None:
         """The directory with this key, if the kernel holds it."""
         return self._by_key.get(key)

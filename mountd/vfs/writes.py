@@ -4,7 +4,6 @@ The walk of a write: `write` -> the journal's data file, then its log -> reply. 
 for the remote, except for room where the cache is full of what was not sent yet.
 """
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing_extensions import Buffer
 
 from mountd.errors import Denied, IsADirectory, NoSpace, Stale
 from mountd.vfs.files import Handle, OpenFiles, RemoteFile, remote_file_at
+from mountd.vfs.names import shown_name
 from mountd.vfs.nodes import Node
 from mountd.vfs.overlay import is_hidden
 from mountd.vfs.tree import Tree
@@ -129,27 +129,22 @@ class Writes:
 
     def _first_content(self, node: Node, opened: RemoteFile | None) -> Content:
         """Of a file that is as the listing says, or that has lost its name while it is open."""
-        row, listing = -1, None
-        with contextlib.suppress(Stale):
-            cached, row = self._tree.locate(node)
-            listing = cached.listing
         assert node.parent is not None
-        key = node.parent.key
-        if listing is None or is_hidden(self._ledger, key, listing, row):
-            if opened is None or not self._files.is_open(node.number):
-                raise Stale(f"inode {node.number} has no name any more")
-            base = Base(opened.key, opened.version, opened.size)
-            content = self.journal.new_content(base, opened.size, opened.mtime_ns)
-            self.journal.commit(Rows(contents=(content,)))
-            self._unlinked[node.number] = content.id
-            return content
-        file = self._files.remote_file_of(node)
+        file, name = opened, b""
+        if not node.is_nameless:
+            file, name = self._named(node, node.parent.key, opened)
+        if file is None or (node.is_nameless and not self._files.is_open(node.number)):
+            raise Stale(f"inode {node.number} has no name any more")
         base = Base(file.key, file.version, file.size)
         content = self.journal.new_content(base, file.size, file.mtime_ns)
+        if node.is_nameless:
+            self.commit_new(content, Rows(contents=(content,)))
+            self._unlinked[node.number] = content.id
+            return content
         change = Change(
             key=file.key,
-            directory=key,
-            name=listing.name(row),
+            directory=node.parent.key,
+            name=name,
             number=node.number,
             kind=ChangeKind.FILE,
             expect=file.version,
@@ -157,10 +152,51 @@ class Writes:
         self._commit_content(change, content)
         return content
 
+    def _named(
+        self, node: Node, directory: str, opened: RemoteFile | None
+    ) -> tuple[RemoteFile, bytes]:
+        """The version that a file is, and its name. Where somebody else has replaced or removed it
+        while it was open here, what is written now goes to its name all the same: the sync queue
+        finds the other's version there, and keeps both."""
+        try:
+            cached, row = self._tree.locate(node)
+        except Stale:
+            if opened is None or opened.key in self._ledger.changes:
+                raise
+            raw = opened.key.removeprefix(directory)
+            name = shown_name(raw, at_root=not directory)
+            if (
+                not opened.key.startswith(directory)
+                or "/" in raw
+                or self._is_taken(directory, name)
+            ):
+                raise
+            return opened, name
+        if is_hidden(self._ledger, directory, cached.listing, row):
+            raise Stale(f"inode {node.number} has no name any more")
+        return self._files.remote_file_of(node), cached.listing.name(row)
+
+    def _is_taken(self, directory: str, name: bytes) -> bool:
+        """Whether a change or a directory has that name."""
+        if name in self._ledger.shown.get(directory, ()):
+            return True
+        cached = self._tree.cache.get(directory)
+        row = cached.listing.find(name) if cached is not None else -1
+        return cached is not None and row >= 0 and cached.listing.is_dir(row)
+
+    def commit_new(self, content: Content, rows: Rows) -> None:
+        """A content that no record names must leave nothing behind."""
+        try:
+            self.journal.commit(rows)
+        except BaseException:
+            self.journal.discard(content)
+            raise
+
     def _commit_content(self, change: Change, content: Content) -> None:
         now_ns = self._now_ns()
         is_behind = change.state is not ChangeState.CLEAN and change.since_ns
-        self.journal.commit(
+        self.commit_new(
+            content,
             Rows(
                 changes=(
                     replace(
@@ -175,7 +211,7 @@ class Writes:
                     ),
                 ),
                 contents=(content,),
-            )
+            ),
         )
         self.queue.wake()
 
