@@ -7,6 +7,7 @@ from typing import Any
 
 from mountd_cache.changes import BASE, ZERO, Base, Change, ChangeKind, ChangeState, Content, Rows
 from mountd_cache.journal import Journal, SyncMark
+from mountd_cache.staging import parse_data_name
 
 Snapshot = tuple[dict[str, Change], dict[int, Any]]
 
@@ -253,6 +254,16 @@ def check(journal: Journal, history: History) -> str:
             _check_bytes(journal, history, step, content)
             was_failed = history.snapshots[step][0][change.key].state is ChangeState.FAILED
             assert was_failed or (change.key in torn) == journal.is_torn(content.id)
+    known = {
+        (id_, layer[0])
+        for _, contents in history.snapshots[: history.durable_step + 1]
+        for id_, (_, layers, *_) in contents.items()
+        for layer in layers
+    }
+    for path in journal.recovery.quarantined:
+        key = parse_data_name(path.name)
+        assert key is not None, path
+        assert key not in known, f"{path} is of a layer that was dropped"
     assert journal.next_sequence() > history.highest_sequence
     return f"{step} of {history.step}"
 
