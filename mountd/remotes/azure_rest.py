@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import unquote
 from xml.etree.ElementTree import Element
 
-from mountd.errors import Corrupt
+from mountd.errors import Corrupt, Unsupported
 from mountd.remotes.azure_credentials import AzureAccount
 from mountd.remotes.azure_http import AzureHttp, mtime_of, plain_name
 from mountd.remotes.azure_write import CAPABILITIES, AzureWrites
@@ -84,6 +84,18 @@ class AzureRest:
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> ListedObject:
         return self._writes.put(key, body, expect, upload)
+
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> ListedObject:
+        raise Unsupported("here every file is sent whole")
 
     def delete(self, key: str, expect: str | None) -> None:
         self._writes.delete(key, expect)

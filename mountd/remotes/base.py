@@ -40,6 +40,7 @@ class Capabilities:
     `server_copy`: `copy` works without moving the bytes through us. `keeps_attributes`: `put` keeps
     `attributes` (object metadata). `keeps_mtime`: listings show the mtime that came with a put.
     `max_put_bytes`: the largest file that `put` takes; None where no limit is known.
+    `put_delta`: it may work here, without moving the bytes that are there already.
     """
 
     strong_version: bool
@@ -52,6 +53,7 @@ class Capabilities:
     keeps_attributes: bool = False
     keeps_mtime: bool = False
     max_put_bytes: int | None = None
+    put_delta: bool = False
 
 
 class Body(Protocol):
@@ -140,6 +142,26 @@ class RemoteStore(Protocol):
         there and a version was), Corrupt where what arrived isn't what was sent, QuotaExceeded,
         Denied, Locked, NameNotAllowed, and Unsupported for a file that is too large. On real
         directories a missing parent is NotFound. After any other error nothing was changed.
+        """
+        ...
+
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        """As `put`; but the bytes in the ranges `same` (sorted, disjoint, [start, end)) are those
+        of that version of `source` at the same offsets, and are taken from there on the remote's
+        side, as far as that pays. The others, and whatever else is sent, are read from `body`.
+
+        Raises as `put`, NotFound also where the source is gone, and VersionChanged also where it
+        is another version (nothing is made then). Unsupported where it can't be done or doesn't
+        pay: `put` does the same.
         """
         ...
 

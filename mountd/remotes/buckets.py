@@ -80,6 +80,23 @@ class BucketsStore:
         with _bucket_is_a_directory(name):
             return self._bucket(name).put(rest, body, expect, upload)
 
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        (name, rest), (source_name, source_rest) = _inside(key), _inside(source)
+        if name != source_name:
+            raise Unsupported(f"{source} and {key} are in different buckets")
+        with _bucket_is_a_directory(name):
+            bucket = self._bucket(name)
+            return bucket.put_delta(rest, body, expect, upload, source_rest, version, same)
+
     def delete(self, key: str, expect: str | None) -> None:
         name, rest = _inside(key)
         with _bucket_is_a_directory(name):

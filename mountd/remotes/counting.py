@@ -32,6 +32,31 @@ class TransferCounts:
     up_bytes: int = 0
 
 
+class _CountedBody:
+    """A body that knows how many of its bytes were asked for; what is read again counts once."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._lock = threading.Lock()
+        self._spans: set[tuple[int, int]] = set()
+
+    @property
+    def size(self) -> int:
+        return self._body.size
+
+    @property
+    def read_bytes(self) -> int:
+        """Where a store reads the same bytes again in the same pieces, as they do."""
+        with self._lock:
+            return sum(end - start for start, end in self._spans)
+
+    def read(self, start: int, end: int) -> Buffer:
+        data = self._body.read(start, end)
+        with self._lock:
+            self._spans.add((start, end))
+        return data
+
+
 class CountingStore:
     """A `RemoteStore` that counts.
 
@@ -113,6 +138,23 @@ class CountingStore:
         entry = self._store.put(key, body, expect, upload)
         with self._lock:
             self._up_bytes += body.size
+        return entry
+
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        self._count_put()
+        counted = _CountedBody(body)
+        entry = self._store.put_delta(key, counted, expect, upload, source, version, same)
+        with self._lock:
+            self._up_bytes += counted.read_bytes
         return entry
 
     def delete(self, key: str, expect: str | None) -> None:

@@ -132,6 +132,18 @@ class FsspecStore:
         """Of `upload` nothing is kept."""
         return self._writes.put(key, body, expect)
 
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        raise Unsupported("here every file is sent whole")
+
     def delete(self, key: str, expect: str | None) -> None:
         self._writes.delete(key, expect)
 

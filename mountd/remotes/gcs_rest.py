@@ -5,7 +5,7 @@ https://cloud.google.com/storage/docs/json_api/v1/objects
 
 from collections.abc import Sequence
 
-from mountd.errors import VersionChanged
+from mountd.errors import Unsupported, VersionChanged
 from mountd.remotes.base import Body, Capabilities, Upload
 from mountd.remotes.gcs_credentials import GcsAccess
 from mountd.remotes.gcs_http import OBJECT_FIELDS, GcsHttp, json_of, object_of
@@ -87,6 +87,18 @@ class GcsRest:
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> ListedObject:
         return self._writes.put(key, body, expect, upload)
+
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> ListedObject:
+        raise Unsupported("here every file is sent whole")
 
     def delete(self, key: str, expect: str | None) -> None:
         self._writes.delete(key, expect)

@@ -339,6 +339,20 @@ class HealthStore:
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         return self._write(lambda: self._store.put(key, body, expect, upload))
 
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        return self._write(
+            lambda: self._store.put_delta(key, body, expect, upload, source, version, same)
+        )
+
     def delete(self, key: str, expect: str | None) -> None:
         self._write(lambda: self._store.delete(key, expect))
 

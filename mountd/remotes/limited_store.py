@@ -169,6 +169,19 @@ class LimitedStore:
         with self._uploads.begin(body) as paced, self._slot():
             return self._store.put(key, paced, expect, upload)
 
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        with self._uploads.begin(body) as paced, self._slot():
+            return self._store.put_delta(key, paced, expect, upload, source, version, same)
+
     def delete(self, key: str, expect: str | None) -> None:
         with self._slot():
             self._store.delete(key, expect)

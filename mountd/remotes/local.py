@@ -13,7 +13,7 @@ import stat as modes
 from collections.abc import Iterator, Sequence
 
 from mountd.config import Settings
-from mountd.errors import NotFound, Unreachable
+from mountd.errors import NotFound, Unreachable, Unsupported
 from mountd.remotes.base import Body, Capabilities, Identity, Upload
 from mountd.remotes.local_tree import (
     LocalTree,
@@ -116,6 +116,18 @@ class LocalStore:
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         return self._writes.put(key, body, expect, upload)
+
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        raise Unsupported("here every file is sent whole")
 
     def delete(self, key: str, expect: str | None) -> None:
         self._writes.delete(key, expect)

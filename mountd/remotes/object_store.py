@@ -79,6 +79,17 @@ class Provider(Protocol):
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> ListedObject: ...
 
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> ListedObject: ...
+
     def delete(self, key: str, expect: str | None) -> None: ...
 
     def copy(
@@ -182,6 +193,22 @@ class ObjectStore:
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         _check_file(key)
         return _file_entry(key, self._provider.put(self._prefix + key, body, expect, upload))
+
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        _check_file(source)
+        _check_file(key)
+        full, full_source = self._prefix + key, self._prefix + source
+        made = self._provider.put_delta(full, body, expect, upload, full_source, version, same)
+        return _file_entry(key, made)
 
     def delete(self, key: str, expect: str | None) -> None:
         _check_file(key)

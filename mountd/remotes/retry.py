@@ -190,6 +190,19 @@ class RetryingStore:
         with self._deadline(call.upload_timeout_s(self._timeout_s, body.size)):
             return self._store.put(key, body, expect, upload)
 
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        with self._deadline(call.upload_timeout_s(self._timeout_s, body.size)):
+            return self._store.put_delta(key, body, expect, upload, source, version, same)
+
     def delete(self, key: str, expect: str | None) -> None:
         with self._deadline(self._timeout_s):
             self._store.delete(key, expect)

@@ -21,17 +21,17 @@ from mountd.remotes.base import Body
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.rest import RestAnswer
+from mountd.remotes.s3_delta import MAX_PART_BYTES, MAX_PARTS, DeltaPart
 from mountd.remotes.s3_errors import error_code, s3_error, write_error
 from mountd.remotes.s3_payload import payload_of, payload_of_part
 from mountd.remotes.s3_rest import S3Rest
 from mountd.remotes.s3_xml import complete_body, etag_in, upload_id_in
 
-MAX_PARTS = 10_000
-MAX_OBJECT_BYTES = MAX_PARTS * (5 << 30)
+MAX_OBJECT_BYTES = MAX_PARTS * MAX_PART_BYTES
 PART_BYTES = 16 << 20
 COPY_PART_BYTES = 512 << 20
 _GRAIN_BYTES = 1 << 20
-_AT_ONCE = 4  # parts of one object: 64 MiB
+_AT_ONCE = 4  # parts of one object: 64 MiB; of a delta more, for few of them are sent
 _THREADS = 8  # of all objects
 _PAUSES_S = (0.2, 1.0)
 _MAX_PAUSE_S = 5.0
@@ -86,6 +86,38 @@ class S3Multipart:
 
         `check_tag` compares a part's answer with its MD5. What the body raises passes through.
         """
+        spans = part_spans(target.size, PART_BYTES)
+        return self._make(target, spans, self._of_body(body, check_tag))
+
+    def copy(self, target: Target, source: Mapping[str, str]) -> str:
+        """As `put`; `source` are the headers that say what is copied, and what it must be."""
+        return self._make(target, part_spans(target.size, COPY_PART_BYTES), self._of_source(source))
+
+    def put_delta(
+        self,
+        target: Target,
+        parts: Sequence[DeltaPart],
+        body: Body,
+        check_tag: CheckTag,
+        source: Mapping[str, str],
+    ) -> str:
+        """As `put` and `copy`: some of these parts come from the body, the others from a source."""
+        copied = {part.start for part in parts if part.is_copied}
+        send, copy = self._of_body(body, check_tag), self._of_source(source)
+
+        def send_or_copy(part: _Part, stop: threading.Event) -> str:
+            return (copy if part.start in copied else send)(part, stop)
+
+        spans = [(part.start, part.end) for part in parts]
+        return self._make(target, spans, send_or_copy, at_once=_THREADS)
+
+    def close(self) -> None:
+        """Parts that haven't begun never do: their objects fail with Unreachable."""
+        with self._lock:
+            threads, self._threads = self._threads, _Threads()
+        threads.close()
+
+    def _of_body(self, body: Body, check_tag: CheckTag) -> _SendPart:
         rest = self._rest
 
         def send(part: _Part, stop: threading.Event) -> str:
@@ -97,13 +129,12 @@ class S3Multipart:
             check_tag(answer, payload.md5)
             return opaque_tag(answer.header("etag"))
 
-        return self._make(target, PART_BYTES, send)
+        return send
 
-    def copy(self, target: Target, source: Mapping[str, str]) -> str:
-        """As `put`; `source` are the headers that say what is copied, and what it must be."""
+    def _of_source(self, source: Mapping[str, str]) -> _SendPart:
         rest = self._rest
 
-        def send(part: _Part, stop: threading.Event) -> str:
+        def copy(part: _Part, stop: threading.Event) -> str:
             span = {"x-amz-copy-source-range": f"bytes={part.start}-{part.end - 1}"}
             timeout_s = rest.timeout_s + (part.end - part.start) / COPY_BYTES_PER_S
             headers = {**source, **span}
@@ -112,23 +143,22 @@ class S3Multipart:
                 raise s3_error(answer, rest.what(part.key))
             return etag_in(answer.body)
 
-        return self._make(target, COPY_PART_BYTES, send)
+        return copy
 
-    def close(self) -> None:
-        """Parts that haven't begun never do: their objects fail with Unreachable."""
-        with self._lock:
-            threads, self._threads = self._threads, _Threads()
-        threads.close()
-
-    def _make(self, target: Target, part_bytes: int, send: _SendPart) -> str:
-        spans = part_spans(target.size, part_bytes)
+    def _make(
+        self,
+        target: Target,
+        spans: Sequence[tuple[int, int]],
+        send: _SendPart,
+        at_once: int = _AT_ONCE,
+    ) -> str:
         upload_id = self._create(target)
         try:
             parts = [
                 _Part(target.key, upload_id, number, start, end)
                 for number, (start, end) in enumerate(spans, 1)
             ]
-            return self._complete(target, upload_id, self._send_all(parts, send))
+            return self._complete(target, upload_id, self._send_all(parts, send, at_once))
         except BaseException:
             # Also after a lost Complete: what isn't done by now should not be done later.
             with contextlib.suppress(RemoteError):
@@ -141,7 +171,7 @@ class S3Multipart:
             raise write_error(answer, self._rest.what(target.key), False)
         return upload_id_in(answer.body)
 
-    def _send_all(self, parts: Sequence[_Part], send: _SendPart) -> list[str]:
+    def _send_all(self, parts: Sequence[_Part], send: _SendPart, at_once: int) -> list[str]:
         """The parts' ETags. The first error stops the others, and is raised when they have."""
         threads = self._threads
         stop = threading.Event()
@@ -150,7 +180,7 @@ class S3Multipart:
         tags = [""] * len(parts)
         try:
             while True:
-                for part in itertools.islice(waiting, _AT_ONCE - len(running)):
+                for part in itertools.islice(waiting, at_once - len(running)):
                     running[threads.submit(send, part, stop)] = part.number
                 if not running:
                     return tags

@@ -49,6 +49,7 @@ class Proven:
     copy_source_if_match: bool
     copy_if_match: bool
     copy_if_none_match: bool
+    part_copy_source_if_match: bool
     copies: bool
     etag_is_md5: bool
     keeps_markers: bool
@@ -147,6 +148,8 @@ class _Probe:
                 put_if_match=self._enforces(self._put, self._key),
                 complete_if_none_match=self._complete(_NONE) is _Outcome.REFUSED,
                 complete_if_match=self._enforces(self._complete, self._key),
+                # After Complete: `rclone serve s3` does not end an upload with a copied part.
+                part_copy_source_if_match=self._enforces(self._copy_part, self._key),
                 copies=self._copy(_NONE) is _Outcome.DONE or self._copy({}) is _Outcome.DONE,
                 copy_if_none_match=self._copy(_NONE) is _Outcome.REFUSED,
                 copy_if_match=self._enforces(self._copy, self._copy_key),
@@ -179,11 +182,8 @@ class _Probe:
         return outcome
 
     def _complete(self, condition: Mapping[str, str]) -> _Outcome:
-        if not self._upload_id:
-            outcome, answer = self._ask("POST", self._key, {"uploads": ""})
-            if outcome is not _Outcome.DONE:
-                return _Outcome.UNABLE
-            self._upload_id = upload_id_in(answer.body)
+        if not self._has_upload():
+            return _Outcome.UNABLE
         upload = {"uploadId": self._upload_id}
         query = {"partNumber": "1", **upload}
         outcome, answer = self._ask("PUT", self._key, query, payload=self._payload)
@@ -196,6 +196,28 @@ class _Probe:
             self._upload_id = ""
             self._tags[self._key] = etag_in(answer.body)
         return outcome
+
+    def _copy_part(self, condition: Mapping[str, str]) -> _Outcome:
+        if not self._has_upload():
+            return _Outcome.UNABLE
+        headers = {
+            "x-amz-copy-source": self._rest.copy_source(self._key),
+            "x-amz-copy-source-if-match": condition["If-Match"],
+        }
+        query = {"partNumber": "2", "uploadId": self._upload_id}
+        outcome, answer = self._ask("PUT", self._key, query, headers)
+        if outcome is _Outcome.DONE and not etag_in(answer.body):
+            return _Outcome.UNABLE  # it can't be named in a Complete
+        return outcome
+
+    def _has_upload(self) -> bool:
+        """Begins one where none goes on."""
+        if not self._upload_id:
+            outcome, answer = self._ask("POST", self._key, {"uploads": ""})
+            if outcome is not _Outcome.DONE:
+                return False
+            self._upload_id = upload_id_in(answer.body)
+        return True
 
     def _copy(self, condition: Mapping[str, str]) -> _Outcome:
         headers = {"x-amz-copy-source": self._rest.copy_source(self._key), **condition}

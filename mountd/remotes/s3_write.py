@@ -9,7 +9,7 @@ import contextlib
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +20,7 @@ from mountd.remotes.http_status import mtime_ns_of_http_date
 from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, metadata_of
 from mountd.remotes.object_store import CAPABILITIES, FoundObject, ListedObject, ListPage
 from mountd.remotes.rest import RestAnswer
+from mountd.remotes.s3_delta import delta_parts
 from mountd.remotes.s3_errors import error_code, s3_error, write_error
 from mountd.remotes.s3_multipart import (
     COPY_BYTES_PER_S,
@@ -103,6 +104,32 @@ class S3Bucket:
             raise
         return ListedObject(key, body.size, _mtime_ns(answer), version)
 
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> ListedObject:
+        """In parts, each sent or copied under a condition. Unsupported where the server doesn't
+        enforce that: the source might change between two parts."""
+        proven = self._prover.proven()
+        if not proven.part_copy_source_if_match:
+            raise Unsupported(f"{self._rest.place.what} does not copy parts of a certain version")
+        parts = delta_parts(body.size, same)
+        upload = _recognisable(upload)
+        what = {
+            "x-amz-copy-source": self._rest.copy_source(source),
+            "x-amz-copy-source-if-match": version,
+        }
+        target = self._target(proven, key, body.size, expect, headers_of(key, upload))
+        check_tag = partial(self._check_tag, proven)
+        made = self._multipart.put_delta(target, parts, body, check_tag, what)
+        return self._as_listed(key, ListedObject(key, body.size, 0, made), upload)
+
     def delete(self, key: str, expect: str | None) -> None:
         """One request where DELETE is conditional, else two: S3 doesn't say that nothing was
         there."""
@@ -136,6 +163,7 @@ class S3Bucket:
         if proven.copy_source_if_match:
             what["x-amz-copy-source-if-match"] = version
         if found.size > MAX_COPY_BYTES:
+            self._require(key, expect)
             target = self._target(proven, key, found.size, expect, headers)
             tag = self._multipart.copy(target, what)
             return self._as_listed(key, ListedObject(key, found.size, 0, tag), upload)
@@ -155,6 +183,8 @@ class S3Bucket:
         expect: str | None,
         upload: Upload,
     ) -> ListedObject:
+        # Looks first, so that gigabytes aren't sent for nothing; Complete has the last word.
+        self._require(key, expect)
         target = self._target(proven, key, body.size, expect, headers_of(key, upload))
         version = self._multipart.put(target, body, partial(self._check_tag, proven))
         return self._as_listed(key, ListedObject(key, body.size, 0, version), upload)
@@ -167,8 +197,6 @@ class S3Bucket:
         expect: str | None,
         headers: Mapping[str, str],
     ) -> Target:
-        """Looks first, so that gigabytes aren't sent for nothing; Complete has the last word."""
-        self._require(key, expect)
         is_absent = expect == ABSENT
         enforced = proven.complete_if_none_match if is_absent else proven.complete_if_match
         return Target(key, size, headers, lambda: self._condition(key, expect, enforced))
@@ -256,6 +284,7 @@ def capabilities_of(proven: Proven | None, assumed: bool = False) -> Capabilitie
         conditional_put=puts,
         conditional_delete=deletes,
         server_copy=proven is None or proven.copies,
+        put_delta=proven is None or proven.part_copy_source_if_match,
         keeps_attributes=True,
         max_put_bytes=MAX_OBJECT_BYTES,
     )

@@ -145,6 +145,18 @@ class WebdavStore:
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         return self._writer.put(key, body, expect, upload)
 
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        raise Unsupported("here every file is sent whole")
+
     def delete(self, key: str, expect: str | None) -> None:
         self._writer.delete(key, expect)
 

@@ -24,9 +24,9 @@ from mountd.errors import Unreachable
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
 from mountd.types import Entry
 
-# "write" is any of the five that change something.
+# "write" is any of the six that change something.
 Reads = Literal["stat", "list", "read", "identify", "list_tree"]
-Writes = Literal["put", "delete", "copy", "make_dir", "remove_dir"]
+Writes = Literal["put", "put_delta", "delete", "copy", "make_dir", "remove_dir"]
 Operation = Reads | Writes | Literal["write", "*"]
 _WRITES = frozenset(get_args(Writes))
 _Answer = TypeVar("_Answer")
@@ -68,8 +68,8 @@ class Fault:
 
 
 class FaultStore:
-    """Thread-safe. `requests` lists (operation, key) of each call, as it came in; a copy's key is
-    the one that it makes."""
+    """Thread-safe. `requests` lists (operation, key) of each call, as it came in; the key of a
+    copy or a delta is the one that it makes."""
 
     def __init__(
         self,
@@ -130,6 +130,22 @@ class FaultStore:
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         return self._around("put", key, lambda: self._store.put(key, body, expect, upload))
+
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        return self._around(
+            "put_delta",
+            key,
+            lambda: self._store.put_delta(key, body, expect, upload, source, version, same),
+        )
 
     def delete(self, key: str, expect: str | None) -> None:
         self._around("delete", key, lambda: self._store.delete(key, expect))

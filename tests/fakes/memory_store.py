@@ -66,6 +66,7 @@ class MemoryStore:
         *,
         enforces: bool = True,
         server_copy: bool = True,
+        put_delta: bool = True,
     ) -> None:
         self.calls: Counter[str] = Counter()
         self.gate: threading.Event | None = None
@@ -79,6 +80,7 @@ class MemoryStore:
             server_copy=server_copy,
             keeps_attributes=True,
             keeps_mtime=True,
+            put_delta=put_delta,
         )
         self._page_size = page_size
         self._lock = threading.Lock()
@@ -210,6 +212,35 @@ class MemoryStore:
             self._check_place(key)
             self._check_version(key, expect)
             return self._store(key, b"".join(pieces), upload)
+
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        """Reads nothing of `body` that is in `same`."""
+        self._begin("put_delta")
+        if not self._capabilities.put_delta:
+            raise Unsupported("this store was made without put_delta")
+        if not self._capabilities.conditional_put:
+            expect = self._look(key, expect)
+        edges = [0, *(edge for span in same for edge in span), body.size]
+        sent = zip(edges[::2], edges[1::2], strict=True)
+        pieces = {at: bytes(body.read(at, end)) for at, end in sent if at < end}
+        with self._lock:
+            found = self._object(source)
+            if found.version != version:
+                raise VersionChanged(f"{source} was {version} and is {found.version}")
+            assert not same or same[-1][1] <= len(found.data), same
+            pieces.update((start, found.data[start:end]) for start, end in same)
+            self._check_place(key)
+            self._check_version(key, expect)
+            return self._store(key, b"".join(data for _, data in sorted(pieces.items())), upload)
 
     def delete(self, key: str, expect: str | None) -> None:
         self._begin("delete")

@@ -16,6 +16,18 @@ class NoWrites:
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         raise Unsupported(key)
 
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        raise Unsupported(key)
+
     def delete(self, key: str, expect: str | None) -> None:
         raise Unsupported(key)
 

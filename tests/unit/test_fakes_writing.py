@@ -41,6 +41,27 @@ def test_a_store_without_server_copy_refuses_to_copy() -> None:
         store.copy("k", store.stat("k").version, "l", ABSENT, Upload())
 
 
+def test_a_store_that_takes_whole_files_refuses_deltas() -> None:
+    store = MemoryStore({"k": b"1"}, put_delta=False)
+    version = store.stat("k").version
+
+    assert not store.capabilities.put_delta
+    with pytest.raises(Unsupported):
+        store.put_delta("k", BytesBody(b"12"), version, Upload(), "k", version, [(0, 1)])
+
+
+def test_a_fault_meets_a_delta_at_the_key_that_it_makes() -> None:
+    store = FaultStore(MemoryStore({"k": b"1"}))
+    store.add("put_delta", Unreachable("lost"), key="made", after_effect=True)
+    version = store.stat("k").version
+
+    with pytest.raises(Unreachable):
+        store.put_delta("made", BytesBody(b"12"), ABSENT, Upload(), "k", version, [(0, 1)])
+
+    assert store.requests[-1] == ("put_delta", "made")
+    assert store.stat("made").size == 2
+
+
 def test_what_came_with_a_put_can_be_looked_at() -> None:
     store = MemoryStore()
     upload = Upload("id", 5, {"mode": "33188"})

@@ -40,6 +40,18 @@ class Pages:
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> ListedObject:
         raise NotImplementedError
 
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> ListedObject:
+        raise NotImplementedError
+
     def delete(self, key: str, expect: str | None) -> None:
         raise NotImplementedError
 

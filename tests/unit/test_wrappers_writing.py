@@ -1,7 +1,7 @@
 """Counting, limits, retries and health, on the write half."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,6 +53,41 @@ def test_each_change_is_a_put_and_only_what_arrived_counts_as_bytes() -> None:
     store.identify("k")
     assert [key for page in store.list_tree("") for key, _ in page] == ["k"]
     assert store.counts == TransferCounts(put=6, stat=1, list=1, up_bytes=5)
+
+
+def test_of_a_delta_only_what_was_read_counts_as_sent() -> None:
+    native = MemoryStore({"k": b"0123456789"})
+    store = RemoteStack(native, Settings(cache_dir=Path("/nonexistent"), bandwidth_up=1 << 30))
+    version, body = store.store.stat("k").version, BytesBody(b"01x34y6789z")
+    same = [(0, 2), (3, 5), (6, 10)]
+    made = store.store.put_delta("k", body, version, NOTHING, "k", version, same)
+    assert native.data("k") == body.data
+    assert made == store.store.stat("k")
+    assert (store.counting.counts.put, store.counting.counts.up_bytes) == (1, 3)
+    with pytest.raises(VersionChanged):
+        store.store.put_delta("k", body, made.version, NOTHING, "k", version, same)
+    assert store.counting.counts.up_bytes == 3
+
+
+def test_what_a_store_reads_twice_of_a_delta_counts_once() -> None:
+    class Rereading(MemoryStore):
+        def put_delta(
+            self,
+            key: str,
+            body: Body,
+            expect: str | None,
+            upload: Upload,
+            source: str,
+            version: str,
+            same: Sequence[tuple[int, int]],
+        ) -> Entry:
+            body.read(4, 8)
+            return super().put_delta(key, body, expect, upload, source, version, same)
+
+    store = CountingStore(Rereading({"k": b"01234567"}))
+    version = store.stat("k").version
+    store.put_delta("k", BytesBody(b"0123abcd"), version, NOTHING, "k", version, [(0, 4)])
+    assert store.counts.up_bytes == 4
 
 
 def test_a_write_is_tried_once_and_a_look_at_it_is_tried_again() -> None:

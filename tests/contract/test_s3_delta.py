@@ -1,0 +1,109 @@
+"""What a small edit of a large object costs on S3, and what becomes of it when something fails."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mountd.errors import RemoteError, Throttled, Unreachable, Unsupported, VersionChanged
+from mountd.remotes.base import RemoteStore
+from tests.contract.s3_writing import BUCKET, MakeStore, failure, opening, ops, uploads_left
+from tests.contract.test_delta import EDIT, MIB, NEW, OLD, SAME, UPLOAD, WatchedBody
+from tests.contract.writing import content, write
+from tests.servers.s3.launch import S3Server
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def make_store(s3_server: S3Server) -> Iterator[MakeStore]:
+    with opening(s3_server) as make:
+        yield make
+
+
+def delta(store: RemoteStore, version: str, body: WatchedBody | None = None) -> str:
+    body = body or WatchedBody(NEW)
+    return store.put_delta("file", body, version, UPLOAD, "file", version, SAME).version
+
+
+def written(store: RemoteStore, server: S3Server) -> str:
+    version = write(store, "file", OLD).version
+    server.clear_log()
+    return version
+
+
+def test_an_edit_is_a_part_that_is_sent_between_two_that_are_copied(
+    s3_server: S3Server, make_store: MakeStore
+) -> None:
+    store = make_store()
+    version = written(store, s3_server)
+    assert store.capabilities.put_delta
+    delta(store, version)
+    assert sorted(ops(s3_server)) == sorted(
+        [
+            *("CreateMultipartUpload", "UploadPartCopy", "UploadPart", "UploadPartCopy"),
+            *("CompleteMultipartUpload", "HeadObject"),
+        ]
+    )
+    assert sum(entry.bytes_received for entry in s3_server.log()) < 6 * MIB
+    assert s3_server.read(BUCKET, "p/file")[EDIT[0] : EDIT[1]] == b"e" * 4096
+
+
+@pytest.mark.parametrize(
+    ("rule", "error"),
+    [
+        ({"op": "UploadPartCopy", "status": 503}, Throttled),
+        ({"op": "UploadPartCopy", "status": 500, "error_as_200": True}, Unreachable),
+        ({"op": "UploadPart", "reset": True}, Unreachable),
+        ({"op": "CompleteMultipartUpload", "status": 412, "code": "PreconditionFailed"}, None),
+    ],
+)
+def test_after_a_failure_there_is_nothing_new(
+    s3_server: S3Server,
+    make_store: MakeStore,
+    rule: dict[str, Any],
+    error: type[RemoteError] | None,
+) -> None:
+    store = make_store()
+    version = written(store, s3_server)
+    s3_server.faults(rule)
+    assert type(failure(lambda: delta(store, version))) is (error or VersionChanged)
+    s3_server.clear_faults()
+    assert store.stat("file").version == version
+    assert not uploads_left(s3_server)
+
+
+def test_parts_are_tried_again(s3_server: S3Server, make_store: MakeStore) -> None:
+    store = make_store()
+    version = written(store, s3_server)
+    s3_server.faults(
+        {"op": "UploadPartCopy", "status": 500, "times": 1},
+        {"op": "UploadPart", "reset": True, "times": 1},
+    )
+    delta(store, version)
+    assert content(store, "file") == NEW
+
+
+def test_a_server_that_copies_parts_of_any_version_gets_the_whole_file(
+    s3_server: S3Server, make_store: MakeStore
+) -> None:
+    s3_server.faults({"op": "UploadPartCopy", "ignore_conditionals": True})
+    store = make_store()
+    version = written(store, s3_server)
+    assert not store.capabilities.put_delta
+    assert store.capabilities.conditional_put
+    assert type(failure(lambda: delta(store, version))) is Unsupported
+    assert ops(s3_server) == []
+
+
+def test_what_would_mostly_be_sent_is_left_to_put(
+    s3_server: S3Server, make_store: MakeStore
+) -> None:
+    store = make_store()
+    version = written(store, s3_server)
+    edits = [(0, 9 * MIB), (10 * MIB, 11 * MIB), (12 * MIB, 14 * MIB)]
+    body = WatchedBody(NEW)
+    with pytest.raises(Unsupported):
+        store.put_delta("file", body, version, UPLOAD, "file", version, edits)
+    assert ops(s3_server) == []
+    assert body.sent == 0
