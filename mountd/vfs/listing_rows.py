@@ -72,6 +72,20 @@ def raw_segment(listing: Listing, row: int, at_root: bool) -> str:
     return raw_name(shown, at_root=at_root)
 
 
+def row_of(listing: Listing, directory: str, key: str) -> int:
+    """The row of a key in its directory's listing, or -1."""
+    raw = key.removesuffix("/")[len(directory) :]
+    kind = Kind.DIRECTORY if key.endswith("/") else Kind.FILE
+    entry = Entry(raw, kind, 0, 0, "")
+    for beside in ((), (Entry(raw, Kind.DIRECTORY, 0, 0, ""),)):
+        names = shown_names([entry, *beside], at_root=not directory).names
+        row = listing.find(names[0]) if names else -1
+        is_kind = row >= 0 and listing.is_dir(row) == (kind is Kind.DIRECTORY)
+        if is_kind and raw_segment(listing, row, not directory) == raw:
+            return row
+    return -1
+
+
 def version_in(field: str) -> str:
     """The remote's version in a row's version field."""
     return field.partition(SEPARATOR)[0]

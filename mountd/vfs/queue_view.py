@@ -5,6 +5,7 @@ from collections.abc import Callable, Container
 from mountd.remotes.base import Body
 from mountd.vfs.files import OpenFiles, remote_file_at
 from mountd.vfs.folding import Folding
+from mountd.vfs.names import shown_name
 from mountd.vfs.namespace import Namespace
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
@@ -49,15 +50,18 @@ class QueueView:
             self._files.rebind(change.number, file)
 
     def foreign(self, key: str) -> None:
-        """Somebody else has put something at `key`: its directory is looked at again."""
+        """What the remote has at `key` is not ours (any more): its directory is looked at again.
+
+        What the kernel has of the inode that was there, pages and size, is not what the remote has,
+        and the inode may live on under another name: what is at `key` gets a new one.
+        """
         name = key.removesuffix("/")
         directory = name[: name.rfind("/") + 1]
-        self._tree.expire(directory)
+        self._tree.disown(directory, key, self._names.new_number())
         held = self._tree.held_directory(directory)
         if held is not None:
-            self.invalidate(
-                [(held.number, name[len(directory) :].encode("utf-8", "surrogatepass"))]
-            )
+            shown = shown_name(name[len(directory) :], at_root=not directory)
+            self.invalidate([(held.number, shown)])
 
     def new_number(self) -> int:
         return self._names.new_number()

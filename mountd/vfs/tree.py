@@ -31,7 +31,7 @@ from mountd.errors import (
 )
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.call import prefetching
-from mountd.vfs.listing_rows import merged, raw_segment, version_in
+from mountd.vfs.listing_rows import merged, raw_segment, row_of, version_in
 from mountd.vfs.nodes import ROOT, Attributes, Directory, Node
 from mountd.vfs.overlay import is_changed, is_hidden, seen
 from mountd_cache.changes import Change
@@ -250,6 +250,16 @@ class Tree:
         if key in self._refreshes:
             self._refreshes[key].outdated = True
 
+    def disown(self, directory: str, key: str, number: int) -> None:
+        """What the remote has at `key` is not the file that was here: it gets `number`, also
+        where nobody else has changed it. The next access to the directory asks the remote."""
+        self.expire(directory)
+        cached = self.cache.get(directory)
+        row = row_of(cached.listing, directory, key) if cached is not None else -1
+        if cached is not None and row >= 0:
+            listing = cached.listing.renumbered(row, number)
+            self.cache.put(directory, listing, 0.0)
+
     def expire_below(self, key: str) -> None:
         """The same for the directory `key` and all directories below it."""
         self.cache.expire(key)
@@ -294,13 +304,19 @@ class Tree:
             refresh.error = exc
             self._failed(key, exc)
         else:
-            if refresh.successor is None:
+            # What was disowned meanwhile keeps its new number: whoever looks next asks again.
+            is_other = refresh.outdated and self._tag(key) != (old.tag if old else None)
+            if refresh.successor is None and not is_other:
                 self._put(key, old, new, 0.0 if refresh.outdated else self._fetched_at(began))
                 self.after_list(key, taken, new)
         finally:
             if self._refreshes.get(key) is refresh:
                 del self._refreshes[key]
             refresh.done.set()
+
+    def _tag(self, key: str) -> bytes | None:
+        cached = self.cache.get(key)
+        return cached.tag if cached is not None else None
 
     def _put(self, key: str, old: CachedListing | None, new: Listing, fetched_at: float) -> None:
         if old is not None and new is old.listing:

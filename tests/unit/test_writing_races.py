@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from mountd.errors import Unreachable
+from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import MountedFiles, mounted_files, names, walk
-from tests.unit.test_writing import read
+from tests.unit.test_writing import edit, make, read, rename
 
 
 async def sent(mounted: MountedFiles) -> int:
@@ -63,3 +65,83 @@ async def test_a_full_disk_leaves_no_bytes_behind_that_no_record_names(tmp_path:
         await fs.write(fh, 0, b"x")
         fs.release(fh)
         assert await read(fs, "f") == b"xld"
+
+
+async def test_what_is_discarded_leaves_no_inode_that_the_kernel_has_pages_of(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore({"f": b"old"})
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        before = await edit(fs, "f", 0, b"new!")
+        assert mounted.queue is not None
+        mounted.queue.discard("f")
+        assert await read(fs, "f") == b"old"
+        assert (await walk(fs, "f")).number != before
+
+
+async def test_a_rename_that_is_discarded_leaves_the_file_where_it_was(tmp_path: Path) -> None:
+    store = MemoryStore({"a": b"precious"})
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        await rename(fs, "a", "b")
+        assert mounted.queue is not None
+        mounted.queue.discard("b")
+        assert await sent(mounted) == 0
+        assert store.keys() == ["a"]
+        assert await names(fs) == ["a"]
+        assert await read(fs, "a") == b"precious"
+
+
+async def test_one_inode_never_has_two_names(tmp_path: Path) -> None:
+    store = MemoryStore({"a": b"precious"})
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        await rename(fs, "a", "b")
+        assert mounted.queue is not None
+        mounted.queue.discard("a")  # the removal of the old name: both stay
+        assert await names(fs) == ["a", "b"]
+        assert (await walk(fs, "a")).number != (await walk(fs, "b")).number
+        await edit(fs, "a", 0, b"P")
+        assert await sent(mounted) == 0
+        assert {key: store.data(key) for key in list(store.keys())} == {
+            "a": b"Precious",
+            "b": b"precious",
+        }
+
+
+async def test_a_file_that_is_open_for_writing_is_not_discarded(tmp_path: Path) -> None:
+    async with mounted_files(MemoryStore(), tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        fh, _ = await fs.create(fs.tree.root, b"f", {})
+        assert mounted.queue is not None
+        with pytest.raises(ValueError, match="open"):
+            mounted.queue.discard("f")
+        fs.release(fh)
+        mounted.queue.discard("f")
+        assert await names(fs) == []
+
+
+async def test_a_removal_that_is_given_up_makes_no_second_name_of_an_inode(
+    tmp_path: Path, expected_log: Any
+) -> None:
+    expected_log("changed on the remote")
+    memory = MemoryStore({"a": b"first"})
+    store = FaultStore(memory)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        await make(fs, "new", b"second")
+        fh = await fs.open((await walk(fs, "a")).number, writes=True)
+        await fs.unlink(fs.tree.root, b"a")
+        await fs.write(fh, 0, b"scratch")
+        memory.seed("a", b"foreign")
+        assert await sent(mounted) == 0
+        store.add("list", Unreachable("down"))
+        expected_log("listing")
+        assert await read(fs, "a") == b"first", "as it was last seen"
+        node = await walk(fs, "a")
+        assert node.number != fs.files.handle(fh).node.number
+        store.remove()
+        fs.tree.expire("")
+        assert await read(fs, "a") == b"foreign"
+        fs.release(fh)
