@@ -48,6 +48,22 @@ class StagedBody:
     def size(self) -> int:
         return self._size
 
+    @property
+    def base(self) -> Base | None:
+        return self._base
+
+    @property
+    def same(self) -> list[tuple[int, int]]:
+        """Where the bytes are those of the base at the same offsets: sorted ranges with something
+        else between them."""
+        same: list[tuple[int, int]] = []
+        for piece in self._pieces:
+            if piece.layer != BASE:
+                continue
+            joins = bool(same) and same[-1][1] == piece.start
+            same.append((same.pop()[0] if joins else piece.start, piece.end))
+        return same
+
     def read(self, start: int, end: int) -> bytes:
         parts = [
             self._bytes(piece.layer, max(piece.start, start), min(piece.end, end))

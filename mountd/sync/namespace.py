@@ -50,7 +50,7 @@ class NamespaceSender:
         if expect == ABSENT:
             found = await self._landed_late(change)
             if found is None:
-                self._forget(change)
+                self._never_there(change, file_gone(self._journal.ledger, change))
                 return
             expect = found
         for _ in range(_ROUNDS):
@@ -101,7 +101,7 @@ class NamespaceSender:
         key = change.key
         never_made = key not in self._made and not self._doubts.may_be_there(change)
         if change.expect == ABSENT and never_made:
-            self._forget(change)
+            self._never_there(change, directory_gone(self._journal.ledger, change))
             return
         try:
             await self._asker.call(self._store.remove_dir, key)
@@ -116,10 +116,10 @@ class NamespaceSender:
         self._made.discard(key)
         self._doubts.clear(key)
 
-    def _forget(self, change: Change) -> None:
-        """It was made and removed before the remote heard of it."""
-        if self._journal.ledger.changes.get(change.key) is change:
-            self._journal.commit(Rows(forget=(change.key,)), reserve=True)
+    def _never_there(self, change: Change, rows: Rows) -> None:
+        """It was made and removed before the remote heard of it. Not forgotten at once: the kept
+        listing may have a row of what had that name before, which only folding takes away."""
+        self._settle(change, rows)
         self._doubts.clear(change.key)
 
     def _settle(self, change: Change, rows: Rows) -> None:

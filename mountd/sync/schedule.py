@@ -56,7 +56,7 @@ class Schedule:
         self.look_again_s = math.inf
         self._ledger = ledger
         self._at = moment
-        self._with_unsent: set[str] = set()  # directories with something unsent below
+        self._unsent_below: dict[str, str] = {}  # directories, and one unsent key below each
         self._gone_directories: list[Change] = []
         self._keeping: list[str] = []  # keys that others are built on
 
@@ -64,7 +64,7 @@ class Schedule:
         """Each change of the ledger once, then `finish`."""
         if change.is_clean:
             return
-        self._mark_directories(change.directory)
+        self._mark_directories(change)
         key = change.key
         if key in self._at.in_flight:
             return
@@ -79,8 +79,7 @@ class Schedule:
 
     def finish(self) -> None:
         for change in self._gone_directories:
-            is_free = change.key not in self._with_unsent
-            self._sort_in(change, () if is_free else tuple(self._unsent_in(change.key)))
+            self._sort_in(change, tuple(self._unsent_in(change.key)))
         self.ready.sort(key=lambda change: (change.since_ns, change.sequence))
         staged = {c.key: c for key in self._keeping for c in self._to_stage(key)}
         self.stage.extend(staged.values())
@@ -156,12 +155,17 @@ class Schedule:
             self.full.add(change.key)
         return True
 
-    def _mark_directories(self, directory: str) -> None:
-        while directory and directory not in self._with_unsent:
-            self._with_unsent.add(directory)
+    def _mark_directories(self, change: Change) -> None:
+        directory = change.directory
+        while directory and directory not in self._unsent_below:
+            self._unsent_below[directory] = change.key
             directory = directory[: directory.rfind("/", 0, -1) + 1]
 
     def _unsent_in(self, directory: str) -> Iterator[str]:
+        """Keys of what is unsent in it, or of something further below."""
+        below = self._ledger.changes.get(self._unsent_below.get(directory, ""))
+        if below is not None and not below.is_clean and below.directory != directory:
+            yield below.key
         for names in (self._ledger.shown, self._ledger.gone):
             found = names.get(directory)
             if found is not None:

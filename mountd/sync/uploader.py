@@ -4,6 +4,7 @@ Nothing is sent without `expect`, and after every await the ledger is looked at 
 A write whose answer was lost is never repeated before the remote was asked what is there.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -13,11 +14,14 @@ from mountd.remotes.base import Upload
 from mountd.sync.attempts import Asker, Attempt, Found, Owner
 from mountd.sync.base import QueueView, SyncJournal
 from mountd.sync.body import StagedBody, base_body, frozen_body
+from mountd.sync.delta import put_body
 from mountd.sync.landing import Sent, base_moved, file_landed, remainder
 from mountd.sync.retry import ContentMissing
 from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
+
+log = logging.getLogger(__name__)
 
 _ROUNDS: Final = 4  # each adopts a version of ours that has landed meanwhile, and sends again
 _MOST_LAYERS: Final = 8  # after many failures an older state goes, rather than one more is frozen
@@ -168,7 +172,7 @@ class Uploader:
 
         def put(expect: str) -> Entry:
             try:
-                return self._store.put(change.key, body, expect, upload)
+                return put_body(self._store, change.key, body, expect, upload)
             finally:
                 if change.content:
                     self._journal.unpin(change.content)
@@ -312,12 +316,18 @@ class Uploader:
                 self._sent_content(content, sending.began)
         else:
             if sending.body is not None:
-                self._landing(change, sending.body, sending.depth, version)
+                self._tell_landing(sending, sending.body, version)
             self._journal.commit(landed, reserve=True)
         self._doubts.clear(change.key)
         now = ledger.changes.get(change.key)
         if now is not None and now.is_clean:
             self._view.sent(now)
+
+    def _tell_landing(self, sending: _Sending, body: StagedBody, version: str) -> None:
+        try:
+            self._landing(sending.change, body, sending.depth, version)
+        except Exception:  # a cache that fails must not keep what was sent from being settled
+            log.exception("what was sent is not kept: %r", sending.change.key)
 
     async def find_base(self, key: str, base: Base) -> bool:
         """Whether a base was replaced by a state of this same file that was sent without an

@@ -1,0 +1,76 @@
+"""What a conflict copy is called, and how uploads are told apart."""
+
+from datetime import datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mountd.sync.conflict import conflict_name
+from mountd.sync.upload_id import UploadId
+
+WHEN = datetime(2026, 1, 31, 10, 15, 0)
+
+
+def named(name: str, *taken: str, host: str = "HOST") -> str:
+    return conflict_name(name, host, WHEN, lambda made: made in taken)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("name.ext", "name (conflict HOST 2026-01-31 10.15.00).ext"),
+        ("name", "name (conflict HOST 2026-01-31 10.15.00)"),
+        (".bashrc", ".bashrc (conflict HOST 2026-01-31 10.15.00)"),
+        ("a.tar.gz", "a.tar (conflict HOST 2026-01-31 10.15.00).gz"),
+        ("a.not an extension", "a.not an extension (conflict HOST 2026-01-31 10.15.00)"),
+    ],
+)
+def test_the_stamp_stands_before_the_extension(name: str, expected: str) -> None:
+    assert named(name) == expected
+
+
+def test_a_taken_name_is_numbered() -> None:
+    first = named("a.txt")
+    second = named("a.txt", first)
+    assert second == "a (conflict HOST 2026-01-31 10.15.00) 2.txt"
+    assert named("a.txt", first, second).endswith(" 3.txt")
+
+
+def test_a_host_name_never_makes_a_directory() -> None:
+    assert "/" not in named("a", host="a/b")
+
+
+@given(st.text(st.characters(exclude_characters="/\x00"), min_size=1, max_size=300))
+def test_a_name_fits_and_is_cut_between_characters(name: str) -> None:
+    made = named(name)
+    assert len(made.encode("utf-8", "surrogatepass")) <= 255
+    stem = made[: made.index(" (conflict HOST")]
+    assert name.startswith(stem)
+
+
+@given(
+    st.text("0123456789abcdef-", min_size=1),
+    st.integers(0, 2**63),
+    st.integers(-1, 2**31),
+    st.integers(0, 2**63),
+)
+def test_an_upload_id_is_read_back(journal: str, content: int, layer: int, sequence: int) -> None:
+    id_ = UploadId.of(journal, "d/a", 5_000_000_000, sequence, content, layer)
+    assert UploadId.parse(str(id_)) == id_
+    assert str(id_).isascii()
+
+
+@pytest.mark.parametrize("text", ["", "x", "a-b-c-d-e-f", "-1-2-3-k-4", "j-1-2-3-k-"])
+def test_what_is_no_upload_id_is_none(text: str) -> None:
+    assert UploadId.parse(text) is None
+
+
+def test_an_upload_is_ours_only_from_this_journal_at_its_key_and_since_we_fell_behind() -> None:
+    id_ = UploadId.of("j", "a", 5_000_000_000, 7, 3, 0)
+    assert id_.was_sent_here("j", "a", 5_000_000_000)
+    assert not id_.was_sent_here("other", "a", 0)
+    assert not id_.was_sent_here("j", "copied by somebody", 0)
+    assert not id_.was_sent_here("j", "a", 5_001_000_000)
+    again = UploadId.of("j", "a", 9_000_000_000, 7, 3, 0)
+    assert again.is_same_state(id_)
