@@ -98,10 +98,7 @@ class OpenFiles:
         known = self._known.get(node.number) if change is None else None
         handle = Handle(node, known or self.remote_file_of(node), writes)
         if change is None or not change.content:
-            rebound = self._rebound
-            await self._prove(handle)
-            if rebound != self._rebound:
-                handle.file = self.remote_file_of(node)  # it may have been sent meanwhile
+            await self._prove_newest(handle)
         if known is None and node.number not in self._tree.ledger.by_number:
             self._know(node.number, handle.file)
         return self._opened(handle)
@@ -129,10 +126,7 @@ class OpenFiles:
         self._rebound += 1
         self._known.pop(number, None)
         for handle in self._by_inode.get(number, ()):
-            stream, handle.stream = handle.stream, None
-            if stream is not None:
-                stream.cached.close()
-            handle.file = file
+            _rebind(handle, file)
 
     async def read(self, handle: Handle, offset: int, size: int) -> Buffer:
         """Up to `size` bytes at `offset`; fewer only at the end of the file."""
@@ -162,6 +156,30 @@ class OpenFiles:
         handle.stream = Stream(self.cached(file), prefetch)
         return handle.stream
 
+    async def _prove_newest(self, handle: Handle) -> None:
+        """As `_prove`, of the version that was sent meanwhile, if one was."""
+        while True:
+            rebound, error = self._rebound, None
+            try:
+                await self._prove(handle)
+            except Stale as exc:
+                error = exc
+            if rebound == self._rebound or not self._moved(handle):
+                if error is not None:
+                    raise error
+                return
+
+    def _moved(self, handle: Handle) -> bool:
+        """Whether its inode stands for another version by now; then the handle does, too."""
+        try:
+            file = self.remote_file_of(handle.node)
+        except Stale:
+            return False  # it was removed: who opens it still gets what it was
+        if file.digest == handle.file.digest:
+            return False
+        _rebind(handle, file)
+        return True
+
     async def _prove(self, handle: Handle) -> None:
         """Has a small file's bytes here, and so knows that its version is still there."""
         file, size = handle.file, handle.file.size
@@ -176,6 +194,7 @@ class OpenFiles:
         try:
             await self._or_stale(handle, cached.ensure(0, size))
         except BaseException:
+            handle.stream = None
             cached.close()
             raise
 
@@ -294,6 +313,13 @@ class OpenFiles:
             assert handle.node.parent is not None
             self._tree.expire(handle.node.parent.key)
             raise Stale(f"{handle.file.key!r} changed on the remote: {exc}") from exc
+
+
+def _rebind(handle: Handle, file: RemoteFile) -> None:
+    stream, handle.stream = handle.stream, None
+    if stream is not None:
+        stream.cached.close()
+    handle.file = file
 
 
 def remote_file(parent: Directory, listing: Listing, row: int) -> RemoteFile:

@@ -105,10 +105,19 @@ class FileSystem:
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
         handle = self.files.handle(fh)
-        content = self.writes.content_of(handle.node.number)
-        if content is not None:
-            return await self.writes.read(handle.node, content, offset, size)
-        return await self.files.read(handle, offset, size)
+        number = handle.node.number
+        while True:
+            content, file = self.writes.content_of(number), handle.file
+            try:
+                if content is not None:
+                    return await self.writes.read(handle.node, content, offset, size)
+                return await self.files.read(handle, offset, size)
+            except Stale:
+                # It may have been our own upload that replaced what was being read.
+                now = self.writes.content_of(number)
+                is_same_base = (now and now.base) == (content and content.base)
+                if handle.file is file and is_same_base:
+                    raise
 
     async def write(self, fh: int, offset: int, data: Buffer) -> int:
         handle = self.files.handle(fh)

@@ -2,16 +2,18 @@
 
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from mountd.errors import Unreachable
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import MountedFiles, mounted_files, names, walk
-from tests.unit.test_writing import edit, make, read, rename
+from tests.unit.test_writing import BIG, edit, make, read, rename
 
 
 async def sent(mounted: MountedFiles) -> int:
@@ -144,4 +146,62 @@ async def test_a_removal_that_is_given_up_makes_no_second_name_of_an_inode(
         store.remove()
         fs.tree.expire("")
         assert await read(fs, "a") == b"foreign"
+        fs.release(fh)
+
+
+async def test_a_file_that_is_sent_while_it_is_opened_is_read_as_it_was_sent(
+    tmp_path: Path,
+) -> None:
+    memory = MemoryStore({"f": b"old old"})
+    store = FaultStore(memory)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        number = (await walk(fs, "f")).number
+        gate = threading.Event()
+        slow = store.add("read", hang=gate)
+        opened: list[int] = []
+
+        async def opening() -> None:
+            opened.append(await fs.open(number))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(opening)
+            await trio.to_thread.run_sync(slow.reached.wait, 10)
+            fh = await fs.open(number, writes=True, truncates=True)
+            await fs.write(fh, 0, b"new new new")
+            fs.release(fh)
+            assert await sent(mounted) == 0
+            store.remove()
+            gate.set()
+        assert bytes(memoryview(await fs.read(opened[0], 0, 100))) == b"new new new"
+        fs.release(opened[0])
+
+
+@pytest.mark.parametrize("staged", [False, True])
+async def test_a_read_under_way_goes_on_where_our_own_upload_or_rename_put_the_bytes(
+    tmp_path: Path, staged: bool
+) -> None:
+    memory = MemoryStore({"f": BIG})
+    store = FaultStore(memory)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        number = (await walk(fs, "f")).number
+        fh = await fs.open(number, writes=True)
+        if staged:
+            await fs.write(fh, 0, b"x")
+        gate = threading.Event()
+        slow = store.add("read", hang=gate, calls=[1])
+        read_now: list[bytes] = []
+
+        async def reading() -> None:
+            read_now.append(bytes(memoryview(await fs.read(fh, 100_000, 1000))))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reading)
+            await trio.to_thread.run_sync(slow.reached.wait, 10)
+            await rename(fs, "f", "g")
+            assert await sent(mounted) == 0
+            assert memory.keys() == ["g"]
+            gate.set()
+        assert read_now == [BIG[100_000:101_000]]
         fs.release(fh)
