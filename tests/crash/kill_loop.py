@@ -83,8 +83,6 @@ class KillLoop:
 
     def _may_go_on(self, began_s: float) -> bool:
         plan = self._plan
-        if self.figures.losses and not plan.keeps_going:
-            return False
         is_time = time.monotonic() - began_s < plan.time_s
         return is_time and sum(self.figures.kills.values()) < plan.kills
 
@@ -227,6 +225,8 @@ class KillLoop:
         for problem in problems:
             print(f"LOSS {who}: {problem}", flush=True)
             self.figures.losses.append(f"{who}: {problem}")
+        if problems and not self._plan.keeps_going:
+            raise Broken("there is a loss")
 
     def _drain(self) -> None:
         """Everything goes to the remote, which then has what the mount shows."""
@@ -298,7 +298,7 @@ def run(plan: Plan, folder: Path) -> int:
         try:
             loop.run()
         except Broken as error:
-            loop.figures.losses.append(str(error))
+            loop.figures.losses = loop.figures.losses or [str(error)]
             print(f"BROKEN {error}", flush=True)
         figures = loop.figures
     print(figures.table())

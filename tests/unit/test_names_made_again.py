@@ -1,5 +1,5 @@
-"""A name that is made and removed again and again, as sqlite does with its journal, while the listing
-that the daemon keeps is always a step behind."""
+"""A name that is made and removed again and again, as sqlite does with its journal, while the
+listing that the daemon keeps is always a step behind."""
 
 from pathlib import Path
 
