@@ -8,11 +8,11 @@ conflict copy) stay as long as the remote has that version.
 import logging
 
 import trio
-from mountd_cache.journal import Journal
 
-from mountd.vfs.overlay import clean_changes, folded
+from mountd.vfs.overlay import agrees, clean_changes, folded
 from mountd.vfs.tree import Tree
 from mountd_cache.changes import Change, Rows
+from mountd_cache.journal import Journal
 from mountd_cache.listing import Listing
 from mountd_cache.metadata_cache import MetadataCache
 
@@ -40,11 +40,15 @@ class Folding:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
-        self._waiting |= {c.directory for c in self._ledger.changes.values() if c.is_clean}
+        self.take_up()
         task_status.started()
         while True:
             await trio.sleep(EVERY_S)
             await self.fold_waiting()
+
+    def take_up(self) -> None:
+        """What a former process has left waits, too."""
+        self._waiting |= {c.directory for c in self._ledger.changes.values() if c.is_clean}
 
     async def fold_waiting(self) -> None:
         """Folds what waits, and forgets it once the listings are on disk."""
@@ -55,6 +59,8 @@ class Folding:
                 self._waiting.add(directory)  # the LIST under way does it
             elif self._metadata.get(directory) is not None:
                 done += self.fold(directory)
+            else:  # no listing shows what these hide, nor will once that is on disk
+                done += [c for c in clean_changes(self._ledger, directory) if c.is_gone]
         if not done:
             return
         flushed = await trio.to_thread.run_sync(
@@ -76,13 +82,13 @@ class Folding:
         return clean
 
     def _listed(self, directory: str, clean: list[Change], listing: Listing) -> None:
-        """A LIST that began after these changes were taken knows better than they do."""
-        gone: list[Change] = []
-        for change in clean:
-            row = listing.find_ino(change.number)
-            if change.is_gone or row < 0:
-                gone.append(change)
-        self._forget(clean)
+        """A LIST that began after these changes were taken knows better than they do. Those that
+        it agrees with stay until it is on disk, too."""
+        other = [change for change in clean if not agrees(listing, change)]
+        if len(other) < len(clean):
+            self._waiting.add(directory)
+        gone = [c for c in other if c.is_gone or listing.find_ino(c.number) < 0]
+        self._forget(other)
         self._forget(gone, whatever=True)
 
     def _forget(self, changes: list[Change], *, whatever: bool = False) -> None:

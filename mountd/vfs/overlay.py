@@ -7,7 +7,7 @@ next LIST finds them unchanged.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from mountd.vfs.listing_rows import SEPARATOR, raw_segment
+from mountd.vfs.listing_rows import SEPARATOR, raw_segment, version_in
 from mountd.vfs.names import is_shortened
 from mountd_cache.changes import Change
 from mountd_cache.ledger import Ledger
@@ -91,3 +91,13 @@ def clean_changes(ledger: Ledger, directory: str) -> list[Change]:
         *ledger.gone.get(directory, {}).values(),
     )
     return [change for change in found if change.is_clean]
+
+
+def agrees(listing: Listing, change: Change) -> bool:
+    """Whether the listing of a change's directory says the same as the change."""
+    row = listing.find(change.name)
+    if row >= 0 and key_of_row(change.directory, listing, row) != change.key:
+        row = -1
+    if change.is_gone or row < 0:
+        return change.is_gone and row < 0
+    return change.is_directory or version_in(listing.version(row)) == change.expect

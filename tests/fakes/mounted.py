@@ -16,6 +16,7 @@ from mountd_cache.block_cache import BlockCache
 from mountd_cache.block_files import BlockFiles
 from mountd_cache.journal import Journal
 from mountd_cache.metadata_cache import MetadataCache
+from tests.fakes.slow_metadata import SlowMetadata
 
 BLOCK = 1 << 16
 
@@ -53,12 +54,14 @@ async def mounted_files(
     clock: Callable[[], float] | None = None,
     remote_is_well: Callable[[], bool] = lambda: True,
     queue: bool = False,
+    slow_metadata: bool = False,
 ) -> AsyncIterator[MountedFiles]:
     """A FileSystem whose caches live in `folder`; use the same folder for a remount. With `queue`
     it sends what is written; folding and checkpoints are the caller's to run."""
     files = BlockFiles(folder / "blocks", block_size=BLOCK, limit_bytes=cache_bytes)
     files.scan()
-    metadata = MetadataCache(folder / "metadata", wall_clock=clock or time.time)
+    kind = SlowMetadata if slow_metadata else MetadataCache
+    metadata = kind(folder / "metadata", wall_clock=clock or time.time)
     blocks = BlockCache(
         files,
         block_size=BLOCK,
@@ -97,6 +100,7 @@ async def mounted_files(
         )
         fs.writes.queue = mounted.queue
         fs.state_of = mounted.queue.state_of
+        fs.folding.take_up()
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(blocks.run)
