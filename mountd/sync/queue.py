@@ -17,16 +17,15 @@ from typing import Final
 
 import trio
 
-from mountd.errors import Denied
 from mountd.remotes.base import RemoteStore
 from mountd.sync import tally
 from mountd.sync.attempts import Asker, Doubts
 from mountd.sync.base import NumberState, QueueCounts, QueueItem, QueueView, SyncJournal
 from mountd.sync.bring_in import BringIn
 from mountd.sync.drain import Drain
+from mountd.sync.failures import Failures
 from mountd.sync.lost_race import LostRaces
 from mountd.sync.namespace import NamespaceSender
-from mountd.sync.retry import Next, Trouble, backoff_s, is_foreseen, one_line, what_next
 from mountd.sync.schedule import Moment, Schedule
 from mountd.sync.uploader import BaseGone, Conflict, Landing, Uploader
 from mountd_cache.changes import Change, ChangeKind, ChangeState, Rows
@@ -78,7 +77,6 @@ class SyncQueue:
         self._max_transfers = max(1, max_transfers)
         self._wall_clock = wall_clock
         self._remote_is_well = remote_is_well
-        self._jitter = jitter
         self._real_directories = store.capabilities.real_directories
         self._doubts = Doubts(journal.id, wall_clock())
         asker = Asker(store, self._doubts, at_once=self._max_transfers)
@@ -96,14 +94,14 @@ class SyncQueue:
         self._bring_in = BringIn(journal, asker)
         self._in_flight: dict[str, _Flight] = {}
         self._contents_in_flight: dict[int, str] = {}
-        self._troubles: dict[str, Trouble] = {}
+        self._failures = Failures(journal, remote_is_well=remote_is_well, jitter=jitter)
+        self._troubles = self._failures.troubles
         self._sent: dict[int, int] = {}  # see Drain
         self._took_s: dict[int, float] = {}  # by inode, where it was long
         self._schedule: Schedule | None = None
         self._to_start: list[Change] = []
         self._drains: list[Drain] = []
         self._urgent: set[str] = set()  # what must go before what somebody waits for
-        self._was_denied = False
         self._woken = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._look_cost_s = 0.0
@@ -154,7 +152,7 @@ class SyncQueue:
     @property
     def denied(self) -> bool:
         """Whether a put was refused by Denied and none has succeeded since."""
-        return self._was_denied
+        return self._failures.denied
 
     def counts(self) -> QueueCounts:
         """Cheap: with very many changes it may be some time old, 20 times what counting takes."""
@@ -187,7 +185,7 @@ class SyncQueue:
             again = (replace(c, state=ChangeState.PENDING, reason="") for c in failed)
             self._journal.commit(Rows(changes=tuple(again)), reserve=True)
         for change in changes:
-            self._troubles.pop(change.key, None)
+            self._failures.clear(change.key)
         self.wake()
 
     def discard(self, key: str) -> None:
@@ -204,7 +202,7 @@ class SyncQueue:
         self._journal.commit(Rows(forget=tuple(keys), drop=drop), reserve=True)
         log.info("%r was discarded", key)
         for each in keys:
-            self._troubles.pop(each, None)
+            self._failures.clear(each)
             self._doubts.clear(each)
             self._view.foreign(each)
         self.wake()
@@ -233,8 +231,8 @@ class SyncQueue:
         schedule = self._schedule = await self._looked()
         began_s = time.perf_counter()
         if not schedule.failed and not self._troubles and not self._woken.is_set():
-            self._was_denied = False  # what was refused is gone
-        self._forget_troubles()
+            self._failures.denied = False  # what was refused is gone
+        self._failures.prune()
         is_more = self._look_at_drains(schedule)
         self._to_start = schedule.ready[::-1]
         for change in schedule.stage:
@@ -288,10 +286,6 @@ class SyncQueue:
         self._urgent = urgent
         return is_more
 
-    def _forget_troubles(self) -> None:
-        for key in [key for key in self._troubles if key not in self._ledger.changes]:
-            del self._troubles[key]
-
     def _start(self) -> None:
         """Starts what is ready, as far as there is room."""
         if self._schedule is None or not self._remote_is_well():
@@ -330,9 +324,9 @@ class SyncQueue:
         try:
             await self._try(change, act)
         except Exception as error:
-            self._failed(change, error, may_refuse=act == self._send)
+            self._failures.failed(change, error, may_refuse=act == self._send)
         else:
-            self._succeeded(change)
+            self._failures.succeeded(change)
         finally:
             del self._in_flight[change.key]
             self._contents_in_flight.pop(change.content, None)
@@ -358,7 +352,7 @@ class SyncQueue:
             return
         began_s = trio.current_time()
         await self._uploader.send(change)
-        self._was_denied = False
+        self._failures.denied = False
         took_s = trio.current_time() - began_s
         if took_s > _LONG_UPLOAD_S:
             self._took_s[change.number] = took_s
@@ -372,45 +366,3 @@ class SyncQueue:
             gone = [id_ for id_ in self._sent if id_ not in self._ledger.contents]
             for id_ in gone:
                 del self._sent[id_]
-
-    def _succeeded(self, change: Change) -> None:
-        now = self._ledger.changes.get(change.key)
-        if now is not change:
-            self._troubles.pop(change.key, None)
-            return
-        # Nothing came of it. That must never become a loop without a pause.
-        before = self._troubles.get(change.key)
-        attempts = before.attempts + 1 if before is not None else 1
-        until_s = trio.current_time() + min(60.0, 0.1 * 4.0 ** min(attempts - 1, 6))
-        self._troubles[change.key] = Trouble(attempts, until_s, "it is looked at again")
-
-    def _failed(self, change: Change, error: Exception, *, may_refuse: bool) -> None:
-        key, reason = change.key, one_line(error)
-        before = self._troubles.get(key)
-        attempts = before.attempts + 1 if before is not None else 1
-        next_ = what_next(error, remote_is_well=self._remote_is_well())
-        if isinstance(error, Denied) and change.kind is ChangeKind.FILE:
-            self._was_denied = True
-        if next_ is Next.REFUSED and may_refuse and self._refused(change, reason):
-            return
-        if not is_foreseen(error):
-            if before is None or before.reason != reason:
-                log.error("%r could not be sent, and is tried again", key, exc_info=error)
-        elif before is None:
-            log.info("%r could not be sent, and is tried again: %s", key, reason)
-        until_s = trio.current_time() + backoff_s(error, attempts, self._jitter())
-        self._troubles[key] = Trouble(attempts, until_s, reason, next_ is Next.FULL)
-
-    def _refused(self, change: Change, reason: str) -> bool:
-        """Puts FAILED into the journal; False where that could not be written."""
-        now = self._ledger.changes.get(change.key)
-        if now is None or (now.sequence, now.content) != (change.sequence, change.content):
-            return True  # what was refused is not wanted any more
-        try:
-            failed = replace(now, state=ChangeState.FAILED, reason=reason)
-            self._journal.commit(Rows(changes=(failed,)), reserve=True)
-        except OSError:
-            return False
-        log.warning("%r was refused by the remote: %s", change.key, reason)
-        self._troubles.pop(change.key, None)
-        return True

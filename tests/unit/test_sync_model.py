@@ -6,11 +6,13 @@ and where nobody else wrote, the remote is exactly what the user sees.
 """
 
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -21,14 +23,17 @@ from trio.testing import MockClock
 
 from mountd.errors import NotFound, Throttled, Unreachable, VersionChanged
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
+from mountd.sync.base import SyncJournal
 from mountd.sync.conflict import is_base_gone
 from mountd.sync.queue import SyncQueue
 from mountd.types import Entry
+from mountd_cache.journal import Journal
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.local_tree import LocalTree
 from tests.fakes.memory_journal import MemoryJournal, reopened
 from tests.fakes.memory_store import MemoryStore
 
+EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
 FILES = ("a", "b", "c", "d", "d/x", "d/y")
 TOKEN = 8  # bytes
 
@@ -150,6 +155,7 @@ class World:
     tokens: int = 0
     log: list[str] = field(default_factory=list)
     hangs: list[threading.Event] = field(default_factory=list)
+    folder: Path | None = None  # of a real journal
 
     def __post_init__(self) -> None:
         self.directories = {"d/"}
@@ -157,7 +163,7 @@ class World:
             self.remote.seed("d/")
         self.faults = FaultStore(self.remote)
         self.busy = Busy(self.faults)
-        self.journal = MemoryJournal()
+        self.journal: SyncJournal = Journal.open(self.folder) if self.folder else MemoryJournal()
 
     def on_remote(self) -> dict[str, bytes]:
         """Files, by key."""
@@ -184,6 +190,14 @@ class World:
             jitter=lambda: 0.5,
         )
         self.tree.wake = self.queue.wake
+
+    def reopen(self) -> None:
+        """As after SIGKILL."""
+        if isinstance(self.journal, MemoryJournal):
+            self.journal = reopened(self.journal)
+        elif isinstance(self.journal, Journal) and self.folder is not None:
+            self.journal.abandon()
+            self.journal = Journal.open(self.folder)
 
     def token(self) -> bytes:
         self.tokens += 1
@@ -347,7 +361,7 @@ async def act(world: World, steps: Sequence[Sequence[Any]], step: Callable[..., 
         world.let_threads_end()
         if not killed:
             return
-        world.journal = reopened(world.journal)
+        world.reopen()
 
 
 def run(world: World, steps: Sequence[Sequence[Any]], *, looks: bool) -> None:
@@ -361,20 +375,20 @@ def run(world: World, steps: Sequence[Sequence[Any]], *, looks: bool) -> None:
     assert not world.remote.violations, world.remote.violations
 
 
-def make(kind: str) -> World:
+def make(kind: str, folder: Path | None = None) -> World:
     if kind == "ids":
         return World(WithoutIds())
     if kind == "files":
         return World(Witness(real_directories=True, server_copy=False))
     if kind == "loose":
         return World(Witness(enforces=False))
-    return World(Witness())
+    return World(Witness(), folder=folder)
 
 
 _steps = st.lists(st.one_of(*LOCAL, *WORLD), max_size=40)
 _foreign_steps = st.lists(st.one_of(*LOCAL, *WORLD, *FOREIGN), max_size=40)
 _settings = settings(
-    max_examples=int(os.environ.get("EXAMPLES", "60")),
+    max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -394,6 +408,21 @@ def test_where_nobody_else_writes_the_remote_becomes_what_the_user_sees(
     assert not [c for c in world.journal.ledger.changes.values() if not c.is_clean]
     if kind == "files":
         assert ("d/" in list(world.remote.keys())) == bool(world.directories)
+
+
+@settings(_settings, max_examples=EXAMPLES // 3)
+@given(steps=_steps)
+def test_with_the_real_journal_the_remote_becomes_what_the_user_sees(
+    steps: Sequence[Sequence[Any]],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        world = make("objects", Path(folder))
+        run(world, steps, looks=False)
+        assert world.on_remote() == world.files, world.log
+        assert not [c for c in world.journal.ledger.changes.values() if not c.is_clean]
+        assert not world.journal.ledger.contents
+        assert isinstance(world.journal, Journal)
+        world.journal.close()
 
 
 @_settings

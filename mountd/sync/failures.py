@@ -1,0 +1,92 @@
+"""What has failed so far, and when it is tried again."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import trio
+
+from mountd.errors import Denied
+from mountd.sync.base import SyncJournal
+from mountd.sync.retry import Next, Trouble, backoff_s, is_foreseen, one_line, what_next
+from mountd_cache.changes import Change, ChangeKind, ChangeState, Rows
+
+log = logging.getLogger(__name__)
+
+
+class Failures:
+    """`troubles`, by key: what waits before it is tried again. `denied`: a put was refused by
+    Denied and none has succeeded since."""
+
+    def __init__(
+        self,
+        journal: SyncJournal,
+        *,
+        remote_is_well: Callable[[], bool],
+        jitter: Callable[[], float],
+    ) -> None:
+        self.troubles: dict[str, Trouble] = {}
+        self.denied = False
+        self._journal = journal
+        self._remote_is_well = remote_is_well
+        self._jitter = jitter
+
+    def clear(self, key: str) -> None:
+        self.troubles.pop(key, None)
+
+    def prune(self) -> None:
+        """Forgets keys that have no change any more."""
+        changes = self._journal.ledger.changes
+        for key in [key for key in self.troubles if key not in changes]:
+            del self.troubles[key]
+
+    def succeeded(self, change: Change) -> None:
+        if self._journal.ledger.changes.get(change.key) is not change:
+            self.clear(change.key)
+            return
+        # Nothing came of it. That must never become a loop without a pause.
+        attempts = self._attempts(change.key)
+        delay_s = min(60.0, 0.1 * 4.0 ** min(attempts - 1, 6))
+        self._rest(change.key, attempts, delay_s, "it is looked at again")
+
+    def failed(self, change: Change, error: Exception, *, may_refuse: bool) -> None:
+        """`may_refuse`: the error says what the remote thinks of the change itself."""
+        key, reason = change.key, one_line(error)
+        before = self.troubles.get(key)
+        next_ = what_next(error, remote_is_well=self._remote_is_well())
+        if isinstance(error, Denied) and change.kind is ChangeKind.FILE:
+            self.denied = True
+        if next_ is Next.REFUSED and may_refuse and self._refused(change, reason):
+            return
+        if not is_foreseen(error):
+            if before is None or before.reason != reason:
+                log.error("%r could not be sent, and is tried again", key, exc_info=error)
+        elif before is None:
+            log.info("%r could not be sent, and is tried again: %s", key, reason)
+        attempts = self._attempts(key)
+        delay_s = backoff_s(error, attempts, self._jitter())
+        self._rest(key, attempts, delay_s, reason, is_full=next_ is Next.FULL)
+
+    def _attempts(self, key: str) -> int:
+        before = self.troubles.get(key)
+        return before.attempts + 1 if before is not None else 1
+
+    def _rest(
+        self, key: str, attempts: int, delay_s: float, reason: str, *, is_full: bool = False
+    ) -> None:
+        until_s = trio.current_time() + delay_s
+        self.troubles[key] = Trouble(attempts, until_s, reason, is_full)
+
+    def _refused(self, change: Change, reason: str) -> bool:
+        """Puts FAILED into the journal; False where that could not be written."""
+        now = self._journal.ledger.changes.get(change.key)
+        if now is None or (now.sequence, now.content) != (change.sequence, change.content):
+            return True  # what was refused is not wanted any more
+        failed = replace(now, state=ChangeState.FAILED, reason=reason)
+        try:
+            self._journal.commit(Rows(changes=(failed,)), reserve=True)
+        except OSError:
+            return False
+        log.warning("%r was refused by the remote: %s", change.key, reason)
+        self.clear(change.key)
+        return True
