@@ -90,11 +90,11 @@ class Ledger:
             if not gone:
                 del self.gone[change.directory]
         else:
-            shown = self.shown[change.directory]
+            shown = self.shown.get(change.directory, {})
             if shown.get(change.name) is change:
                 del shown[change.name]
-            if not shown:
-                del self.shown[change.directory]
+                if not shown:
+                    del self.shown[change.directory]
             if self.by_number.get(change.number) is change:
                 del self.by_number[change.number]
         if self.owner.get(change.content) == key:

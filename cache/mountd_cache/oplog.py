@@ -190,19 +190,22 @@ class OpLog:
             (i for i, seg in enumerate(segments[1:]) if seg.first_lsn > self._durable_lsn + 1),
             len(segments) - 1,
         )
-        for segment in segments[first:]:
-            try:
-                self._disk.fdatasync(segment.fd)
-            except OSError:
-                segment.failed = True
-                raise
-        if names:
-            try:
+        try:
+            for segment in segments[first:]:
+                self._sync_segment(segment)
+            if names:
                 self._disk.fsync_dir(self._folder)
-            except OSError:
-                self._names_changed = True
-                raise
+        except BaseException:
+            self._names_changed = self._names_changed or names
+            raise
         return lsn
+
+    def _sync_segment(self, segment: _Segment) -> None:
+        try:
+            self._disk.fdatasync(segment.fd)
+        except OSError:
+            segment.failed = True
+            raise
 
     def _make_room(self, size: int, reserve: bool) -> None:
         try:

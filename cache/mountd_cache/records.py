@@ -151,7 +151,7 @@ def unpack(payload: bytes) -> Record:
                 covers = tuple(Cover(at, at + size, known) for at, size, known in packed)
                 return Write(content, layer, offset, length, mtime_ns, crc, covers)
             case 1:
-                return _rows_from_json(json.loads(_text(payload)))
+                return _rows_from_json(_object(payload))
             case 3:
                 _, durable_lsn, all_lsn = _SYNCED.unpack_from(payload)
                 marks = tuple(_MARK.iter_unpack(payload[_SYNCED.size :]))
@@ -159,7 +159,7 @@ def unpack(payload: bytes) -> Record:
             case 4:
                 return Freeze(*_FREEZE.unpack(payload)[1:])
             case 5:
-                return _release_from_json(json.loads(_text(payload)))
+                return _release_from_json(_object(payload))
             case 6:
                 _, content, layer = _TORN.unpack_from(payload)
                 return Torn(content, layer, tuple(_RANGE.iter_unpack(payload[_TORN.size :])))
@@ -181,8 +181,11 @@ def _json(kind: int, value: dict[str, Any]) -> bytes:
     return bytes((kind,)) + _encode_json(value).encode("utf-8", "surrogatepass")
 
 
-def _text(payload: bytes) -> str:
-    return payload[1:].decode("utf-8", "surrogatepass")
+def _object(payload: bytes) -> dict[str, Any]:
+    value = json.loads(payload[1:].decode("utf-8", "surrogatepass"))
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    return value
 
 
 def _base_to_json(base: Base | None) -> list[Any] | None:
