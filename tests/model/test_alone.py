@@ -1,0 +1,286 @@
+"""Random use of the real file system by one user, with outages, lost answers, crashes and restarts:
+it always is what a plain file system in memory is, and in the end the remote is, too.
+
+MODEL_EXAMPLES=2000 MODEL_STEPS=60 make it a long run.
+"""
+
+import os
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.fakes.memory_store import MemoryStore
+from tests.model.reference import Directory, File, Path
+from tests.model.world import World
+
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "25"))
+STEPS = int(os.environ.get("MODEL_STEPS", "30"))
+SETTINGS = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    deadline=None,
+    print_blob=True,
+    database=None,
+    phases=(Phase.generate, Phase.shrink),
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+TIMES = (1_000_000_000, 1_700_000_000_123_456_789)
+
+names = st.sampled_from("abc")
+some_path = st.lists(names, min_size=1, max_size=3).map(tuple)
+near_path = st.lists(names, min_size=1, max_size=2).map(tuple)
+
+
+def _existing(kind: type) -> st.SearchStrategy[Path]:
+    def of(machine: Any) -> st.SearchStrategy[Path]:
+        found = [path for path, node in machine.world.model.walk() if isinstance(node, kind)]
+        return st.sampled_from(found) if found else near_path
+
+    return st.runner().flatmap(of)
+
+
+files, directories = _existing(File), _existing(Directory)
+any_path = st.one_of(files, directories, some_path)
+new_path = st.one_of(
+    near_path, st.tuples(directories, names).map(lambda both: (*both[0], both[1])), any_path
+)
+sizes = st.sampled_from([1, 7, 100, 5000, 70_000])
+offsets = st.sampled_from([0, 3, 4096, 65_536, 100_000])
+
+
+def store_of(kind: str) -> MemoryStore:
+    if kind == "files":
+        return MemoryStore(real_directories=True, server_copy=False)
+    return MemoryStore(enforces=kind != "loose")
+
+
+class Alone(RuleBasedStateMachine):
+    """`kinds`: what the remote can be like."""
+
+    kinds = ("objects", "files", "loose")
+
+    @initialize(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        store = store_of(data.draw(st.sampled_from(self.kinds)))
+        seeds = data.draw(st.lists(st.tuples(some_path, sizes), max_size=4))
+        self.looks = data.draw(st.booleans())
+        self._tokens = 0
+        seeded: dict[Path, bytes] = {}
+        for path, size in seeds:
+            if not any(path[: len(p)] == p or p[: len(path)] == path for p in seeded):
+                seeded[path] = self.bytes_of(size)
+                store.seed("/".join(path), seeded[path], 1_600_000_000_000_000_000)
+        self.world = World(store)
+        model = self.world.model
+        for path, seed in seeded.items():
+            for depth in range(1, len(path)):
+                if path[depth - 1] not in model.parent(path[:depth]).entries:
+                    model.make_directory(path[:depth])
+            file = model.create(path)
+            file.data[:] = seed
+
+    def bytes_of(self, size: int) -> bytes:
+        """That no other call gives, and without a zero."""
+        self._tokens += 1
+        token = b"%07d." % self._tokens
+        return (token * (size // len(token) + 1))[:size]
+
+    # -- the user
+
+    @rule(path=new_path, size=sizes, closes=st.booleans())
+    def create(self, path: Path, size: int, closes: bool) -> None:
+        handle = self.world.create(path, self.bytes_of(size))
+        if closes and handle is not None:
+            self.world.close_handle(handle)
+
+    @rule(path=files, offset=offsets, size=sizes)
+    def patch(self, path: Path, offset: int, size: int) -> None:
+        handle = self.world.open(path, writes=True)
+        if handle is not None:
+            self.world.write(handle, offset, self.bytes_of(size))
+            self.world.close_handle(handle)
+
+    @rule(path=files, size=sizes)
+    def append(self, path: Path, size: int) -> None:
+        handle = self.world.open(path, writes=True)
+        if handle is not None:
+            self.world.write(handle, len(handle.file.data), self.bytes_of(size))
+            self.world.close_handle(handle)
+
+    @rule(path=files, name=names, size=sizes)
+    def save_by_rename(self, path: Path, name: str, size: int) -> None:
+        beside = (*path[:-1], name)
+        if beside != path and (handle := self.world.create(beside, self.bytes_of(size))):
+            self.world.close_handle(handle)
+            self.world.rename(beside, path)
+
+    @rule(path=any_path, writes=st.booleans(), truncates=st.booleans())
+    def open(self, path: Path, writes: bool, truncates: bool) -> None:
+        self.world.open(path, writes=writes, truncates=writes and truncates)
+
+    @precondition(lambda self: self.world.handles)
+    @rule(which=st.integers(0, 5), offset=offsets, size=sizes)
+    def write(self, which: int, offset: int, size: int) -> None:
+        handles = [handle for handle in self.world.handles if handle.writes]
+        if handles:
+            self.world.write(handles[which % len(handles)], offset, self.bytes_of(size))
+
+    @precondition(lambda self: self.world.handles)
+    @rule(which=st.integers(0, 5), size=offsets)
+    def truncate_open(self, which: int, size: int) -> None:
+        handles = [handle for handle in self.world.handles if handle.writes]
+        if handles:
+            self.world.truncate_open(handles[which % len(handles)], size)
+
+    @precondition(lambda self: self.world.handles)
+    @rule(which=st.integers(0, 5), what=st.sampled_from(["read", "sync", "close", "close"]))
+    def use(self, which: int, what: str) -> None:
+        handle = self.world.handles[which % len(self.world.handles)]
+        {"read": self.world.read, "sync": self.world.sync, "close": self.world.close_handle}[what](
+            handle
+        )
+
+    @rule(path=files, size=offsets)
+    def truncate(self, path: Path, size: int) -> None:
+        self.world.truncate(path, size)
+
+    @rule(path=any_path, mode=st.sampled_from([0o600, 0o755]))
+    def set_mode(self, path: Path, mode: int) -> None:
+        self.world.set_mode(path, mode)
+
+    @rule(path=any_path, mtime_ns=st.sampled_from(TIMES))
+    def set_time(self, path: Path, mtime_ns: int) -> None:
+        self.world.set_time(path, mtime_ns)
+
+    @rule(path=new_path)
+    def make_directory(self, path: Path) -> None:
+        self.world.make_directory(path)
+
+    @rule(path=any_path)
+    def unlink(self, path: Path) -> None:
+        self.world.unlink(path)
+
+    @rule(path=st.one_of(directories, any_path))
+    def remove_directory(self, path: Path) -> None:
+        self.world.remove_directory(path)
+
+    @rule(old=st.one_of(files, any_path), new=new_path, replaces=st.integers(0, 9))
+    def rename(self, old: Path, new: Path, replaces: int) -> None:
+        self.world.rename(old, new, replaces=bool(replaces))
+
+    @rule(old=directories, new=new_path)
+    def rename_directory(self, old: Path, new: Path) -> None:
+        self.world.rename(old, new)
+
+    @rule(what=st.sampled_from(["look", "read", "forget", "expire"]))
+    def kernel(self, what: str) -> None:
+        world = self.world
+        {
+            "look": world.look,
+            "read": world.read_all,
+            "forget": world.forget,
+            "expire": world.expire,
+        }[what]()
+
+    # -- the daemon and the remote
+
+    @rule(seconds=st.sampled_from([0.1, 1.5, 1.5, 5.0, 70.0]))
+    def wait(self, seconds: float) -> None:
+        self.world.advance(seconds)
+
+    @rule(what=st.sampled_from(["drain", "fold", "checkpoint"]))
+    def daemon(self, what: str) -> None:
+        world = self.world
+        {"drain": world.drain, "fold": world.fold, "checkpoint": world.checkpoint}[what]()
+
+    @rule(noticed=st.booleans())
+    def outage(self, noticed: bool) -> None:
+        self.world.outage(noticed=noticed)
+
+    @rule()
+    def heal(self) -> None:
+        self.world.heal()
+
+    @rule(
+        operation=st.sampled_from(
+            ["put", "put", "delete", "copy", "identify", "read", "make_dir", "remove_dir"]
+        ),
+        kind=st.sampled_from(["before", "after", "slow down", "hang", "answer held", "cut"]),
+    )
+    def fault(self, operation: Any, kind: str) -> None:
+        self.world.fault(operation, kind)
+
+    @rule()
+    def release_holds(self) -> None:
+        self.world.release_holds()
+
+    @rule()
+    def crash(self) -> None:
+        self.world.crash()
+
+    @rule()
+    def restart(self) -> None:
+        self.world.restart()
+
+    # -- what holds
+
+    @invariant()
+    def agrees(self) -> None:
+        if self.looks:
+            self.world.look()
+        self.world.check_log("listing ")
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            self.finish()
+        finally:
+            self.world.close()
+
+    def finish(self) -> None:
+        world = self.world
+        world.finish()
+        self.compare_with_remote()
+        world.expire()
+        world.look()
+        world.read_all()
+        world.crash()
+        world.look()
+        world.expire()
+        world.look()
+        world.read_all()
+        world.nothing_stays()
+        world.check_log("listing ")
+
+    def compare_with_remote(self) -> None:
+        store, model = self.world.memory, self.world.model
+        there = {key for key in list(store.keys()) if not key.endswith("/")}
+        wanted = {"/".join(path): file for path, file in model.files().items()}
+        assert there == wanted.keys()
+        for key, file in wanted.items():
+            assert store.data(key) == file.data, key
+            if not store.capabilities.server_copy:
+                continue  # what is changed after the upload is kept here only
+            assert file.mtime_ns is None or store.stat(key).mtime_ns == file.mtime_ns, key
+            told = store.upload(key).attributes.get("mode")
+            assert file.mode is None or int(told or "0") & 0o7777 == file.mode, key
+        if store.capabilities.real_directories:
+            kept = {key for key in list(store.keys()) if key.endswith("/")}
+            assert kept == {
+                "/".join(path) + "/" for path, node in model.walk() if isinstance(node, Directory)
+            }
+
+
+def test_one_user_sees_a_plain_file_system_whatever_happens_below() -> None:
+    run_state_machine_as_test(Alone, settings=SETTINGS)
