@@ -196,9 +196,13 @@ class FileSystem:
         self.check_writable()
         cached = await self.names.listing(from_parent)
         source = self.names.find(from_parent, cached, from_name)
-        is_directory = source is not None and source.is_directory
-        rename = self.subtree.rename if is_directory else self.names.rename
-        await rename(from_parent, from_name, to_parent, to_name, replaces=replaces)
+        if source is not None and source.is_directory:
+            with self.folding.holding(source.key):
+                await self.subtree.rename(
+                    from_parent, from_name, to_parent, to_name, replaces=replaces
+                )
+        else:
+            await self.names.rename(from_parent, from_name, to_parent, to_name, replaces=replaces)
         self.folding.sent(to_parent.key)
 
     async def read_directory(self, directory: Directory) -> CachedListing:

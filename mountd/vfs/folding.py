@@ -6,6 +6,8 @@ conflict copy) stay as long as the remote has that version.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -30,6 +32,7 @@ class Folding:
         self._ledger = journal.ledger
         self._tree = tree
         self._metadata = metadata
+        self._held: list[str] = []
         self._waiting: set[str] = set()  # directories with changes that are not folded yet
         tree.before_list = self.fold
         tree.after_list = self._listed
@@ -91,9 +94,23 @@ class Folding:
         self._forget(other)
         self._forget(gone, whatever=True)
 
+    @contextmanager
+    def holding(self, below: str) -> Iterator[None]:
+        """Forgets no change below that key meanwhile: somebody puts together from a listing and
+        the ledger what is there, and must find each file in one of the two."""
+        self._held.append(below)
+        try:
+            yield
+        finally:
+            self._held.remove(below)
+
     def _forget(self, changes: list[Change], *, whatever: bool = False) -> None:
         """Takes changes out of the journal unless they became others meanwhile."""
         same = [change for change in changes if self._ledger.changes.get(change.key) is change]
+        if self._held:
+            held = [change for change in same if change.key.startswith(tuple(self._held))]
+            self._waiting |= {change.directory for change in held}
+            same = [change for change in same if change not in held]
         keys = tuple(c.key for c in same if whatever or not (c.attributes or c.conflict))
         if not keys:
             return

@@ -77,6 +77,11 @@ class Namespace:
     async def listing(self, directory: Directory) -> CachedListing:
         return self.tree.fresh(directory) or await self.tree.listing(directory)
 
+    def now(self, directory: Directory, cached: CachedListing) -> CachedListing:
+        """What `cached` has become while something else was waited for: what was sent meanwhile is
+        in there, and no longer in the ledger."""
+        return self.tree.cache.get(directory.key) or cached
+
     def find(self, parent: Directory, cached: CachedListing, name: bytes) -> Found | None:
         """What the user sees under `name` now."""
         change = self.ledger.shown.get(parent.key, {}).get(name)
@@ -171,6 +176,7 @@ class Namespace:
         if not found.is_directory:
             raise NotADirectory(name)
         await self.check_empty(parent, found)
+        cached = self.now(parent, cached)
         now = self.find(parent, cached, name)
         if now is None or now.key != found.key:
             raise NoEntry(name)
@@ -246,6 +252,7 @@ class Namespace:
         was moved, as it was."""
         from_cached = await self.listing(from_parent)
         to_cached = await self.listing(to_parent)
+        from_cached = self.now(from_parent, from_cached)
         source = self.find(from_parent, from_cached, from_name)
         if source is None:
             raise NoEntry(from_name)

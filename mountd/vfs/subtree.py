@@ -15,10 +15,12 @@ from mountd.errors import (
     Exists,
     NoEntry,
     NotADirectory,
+    NotFound,
     NotPossible,
     Unsupported,
 )
 from mountd.types import Entry, Kind
+from mountd.vfs.listing_rows import version_in
 from mountd.vfs.names import shown_names
 from mountd.vfs.namespace import THERE, Found, Namespace
 from mountd.vfs.nodes import Directory
@@ -98,6 +100,7 @@ class Subtree:
         names = self._names
         from_cached = await names.listing(from_parent)
         to_cached = await names.listing(to_parent)
+        from_cached = names.now(from_parent, from_cached)
         source = names.find(from_parent, from_cached, from_name)
         if source is None:
             raise NoEntry(from_name)
@@ -113,17 +116,18 @@ class Subtree:
     async def _on_remote(self, source: Found, parent: Directory) -> list[tuple[str, Entry]]:
         """Everything below the directory, with keys."""
         change = source.change
-        if change is not None and not change.is_clean and change.expect == ABSENT:
-            return []  # made here, and not sent yet
+        is_new = change is not None and not change.is_clean and change.expect == ABSENT
+        directory = self._tree.held_directory(source.key)
+        directory = directory or Directory(source.number, parent, -1, source.key)
         try:
             with trio.fail_after(self._wait_s):
+                if is_new:  # made here, and not sent yet; what is in it may be
+                    return await self._walk(directory)
                 try:
                     return await trio.to_thread.run_sync(
                         self._list_tree, source.key, abandon_on_cancel=True
                     )
                 except Unsupported:
-                    directory = self._tree.held_directory(source.key)
-                    directory = directory or Directory(source.number, parent, -1, source.key)
                     return await self._walk(directory)
         except trio.TooSlowError:
             raise CrossDevice(f"{source.key!r} could not be listed in time") from None
@@ -141,14 +145,22 @@ class Subtree:
         waiting = [top]
         while waiting:
             directory = waiting.pop()
-            listing = (await self._names.listing(directory)).listing
+            try:
+                listing = (await self._names.listing(directory)).listing
+            except NotFound:
+                listing = Listing.build(())  # it has gone since its parent was listed
             for row in range(len(listing)):
                 at, key = listing.row(row), key_of_row(directory.key, listing, row)
+                if key in self._ledger.changes:
+                    continue
                 kind = Kind.DIRECTORY if at.is_dir else Kind.FILE
                 name = key.removesuffix("/")[len(directory.key) :]
-                found.append((key, Entry(name, kind, at.size, at.mtime_ns, at.version)))
+                found.append((key, Entry(name, kind, at.size, at.mtime_ns, version_in(at.version))))
                 if at.is_dir:
                     waiting.append(Directory(at.ino, directory, row, key))
+            for change in self._ledger.shown.get(directory.key, {}).values():
+                if change.is_directory:
+                    waiting.append(Directory(change.number, directory, -1, change.key))
             if len(found) > MAX_ENTRIES:
                 raise CrossDevice(f"{top.key!r} has more than {MAX_ENTRIES} entries")
         return found

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import trio
 
-from mountd.errors import Unreachable
+from mountd.errors import Unreachable, Unsupported
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import MountedFiles, mounted_files, names, walk
-from tests.unit.test_writing import BIG, edit, make, read, rename
+from tests.unit.test_writing import BIG, directory, edit, make, read, rename
 
 
 async def sent(mounted: MountedFiles) -> int:
@@ -205,3 +205,83 @@ async def test_a_read_under_way_goes_on_where_our_own_upload_or_rename_put_the_b
             gate.set()
         assert read_now == [BIG[100_000:101_000]]
         fs.release(fh)
+
+
+async def test_what_is_sent_while_a_rename_waits_for_a_listing_is_renamed(tmp_path: Path) -> None:
+    store = FaultStore(MemoryStore({"from/old": b"1", "to/x": b"2"}))
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        await make(fs, "from/new", b"new")
+        await walk(fs, "to")
+        gate = threading.Event()
+        slow = store.add("list", key="to/", hang=gate)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rename, fs, "from/new", "to/new")
+            await trio.to_thread.run_sync(slow.reached.wait, 10)
+            assert await sent(mounted) == 0
+            await fs.folding.fold_waiting()
+            assert "from/new" not in fs.tree.ledger.changes
+            gate.set()
+        assert await names(fs, "to") == ["new", "x"]
+        assert await names(fs, "from") == ["old"]
+
+
+async def test_what_changes_while_a_directory_is_listed_for_its_rename_moves_as_it_is_then(
+    tmp_path: Path,
+) -> None:
+    memory = MemoryStore({"d/edited": b"1", "d/gone": b"2", "d/same": b"3"})
+    store = FaultStore(memory)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        await names(fs, "d")
+        await make(fs, "d/new", b"new")
+        await edit(fs, "d/edited", 1, b"+")
+        await fs.unlink(await directory(fs, "d"), b"gone")
+        gate = threading.Event()
+        slow = store.add("list_tree", after_pages=1, hang=gate)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rename, fs, "d", "e")
+            await trio.to_thread.run_sync(slow.reached.wait, 10)
+            assert await sent(mounted) == 0
+            await fs.folding.fold_waiting()
+            gate.set()
+        assert await names(fs, "e") == ["edited", "new", "same"]
+        assert await sent(mounted) == 0
+        assert {key: memory.data(key) for key in list(memory.keys()) if key[-1] != "/"} == {
+            "e/edited": b"1+",
+            "e/new": b"new",
+            "e/same": b"3",
+        }
+        await fs.folding.fold_waiting()
+        assert not [key for key in fs.tree.ledger.changes if key.startswith("d/")]
+
+
+async def test_a_directory_that_could_not_be_made_yet_moves_with_what_was_sent_into_it(
+    tmp_path: Path,
+) -> None:
+    memory = MemoryStore()
+    store = FaultStore(memory)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        store.add("make_dir", Unreachable("no"))
+        await fs.make_directory(fs.tree.root, b"d", {})
+        await make(fs, "d/x", b"x")
+        with trio.fail_after(10):
+            while "d/x" not in set(memory.keys()) or "d/x" in fs.tree.ledger.changes:
+                await trio.sleep(0.05)
+                await fs.folding.fold_waiting()
+        await rename(fs, "d", "e")
+        assert await names(fs, "e") == ["x"]
+        assert await read(fs, "e/x") == b"x"
+
+
+async def test_a_directory_is_renamed_although_one_below_it_was_removed(tmp_path: Path) -> None:
+    memory = MemoryStore({"d/x": b"1", "d/sub/": b""}, real_directories=True)
+    store = FaultStore(memory)
+    store.add("list_tree", Unsupported("no"))
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        await fs.remove_directory(await directory(fs, "d"), b"sub")
+        assert await sent(mounted) == 0
+        await rename(fs, "d", "e")
+        assert await names(fs, "e") == ["x"]
