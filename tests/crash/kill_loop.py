@@ -218,6 +218,9 @@ class KillLoop:
             self.figures.files += found["files"]
             self.figures.bytes += found["bytes"]
             self._lose(worker.name, found["problems"])
+            for late in found["late"]:
+                print(f"     could not be read at first, for {late}", flush=True)
+            self.figures.late += len(found["late"])
         if b"Traceback" in self._daemon.log.read_bytes():
             self._lose("daemon", [self._daemon.tail()])
 

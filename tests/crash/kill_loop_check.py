@@ -20,12 +20,13 @@ _T = TypeVar("_T")
 @dataclass(slots=True)
 class Report:
     """What one look found. `unreadable`: files whose bytes could not be had, which is no loss as
-    long as the remote is down."""
+    long as the remote is down. `late`: what gave an error at first, in words."""
 
     problems: list[str] = field(default_factory=list)
     files: int = 0
     bytes: int = 0
     unreadable: int = 0
+    late: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def look(tree: Tree, top: Path, *, is_down: bool, patience_s: float) -> Report:
     report = Report()
     until_s = time.monotonic() + (0.0 if is_down else patience_s)
     try:
-        seen = _patiently(lambda: scan(top), until_s)
+        seen = _patiently(lambda: scan(top), until_s, report)
     except OSError as error:
         report.unreadable += 1
         if not is_down:
@@ -86,14 +87,20 @@ def digests(top: Path) -> dict[str, tuple[int, str] | None]:
     return found
 
 
-def _patiently(call: Callable[[], _T], until_s: float) -> _T:
+def _patiently(call: Callable[[], _T], until_s: float, report: Report) -> _T:
+    began_s, first = time.monotonic(), ""
     while True:
         try:
-            return call()
-        except OSError:
+            found = call()
+        except OSError as error:
+            first = first or str(error)
             if time.monotonic() >= until_s:
                 raise
             time.sleep(PAUSE_S)
+        else:
+            if first:
+                report.late.append(f"{time.monotonic() - began_s:.1f} s: {first}")
+            return found
 
 
 def _agreed(tree: Tree, seen: dict[str, Seen], report: Report) -> Nodes | None:
@@ -123,7 +130,7 @@ def _compare_bytes(
     path: Path, file: File, facts: Seen, report: Report, until_s: float, is_down: bool
 ) -> None:
     try:
-        data = _patiently(path.read_bytes, until_s)
+        data = _patiently(path.read_bytes, until_s, report)
     except OSError as error:
         report.unreadable += 1
         if not is_down:

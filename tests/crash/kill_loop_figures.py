@@ -19,6 +19,7 @@ class Figures:
     bytes: int = 0
     objects: int = 0
     drains: int = 0
+    late: int = 0  # could not be read at first
     losses: list[str] = field(default_factory=list)
 
     def table(self) -> str:
@@ -30,7 +31,8 @@ class Figures:
         longest, usual = max(self.restarts_s, default=0.0), median(self.restarts_s or [0.0])
         return (
             f"{sum(self.kills.values())} kills, {calls} acknowledged calls, {self.files} files "
-            f"({self.bytes / 1e9:.1f} GB) checked after them, {self.drains} drains with "
+            f"({self.bytes / 1e9:.1f} GB) checked after them "
+            f"({self.late} could not be read at first), {self.drains} drains with "
             f"{self.objects} objects compared; {len(self.losses)} losses; "
             f"restart {usual:.2f} s, longest {longest:.2f} s"
         )

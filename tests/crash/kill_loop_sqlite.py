@@ -41,6 +41,8 @@ class Database:
         try:
             with closing(self.connect()) as db:
                 [(verdict,)] = db.execute("PRAGMA integrity_check(1)").fetchall()
+                if "error code=" in verdict:
+                    raise sqlite3.OperationalError(verdict)  # it could not be read
                 seen = dict(db.execute("SELECT id, data FROM t").fetchall())
         except (sqlite3.Error, OSError) as error:
             report.unreadable += 1

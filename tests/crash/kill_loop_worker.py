@@ -90,12 +90,15 @@ class Worker:
 
 def look_at_databases(sqlite: SqliteWork, is_down: bool, patience_s: float) -> Report:
     """As `look`."""
-    until_s = time.monotonic() + patience_s
+    began_s, first = time.monotonic(), ""
     while True:
         report = Report()
         sqlite.look(report, is_down=is_down)
-        if is_down or not report.unreadable or time.monotonic() > until_s:
+        took_s = time.monotonic() - began_s
+        if is_down or not report.unreadable or took_s > patience_s:
+            report.late += [f"{took_s:.1f} s: {first}"] if first else []
             return report
+        first = first or report.problems[0]
         time.sleep(PAUSE_S)
 
 
