@@ -116,6 +116,8 @@ class DataCheck:
             self._disk.close(fd)
 
     def _find_orphans(self) -> None:
+        gone = self._state.gone
+        self._state.unlinked([key for key in gone if data_name(key) not in self._files])
         for name in sorted(self._files):
             path, key = self._folder / name, parse_data_name(name)
             if key is not None and key in self._state.gone:

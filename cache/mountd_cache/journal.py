@@ -290,7 +290,8 @@ class Journal:
         """A last checkpoint, then everything is closed. Blocks. Raises OSError where it could not
         be written: the log has it then."""
         try:
-            self._durability.checkpoint()
+            if self._lock_fd >= 0:
+                self._durability.checkpoint()
         finally:
             self.abandon()
 
@@ -337,9 +338,12 @@ class Journal:
             raise
 
     def abandon(self) -> None:
-        """Closes everything and writes nothing: `open` then finds what SIGKILL leaves."""
-        self._close_files()
-        os.close(self._lock_fd)
+        """Closes everything and writes nothing: `open` then finds what SIGKILL leaves. Does nothing
+        where it was closed before."""
+        if self._lock_fd >= 0:
+            self._close_files()
+            os.close(self._lock_fd)
+            self._lock_fd = -1
 
     def _close_files(self) -> None:
         self._staging.close()

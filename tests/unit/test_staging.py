@@ -1,0 +1,203 @@
+"""Data files: bytes, pins, descriptors, and what an error of the disk means."""
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mountd_cache.sidecar import PAGE
+from mountd_cache.staging import Staging, data_name, parse_data_name
+from tests.fakes.faulty_disk import FaultyDisk, io_error, no_room
+
+_SIDECAR = b"s" * PAGE
+
+
+@pytest.fixture
+def disk() -> FaultyDisk:
+    return FaultyDisk()
+
+
+@pytest.fixture
+def staging(tmp_path: Path, disk: FaultyDisk) -> Iterator[Staging]:
+    made = Staging(tmp_path, disk=disk, most_open=4)
+    yield made
+    made.close()
+
+
+def make(staging: Staging, *keys: tuple[int, int], data: bytes = b"data") -> None:
+    for key in keys:
+        staging.create(key, _SIDECAR)
+        staging.write(key, 0, data)
+
+
+def needed(key: tuple[int, int]) -> bool:
+    return True
+
+
+def open_files(folder: Path) -> int:
+    """Descriptors of this process that lead to data files, unlinked ones as well."""
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{name}"))
+        except FileNotFoundError:  # that of the listing
+            continue
+    return sum(link.startswith(f"{folder}/") for link in links)
+
+
+def test_names_come_back_and_others_are_none() -> None:
+    assert parse_data_name(data_name((12, 3))) == (12, 3)
+    for name in ("12-3.dat", "12.data", "x-1.data", "012-3.data", "12-3.data.tmp", ""):
+        assert parse_data_name(name) is None
+
+
+def test_bytes_are_where_they_were_written_and_holes_are_zeros(staging: Staging) -> None:
+    make(staging, (1, 0))
+    staging.write((1, 0), 100_000, b"far")
+    assert staging.read((1, 0), 0, 6) == b"data\0\0"
+    assert staging.read((1, 0), 100_000, 100_003) == b"far"
+
+
+def test_a_file_that_is_short_or_missing_is_an_io_error(staging: Staging, tmp_path: Path) -> None:
+    make(staging, (1, 0))
+    for key, end in (((1, 0), 5), ((2, 0), 1)):
+        with pytest.raises(OSError, match="staged file") as raised:
+            staging.read(key, 0, end)
+        assert raised.value.errno == errno.EIO
+
+
+def test_no_file_is_left_of_one_that_could_not_be_made(
+    staging: Staging, disk: FaultyDisk, tmp_path: Path
+) -> None:
+    disk.most_written = 100
+    with pytest.raises(OSError, match="no room"):
+        staging.create((1, 0), _SIDECAR)
+    disk.fail("pwrite", "", no_room)
+    with pytest.raises(OSError, match="No space"):
+        staging.create((2, 0), _SIDECAR)
+    assert os.listdir(tmp_path) == []
+    disk.heal()
+    staging.create((1, 0), _SIDECAR)
+    with pytest.raises(FileExistsError):
+        staging.create((1, 0), _SIDECAR)
+
+
+def test_descriptors_are_few_and_everything_can_still_be_read(
+    staging: Staging, tmp_path: Path
+) -> None:
+    keys = [(at, 0) for at in range(20)]
+    make(staging, *keys)
+    assert open_files(tmp_path) <= 5
+    for key in keys * 2:
+        assert staging.read(key, 0, 4) == b"data"
+    assert open_files(tmp_path) <= 5
+
+
+def test_a_pinned_content_can_be_read_after_it_was_unlinked(
+    staging: Staging, tmp_path: Path
+) -> None:
+    make(staging, (1, 0), (2, 0))
+    staging.pin(1, [0])
+    make(staging, (1, 1), data=b"more")  # a layer that comes later
+    make(staging, *((at, 0) for at in range(10, 20)))
+    staging.unlink([(1, 0), (1, 1), (2, 0)])
+    assert staging.read((1, 0), 0, 4) == b"data"
+    assert staging.read((1, 1), 0, 4) == b"more"
+    with pytest.raises(OSError, match="not there"):
+        staging.read((2, 0), 0, 4)
+    staging.pin(1, [0])
+    staging.unpin(1)
+    assert staging.read((1, 0), 0, 4) == b"data"
+    staging.unpin(1)
+    with pytest.raises(OSError, match="not there"):
+        staging.read((1, 0), 0, 4)
+    assert open_files(tmp_path) <= 5
+
+
+def test_a_pin_of_a_file_that_is_not_there_fails_and_pins_nothing(staging: Staging) -> None:
+    make(staging, (1, 0))
+    with pytest.raises(OSError, match="not there"):
+        staging.pin(1, [0, 1])
+    staging.unlink([(1, 0)])
+    staging.cool(1)
+    with pytest.raises(OSError, match="not there"):
+        staging.read((1, 0), 0, 4)
+
+
+def test_a_file_is_not_closed_under_a_reader(
+    staging: Staging, disk: FaultyDisk, tmp_path: Path
+) -> None:
+    make(staging, (1, 0), (2, 0))
+    begun, go, found = threading.Event(), threading.Event(), list[bytes]()
+
+    def wait(call: str, path: str) -> None:
+        if call == "pread" and path.endswith("1-0.data"):
+            begun.set()
+            assert go.wait(10)
+
+    disk.before = wait
+    reader = threading.Thread(target=lambda: found.append(staging.read((1, 0), 0, 4)))
+    reader.start()
+    assert begun.wait(10)
+    staging.unlink([(1, 0)])
+    make(staging, *((at, 0) for at in range(10, 20)), data=b"evil")
+    go.set()
+    reader.join(10)
+    assert found == [b"data"]
+    staging.close()
+    assert open_files(tmp_path) == 0
+
+
+def test_a_sync_writes_sidecars_and_fsyncs_new_names_once(
+    staging: Staging, disk: FaultyDisk, tmp_path: Path
+) -> None:
+    make(staging, (1, 0), (2, 0))
+    disk.calls.clear()
+    staging.sync({(1, 0): b"n" * PAGE}, needed)
+    assert (tmp_path / "1-0.data").read_bytes() == b"n" * PAGE + b"data"
+    assert (disk.calls["fdatasync"], disk.calls["fsync_dir"]) == (1, 1)
+    staging.sync({(1, 0): _SIDECAR}, needed)
+    assert (disk.calls["fdatasync"], disk.calls["fsync_dir"]) == (2, 1)
+    make(staging, (3, 0))
+    staging.sync({}, needed)
+    assert disk.calls["fsync_dir"] == 2
+
+
+def test_many_files_are_synced_at_once(staging: Staging, disk: FaultyDisk) -> None:
+    keys = [(at, 0) for at in range(100)]
+    make(staging, *keys)
+    disk.calls.clear()
+    staging.sync(dict.fromkeys(keys, _SIDECAR), needed)
+    assert disk.calls["sync_file_system"] == 1
+    assert "fdatasync" not in disk.calls
+    disk.fail("sync_file_system", "", io_error)  # maybe of somebody else's file
+    staging.sync(dict.fromkeys(keys, _SIDECAR), needed)
+    assert disk.calls["fdatasync"] == 100
+
+
+def test_a_file_that_could_not_be_written_never_counts_as_synced(
+    staging: Staging, disk: FaultyDisk
+) -> None:
+    make(staging, (1, 0), (2, 0))
+    disk.fail("fdatasync", "1-0.data", io_error)
+    with pytest.raises(OSError, match="Input/output"):
+        staging.sync({(1, 0): _SIDECAR}, needed)
+    disk.heal()  # the kernel says it once
+    with pytest.raises(OSError, match="can't be written"):
+        staging.sync({(1, 0): _SIDECAR}, needed)
+    staging.sync({(2, 0): _SIDECAR}, needed)
+
+
+def test_a_sync_of_a_missing_file_fails_unless_nobody_needs_it(
+    staging: Staging, tmp_path: Path
+) -> None:
+    make(staging, (1, 0), (2, 0))
+    staging.close()
+    for name in os.listdir(tmp_path):
+        os.unlink(tmp_path / name)
+    with pytest.raises(OSError, match="not there"):
+        staging.sync({(1, 0): _SIDECAR}, lambda key: key[0] == 1)
+    staging.sync({(2, 0): _SIDECAR}, lambda key: key[0] == 1)
