@@ -189,27 +189,31 @@ class Alone(RuleBasedStateMachine):
             "look": world.look,
             "read": world.read_all,
             "forget": world.forget,
-            "expire": world.expire,
+            "expire": world.daemon.expire,
         }[what]()
 
     # -- the daemon and the remote
 
     @rule(seconds=st.sampled_from([0.1, 1.5, 1.5, 5.0, 70.0]))
     def wait(self, seconds: float) -> None:
-        self.world.advance(seconds)
+        self.world.daemon.advance(seconds)
 
     @rule(what=st.sampled_from(["drain", "fold", "checkpoint"]))
     def daemon(self, what: str) -> None:
         world = self.world
-        {"drain": world.drain, "fold": world.fold, "checkpoint": world.checkpoint}[what]()
+        {
+            "drain": world.daemon.drain,
+            "fold": world.daemon.fold,
+            "checkpoint": world.daemon.checkpoint,
+        }[what]()
 
     @rule(noticed=st.booleans())
     def outage(self, noticed: bool) -> None:
-        self.world.outage(noticed=noticed)
+        self.world.daemon.outage(noticed=noticed)
 
     @rule()
     def heal(self) -> None:
-        self.world.heal()
+        self.world.daemon.heal()
 
     @rule(
         operation=st.sampled_from(
@@ -218,11 +222,11 @@ class Alone(RuleBasedStateMachine):
         kind=st.sampled_from(["before", "after", "slow down", "hang", "answer held", "cut"]),
     )
     def fault(self, operation: Any, kind: str) -> None:
-        self.world.fault(operation, kind)
+        self.world.daemon.fault(operation, kind)
 
     @rule()
     def release_holds(self) -> None:
-        self.world.release_holds()
+        self.world.daemon.release_holds()
 
     @rule()
     def crash(self) -> None:
@@ -238,7 +242,7 @@ class Alone(RuleBasedStateMachine):
     def agrees(self) -> None:
         if self.looks:
             self.world.look()
-        self.world.check_log("listing ")
+        self.world.daemon.check_log("listing ")
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):
@@ -246,22 +250,22 @@ class Alone(RuleBasedStateMachine):
         try:
             self.finish()
         finally:
-            self.world.close()
+            self.world.daemon.close()
 
     def finish(self) -> None:
         world = self.world
         world.finish()
         self.compare_with_remote()
-        world.expire()
+        world.daemon.expire()
         world.look()
         world.read_all()
         world.crash()
         world.look()
-        world.expire()
+        world.daemon.expire()
         world.look()
         world.read_all()
         world.nothing_stays()
-        world.check_log("listing ")
+        world.daemon.check_log("listing ")
 
     def compare_with_remote(self) -> None:
         store, model = self.world.memory, self.world.model
