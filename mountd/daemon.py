@@ -158,6 +158,7 @@ class Daemon:
                 await self.fuse.serve()
             finally:
                 self.status.state = "stopping"
+                self.fs.last_readers.is_over = True
                 self.fuse.close()
             log.info("%s is unmounted", self._plan.mountpoint)
             await self._drain()
@@ -268,6 +269,7 @@ class Daemon:
     async def _stop(self) -> None:
         """Drains, unmounts, and what came meanwhile is drained by `serve`."""
         self._stop_by_s = trio.current_time() + self._plan.settings.stop_timeout_s
+        self.fs.last_readers.is_over = True  # readers don't keep the queue from being sent
         await self._hand_over()
         await self._drain()
         if await self.fuse.unmount() is not None:

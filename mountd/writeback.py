@@ -46,6 +46,8 @@ class WriteBack:
             max_transfers=settings.max_transfers,
             remote_is_well=lambda: remote.health.state in UP,
             landing=fs.queue_view.landing,
+            pressed=lambda: fs.writes.is_pressed,
+            spare=fs.last_readers.spare,
         )
         fs.writes.queue = self.queue
         fs.state_of = self.queue.state_of

@@ -26,6 +26,7 @@ from mountd.sync.drain import Drain
 from mountd.sync.failures import Failures
 from mountd.sync.lost_race import LostRaces
 from mountd.sync.namespace import NamespaceSender
+from mountd.sync.retry import StillRead
 from mountd.sync.schedule import Moment, Schedule
 from mountd.sync.uploader import BaseGone, Conflict, Landing, Uploader
 from mountd_cache.changes import Change, ChangeKind, ChangeState, Rows
@@ -69,7 +70,13 @@ class SyncQueue:
         host: str | None = None,
         jitter: Callable[[], float] = random.random,
         landing: Landing = lambda change, body, depth, version: None,
+        pressed: Callable[[], bool] = lambda: False,
+        spare: Callable[[Change], Awaitable[bool]] | None = None,
     ) -> None:
+        """`pressed`: whether there is so little room left for staged bytes that nothing may wait;
+        who makes it so calls `wake`. `spare`: awaited before a change is sent, False where what it replaces is still read."""
+        self._pressed = pressed
+        self._spare = spare
         self._journal = journal
         self._ledger = journal.ledger
         self._view = view
@@ -77,6 +84,7 @@ class SyncQueue:
         self._max_transfers = max(1, max_transfers)
         self._wall_clock = wall_clock
         self._remote_is_well = remote_is_well
+        self._capabilities = lambda: store.capabilities
         self._real_directories = store.capabilities.real_directories
         self._doubts = Doubts(journal.id, wall_clock())
         asker = Asker(store, self._doubts, at_once=self._max_transfers)
@@ -270,6 +278,8 @@ class SyncQueue:
             is_open=self._view.is_open_for_writing,
             is_hurried=self._is_hurried,
             upload_took_s=lambda number: self._took_s.get(number, 0.0),
+            is_pressed=self._pressed(),
+            takes_deltas=self._capabilities().put_delta,
         )
 
     def _is_hurried(self, change: Change) -> bool:
@@ -347,6 +357,11 @@ class SyncQueue:
                 self._lost.base_gone(change.key, gone.base)
 
     async def _send(self, change: Change) -> None:
+        if self._spare is not None:
+            if not await self._spare(change):
+                raise StillRead("what it replaces is too large to be kept, and is still read")
+            if self._ledger.changes.get(change.key) is not change:
+                return
         if change.kind is not ChangeKind.FILE:
             await self._namespace.send(change)
             return

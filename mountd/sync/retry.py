@@ -27,8 +27,15 @@ class ContentMissing(Exception):
     """The staged bytes are not there any more: a power cut tore them, and they are quarantined."""
 
 
+class StillRead(Exception):
+    """Somebody has the version open that would be deleted or overwritten."""
+
+
 _REFUSALS: Final = (Denied, NameNotAllowed, Unsupported, ContentMissing)
-_EXPECTED: Final = (Unreachable, Throttled, Locked, Corrupt, ContainerMissing, NotFound, OSError)
+_EXPECTED: Final = (
+    *(Unreachable, Throttled, Locked, Corrupt, ContainerMissing, NotFound, OSError),
+    StillRead,
+)
 
 
 class Next(Enum):
@@ -69,6 +76,8 @@ def backoff_s(error: Exception, attempts: int, jitter: float) -> float:
     """Before the next try after `attempts` that failed; 0 <= jitter <= 1 takes up to half off."""
     if isinstance(error, QuotaExceeded):
         return FULL_RETRY_S
+    if isinstance(error, StillRead):
+        return FIRST_BACKOFF_S
     doubled_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(attempts - 1, 16))
     delay_s = doubled_s * (1.0 - 0.5 * jitter)
     if isinstance(error, Throttled) and error.retry_after_s:
@@ -79,6 +88,6 @@ def backoff_s(error: Exception, attempts: int, jitter: float) -> float:
 def one_line(error: Exception) -> str:
     """The error as a reason that people read."""
     text = " ".join(str(error).split())[:300]
-    is_ours = isinstance(error, (RemoteError, ContentMissing))
+    is_ours = isinstance(error, (RemoteError, ContentMissing, StillRead))
     name = "" if is_ours and text else type(error).__name__
     return ": ".join(part for part in (name, text) if part)

@@ -6,7 +6,7 @@ one that was sent. What is staged here is read in writes.py and not here.
 """
 
 import hashlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -78,6 +78,7 @@ class OpenFiles:
         self._blocks = blocks
         self._handles: dict[int, Handle] = {}
         self._by_inode: dict[int, list[Handle]] = {}
+        self._by_key: dict[str, list[Handle]] = {}
         self._next = 1
         # What was opened before, oldest first. An inode number stands for one version for ever,
         # so opening it again needs no look at its listing.
@@ -108,6 +109,7 @@ class OpenFiles:
         self._next += 1
         self._handles[number] = handle
         self._by_inode.setdefault(handle.node.number, []).append(handle)
+        self._by_key.setdefault(handle.file.key, []).append(handle)
         return number
 
     def release(self, number: int) -> bool:
@@ -119,14 +121,23 @@ class OpenFiles:
         of_inode.remove(handle)
         if not of_inode:
             del self._by_inode[handle.node.number]
+        self._leave_key(handle)
         return not of_inode
+
+    def _leave_key(self, handle: Handle) -> None:
+        of_key = self._by_key[handle.file.key]
+        of_key.remove(handle)
+        if not of_key:
+            del self._by_key[handle.file.key]
 
     def rebind(self, number: int, file: RemoteFile) -> None:
         """The inode stands for this version from now on: it is the one that was sent."""
         self._rebound += 1
         self._known.pop(number, None)
         for handle in self._by_inode.get(number, ()):
+            self._leave_key(handle)
             _rebind(handle, file)
+            self._by_key.setdefault(file.key, []).append(handle)
 
     async def read(self, handle: Handle, offset: int, size: int) -> Buffer:
         """Up to `size` bytes at `offset`; fewer only at the end of the file."""
@@ -238,6 +249,10 @@ class OpenFiles:
         handles = self._by_inode.get(node.number)
         return handles[0].file if handles else None
 
+    def handles_at(self, key: str) -> Sequence[Handle]:
+        """Those that read a version of that key."""
+        return self._by_key.get(key, ())
+
     def is_open(self, number: int) -> bool:
         return number in self._by_inode
 
@@ -272,6 +287,11 @@ class OpenFiles:
             )
         finally:
             cached.close()
+
+    async def read_version(self, node: Node, base: Base, start: int, end: int) -> Buffer:
+        """As `read_remote`, of a version that bytes are staged over."""
+        file = remote_file_at(base.key, base.version, base.size, 0)
+        return await self.read_remote(node, file, start, end)
 
     def _fetcher(self, file: RemoteFile) -> FetchFn:
         store = self._store

@@ -11,6 +11,7 @@ from mountd.remotes.base import RemoteStore
 from mountd.vfs.attributes import NewAttributes, SetAttributes
 from mountd.vfs.files import OpenFiles
 from mountd.vfs.folding import Folding
+from mountd.vfs.last_readers import LastReaders
 from mountd.vfs.names import raw_name
 from mountd.vfs.namespace import Namespace
 from mountd.vfs.nodes import Attributes, Directory
@@ -80,6 +81,7 @@ class FileSystem:
             self.tree, self.files, self.writes, wall_clock_ns=wall_clock_ns
         )
         self.folding = Folding(journal, self.tree, metadata)
+        self.last_readers = LastReaders(self.files, self.writes)
         self.queue_view = QueueView(self.tree, self.files, self.writes, self.names, self.folding)
         self.state_of: Callable[[int], str | None] = lambda number: None
         self._read_only = read_only

@@ -14,7 +14,7 @@ import trio
 from typing_extensions import Buffer
 
 from mountd.errors import Denied, IsADirectory, NoSpace, Stale
-from mountd.vfs.files import Handle, OpenFiles, RemoteFile, remote_file_at
+from mountd.vfs.files import Handle, OpenFiles, RemoteFile
 from mountd.vfs.names import shown_name
 from mountd.vfs.nodes import Node
 from mountd.vfs.overlay import is_hidden
@@ -136,11 +136,9 @@ class Writes:
         if file is None or (node.is_nameless and not self._files.is_open(node.number)):
             raise Stale(f"inode {node.number} has no name any more")
         base = Base(file.key, file.version, file.size)
-        content = self.journal.new_content(base, file.size, file.mtime_ns)
         if node.is_nameless:
-            self.commit_new(content, Rows(contents=(content,)))
-            self._unlinked[node.number] = content.id
-            return content
+            return self.stage_nameless(node, base, file.mtime_ns)
+        content = self.journal.new_content(base, file.size, file.mtime_ns)
         change = Change(
             key=file.key,
             directory=node.parent.key,
@@ -150,6 +148,13 @@ class Writes:
             expect=file.version,
         )
         self._commit_content(change, content)
+        return content
+
+    def stage_nameless(self, node: Node, base: Base, mtime_ns: int) -> Content:
+        """A content for a file without a name, which goes with its last handle."""
+        content = self.journal.new_content(base, base.size, mtime_ns)
+        self.commit_new(content, Rows(contents=(content,)))
+        self._unlinked[node.number] = content.id
         return content
 
     def _named(
@@ -227,19 +232,42 @@ class Writes:
             content = self.content_to_write(handle.node, handle.file).id
         self.journal.write(content, offset, data, self._now_ns())
 
+    @property
+    def room_bytes(self) -> int:
+        """How many bytes may still be staged."""
+        return max(0, self._limit_bytes() - self.journal.staged_bytes)
+
     async def room(self, size: int) -> None:
         """Returns when `size` more bytes may be staged. NoSpace where none came in time."""
-        if self.journal.staged_bytes + size <= self._limit_bytes():
+        staged, limit = self.journal.staged_bytes, self._limit_bytes()
+        if staged + size <= limit:
+            if 2 * staged <= limit < 2 * (staged + size):
+                self.queue.wake()  # from now on `is_pressed`
             return
         with trio.move_on_after(self._wait_s):
             while self.journal.staged_bytes + size > self._limit_bytes():
                 self.queue.wake()
+                await self._give_back()
                 await trio.sleep(LOOK_AGAIN_S)
             return
         raise NoSpace(
             f"{self.journal.staged_bytes} bytes wait for the remote and cache_size allows "
             f"{self._limit_bytes()}"
         )
+
+    @property
+    def is_pressed(self) -> bool:
+        """More than half of the room is taken by what was not sent yet: it should go at once."""
+        half = self._limit_bytes() // 2
+        # The second costs microseconds, and is seldom needed.
+        return self.journal.staged_bytes > half and self.journal.unsent_bytes > half
+
+    async def _give_back(self) -> None:
+        """The room of what was sent is free now, and not only with the next checkpoint."""
+        mark = self.journal.begin_sync([])
+        if mark.gone:
+            await trio.to_thread.run_sync(self.journal.make_durable, mark)
+            self.journal.end_sync(mark)
 
     def truncate(self, node: Node, size: int, opened: RemoteFile | None = None) -> None:
         content = self.content_to_write(node, opened)
@@ -270,9 +298,8 @@ class Writes:
                 parts.append(read)
         if missing:
             assert base is not None
-            file = remote_file_at(base.key, base.version, base.size, 0)
             for place, at, stop in missing:
-                parts[place] = bytes(await self._files.read_remote(node, file, at, stop))
+                parts[place] = bytes(await self._files.read_version(node, base, at, stop))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def sync(self, number: int | None) -> None:

@@ -97,6 +97,7 @@ async def mounted_files(
             remote_is_well=remote_is_well,
             host="host",
             jitter=lambda: 0.5,
+            spare=fs.last_readers.spare,
         )
         fs.writes.queue = mounted.queue
         fs.state_of = mounted.queue.state_of

@@ -10,9 +10,10 @@ import pytest
 import trio
 
 from mountd.errors import Unreachable, Unsupported
+from mountd.vfs.last_readers import LastReaders
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
-from tests.fakes.mounted import MountedFiles, mounted_files, names, walk
+from tests.fakes.mounted import Clock, MountedFiles, file_system, mounted_files, names, walk
 from tests.unit.test_writing import BIG, directory, edit, make, read, rename
 
 
@@ -285,3 +286,71 @@ async def test_a_directory_is_renamed_although_one_below_it_was_removed(tmp_path
         assert await sent(mounted) == 0
         await rename(fs, "d", "e")
         assert await names(fs, "e") == ["x"]
+
+
+@pytest.mark.parametrize("how", ["unlink", "replace", "edit, then unlink"])
+async def test_a_version_that_is_still_read_comes_here_before_it_goes(
+    tmp_path: Path, how: str
+) -> None:
+    memory = MemoryStore({"f": BIG, "g": b""})
+    async with mounted_files(memory, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        fh = await fs.open((await walk(fs, "f")).number, writes=True)
+        wanted = BIG
+        if how.startswith("edit"):
+            await fs.write(fh, 5, b"edit")
+            wanted = BIG[:5] + b"edit" + BIG[9:]
+        if how == "replace":
+            await make(fs, "new", b"new")
+            await rename(fs, "new", "f")
+        else:
+            await fs.unlink(fs.tree.root, b"f")
+        assert await sent(mounted) == 0
+        assert memory.keys() == (["f", "g"] if how == "replace" else ["g"])
+        memory.fail_always(Unreachable("all that is needed is here"))
+        assert bytes(memoryview(await fs.read(fh, 0, len(BIG) + 1))) == wanted
+        memory.fail_always(None)
+        fs.release(fh)
+        assert not fs.tree.ledger.contents
+
+
+async def test_what_is_too_large_to_be_kept_waits_for_its_last_reader(tmp_path: Path) -> None:
+    memory = MemoryStore({"f": BIG})
+    async with mounted_files(memory, tmp_path, queue=True, cache_bytes=len(BIG)) as mounted:
+        fs = mounted.fs
+        assert mounted.queue is not None
+        fh = await fs.open((await walk(fs, "f")).number)
+        await fs.unlink(fs.tree.root, b"f")
+        assert await mounted.queue.drain("", 0.5) == 1
+        assert memory.keys() == ["f"]
+        assert "still read" in mounted.queue.items()[0].reason
+        assert bytes(memoryview(await fs.read(fh, 0, len(BIG)))) == BIG
+        fs.release(fh)
+        assert await sent(mounted) == 0
+        assert memory.keys() == []
+
+
+async def test_what_is_too_large_to_be_kept_goes_when_the_mount_does(tmp_path: Path) -> None:
+    memory = MemoryStore({"f": BIG})
+    async with mounted_files(memory, tmp_path, queue=True, cache_bytes=len(BIG)) as mounted:
+        fs = mounted.fs
+        fh = await fs.open((await walk(fs, "f")).number)
+        await fs.unlink(fs.tree.root, b"f")
+        fs.last_readers.is_over = True
+        assert await sent(mounted) == 0
+        fs.release(fh)
+
+
+async def test_a_reader_never_keeps_the_queue_for_more_than_ten_minutes(tmp_path: Path) -> None:
+    clock = Clock()
+    async with file_system(MemoryStore({"f": BIG}), tmp_path, cache_bytes=len(BIG)) as fs:
+        readers = LastReaders(fs.files, fs.writes, clock=clock)
+        fh = await fs.open((await walk(fs, "f")).number)
+        await fs.unlink(fs.tree.root, b"f")
+        change = fs.tree.ledger.changes["f"]
+        assert not await readers.spare(change)
+        clock.now_s += 599
+        assert not await readers.spare(change)
+        clock.now_s += 2
+        assert await readers.spare(change)
+        fs.release(fh)
