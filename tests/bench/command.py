@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--profile", type=Path, metavar="DIR", help="py-spy on mountd, a file per case")
     add("--flame", action="store_true", help="profiles as SVG instead of folded stacks")
     add("--native", action="store_true", help="profiles with native frames")
+    add("--gil", action="store_true", help="profiles only of who holds the interpreter lock")
     return parser
 
 
@@ -94,7 +95,7 @@ def _run(options: argparse.Namespace, known: dict[str, Case]) -> tuple[Results, 
     rounds = options.rounds or (1 if options.quick else 3)
     profiling = None
     if options.profile:
-        profiling = Profiling(options.profile, options.flame, options.native)
+        profiling = Profiling(options.profile, options.flame, options.native, options.gil)
     load_before = os.getloadavg()[0]
     runs: list[Measurement] = []
     disk = Disk(0.0, 0.0)

@@ -12,11 +12,16 @@ from tests.bench.contestants import BIN
 
 @dataclass(frozen=True, slots=True)
 class Profiling:
-    """Where profiles go, and what py-spy is told. `flame`: SVG, else folded stacks as text."""
+    """Where profiles go, and what py-spy is told. `flame`: SVG, else folded stacks as text.
+
+    `gil`: only the thread that holds the interpreter lock. Else a thread that waits for the lock
+    after a system call counts as being in that call.
+    """
 
     folder: Path
     flame: bool = False
     native: bool = False
+    gil: bool = False
 
 
 @contextmanager
@@ -35,6 +40,7 @@ def profiled(profiling: Profiling | None, pid: int, name: str) -> Iterator[None]
     command += ["--format", "flamegraph" if profiling.flame else "raw", "--rate", "100"]
     command += ["--threads", "--duration", "600", "--nonblocking"]
     command += ["--native"] if profiling.native else []
+    command += ["--gil"] if profiling.gil else []
     if profiling.native:
         command.remove("--nonblocking")  # py-spy can't unwind native frames of a running thread
     with subprocess.Popen(
