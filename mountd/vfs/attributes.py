@@ -92,6 +92,7 @@ class SetAttributes:
                         attributes=attributes,
                         mtime_ns=mtime_ns,
                         state=ChangeState.CLEAN if clean else ChangeState.PENDING,
+                        reason="",
                         sequence=self._journal.next_sequence(),
                         since_ns=now_ns if change.is_clean else change.since_ns,
                         changed_ns=now_ns,

@@ -131,10 +131,11 @@ class FileSystem:
     def release(self, fh: int) -> None:
         handle = self.files.handle(fh)
         number = handle.node.number
-        if self.files.release(fh):
-            self.writes.last_release(number)
+        is_last = self.files.release(fh)
         if handle.writes:
             self.writes.released(number)
+        if is_last:
+            self.writes.last_release(number)
 
     async def sync(self, fh: int) -> None:
         """fsync(2)."""

@@ -44,6 +44,7 @@ _SHORTENED = re.compile(rf"{ESCAPE}~[0-9a-f]{{{_DIGEST_DIGITS}}}(\.[^{ESCAPE}]*)
 _SPELLED = re.compile(f"{ESCAPE}(?:({ESCAPE})|(00|2E|2F)|u(D[89A-F][0-9A-F]{{2}}))")
 _ESCAPE_BYTES = ESCAPE.encode()
 _FILE_SUFFIX = ESCAPE + "file"
+FILE_SUFFIX = _FILE_SUFFIX.encode()
 _EMPTY = ESCAPE + "empty"
 
 

@@ -4,6 +4,7 @@ Every operation first waits for the listings it needs, and then decides and comm
 without an await: whatever the ledger and the listings say then is what holds.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,13 +16,14 @@ from mountd.errors import (
     NoEntry,
     NotADirectory,
     NotEmpty,
+    NotPermitted,
     NotPossible,
     Stale,
 )
 from mountd.types import Kind
 from mountd.vfs.files import OpenFiles
 from mountd.vfs.listing_rows import version_in
-from mountd.vfs.names import raw_name_and_kind
+from mountd.vfs.names import FILE_SUFFIX, PROBE_PREFIX, RESERVED, raw_name_and_kind
 from mountd.vfs.nodes import Directory, Node
 from mountd.vfs.overlay import is_empty, is_hidden, key_of_row
 from mountd.vfs.tree import Tree
@@ -29,6 +31,8 @@ from mountd.vfs.writes import Writes
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, ChangeState, Rows
 from mountd_cache.listing import Listing
 from mountd_cache.metadata_cache import CachedListing
+
+log = logging.getLogger(__name__)
 
 # Directories have no version. That one is believed to be on the remote:
 THERE: Final = "/"
@@ -123,7 +127,7 @@ class Namespace:
         cached = await self.listing(parent)
         if self.find(parent, cached, name) is not None:
             raise Exists(name)
-        key = self._key(parent, name, is_directory=False)
+        key = self._key_of_file(parent, cached, name)
         now_ns = self._now_ns()
         content = self.journal.new_content(None, 0, now_ns)
         change = replace(
@@ -231,11 +235,11 @@ class Namespace:
             kind = ChangeKind.DIRECTORY
             own = self._change(directory.key, directory.parent, name, directory.number, kind)
         sequence = self.journal.next_sequence()
-        self.commit(
-            Rows(
-                changes=(replace(own, state=ChangeState.PENDING, sequence=sequence, expect=THERE),)
-            )
-        )
+        own = replace(own, state=ChangeState.PENDING, sequence=sequence, expect=THERE)
+        try:
+            self.commit(Rows(changes=(own,)))
+        except OSError as error:  # what emptied it has happened: that must not be called a failure
+            log.warning("%r is empty and gets no marker: %s", directory.key, error)
 
     # -- moving
 
@@ -266,7 +270,7 @@ class Namespace:
                 return source
             if target.is_directory:
                 raise IsADirectory(to_name)
-        key = self._key(to_parent, to_name, is_directory=False)
+        key = self._key_of_file(to_parent, to_cached, to_name)
         expect = self.expected(to_parent, to_cached.listing, to_name, key)
         if target is not None and target.key != key:
             raise NotPossible(to_name)  # the suffixed name of a file beside a directory
@@ -327,9 +331,27 @@ class Namespace:
         """Raises NameNotAllowed."""
         return self._key(parent, name, is_directory=True)
 
+    def _key_of_file(self, parent: Directory, cached: CachedListing, name: bytes) -> str:
+        """Raises NameNotAllowed, NotPossible, and Exists where the file has another name now: one
+        whose spelling says that there is a directory beside it, or that there is none."""
+        key = self._key(parent, name, is_directory=False)
+        if key[len(parent.key) :].startswith(PROBE_PREFIX):
+            raise NotPossible(name)  # nobody would see it again
+        if raw_name_and_kind(name, at_root=not parent.key)[1] is Kind.FILE:
+            beside = self.find(parent, cached, name.removesuffix(FILE_SUFFIX))
+            if beside is None or not beside.is_directory:
+                raise NotPossible(name)
+            return key
+        other = self.find(parent, cached, name + FILE_SUFFIX)
+        if other is not None and other.key == key:
+            raise Exists(name)
+        return key
+
     def _key(self, parent: Directory, name: bytes, *, is_directory: bool) -> str:
         """Raises NameNotAllowed."""
         raw, kind = raw_name_and_kind(name, at_root=not parent.key)
+        if not parent.key and name == RESERVED.encode():
+            raise NotPermitted(name)
         if kind is Kind.FILE and is_directory:
             raise NotPossible(name)
         return parent.key + raw + ("/" if is_directory else "")
