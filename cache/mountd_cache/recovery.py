@@ -205,8 +205,6 @@ class _Recoverer:
         torn = {content for content, _ in state.torn if state.is_torn(content)}
         torn |= {content for content, _ in found.torn}
         reasons: dict[str, str] = {}
-        if end.damaged:
-            reasons |= dict.fromkeys(_concerned(end.later, state), DAMAGED)
         for change in ledger.changes.values():
             if not change.content:
                 continue
@@ -214,6 +212,8 @@ class _Recoverer:
                 reasons[change.key] = MISSING
             elif change.content in torn:
                 reasons[change.key] = TORN_REASON
+        if end.damaged:
+            reasons |= dict.fromkeys(_concerned(end.later, state), DAMAGED)
         failed = tuple(
             replace(ledger.changes[key], state=ChangeState.FAILED, reason=reason)
             for key, reason in reasons.items()

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mountd_cache.changes import BASE, ZERO, Base, Change, ChangeKind, ChangeState, Content, Rows
+from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Content, Rows
 from mountd_cache.journal import Journal, SyncMark
 from mountd_cache.staging import parse_data_name
 
@@ -303,16 +303,3 @@ def layer_bytes(journal: Journal, content: Content, number: int) -> list[int | N
                 with suppress(OSError):
                     data[at] = journal.read(content.id, number, at, at + 1)[0]
     return data
-
-
-def whole(journal: Journal, key: str) -> bytes:
-    """The bytes of a file; those of the base are b"B"."""
-    content = journal.ledger.content_of(journal.ledger.changes[key])
-    assert content is not None
-    fill = {BASE: b"B", ZERO: b"\0"}
-    return b"".join(
-        fill[piece.layer] * (piece.end - piece.start)
-        if piece.layer < 0
-        else journal.read(content.id, piece.layer, piece.start, piece.end)
-        for piece in content.pieces(0, content.size)
-    )
