@@ -74,7 +74,8 @@ class SyncQueue:
         spare: Callable[[Change], Awaitable[bool]] | None = None,
     ) -> None:
         """`pressed`: whether there is so little room left for staged bytes that nothing may wait;
-        who makes it so calls `wake`. `spare`: awaited before a change is sent, False where what it replaces is still read."""
+        who makes it so calls `wake`. `spare`: awaited before a change is sent, False where what it
+        replaces is still read."""
         self._pressed = pressed
         self._spare = spare
         self._journal = journal
@@ -84,7 +85,7 @@ class SyncQueue:
         self._max_transfers = max(1, max_transfers)
         self._wall_clock = wall_clock
         self._remote_is_well = remote_is_well
-        self._capabilities = lambda: store.capabilities
+        self._store = store
         self._real_directories = store.capabilities.real_directories
         self._doubts = Doubts(journal.id, wall_clock())
         asker = Asker(store, self._doubts, at_once=self._max_transfers)
@@ -188,7 +189,12 @@ class SyncQueue:
         """Tries what failed (all of it: None) again, now. KeyError where there is no such unsent
         change; OSError where the journal could not be written, and then nothing has changed."""
         changes = [self._unsent(key)] if key is not None else list(self._ledger.unsent())
-        failed = [change for change in changes if change.state is ChangeState.FAILED]
+        failed = [
+            change
+            for change in changes
+            if change.state is ChangeState.FAILED
+            and (not change.content or change.content in self._ledger.contents)
+        ]
         if failed:
             again = (replace(c, state=ChangeState.PENDING, reason="") for c in failed)
             self._journal.commit(Rows(changes=tuple(again)), reserve=True)
@@ -279,7 +285,7 @@ class SyncQueue:
             is_hurried=self._is_hurried,
             upload_took_s=lambda number: self._took_s.get(number, 0.0),
             is_pressed=self._pressed(),
-            takes_deltas=self._capabilities().put_delta,
+            takes_deltas=self._store.capabilities.put_delta,
         )
 
     def _is_hurried(self, change: Change) -> bool:

@@ -84,6 +84,8 @@ class SetAttributes:
         now_ns = self._now_ns()
         # A directory's attributes are kept here only: most remotes have no place for them.
         clean = change.is_clean and is_directory
+        state = ChangeState.CLEAN if clean else ChangeState.PENDING
+        is_lost = change.content and change.content not in self._ledger.contents
         self._journal.commit(
             Rows(
                 changes=(
@@ -91,8 +93,8 @@ class SetAttributes:
                         change,
                         attributes=attributes,
                         mtime_ns=mtime_ns,
-                        state=ChangeState.CLEAN if clean else ChangeState.PENDING,
-                        reason="",
+                        state=change.state if is_lost else state,
+                        reason=change.reason if is_lost else "",
                         sequence=self._journal.next_sequence(),
                         since_ns=now_ns if change.is_clean else change.since_ns,
                         changed_ns=now_ns,

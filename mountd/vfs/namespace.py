@@ -301,7 +301,7 @@ class Namespace:
         )
         change = source.change
         if change is not None:
-            made = replace(made, content=change.content, attributes=change.attributes)
+            made = self.as_lost_as(change, replace(made, attributes=change.attributes))
         if not made.content:
             base = change.base if change is not None and change.base else None
             base = base or Base(source.key, source.version, source.size)
@@ -313,6 +313,12 @@ class Namespace:
             source.key, from_parent, source.name, source.number, ChangeKind.GONE_FILE
         )
         return made, (replace(gone, expect=source.version),)
+
+    def as_lost_as(self, change: Change, made: Change) -> Change:
+        """`made` with the content of `change`. Where a power cut took that it can't be sent."""
+        if change.content and change.content not in self.ledger.contents:
+            made = replace(made, state=ChangeState.FAILED, reason=change.reason)
+        return replace(made, content=change.content)
 
     # -- common
 

@@ -200,9 +200,10 @@ class Subtree:
             expect=before.expect if before else ABSENT,
             size=found.size,
             mtime_ns=found.mtime_ns,
-            content=change.content if change else 0,
             attributes=change.attributes if change else {},
         )
+        if change is not None:
+            made = self._names.as_lost_as(change, made)
         if not found.is_directory and not made.content:
             base = change.base if change else None
             base = base or Base(found.key, found.version, found.size)

@@ -146,6 +146,8 @@ class Writes:
             number=node.number,
             kind=ChangeKind.FILE,
             expect=file.version,
+            size=file.size,  # what it is if a power cut takes the content
+            mtime_ns=file.mtime_ns,
         )
         self._commit_content(change, content)
         return content

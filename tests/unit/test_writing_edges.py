@@ -103,3 +103,24 @@ async def test_a_failed_file_that_is_touched_waits_without_its_old_reason(tmp_pa
         mounted.journal.commit(Rows(changes=(failed,)))
         await fs.set_attributes(number, NewAttributes(mode=0o600), None)
         assert fs.tree.ledger.changes["f"].reason == ""
+
+
+async def test_a_file_whose_staged_bytes_are_lost_can_be_handled_like_any_other(
+    tmp_path: Path,
+) -> None:
+    memory = MemoryStore({"g": b"1"})
+    async with mounted_files(memory, tmp_path, queue=True) as mounted:
+        fs, journal = mounted.fs, mounted.journal
+        assert mounted.queue is not None
+        number = await make(fs, "f", b"x")
+        change = fs.tree.ledger.changes["f"]
+        failed = replace(change, state=ChangeState.FAILED, reason="torn by a power loss")
+        journal.commit(Rows(changes=(failed,), drop=(change.content,)))
+        mounted.queue.retry()
+        await fs.set_attributes(number, NewAttributes(mode=0o600), None)
+        await rename(fs, "f", "h")
+        moved = fs.tree.ledger.changes["h"]
+        assert (moved.state, moved.reason) == (ChangeState.FAILED, "torn by a power loss")
+        await fs.unlink(fs.tree.root, b"h")
+        assert await mounted.queue.drain("", 10) == 0
+        assert await names(fs) == ["g"]
