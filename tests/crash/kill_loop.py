@@ -105,7 +105,7 @@ class KillLoop:
         self._look(is_down=is_down)
         if is_down:
             self._server.accept_connections()
-            self._look()
+            self._look(came_back=True)
         if number % self._plan.drain_every == 0:
             self._drain()
         weather = self._choose_weather()
@@ -142,7 +142,7 @@ class KillLoop:
 
     def _load_until_killed(self, number: int, weather: Weather) -> tuple[str, bool]:
         point = self._choose_point()
-        most_s = 3.0 if self._plan.is_quick else MOST_LOAD_S
+        most_s = 2.0 if self._plan.is_quick else MOST_LOAD_S
         weather.begin()
         point.arm()
         for worker in self._workers:
@@ -210,7 +210,8 @@ class KillLoop:
 
     # -- looking
 
-    def _look(self, *, is_down: bool = False) -> None:
+    def _look(self, *, is_down: bool = False, came_back: bool = False) -> None:
+        """`came_back`: the remote just did, and nobody knows it yet."""
         for worker in self._workers:
             worker.ask("look", is_down=is_down, patience_s=PATIENCE_S)
         for worker in self._workers:
@@ -218,9 +219,9 @@ class KillLoop:
             self.figures.files += found["files"]
             self.figures.bytes += found["bytes"]
             self._lose(worker.name, found["problems"])
-            for late in found["late"]:
+            for late in found["late"] if not came_back else ():
                 print(f"     could not be read at first, for {late}", flush=True)
-            self.figures.late += len(found["late"])
+                self.figures.late += 1
         if b"Traceback" in self._daemon.log.read_bytes():
             self._lose("daemon", [self._daemon.tail()])
 
