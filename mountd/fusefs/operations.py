@@ -26,6 +26,7 @@ from mountd.vfs.attributes import NewAttributes, kept
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import ROOT, Attributes, Directory
 from mountd.vfs.virtual_files import FIRST_HANDLE, VirtualFiles
+from mountd_cache.listing import Listing, Row
 from mountd_cache.metadata_cache import CachedListing
 
 log = logging.getLogger(__name__)
@@ -177,18 +178,25 @@ class Operations(pyfuse3.Operations):
         file_mode, directory_mode = self._owner.file_mode, self._owner.directory_mode
         no_mtime_ns = self._no_mtime_ns
         changed = self._tree.ledger.by_number
-        for row in range(first, len(listing)):
-            name, is_dir, size, mtime_ns, _, number = listing.row(row)
+        current = self._fs.changed_since(directory, opened.cached)
+        for position in range(first, len(listing)):
+            row, source = position, listing
+            if current is not None:
+                now = self._now(directory, current, listing, row)
+                if now is None:
+                    continue
+                source, row = now
+            name, is_dir, size, mtime_ns, _, number = source.row(row)
             if number in changed:
                 own = self._entry(self._tree.change_attributes(changed[number]))
                 self._tree.remember_change(directory, changed[number])
-                if not reply(token, name, own, row + FIRST_ROW):
+                if not reply(token, name, own, position + FIRST_ROW):
                     self._tree.forget(number, 1)
                     return
                 continue
             # Before the reply: what can't be remembered must not be told to the kernel.
             try:
-                remember(directory, listing, row)
+                remember(directory, source, row)
             except NameNotAllowed as exc:
                 log.warning("%r in %r is left out: %s", name, directory.key, exc)
                 continue
@@ -197,9 +205,28 @@ class Operations(pyfuse3.Operations):
             entry.st_size = size
             entry.st_blocks = (size + 511) // 512
             entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime_ns or no_mtime_ns
-            if not reply(token, name, entry, row + FIRST_ROW):
+            if not reply(token, name, entry, position + FIRST_ROW):
                 self._tree.forget(number, 1)
                 return
+
+    def _now(
+        self, directory: Directory, current: CachedListing, listing: Listing, row: int
+    ) -> tuple[Listing, int] | None:
+        """Where a row is told as it is now; None where its name is gone: the kernel would take it
+        for one that is there."""
+        name = listing.name(row)
+        try:
+            found = self._fs.names.find(directory, current, name)
+        except NameNotAllowed:
+            return listing, row
+        if found is None:
+            return None
+        if found.number == listing.ino(row):
+            return listing, row
+        if found.change is None:
+            return current.listing, current.listing.find(name)
+        made = Row(name, found.is_directory, found.size, 0, found.version, found.number)
+        return Listing.build([made]), 0
 
     async def releasedir(self, fh: int) -> None:
         self._directories.pop(fh, None)

@@ -15,6 +15,7 @@ from mountd.vfs.last_readers import LastReaders
 from mountd.vfs.names import raw_name
 from mountd.vfs.namespace import Namespace
 from mountd.vfs.nodes import Attributes, Directory
+from mountd.vfs.overlay import is_changed
 from mountd.vfs.queue_view import QueueView
 from mountd.vfs.subtree import Subtree
 from mountd.vfs.tree import Tree
@@ -214,6 +215,16 @@ class FileSystem:
         cached = self.tree.fresh(directory) or await self.tree.listing(directory)
         self.files.walk.listed(directory, cached.listing)
         return self.tree.seen(directory, cached)
+
+    def changed_since(self, directory: Directory, read: CachedListing) -> CachedListing | None:
+        """The listing by which names are to be found now; None where nothing has changed since
+        that one was read, or nothing is known any more."""
+        cached = self.tree.cache.get(directory.key)
+        if cached is None or (
+            cached.tag == read.tag and not is_changed(self.tree.ledger, directory.key)
+        ):
+            return None
+        return cached
 
     def attributes(self, number: int) -> Attributes:
         """Never waits. An inode whose row is gone answers while a handle holds it open."""

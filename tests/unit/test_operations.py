@@ -246,3 +246,22 @@ def _numbers(fs: FileSystem) -> list[int]:
     cached = fs.tree.cache.get("")
     assert cached is not None
     return [cached.listing.ino(row) for row in range(len(cached.listing))]
+
+
+async def test_what_was_removed_or_replaced_while_a_directory_is_read_is_not_told_as_it_was(
+    tmp_path: Path, replies: Replies
+) -> None:
+    store = MemoryStore({name: name.encode() for name in "abcde"})
+    async with served(store, tmp_path) as (fs, ops):
+        handle = await ops.opendir(ROOT, CONTEXT)
+        replies.room = 3  # with . and ..
+        await ops.readdir(handle, 0, TOKEN)
+        await ops.unlink(ROOT, b"b", CONTEXT)
+        await ops.rename(ROOT, b"c", ROOT, b"d", 0, CONTEXT)
+        moved = (await walk(fs, "d")).number
+        position = replies[-1][2]
+        replies.clear()
+        replies.room = 100
+        await ops.readdir(handle, position, TOKEN)
+        assert replies.names() == [b"d", b"e"]
+        assert replies[0][1]["st_ino"] == moved
