@@ -69,8 +69,8 @@ class Journal:
         boot_id: str | None = None,
         wall_clock: Callable[[], int] = time.time_ns,
     ) -> Self:
-        """The journal in `folder`, which is made private and recovered. Blocks: about a second
-        with 100,000 changes. `wall_clock`: nanoseconds since the epoch.
+        """The journal in `folder`, which is made private and recovered. Blocks: 1.4 s with
+        100,000 changes that all have contents. `wall_clock`: nanoseconds since the epoch.
 
         Raises OSError (EWOULDBLOCK: another process has it open), DirectoryNotPrivate, and
         JournalTooNew, which leaves everything as it was.
@@ -134,6 +134,11 @@ class Journal:
     def staged_bytes(self) -> int:
         """Bytes in data files, those included that are about to be unlinked."""
         return self._state.staged_bytes
+
+    @property
+    def unsent_bytes(self) -> int:
+        """The same without those that are about to be unlinked."""
+        return self._state.unsent_bytes
 
     # ---- changes
 

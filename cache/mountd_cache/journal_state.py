@@ -141,6 +141,11 @@ class JournalState:
             if not proofs:
                 del self.proofs[key]
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes in data files that somebody needs."""
+        return self.staged_bytes - sum(max(0, size) for size in self.gone.values())
+
     def to_unlink(self) -> tuple[FileKey, ...]:
         """Data files that nobody needs and that are still there."""
         return tuple(key for key, size in self.gone.items() if size != _UNLINKED)

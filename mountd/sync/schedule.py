@@ -9,6 +9,7 @@ so that the loop can do other things in between: what it found is asked again by
 import math
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 from mountd.sync.conflict import is_base_gone
@@ -18,6 +19,8 @@ from mountd_cache.ledger import Ledger
 
 OPEN_AT_MOST_S: Final = 60.0
 OPEN_AT_MOST_EVER_S: Final = 3600.0
+SNAPSHOT_EVERY_S: Final = 1.0  # of a file that is open, while there is no room for all of it
+SNAPSHOT_BYTES: Final = 4 << 20  # this much of it is worth a snapshot at any time
 UPLOADS_LONGER: Final = 10.0  # a file that is written all the time costs at most a tenth of these
 _FILES: Final = (ChangeKind.FILE, ChangeKind.GONE_FILE)
 
@@ -27,7 +30,8 @@ class Moment:
     """What the rules look at besides the ledger. `now_ns`: since the epoch; `now_s`: of the loop's
     clock, which `troubles` use. `contents_in_flight`: the key that a content travels to, by its id.
     `is_hurried`: somebody waits for this change, so delays and open files don't count.
-    `upload_took_s`: how long the last one of an inode took, 0 if not long."""
+    `upload_took_s`: how long the last one of an inode took, 0 if not long. `is_pressed`: there is
+    little room left for what is written, so nothing waits. `takes_deltas`: the remote does."""
 
     now_ns: int
     now_s: float
@@ -39,6 +43,8 @@ class Moment:
     is_open: Callable[[int], bool]
     is_hurried: Callable[[Change], bool]
     upload_took_s: Callable[[int], float]
+    is_pressed: bool = False
+    takes_deltas: bool = False
 
 
 class Schedule:
@@ -80,7 +86,9 @@ class Schedule:
     def finish(self) -> None:
         for change in self._gone_directories:
             self._sort_in(change, tuple(self._unsent_in(change.key)))
-        self.ready.sort(key=lambda change: (change.since_ns, change.sequence))
+        # The ledger has them in the order of their last step, and the sort is stable: 100,000 take
+        # 20 ms like this, 300 with a key that names the sequence too.
+        self.ready.sort(key=attrgetter("since_ns"))
         staged = {c.key: c for key in self._keeping for c in self._to_stage(key)}
         self.stage.extend(staged.values())
         self.staging.update(staged)
@@ -99,6 +107,8 @@ class Schedule:
         if at.is_hurried(change):
             return 0.0
         content = self._ledger.contents.get(change.content) if change.content else None
+        if at.is_pressed and not (content is not None and at.is_open(change.number)):
+            return 0.0
         changed_ns = max(change.changed_ns, content.changed_ns if content else 0)
         quiet_s = (changed_ns - at.now_ns) / 1e9 + at.write_back_s
         if change.kind is not ChangeKind.FILE:
@@ -107,6 +117,9 @@ class Schedule:
         most_s = max(OPEN_AT_MOST_S, min(UPLOADS_LONGER * took_s, OPEN_AT_MOST_EVER_S))
         latest_s = (change.since_ns - at.now_ns) / 1e9 + most_s
         if content is not None and at.is_open(change.number):
+            if at.is_pressed and (at.takes_deltas or content.base is None):
+                most_s = 0.0 if content.staged_bytes >= SNAPSHOT_BYTES else SNAPSHOT_EVERY_S
+                latest_s = (change.since_ns - at.now_ns) / 1e9 + most_s
             due_s, longest_s = latest_s, most_s
         else:
             due_s, longest_s = min(quiet_s, latest_s), max(at.write_back_s, most_s)
