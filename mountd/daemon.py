@@ -169,9 +169,15 @@ class Daemon:
     def _let_kernel_forget(self, nursery: trio.Nursery) -> None:
         """Names that turned out to be somebody else's are invalidated in a thread of their own."""
 
+        async def forget(entries: list[tuple[int, bytes]]) -> None:
+            try:
+                await self.fuse.invalidate(entries)
+            except OSError as exc:  # the mount goes just now: it must not take the queue with it
+                log.debug("the kernel was not told of %r: %s", entries, exc)
+
         def invalidate(entries: list[tuple[int, bytes]]) -> None:
             if self.fuse.is_mounted:
-                nursery.start_soon(self.fuse.invalidate, entries)
+                nursery.start_soon(forget, entries)
 
         self.fs.queue_view.invalidate = invalidate
 

@@ -59,6 +59,9 @@ def errno_of(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in _DISK:
         log.warning("answered %s: the cache's disk: %s", errno.errorcode[error.errno], error)
         return error.errno
+    if type(error) is OSError:
+        log.warning("answered EIO: the cache's disk: %s", error)
+        return errno.EIO
     for kind in type(error).__mro__:
         number = ERRNO.get(kind)
         if number is not None:

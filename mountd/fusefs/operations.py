@@ -235,6 +235,8 @@ class Operations(pyfuse3.Operations):
 
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         try:
+            if flags & WRITING and self._virtual.attributes(inode) is not None:
+                raise NotPermitted("the status can't be changed")
             virtual = self._virtual.open(inode)
             if virtual is not None:
                 return pyfuse3.FileInfo(fh=virtual, direct_io=True)

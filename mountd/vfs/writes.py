@@ -4,6 +4,7 @@ The walk of a write: `write` -> the journal's data file, then its log -> reply. 
 for the remote, except for room where the cache is full of what was not sent yet.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from mountd.vfs.overlay import is_hidden
 from mountd.vfs.tree import Tree
 from mountd_cache.changes import BASE, ZERO, Base, Change, ChangeKind, ChangeState, Content, Rows
 from mountd_cache.journal import Journal
+
+log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.05  # while a writer waits for room
 
@@ -58,6 +61,7 @@ class Writes:
         self.queue: Queue = _NoQueue()
         # Contents of files that have no name any more but are open, by inode.
         self._unlinked: dict[int, int] = {}
+        self._was_full = False
         self._writers: Counter[int] = Counter()
 
     # -- handles
@@ -251,7 +255,14 @@ class Writes:
                 self.queue.wake()
                 await self._give_back()
                 await trio.sleep(LOOK_AGAIN_S)
+            self._was_full = False
             return
+        if not self._was_full:
+            self._was_full = True
+            log.warning(
+                "writers get ENOSPC: %d bytes wait for the remote, and cache_size allows %d",
+                *(self.journal.staged_bytes, self._limit_bytes()),
+            )
         raise NoSpace(
             f"{self.journal.staged_bytes} bytes wait for the remote and cache_size allows "
             f"{self._limit_bytes()}"

@@ -265,3 +265,28 @@ async def test_what_was_removed_or_replaced_while_a_directory_is_read_is_not_tol
         await ops.readdir(handle, position, TOKEN)
         assert replies.names() == [b"d", b"e"]
         assert replies[0][1]["st_ino"] == moved
+
+
+async def test_the_status_can_not_be_written_to(tmp_path: Path) -> None:
+    async with served(MemoryStore(), tmp_path) as (_, ops):
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await ops.open(STATUS, os.O_WRONLY, CONTEXT)
+        assert caught.value.errno == errno.EPERM
+
+
+async def test_a_bad_sector_of_the_cache_is_eio_and_one_line(
+    tmp_path: Path, expected_log: ExpectedLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected_log("EIO: the cache's disk")
+    async with served(MemoryStore({"f": b"1"}), tmp_path) as (fs, ops):
+        node = await walk(fs, "f")
+        fh = await fs.open(node.number, writes=True)
+        await ops.write(fh, 0, b"2")
+
+        def torn(*arguments: object) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(fs.writes.journal, "read", torn)
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await ops.read(fh, 0, 1)
+        assert caught.value.errno == errno.EIO

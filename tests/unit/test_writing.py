@@ -18,6 +18,7 @@ from mountd.vfs.attributes import NewAttributes
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import Directory
 from mountd_cache.changes import ChangeKind
+from tests.conftest import ExpectedLog
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import content, file_system, names, walk
 
@@ -307,7 +308,10 @@ async def test_a_foreign_change_is_not_what_an_edit_was_based_on(tmp_path: Path)
             await read(fs, "f")
 
 
-async def test_writers_get_no_space_when_nothing_is_sent_in_time(tmp_path: Path) -> None:
+async def test_writers_get_no_space_when_nothing_is_sent_in_time(
+    tmp_path: Path, expected_log: ExpectedLog
+) -> None:
+    expected_log("cache_size")
     async with file_system(MemoryStore(), tmp_path, cache_bytes=100_000, wait_s=0.2) as fs:
         fh, _ = await fs.create(fs.tree.root, b"f", {})
         await fs.write(fh, 0, bytes(90_000))
