@@ -91,7 +91,7 @@ class Durability:
     def begin_checkpoint(self, *, always: bool = False) -> Checkpoint | None:
         """See `Journal.begin_checkpoint`. `always`: also where there is nothing new.
 
-        1.5 us for each change and 4 us for each content that is new to the database.
+        6 us for each file that is new to the database: 0.6 s for 100,000.
         """
         with collector_off():
             return self._begin_checkpoint(always)
