@@ -250,6 +250,9 @@ class Stage:
         if not act.until or not self.wants(act.until):
             return
         if done.complete or act.from_start:
+            # Who writes slowly has sent much of it by the last close.
+            whole_s = arrived.ended_s - (done.ended_s - done.elapsed_s)
+            self._note = f"{whole_s:.1f} s from the start of the writing"
             share = used.server_s / used.now_s
             self._finish(self.plan.cases[act.until], arrived, used, share)
         else:
