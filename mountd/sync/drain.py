@@ -36,17 +36,24 @@ class Drain:
     def look(self, ledger: Ledger, schedule: Schedule) -> Collection[str]:
         """Ends the wait where nothing that is left will go by itself. Returns the keys that must
         go before what is waited for."""
-        left = self.left(ledger)
-        waiting = [change.key for change in left]
-        seen = set(waiting)
+        asked = {key for key in schedule.waits_for if self._wants_key(key, ledger)}
+        seen, waiting = set(asked), list(asked)
         while waiting:
             for key in schedule.waits_for.get(waiting.pop(), ()):
                 if key not in seen:
                     seen.add(key)
                     waiting.append(key)
-        if not any(_may_move(ledger.changes.get(key), schedule) for key in seen):
+        moves = (_may_move(ledger.changes.get(key), schedule) for key in seen)
+        # Nearly always the first that is wanted moves, so this doesn't look at all of them.
+        if not any(moves) and not any(
+            self.wants(change) and _may_move(change, schedule) for change in ledger.changes.values()
+        ):
             self.is_done.set()
-        return seen.difference(change.key for change in left)
+        return {key for key in seen if not self._wants_key(key, ledger)}
+
+    def _wants_key(self, key: str, ledger: Ledger) -> bool:
+        change = ledger.changes.get(key)
+        return change is not None and self.wants(change)
 
     def _is_at_or_below(self, key: str) -> bool:
         below = self.below

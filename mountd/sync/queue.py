@@ -29,12 +29,12 @@ from mountd.sync.namespace import NamespaceSender
 from mountd.sync.retry import StillRead
 from mountd.sync.schedule import Moment, Schedule
 from mountd.sync.uploader import BaseGone, Conflict, Landing, Uploader
-from mountd_cache.changes import Change, ChangeKind, ChangeState, Rows
+from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Rows
 
 log = logging.getLogger(__name__)
 
 BIG_BYTES: Final = 8 << 20
-_PIECE: Final = 500  # changes that are looked at between two checkpoints: 1 ms
+_PIECE: Final = 100  # changes that are looked at between two checkpoints: 1 ms
 _REST: Final = 9.0  # times as long as a look took
 _POLL_S: Final = 5.0  # while the remote is not well; who knows better calls `wake`
 _CHEAP_S: Final = 0.001  # counting that takes longer is not done again at once
@@ -237,6 +237,10 @@ class SyncQueue:
         if change is None or change.is_clean:
             raise KeyError(key)
         return change
+
+    async def find_base(self, key: str, base: Base) -> bool:
+        """For a reader of the change at `key`: see `Uploader.find_base`. Raises RemoteErrors."""
+        return await self._uploader.find_base(key, base)
 
     # -- what goes when
 

@@ -31,8 +31,9 @@ class MemoryJournal:
     def commit(self, rows: Rows, *, reserve: bool = False) -> None:
         self._raise_if_failing()
         for change in rows.changes:
-            known = {*self.ledger.contents, *(content.id for content in rows.contents)}
-            assert not change.content or change.content in known - set(rows.drop), change
+            put = {content.id for content in rows.contents}
+            is_there = change.content in put or change.content in self.ledger.contents
+            assert not change.content or (is_there and change.content not in rows.drop), change
         for content in rows.contents:
             self._fresh.pop(content.id, None)
         self.ledger.apply(rows)

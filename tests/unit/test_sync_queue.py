@@ -27,8 +27,7 @@ from tests.fakes.syncing import Syncing, reached, syncing
 
 @pytest.fixture
 def clock(mock_clock: MockClock) -> MockClock:
-    """Jumps when nothing has happened for 10 ms: threads answer within that."""
-    mock_clock.autojump_threshold = 0.01
+    """`syncing` moves it on when nothing goes on."""
     return mock_clock
 
 
@@ -178,7 +177,6 @@ async def in_flight(s: Syncing) -> threading.Event:
     """Set it, and the put of `a`, which is under way when this returns, goes on."""
     hang = threading.Event()
     fault = s.faults.add("put", hang=hang, key="a", calls=[1])
-    await trio.sleep(1.5)
     await reached(fault.reached)
     return hang
 
