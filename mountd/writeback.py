@@ -16,6 +16,7 @@ from mountd.remotes.health import HealthState
 from mountd.remotes.stack import RemoteStack
 from mountd.sync.queue import SyncQueue
 from mountd.vfs.filesystem import FileSystem
+from mountd_cache.changes import ChangeState
 from mountd_cache.journal import Journal
 
 log = logging.getLogger(__name__)
@@ -140,11 +141,12 @@ class WriteBack:
         left = self.left
         if not self._read_only:
             left = await self.queue.drain(below, wait_s, began=began)
-        items = [i for i in self.queue.items() if i.state == "failed" and _is_at(i.key, below)]
-        reasons = [item.reason for item in items[:MAX_REASONS]]
+        changes = self._journal.ledger.unsent()
+        failed = [c for c in changes if c.state is ChangeState.FAILED and _is_at(c.key, below)]
+        reasons = [change.reason for change in failed[:MAX_REASONS]]
         size = self.queue.counts().bytes
         return {
-            **{"left": left, "failed": len(items), "reasons": reasons},
+            **{"left": left, "failed": len(failed), "reasons": reasons},
             **{"bytes": size, "since": began},
         }
 
