@@ -1,0 +1,158 @@
+"""Corners of writing where the kernel's own memory of files plays a part."""
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.mounting import Mounted, mounted
+
+pytestmark = [pytest.mark.fuse]
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    (tmp_path / "remote").mkdir()
+    return tmp_path / "remote"
+
+
+@pytest.fixture
+def mount(remote: Path, tmp_path: Path) -> Iterator[Mounted]:
+    with mounted(f"file://{remote}", tmp_path, metadata_ttl_s=1) as found:
+        yield found
+
+
+@pytest.fixture
+def slow_mount(remote: Path, tmp_path: Path) -> Iterator[Mounted]:
+    """One that sends nothing of its own accord."""
+    with mounted(f"file://{remote}", tmp_path, write_back_s=3600) as found:
+        yield found
+
+
+def flush(mount: Mounted) -> None:
+    mount.cli("flush", str(mount.path), "--timeout", "25")
+
+
+@pytest.mark.parametrize("how", ["unlink", "replace"])
+def test_a_file_that_nobody_has_read_yet_is_read_after_it_is_gone(
+    mount: Mounted, remote: Path, how: str
+) -> None:
+    data = os.urandom(3 << 20)
+    (remote / "f").write_bytes(data)
+    with (mount.path / "f").open("rb", buffering=0) as reader:
+        if how == "unlink":
+            (mount.path / "f").unlink()
+        else:
+            (mount.path / "new").write_bytes(b"new")
+            (mount.path / "new").rename(mount.path / "f")
+        flush(mount)
+        assert sorted(os.listdir(remote)) == ([] if how == "unlink" else ["f"])
+        assert os.pread(reader.fileno(), 4 << 20, 0) == data
+        assert os.fstat(reader.fileno()).st_size == len(data)
+
+
+def test_what_was_discarded_is_not_in_the_kernels_memory_either(
+    slow_mount: Mounted, remote: Path
+) -> None:
+    (remote / "f").write_bytes(b"as it was")
+    path = slow_mount.path / "f"
+    path.write_bytes(b"something else, and longer")
+    with path.open("rb") as reader:
+        assert reader.read(9) == b"something"
+        slow_mount.cli("queue", "--discard", "f", "--yes", str(slow_mount.path))
+        assert path.read_bytes() == b"as it was"
+        assert path.stat().st_size == 9
+
+
+def test_a_conflict_shows_both_versions_also_to_who_has_the_file_open(
+    mount: Mounted, remote: Path
+) -> None:
+    (remote / "f").write_bytes(b"first")
+    path = mount.path / "f"
+    with path.open("r+b", buffering=0) as file:
+        assert file.read() == b"first"
+        (remote / "f").write_bytes(b"foreign, and longer")
+        file.seek(0)
+        file.write(b"ours!")
+        flush(mount)
+        copies = [name for name in os.listdir(mount.path) if "conflict" in name]
+        assert len(copies) == 1
+        assert path.read_bytes() == b"foreign, and longer"
+        assert (mount.path / copies[0]).read_bytes() == b"ours!"
+        os.pwrite(file.fileno(), b"OURS", 0)
+    flush(mount)
+    assert (remote / "f").read_bytes() == b"foreign, and longer"
+    assert (remote / copies[0]).read_bytes() == b"OURS!"
+
+
+def test_a_directory_is_renamed_while_files_in_it_are_written_and_read(
+    mount: Mounted, remote: Path
+) -> None:
+    (remote / "d").mkdir()
+    (remote / "d/read").write_bytes(bytes(range(256)) * 8192)
+    with (mount.path / "d/written").open("wb", buffering=0) as writer:
+        writer.write(b"before ")
+        with (mount.path / "d/read").open("rb", buffering=0) as reader:
+            assert reader.read(4) == bytes(range(4))
+            (mount.path / "d").rename(mount.path / "e")
+            flush(mount)
+            writer.write(b"after")
+            assert os.pread(reader.fileno(), 4, 1 << 20) == bytes(range(4))
+            assert sorted(os.listdir(mount.path / "e")) == ["read", "written"]
+    flush(mount)
+    assert (remote / "e/written").read_bytes() == b"before after"
+    assert not (remote / "d").exists()
+
+
+def test_one_handle_cuts_what_another_has_written(mount: Mounted, remote: Path) -> None:
+    path = mount.path / "f"
+    with path.open("wb", buffering=0) as one:
+        one.write(b"x" * 100_000)
+        os.truncate(path, 10)
+        assert path.stat().st_size == 10
+        one.write(b"end")
+    wanted = b"x" * 10 + bytes(99_990) + b"end"
+    assert path.read_bytes() == wanted
+    flush(mount)
+    assert (remote / "f").read_bytes() == wanted
+
+
+def test_times_and_numbers_stay_over_an_upload(
+    mount: Mounted, remote: Path, tmp_path: Path
+) -> None:
+    path = mount.path / "f"
+    path.write_bytes(b"x")
+    before = path.stat()
+    flush(mount)
+    time.sleep(1.2)  # longer than the kernel keeps attributes here
+    after = path.stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+    os.utime(path, ns=(1, 1_234_567_890_123_456_789))
+    flush(mount)
+    assert path.stat().st_mtime_ns == 1_234_567_890_123_456_789
+
+
+def test_mountds_own_directory_can_not_be_made_moved_or_written(mount: Mounted) -> None:
+    (mount.path / "d").mkdir()
+    for attempt in (
+        lambda: os.rename(mount.path / "d", mount.path / ".mountd"),
+        lambda: os.rename(mount.path / ".mountd", mount.path / "x"),
+        lambda: os.mkdir(mount.path / ".mountd/x"),
+        lambda: os.unlink(mount.path / ".mountd/status.json"),
+        lambda: os.open(mount.path / ".mountd/status.json", os.O_WRONLY),
+        lambda: os.truncate(mount.path / ".mountd/status.json", 0),
+    ):
+        with pytest.raises(OSError, match=r".") as caught:
+            attempt()
+        assert caught.value.errno in (errno.EPERM, errno.ENOENT, errno.EINVAL, errno.ENOTEMPTY)
+    assert os.listdir(mount.path) == ["d"]
+
+
+def test_special_files_are_refused(mount: Mounted) -> None:
+    with pytest.raises(OSError, match="not permitted"):
+        os.mkfifo(mount.path / "fifo")
+    os.mknod(mount.path / "plain", 0o100644)
+    assert (mount.path / "plain").read_bytes() == b""
