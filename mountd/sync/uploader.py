@@ -344,6 +344,8 @@ class Uploader:
             return False  # 0: a copy onto itself has the same bytes
         new = Base(base.key, found.entry.version, found.entry.size)
         rows = base_moved(self._ledger, base, new, [key])
+        if base.key == key and _is_of_attributes(change) and change.expect == base.version:
+            rows = Rows(changes=(replace(change, expect=new.version),))
         gone = self._ledger.changes.get(base.key)
         if rows == Rows() or new.version == base.version:
             return False
@@ -352,6 +354,11 @@ class Uploader:
             rows = replace(rows, changes=(*rows.changes, replace(gone, expect=new.version)))
         self._journal.commit(rows, reserve=True)
         return True
+
+
+def _is_of_attributes(change: Change) -> bool:
+    """Of a file whose bytes are the remote's."""
+    return change.kind is ChangeKind.FILE and not change.content and change.base is None
 
 
 def _is_onto_itself(sending: _Sending) -> bool:

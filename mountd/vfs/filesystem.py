@@ -1,15 +1,17 @@
 """The file system without FUSE: tree, open files, writes and names together, as fusefs calls them
 and as tests do without a kernel."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 
+import trio
 from typing_extensions import Buffer
 
-from mountd.errors import NoAttribute, ReadOnly, Stale
+from mountd.errors import NoAttribute, ReadOnly, RemoteError, Stale
 from mountd.remotes.base import RemoteStore
 from mountd.vfs.attributes import NewAttributes, SetAttributes
-from mountd.vfs.files import OpenFiles
+from mountd.vfs.files import Handle, OpenFiles, RemoteFile
 from mountd.vfs.folding import Folding
 from mountd.vfs.last_readers import LastReaders
 from mountd.vfs.names import raw_name
@@ -21,8 +23,11 @@ from mountd.vfs.subtree import Subtree
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
 from mountd_cache.block_cache import BlockCache
+from mountd_cache.changes import Base, Content
 from mountd_cache.journal import Journal
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
+
+log = logging.getLogger(__name__)
 
 STATE, ETAG, URL = b"user.mountd.state", b"user.mountd.etag", b"user.mountd.url"
 # A state of more blocks than this is told from this many, evenly spread: a 5 TB file has 5 million.
@@ -100,7 +105,12 @@ class FileSystem:
         try:
             if truncates:
                 self.writes.truncate(node, 0)
-            return await self.files.open(node, writes=writes)
+            try:
+                return await self.files.open(node, writes=writes)
+            except Stale:
+                if not await self._found_sent(number):
+                    raise
+                return await self.files.open(node, writes=writes)
         except BaseException:
             if writes:
                 self.writes.released(number)
@@ -117,10 +127,38 @@ class FileSystem:
                 return await self.files.read(handle, offset, size)
             except Stale:
                 # It may have been our own upload that replaced what was being read.
-                now = self.writes.content_of(number)
-                is_same_base = (now and now.base) == (content and content.base)
-                if handle.file is file and is_same_base:
+                if self._has_moved(handle, file, content):
+                    continue
+                await self._found_sent(number)
+                if not self._has_moved(handle, file, content):
                     raise
+
+    def _has_moved(self, handle: Handle, file: RemoteFile, content: Content | None) -> bool:
+        """Whether a handle's bytes come from elsewhere than from that file or content's base."""
+        now = self.writes.content_of(handle.node.number)
+        return handle.file is not file or (now and now.base) != (content and content.base)
+
+    async def _found_sent(self, number: int) -> bool:
+        """Whether it was a state of this file, sent before a crash or without an answer, that
+        replaced the version that the ledger believes in; now ledger and handles know it."""
+        change = self.tree.ledger.by_number.get(number)
+        if change is None or change.is_clean or change.is_directory:
+            return False
+        content = self.tree.ledger.content_of(change)
+        base = content.base if content is not None else change.base
+        if content is None and base is None:
+            base = Base(change.key, change.expect, change.size)
+        if base is None:
+            return False
+        is_found = False
+        try:
+            with trio.move_on_after(self.tree.wait_s):
+                is_found = await self.writes.queue.find_base(change.key, base)
+        except RemoteError as error:
+            log.debug("whose %r is could not be asked: %s", base.key, error)
+        if is_found and content is None and self.files.is_open(number):
+            self.files.rebind(number, self.files.remote_file_of(self.tree.node(number)))
+        return is_found
 
     async def write(self, fh: int, offset: int, data: Buffer) -> int:
         handle = self.files.handle(fh)

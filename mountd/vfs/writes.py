@@ -36,6 +36,11 @@ class Queue(Protocol):
 
     def wake(self) -> None: ...
 
+    async def find_base(self, key: str, base: Base) -> bool:
+        """Whether a version that bytes are read from was replaced by a state of this same file
+        that we had sent without learning of it; now it is known. May raise RemoteErrors."""
+        ...
+
 
 class Writes:
     """All writing to contents of files. Raises what `Tree` does, NoSpace, and OSError from the
@@ -327,5 +332,8 @@ class _NoQueue:
     """Until the daemon puts the sync queue here."""
 
     denied = False
+
+    async def find_base(self, key: str, base: Base) -> bool:
+        return False
 
     def wake(self) -> None: ...

@@ -89,6 +89,9 @@ class CountedWakes:
     def wake(self) -> None:
         self.wakes += 1
 
+    async def find_base(self, key: str, base: Base) -> bool:
+        return False
+
 
 async def test_the_queue_is_woken_when_half_of_the_room_is_taken(tmp_path: Path) -> None:
     async with file_system(MemoryStore({"a": b"1"}), tmp_path, cache_bytes=8 * MIB) as fs:
