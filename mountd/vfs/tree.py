@@ -34,7 +34,7 @@ from mountd.remotes.call import prefetching
 from mountd.vfs.listing_rows import merged, raw_segment, row_of, version_in
 from mountd.vfs.nodes import ROOT, Attributes, Directory, Node
 from mountd.vfs.overlay import is_changed, is_hidden, seen
-from mountd_cache.changes import Change
+from mountd_cache.changes import ABSENT, Change
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
@@ -200,7 +200,8 @@ class Tree:
         """The listing if it may be used without asking anybody, else None. Never waits."""
         cached = self.cache.get(directory.key)
         own = self.ledger.changes.get(directory.key)
-        if own is not None and not own.is_clean and not own.is_gone:
+        is_ours = own is not None and own.is_directory and not own.is_clean
+        if is_ours and own is not None and (cached is not None or own.expect == ABSENT):
             # Made here and not on the remote yet: nobody else can know what is in it.
             return cached or CachedListing(Listing.build(()), self._wall_clock(), b"")
         if cached is None:

@@ -124,3 +124,13 @@ async def test_a_file_whose_staged_bytes_are_lost_can_be_handled_like_any_other(
         await fs.unlink(fs.tree.root, b"h")
         assert await mounted.queue.drain("", 10) == 0
         assert await names(fs) == ["g"]
+
+
+async def test_a_directory_that_waits_for_its_marker_is_not_taken_for_empty(tmp_path: Path) -> None:
+    memory = MemoryStore({"d/x": b"1"})
+    async with mounted_files(memory, tmp_path) as mounted:
+        fs = mounted.fs
+        await fs.unlink(await directory(fs, "d"), b"x")
+        memory.seed("d/foreign", b"2")
+        fs.tree.cache.forget("d/")  # as where a crash came before it was on the disk
+        assert await names(fs, "d") == ["foreign"]
