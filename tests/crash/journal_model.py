@@ -77,7 +77,10 @@ class History:
 class Actor:
     """Does random steps; each is noted before it begins and after it succeeded."""
 
-    def __init__(self, journal: Journal, rng: random.Random) -> None:
+    def __init__(
+        self, journal: Journal, rng: random.Random, history: History | None = None
+    ) -> None:
+        """`history`: of a process before it on the same boot, which was killed."""
         self.journal = journal
         self.rng = rng
         self.frozen: dict[int, int] = {}
@@ -87,7 +90,8 @@ class Actor:
         for content in journal.ledger.contents.values():
             for layer in content.layers:
                 initial[content.id, layer.number] = layer_bytes(journal, content, layer.number)
-        self.history = History([snapshot(journal)], initial)
+        self.history = history or History([snapshot(journal)], initial)
+        assert snapshot(journal) == self.history.snapshots[-1], "a kill lost something"
 
     def run(self, steps: int) -> None:
         for _ in range(steps):

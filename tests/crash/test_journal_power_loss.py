@@ -12,7 +12,7 @@ from tests.crash.journal_model import Actor, History, check
 from tests.fakes.forgetful_disk import ForgetfulDisk, PowerCut
 
 _SEEDS = 8
-_LIVES = 40  # per seed
+_LIVES = 30  # per seed
 
 
 @pytest.mark.parametrize("seed", range(_SEEDS))
@@ -37,6 +37,11 @@ def run_of_crashes(rng: random.Random, root: Path) -> None:
             history, journal_id = actor.history, actor.journal.id
             with suppress(PowerCut):
                 actor.run(rng.randrange(60))
+                while rng.random() < 0.4:
+                    actor.journal.abandon()  # killed, and started again on the same boot
+                    journal = Journal.open(folder, disk=disk, boot_id=str(boot))
+                    actor = Actor(journal, rng, history)
+                    actor.run(rng.randrange(30))
             actor.journal.abandon()
         folder = root / str(boot + 1)
         disk.crash(folder)
