@@ -91,6 +91,7 @@ class Shared:
         self.logs: list[Log] = []
         self.foreign = 0  # how often others did something
         self._words = 0
+        self._seen: dict[Path, int] = {}  # inodes of what was read last
 
     def word(self) -> bytes:
         self._words += 1
@@ -119,11 +120,19 @@ class Shared:
 
     async def _see(self, path: Path) -> bytes:
         fs = self.daemon.fs
-        fh = await fs.open((await self.daemon.walk(path)).number)
+        self._seen[path] = number = (await self.daemon.walk(path)).number
+        fh = await fs.open(number)
         try:
             return bytes(memoryview(await fs.read(fh, 0, 1 << 20)))
         finally:
             fs.release(fh)
+
+    async def _number(self, path: Path) -> int:
+        """Raises Stale where somebody has put something else there since it was seen."""
+        number = (await self.daemon.walk(path)).number
+        if number != self._seen[path]:
+            raise Stale(path)
+        return number
 
     def save(self, path: Path) -> None:
         """Replaces what is there, as a shell's `>` does."""
@@ -140,7 +149,7 @@ class Shared:
                 )
                 self.daemon.created(node.number)
             else:
-                number = (await self.daemon.walk(path)).number
+                number = await self._number(path)
                 fh = await fs.open(number, writes=True, truncates=True)
                 self.lose(before)
             await fs.write(fh, 0, self.word())
@@ -159,7 +168,7 @@ class Shared:
 
         async def patch() -> None:
             fs = self.daemon.fs
-            fh = await fs.open((await self.daemon.walk(path)).number, writes=True)
+            fh = await fs.open(await self._number(path), writes=True)
             await fs.write(fh, len(before) if at_end else 0, self.word())
             if not at_end:
                 self.lose(before[:WORD])
@@ -176,7 +185,7 @@ class Shared:
             return
 
         async def unlink() -> None:
-            number = (await self.daemon.walk(path)).number
+            number = await self._number(path)
             parent = await self.daemon.directory_of(path[:-1])
             await self.daemon.fs.unlink(parent, path[-1].encode())
             self._removed(number, before)
@@ -193,7 +202,8 @@ class Shared:
 
         async def rename() -> None:
             fs = self.daemon.fs
-            there = (await self.daemon.walk(new)).number if target is not None else 0
+            await self._number(old)
+            there = await self._number(new) if target is not None else 0
             one, two = [await self.daemon.directory_of(p[:-1]) for p in (old, new)]
             await fs.rename(one, old[-1].encode(), two, new[-1].encode())
             if target is not None:
@@ -322,7 +332,7 @@ class Shared:
         waiting: list[Path] = [()]
         while waiting:
             path = waiting.pop()
-            for name, is_directory in self.daemon.do(lambda path=path: self._rows(path)):
+            for name, is_directory in self._listed(path):
                 if is_directory:
                     waiting.append((*path, name))
                     continue
@@ -331,6 +341,9 @@ class Shared:
                 except Unreadable:
                     found["/".join((*path, name))] = None
         return found
+
+    def _listed(self, path: Path) -> list[tuple[str, bool]]:
+        return self.daemon.do(lambda: self._rows(path))
 
     async def _rows(self, path: Path) -> list[tuple[str, bool]]:
         directory = await self.daemon.directory_of(path)
