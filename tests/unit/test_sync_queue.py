@@ -403,6 +403,21 @@ async def test_what_landed_late_is_removed_with_the_file(
         assert store.keys() == []
 
 
+async def test_a_base_that_a_lost_upload_has_replaced_is_found_again(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    store.seed("a", b"0123456789")
+    async with syncing(store) as s:
+        s.faults.add("put", Unreachable("reset"), after_effect=True, calls=[1])
+        s.faults.add("identify", Unreachable("reset"), calls=[1])
+        s.tree.write("a", b"AA", 2)
+        await trio.sleep(1.5)
+        assert store.data("a") == b"01AA456789"
+        s.tree.rename("a", "b")
+        await s.settled()
+        assert (store.keys(), store.data("b")) == (["b"], b"01AA456789")
+
+
 async def test_an_upload_of_a_wrong_size_is_sent_again(
     clock: MockClock, store: MemoryStore
 ) -> None:
