@@ -184,10 +184,10 @@ class Daemon:
     # -- coming up
 
     async def _prove_remote(self, nursery: trio.Nursery) -> None:
-        """One request, unless this SOURCE was listed here before: then the mount comes up
-        whether the remote answers or not, and says so in its status."""
+        """One request, unless this SOURCE was listed or written to here before: then the mount
+        comes up whether the remote answers or not, and says so in its status."""
         source = self._source
-        if self.metadata.get("") is not None:
+        if self.metadata.get("") is not None or self.journal.ledger.changes:
             nursery.start_soon(look_at_remote, self._first_page, source)
             return
         try:

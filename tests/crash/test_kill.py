@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.mount.mounting import mounted
+from tests.servers.s3.launch import S3Server
+
 pytestmark = [pytest.mark.fuse, pytest.mark.server]
 
 ROOT = Path(__file__).parents[2]
@@ -22,3 +25,17 @@ def test_nothing_that_was_acknowledged_is_lost_when_the_daemon_is_killed(tmp_pat
     )
     assert ended.returncode == 0, ended.stdout[-8000:] + ended.stderr[-4000:]
     assert "0 losses" in ended.stdout
+
+
+def test_a_kill_right_after_the_first_file_and_a_remote_that_is_gone_keep_no_mount_away(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    """No listing is on the disk yet, but the queue knows the source."""
+    s3_server.put("b", "other", b"1")
+    environment = s3_server.environment()
+    with mounted("s3://b", tmp_path, environment=environment, write_back_s=3600) as mount:
+        (mount.path / "new").write_bytes(b"n" * 1000)
+        mount.kill()
+        s3_server.refuse_connections()
+    with mounted("s3://b", tmp_path, environment=environment, stop_timeout_s=0) as mount:
+        assert (mount.path / "new").read_bytes() == b"n" * 1000
