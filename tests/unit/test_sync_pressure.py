@@ -9,6 +9,7 @@ from mountd.sync.schedule import SNAPSHOT_BYTES, Moment, Schedule
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Content, Layer, Rows
 from mountd_cache.extent_map import ExtentMap
 from mountd_cache.ledger import Ledger
+from tests.conftest import ExpectedLog
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import file_system, walk
 
@@ -108,7 +109,10 @@ async def test_the_queue_is_woken_when_half_of_the_room_is_taken(tmp_path: Path)
         assert queue.wakes == 1
 
 
-async def test_the_room_of_what_was_sent_is_there_at_once(tmp_path: Path) -> None:
+async def test_the_room_of_what_was_sent_is_there_at_once(
+    tmp_path: Path, expected_log: ExpectedLog
+) -> None:
+    expected_log("cache_size")
     store = MemoryStore({"a": b"1"})
     async with file_system(store, tmp_path, cache_bytes=4 * MIB, wait_s=0.1) as fs:
         file = await fs.open((await walk(fs, "a")).number, writes=True)
