@@ -169,6 +169,14 @@ class CachedFile:
                 self._begin_one(part, part_end, urgent)
         return end
 
+    def keep(self, start: int, end: int) -> None:
+        """Brings [start, end) onto the disk, as far as there is memory for it on the way; it does
+        not stay in memory for a reader."""
+        self.begin(start, end, urgent=False)
+        for fetch in self._overlapping(start, end):
+            if not fetch.waiters:
+                fetch.served = fetch.length
+
     def advise(self, start: int, end: int) -> None:
         """Asks the disk to read ahead what is in the block files."""
         block_size = self._cache.block_size

@@ -14,6 +14,7 @@ class Ledger:
     def __init__(self) -> None:
         self.changes: dict[str, Change] = {}
         self.contents: dict[int, Content] = {}
+        self._unsent: dict[str, Change] = {}  # a queue looks at these again and again
         # What is there, by directory and shown name; and the keys that are gone, by directory.
         self.shown: dict[str, dict[bytes, Change]] = {}
         self.gone: dict[str, dict[str, Change]] = {}
@@ -66,10 +67,12 @@ class Ledger:
                 yield change
 
     def unsent(self) -> Iterator[Change]:
-        return (change for change in self.changes.values() if not change.is_clean)
+        return iter(self._unsent.values())
 
     def _insert(self, change: Change) -> None:
         self.changes[change.key] = change
+        if not change.is_clean:
+            self._unsent[change.key] = change
         if change.is_gone:
             self.gone.setdefault(change.directory, {})[change.key] = change
         else:
@@ -84,6 +87,7 @@ class Ledger:
         change = self.changes.pop(key, None)
         if change is None:
             return
+        self._unsent.pop(key, None)
         if change.is_gone:
             gone = self.gone[change.directory]
             del gone[key]

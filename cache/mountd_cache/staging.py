@@ -62,6 +62,7 @@ class Staging:
         self._lock = threading.Lock()
         self._open: OrderedDict[FileKey, _OpenFile] = OrderedDict()
         self._pins: dict[int, int] = {}
+        self._unlinked: dict[int, list[_OpenFile]] = {}  # by pinned content
         self._failed: set[FileKey] = set()  # the kernel may have lost some of it
         self._created = 1  # counts files; the folder may hold names of a former process
         self._named = 0  # those whose name survives a power cut
@@ -123,7 +124,8 @@ class Staging:
                 self._pins[content] = left
                 return
             del self._pins[content]
-            for file in [file for key, file in self._open.items() if key[0] == content]:
+            # Only what was unlinked while it was pinned is closed; the rest is the LRU's.
+            for file in self._unlinked.pop(content, ()):
                 self._close_if_idle(file)
             self._close_some()
 
@@ -156,6 +158,8 @@ class Staging:
                 file = self._open.get(key)
                 if file is not None:
                     file.closing = True
+                    if key[0] in self._pins:
+                        self._unlinked.setdefault(key[0], []).append(file)
                     self._close_if_idle(file)
 
     def forget_unlinked(self) -> None:

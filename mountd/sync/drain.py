@@ -31,7 +31,7 @@ class Drain:
         return change.sequence <= self.began or 0 < change.content <= self.began
 
     def left(self, ledger: Ledger) -> list[Change]:
-        return [change for change in ledger.changes.values() if self.wants(change)]
+        return [change for change in ledger.unsent() if self.wants(change)]
 
     def look(self, ledger: Ledger, schedule: Schedule) -> Collection[str]:
         """Ends the wait where nothing that is left will go by itself. Returns the keys that must
@@ -46,7 +46,7 @@ class Drain:
         moves = (_may_move(ledger.changes.get(key), schedule) for key in seen)
         # Nearly always the first that is wanted moves, so this doesn't look at all of them.
         if not any(moves) and not any(
-            self.wants(change) and _may_move(change, schedule) for change in ledger.changes.values()
+            self.wants(change) and _may_move(change, schedule) for change in ledger.unsent()
         ):
             self.is_done.set()
         return {key for key in seen if not self._wants_key(key, ledger)}

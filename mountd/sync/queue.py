@@ -265,7 +265,7 @@ class SyncQueue:
     async def _looked(self) -> Schedule:
         schedule = Schedule(self._ledger, self._moment())
         began_s = time.perf_counter()
-        for count, change in enumerate(list(self._ledger.changes.values())):
+        for count, change in enumerate(list(self._ledger.unsent())):
             if count % _PIECE == _PIECE - 1:
                 self._look_cost_s += time.perf_counter() - began_s
                 await trio.lowlevel.checkpoint()

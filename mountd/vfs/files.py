@@ -241,7 +241,7 @@ class OpenFiles:
 
         room = min(file.size, self._blocks.backlog_room)
         cached = self._blocks.file(file.digest, file.size, fetch)
-        cached.begin(0, room, urgent=False)
+        cached.keep(0, room)
         cached.close()
 
     def opened(self, node: Node) -> RemoteFile | None:
