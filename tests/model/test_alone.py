@@ -4,36 +4,23 @@ it always is what a plain file system in memory is, and in the end the remote is
 MODEL_EXAMPLES=2000 MODEL_STEPS=60 make it a long run.
 """
 
-import os
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
 from tests.fakes.memory_store import MemoryStore
+from tests.model.daemon import Daemon
 from tests.model.reference import Directory, File, Path
+from tests.model.steps import ENDS, SETTINGS, events, happen, user_step
 from tests.model.world import World
 
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "25"))
-STEPS = int(os.environ.get("MODEL_STEPS", "30"))
-SETTINGS = settings(
-    max_examples=EXAMPLES,
-    stateful_step_count=STEPS,
-    deadline=None,
-    print_blob=True,
-    database=None,
-    phases=(Phase.generate, Phase.shrink),
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-)
 TIMES = (1_000_000_000, 1_700_000_000_123_456_789)
 
 names = st.sampled_from("abc")
@@ -95,146 +82,117 @@ class Alone(RuleBasedStateMachine):
         token = b"%07d." % self._tokens
         return (token * (size // len(token) + 1))[:size]
 
+    @property
+    def daemon(self) -> Daemon:
+        return self.world.daemon
+
     # -- the user
 
-    @rule(path=new_path, size=sizes, closes=st.booleans())
+    @user_step(path=new_path, size=sizes, closes=st.booleans())
     def create(self, path: Path, size: int, closes: bool) -> None:
         handle = self.world.create(path, self.bytes_of(size))
         if closes and handle is not None:
             self.world.close_handle(handle)
 
-    @rule(path=files, offset=offsets, size=sizes)
+    @user_step(path=files, offset=offsets, size=sizes)
     def patch(self, path: Path, offset: int, size: int) -> None:
         handle = self.world.open(path, writes=True)
         if handle is not None:
             self.world.write(handle, offset, self.bytes_of(size))
             self.world.close_handle(handle)
 
-    @rule(path=files, size=sizes)
+    @user_step(path=files, size=sizes)
     def append(self, path: Path, size: int) -> None:
         handle = self.world.open(path, writes=True)
         if handle is not None:
             self.world.write(handle, len(handle.file.data), self.bytes_of(size))
             self.world.close_handle(handle)
 
-    @rule(path=files, name=names, size=sizes)
+    @user_step(path=files, name=names, size=sizes)
     def save_by_rename(self, path: Path, name: str, size: int) -> None:
         beside = (*path[:-1], name)
         if beside != path and (handle := self.world.create(beside, self.bytes_of(size))):
             self.world.close_handle(handle)
             self.world.rename(beside, path)
 
-    @rule(path=any_path, writes=st.booleans(), truncates=st.booleans())
+    @user_step(path=any_path, writes=st.booleans(), truncates=st.booleans())
     def open(self, path: Path, writes: bool, truncates: bool) -> None:
         self.world.open(path, writes=writes, truncates=writes and truncates)
 
-    @precondition(lambda self: self.world.handles)
-    @rule(which=st.integers(0, 5), offset=offsets, size=sizes)
+    @user_step(which=st.integers(0, 5), offset=offsets, size=sizes)
     def write(self, which: int, offset: int, size: int) -> None:
         handles = [handle for handle in self.world.handles if handle.writes]
         if handles:
             self.world.write(handles[which % len(handles)], offset, self.bytes_of(size))
 
-    @precondition(lambda self: self.world.handles)
-    @rule(which=st.integers(0, 5), size=offsets)
+    @user_step(which=st.integers(0, 5), size=offsets)
     def truncate_open(self, which: int, size: int) -> None:
         handles = [handle for handle in self.world.handles if handle.writes]
         if handles:
             self.world.truncate_open(handles[which % len(handles)], size)
 
-    @precondition(lambda self: self.world.handles)
-    @rule(which=st.integers(0, 5), what=st.sampled_from(["read", "sync", "close", "close"]))
+    @user_step(which=st.integers(0, 5), what=st.sampled_from(["read", "sync", "close", "close"]))
     def use(self, which: int, what: str) -> None:
+        if not self.world.handles:
+            return
         handle = self.world.handles[which % len(self.world.handles)]
         {"read": self.world.read, "sync": self.world.sync, "close": self.world.close_handle}[what](
             handle
         )
 
-    @rule(path=files, size=offsets)
+    @user_step(path=files, size=offsets)
     def truncate(self, path: Path, size: int) -> None:
         self.world.truncate(path, size)
 
-    @rule(path=any_path, mode=st.sampled_from([0o600, 0o755]))
+    @user_step(path=any_path, mode=st.sampled_from([0o600, 0o755]))
     def set_mode(self, path: Path, mode: int) -> None:
         self.world.set_mode(path, mode)
 
-    @rule(path=any_path, mtime_ns=st.sampled_from(TIMES))
+    @user_step(path=any_path, mtime_ns=st.sampled_from(TIMES))
     def set_time(self, path: Path, mtime_ns: int) -> None:
         self.world.set_time(path, mtime_ns)
 
-    @rule(path=new_path)
+    @user_step(path=new_path)
     def make_directory(self, path: Path) -> None:
         self.world.make_directory(path)
 
-    @rule(path=any_path)
+    @user_step(path=any_path)
     def unlink(self, path: Path) -> None:
         self.world.unlink(path)
 
-    @rule(path=st.one_of(directories, any_path))
+    @user_step(path=st.one_of(directories, any_path))
     def remove_directory(self, path: Path) -> None:
         self.world.remove_directory(path)
 
-    @rule(old=st.one_of(files, any_path), new=new_path, replaces=st.integers(0, 9))
+    @user_step(old=st.one_of(files, any_path), new=new_path, replaces=st.integers(0, 9))
     def rename(self, old: Path, new: Path, replaces: int) -> None:
         self.world.rename(old, new, replaces=bool(replaces))
 
-    @rule(old=directories, new=new_path)
+    @user_step(old=directories, new=new_path)
     def rename_directory(self, old: Path, new: Path) -> None:
         self.world.rename(old, new)
 
-    @rule(what=st.sampled_from(["look", "read", "forget", "expire"]))
+    @rule(what=st.sampled_from(["look", "read", "forget"]))
     def kernel(self, what: str) -> None:
         world = self.world
         {
             "look": world.look,
             "read": world.read_all,
             "forget": world.forget,
-            "expire": world.daemon.expire,
         }[what]()
 
     # -- the daemon and the remote
 
-    @rule(seconds=st.sampled_from([0.1, 1.5, 1.5, 5.0, 70.0]))
-    def wait(self, seconds: float) -> None:
-        self.world.daemon.advance(seconds)
+    @rule(event=events)
+    def happens(self, event: tuple[Any, ...]) -> None:
+        happen(self.daemon, event)
 
-    @rule(what=st.sampled_from(["drain", "fold", "checkpoint"]))
-    def daemon(self, what: str) -> None:
-        world = self.world
-        {
-            "drain": world.daemon.drain,
-            "fold": world.daemon.fold,
-            "checkpoint": world.daemon.checkpoint,
-        }[what]()
-
-    @rule(noticed=st.booleans())
-    def outage(self, noticed: bool) -> None:
-        self.world.daemon.outage(noticed=noticed)
-
-    @rule()
-    def heal(self) -> None:
-        self.world.daemon.heal()
-
-    @rule(
-        operation=st.sampled_from(
-            ["put", "put", "delete", "copy", "identify", "read", "make_dir", "remove_dir"]
-        ),
-        kind=st.sampled_from(["before", "after", "slow down", "hang", "answer held", "cut"]),
-    )
-    def fault(self, operation: Any, kind: str) -> None:
-        self.world.daemon.fault(operation, kind)
-
-    @rule()
-    def release_holds(self) -> None:
-        self.world.daemon.release_holds()
-
-    @rule()
-    def crash(self) -> None:
-        self.world.crash()
-
-    @rule()
-    def restart(self) -> None:
-        self.world.restart()
+    @rule(how=ENDS)
+    def begins_anew(self, how: str) -> None:
+        if how == "crash":
+            self.world.crash()
+        elif how == "restart":
+            self.world.restart()
 
     # -- what holds
 

@@ -11,16 +11,30 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
+from tests.model.daemon import Daemon
 from tests.model.reference import Path
 from tests.model.shared import Shared, Witness
-from tests.model.test_alone import SETTINGS
+from tests.model.steps import ENDS, SETTINGS, events, happen, user_step
 
-paths = st.sampled_from([("a",), ("b",), ("c",), ("d", "x"), ("d", "y")])
+PATHS: list[Path] = [("a",), ("b",), ("c",), ("d", "x"), ("d", "y")]
+paths = st.sampled_from(PATHS)
+
+
+def _busy(machine: Any) -> st.SearchStrategy[Path]:
+    found = [
+        path
+        for path in PATHS
+        if (change := machine.daemon.ledger.changes.get("/".join(path))) and not change.is_clean
+    ]
+    return st.sampled_from(found or PATHS)
+
+
+# Where others do most harm: at what is not sent yet.
+busy_paths = st.one_of(paths, st.runner().flatmap(_busy), st.runner().flatmap(_busy))
 
 
 class WithOthers(RuleBasedStateMachine):
@@ -35,35 +49,40 @@ class WithOthers(RuleBasedStateMachine):
         for path in seeds:
             self.shared.put("/".join(path))
 
+    @property
+    def daemon(self) -> Daemon:
+        return self.shared.daemon
+
     # -- the user
 
-    @rule(path=paths)
+    @user_step(path=paths)
     def save(self, path: Path) -> None:
         self.shared.save(path)
 
-    @rule(path=paths, at_end=st.booleans())
+    @user_step(path=paths, at_end=st.booleans())
     def patch(self, path: Path, at_end: bool) -> None:
         self.shared.patch(path, at_end=at_end)
 
-    @rule(path=paths)
+    @user_step(path=paths)
     def unlink(self, path: Path) -> None:
         self.shared.unlink(path)
 
-    @rule(old=paths, new=paths)
+    @user_step(old=paths, new=paths)
     def rename(self, old: Path, new: Path) -> None:
         self.shared.rename(old, new)
 
-    @rule(there=st.booleans())
+    @user_step(there=st.booleans())
     def rename_directory(self, there: bool) -> None:
         self.shared.rename_directory(*(("d", "e") if there else ("e", "d")))
 
-    @rule(path=paths)
+    @user_step(path=paths)
     def open_log(self, path: Path) -> None:
         self.shared.open_log(path)
 
-    @precondition(lambda self: self.shared.logs)
-    @rule(which=st.integers(0, 3), closes=st.booleans())
+    @user_step(which=st.integers(0, 3), closes=st.booleans())
     def write_log(self, which: int, closes: bool) -> None:
+        if not self.shared.logs:
+            return
         log = self.shared.logs[which % len(self.shared.logs)]
         self.shared.write_log(log)
         if closes:
@@ -71,68 +90,35 @@ class WithOthers(RuleBasedStateMachine):
 
     # -- the others
 
-    @rule(path=paths)
+    @user_step(path=paths)
     def others_put(self, path: Path) -> None:
         self.shared.put("/".join(path))
 
-    @rule(path=paths)
+    @user_step(path=paths)
     def others_remove(self, path: Path) -> None:
         self.shared.vanish("/".join(path))
 
     # -- the daemon and the remote
 
-    @rule(seconds=st.sampled_from([0.1, 1.5, 1.5, 5.0, 70.0]))
-    def wait(self, seconds: float) -> None:
-        self.shared.daemon.advance(seconds)
+    @rule(event=events)
+    def happens(self, event: tuple[Any, ...]) -> None:
+        happen(self.daemon, event)
 
-    @rule(what=st.sampled_from(["drain", "fold", "checkpoint", "expire", "expire", "forget"]))
-    def daemon(self, what: str) -> None:
-        daemon = self.shared.daemon
-        if what == "forget":
-            daemon.forget(log.number for log in self.shared.logs)
-            return
-        {
-            "drain": daemon.drain,
-            "fold": daemon.fold,
-            "checkpoint": daemon.checkpoint,
-            "expire": daemon.expire,
-        }[what]()
-
-    @rule(noticed=st.booleans())
-    def outage(self, noticed: bool) -> None:
-        self.shared.daemon.outage(noticed=noticed)
-
-    @rule()
-    def heal(self) -> None:
-        self.shared.daemon.heal()
-
-    @rule(
-        operation=st.sampled_from(
-            ["put", "put", "delete", "copy", "identify", "read", "make_dir", "remove_dir"]
-        ),
-        kind=st.sampled_from(["before", "after", "slow down", "hang", "answer held", "cut"]),
-    )
-    def fault(self, operation: Any, kind: str) -> None:
-        self.shared.daemon.fault(operation, kind)
-
-    @rule()
-    def release_holds(self) -> None:
-        self.shared.daemon.release_holds()
-
-    @rule()
-    def crash(self) -> None:
-        self.shared.crash()
-
-    @rule()
-    def restart(self) -> None:
-        self.shared.restart()
+    @rule(what=ENDS)
+    def begins_anew(self, what: str) -> None:
+        if what == "crash":
+            self.shared.crash()
+        elif what == "restart":
+            self.shared.restart()
+        else:
+            self.daemon.forget(log.number for log in self.shared.logs)
 
     # -- what holds
 
     @invariant()
     def nothing_unforeseen(self) -> None:
         if hasattr(self, "shared"):
-            self.shared.daemon.check_log(*FORESEEN)
+            self.daemon.check_log(*FORESEEN)
             assert not self.shared.store.violations
 
     def teardown(self) -> None:
@@ -140,9 +126,9 @@ class WithOthers(RuleBasedStateMachine):
             return
         try:
             self.shared.finish()
-            self.shared.daemon.check_log(*FORESEEN)
+            self.daemon.check_log(*FORESEEN)
         finally:
-            self.shared.daemon.close()
+            self.daemon.close()
 
 
 FORESEEN = ("listing ", "conflict: ", "'")
