@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from tests.servers.s3.launch import S3Server
 MOST_LOAD_S = 8.0  # a checkpoint comes 5 s after the start
 PATIENCE_S = 20.0
 FLUSH_WITHIN_S = 90
+UNSENT = "random|checkpoint|log is|is made"  # points that come although nothing is sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,10 @@ class KillLoop:
             self._server.refuse_connections()
         if number > 1 and rng.random() < 0.12:
             self._kill_while_starting()
-        took_s = self._start()
+        # What was sent can't be lost any more: so that the journal has much to keep, often nothing
+        # is sent for a while.
+        is_sent = rng.random() < 0.6
+        took_s = self._start(write_back_s=rng.choice((0, 0.2, 1)) if is_sent else 60)
         self._look(is_down=is_down)
         if is_down:
             self._server.accept_connections()
@@ -109,17 +113,20 @@ class KillLoop:
         if number % self._plan.drain_every == 0:
             self._drain()
         weather = self._choose_weather()
-        point, died = self._load_until_killed(number, weather)
+        if is_down and weather.is_calm:
+            weather = replace(weather, name="just back")
+        point, died = self._load_until_killed(number, weather, is_sent=is_sent)
         state = "down" if is_down else "up"
         print(
-            f"{number:4} restart {took_s:5.2f} s, remote {state}; {weather.name}; killed: {point}"
+            f"{number:4} restart {took_s:5.2f} s, remote {state}; {weather.name}; "
+            f"{'' if is_sent else 'nothing is sent; '}killed: {point}"
             f"{' (not reached)' if not died else ''}",
             flush=True,
         )
 
-    def _start(self) -> float:
+    def _start(self, write_back_s: float = 0) -> float:
         options = {
-            "write_back_s": self._rng.choice((0, 0.2, 0.2, 1)),
+            "write_back_s": write_back_s,
             "metadata_ttl_s": self._rng.choice((1, 5, 60)),
             "request_timeout_s": 10,
             "stop_timeout_s": 30,
@@ -140,8 +147,11 @@ class KillLoop:
         self._daemon.start(write_back_s=0)
         self._kill(point.name if point.wait(time.monotonic() + 10) else "while starting")
 
-    def _load_until_killed(self, number: int, weather: Weather) -> tuple[str, bool]:
-        point = self._choose_point()
+    def _load_until_killed(
+        self, number: int, weather: Weather, *, is_sent: bool
+    ) -> tuple[str, bool]:
+        """At which point it was to be killed, and whether that came."""
+        point = self._choose_point(is_sent)
         most_s = 2.0 if self._plan.is_quick else MOST_LOAD_S
         weather.begin()
         point.arm()
@@ -152,15 +162,18 @@ class KillLoop:
         self._kill(name if has_come else "at random", reached=has_come, wanted=point.name)
         weather.end()
         for worker in self._workers:
-            self._count_load(worker, worker.answer(), is_calm=weather.is_calm and has_come)
+            self._count_load(worker, worker.answer(), is_calm=weather.is_calm)
         return (name if has_come else point.name), has_come
 
-    def _choose_point(self) -> Point:
+    def _choose_point(self, is_sent: bool) -> Point:
         choices = points(self._server, self._daemon.source_folder(), self._rng)
         if self._plan.is_quick:
             slow = ("checkpoint", "log is")
             choices = [(w, p) for w, p in choices if not p.name.startswith(slow)]
         choices = [(w, p) for w, p in choices if re.search(self._plan.points, p.name)]
+        if not is_sent:
+            unsent = [(w, p) for w, p in choices if re.search(UNSENT, p.name)]
+            choices = unsent or choices
         [(_, point)] = self._rng.choices(choices, [weight for weight, _ in choices])
         return point
 
