@@ -101,3 +101,16 @@ def agrees(listing: Listing, change: Change) -> bool:
     if change.is_gone or row < 0:
         return change.is_gone and row < 0
     return change.is_directory or version_in(listing.version(row)) == change.expect
+
+
+def waiting_below(ledger: Ledger, directory: str) -> set[str] | None:
+    """The directories in `directory`, by the remote's names, in or below which something waits to
+    be sent; None where nothing waits in itself either."""
+    found: set[str] = set()
+    is_itself = False
+    for other, changes in ledger.shown.items():
+        if other.startswith(directory) and any(not change.is_clean for change in changes.values()):
+            is_itself = is_itself or other == directory
+            found.add(other[len(directory) :].partition("/")[0])
+    found.discard("")
+    return found if found or is_itself else None

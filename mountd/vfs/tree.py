@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import trio
@@ -31,9 +31,10 @@ from mountd.errors import (
 )
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.call import prefetching
+from mountd.types import Entry, Kind
 from mountd.vfs.listing_rows import merged, raw_segment, row_of, version_in
 from mountd.vfs.nodes import ROOT, Attributes, Directory, Node
-from mountd.vfs.overlay import is_changed, is_hidden, seen
+from mountd.vfs.overlay import is_changed, is_hidden, seen, waiting_below
 from mountd_cache.changes import ABSENT, Change
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
@@ -291,12 +292,14 @@ class Tree:
         # there is one, so the old listing read here is still the old one when the new one is put.
         taken = self.before_list(key)
         old = self.cache.get(key)
+        waiting = waiting_below(self.ledger, key)
         began = self._wall_clock()
         try:
             new = await trio.to_thread.run_sync(
                 self._list,
                 key,
                 old.listing if old else None,
+                waiting,
                 ahead,
                 limiter=self._limiter,
                 abandon_on_cancel=True,
@@ -342,10 +345,22 @@ class Tree:
             level = logging.WARNING if self._remote_is_well() else logging.DEBUG
             log.log(level, "listing %r failed: %s", key, error)
 
-    def _list(self, key: str, old: Listing | None, ahead: bool) -> Listing:
+    def _list(
+        self, key: str, old: Listing | None, waiting: Collection[str] | None, ahead: bool
+    ) -> Listing:
+        """`waiting`: see `waiting_below`. What is in those directories may be on the remote later
+        than what was in them is gone."""
         prefetching.set(ahead)  # in this call's own copy of the context
-        pages = self.store.list(key)
-        return merged([entry for page in pages for entry in page], old, self.new_numbers, not key)
+        try:
+            entries = [entry for page in self.store.list(key) for entry in page]
+        except NotFound:
+            if waiting is None:
+                raise
+            entries = []
+        there = {entry.name for entry in entries if entry.kind is Kind.DIRECTORY}
+        missing = [name for name in waiting or () if name not in there]
+        entries += [Entry(name, Kind.DIRECTORY, 0, 0, "") for name in missing]
+        return merged(entries, old, self.new_numbers, not key)
 
     def _age_s(self, cached: CachedListing) -> float:
         age = self._wall_clock() - cached.fetched_at

@@ -1,0 +1,84 @@
+"""A directory in which something waits to be sent is there, although the remote has nothing in it:
+the removals may have travelled before what was made."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mountd.errors import Unreachable
+from tests.fakes.fault_store import FaultStore
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.mounted import MountedFiles, mounted_files, names, walk
+from tests.unit.test_writing import make, read, rename
+
+
+async def only_removals_are_sent(mounted: MountedFiles) -> int:
+    """The inode of the directory `d`, of which the remote has nothing any more."""
+    fs, queue = mounted.fs, mounted.queue
+    assert queue is not None
+    number = (await walk(fs, "d")).number
+    await names(fs, "d")
+    await make(fs, "d/new", b"new")
+    await fs.unlink(fs.tree.directory(number), b"old")
+    await queue.drain("", 0.5)
+    await fs.folding.fold_waiting()
+    return number
+
+
+@pytest.mark.parametrize("keeps_listings", [True, False])
+async def test_a_directory_stays_while_what_is_in_it_is_not_sent(
+    tmp_path: Path, keeps_listings: bool
+) -> None:
+    store = MemoryStore({"d/old": b"old", "other": b"1"})
+    faults = FaultStore(store)
+    faults.add("put", Unreachable("down"))
+    async with mounted_files(faults, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        number = await only_removals_are_sent(mounted)
+        assert list(store.keys()) == ["other"]
+        fs.tree.expire_below("")
+        assert await names(fs) == ["d", "other"]
+        assert await names(fs, "d") == ["new"]
+        assert (await walk(fs, "d")).number == number
+        assert await read(fs, "d/new") == b"new"
+        mounted.crashes = True
+    if not keeps_listings:
+        shutil.rmtree(tmp_path / "metadata")
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        assert await names(fs) == ["d", "other"]
+        assert await read(fs, "d/new") == b"new"
+        assert mounted.queue is not None
+        assert await mounted.queue.drain("", 10) == 0
+        fs.tree.expire_below("")
+        assert await names(fs, "d") == ["new"]
+    assert sorted(store.keys()) == ["d/new", "other"]
+
+
+async def test_a_directory_that_somebody_else_removed_is_gone_where_nothing_waits(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore({"d/old": b"old", "other": b"1"})
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        assert await names(fs) == ["d", "other"]
+        store.drop("d/old")
+        fs.tree.expire_below("")
+        assert await names(fs) == ["other"]
+
+
+async def test_it_can_be_renamed_too(tmp_path: Path) -> None:
+    store = MemoryStore({"d/old": b"old", "other": b"1"})
+    faults = FaultStore(store)
+    fault = faults.add("put", Unreachable("down"), calls=range(1, 3))
+    async with mounted_files(faults, tmp_path, queue=True) as mounted:
+        await only_removals_are_sent(mounted)
+        assert fault.hits
+        mounted.fs.tree.expire_below("")
+        await rename(mounted.fs, "d", "e")
+        assert await names(mounted.fs) == ["e", "other"]
+        assert await read(mounted.fs, "e/new") == b"new"
+        assert mounted.queue is not None
+        assert await mounted.queue.drain("", 10) == 0
+    assert sorted(store.keys()) == ["e/", "e/new", "other"]
