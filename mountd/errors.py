@@ -80,6 +80,10 @@ class NameNotAllowed(RemoteError):
     """The remote refuses this name."""
 
 
+class NameTooLong(NameNotAllowed):
+    """More bytes than a name has here."""
+
+
 class DirectoryNotEmpty(RemoteError):
     """The directory to be removed has something in it."""
 

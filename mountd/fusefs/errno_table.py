@@ -20,6 +20,7 @@ ERRNO: dict[type[BaseException], int] = {
     errors.Corrupt: errno.EIO,
     errors.Unsupported: errno.EOPNOTSUPP,
     errors.NameNotAllowed: errno.EINVAL,
+    errors.NameTooLong: errno.ENAMETOOLONG,
     errors.RemoteError: errno.EIO,
     errors.NoEntry: errno.ENOENT,
     errors.Stale: errno.ESTALE,

@@ -12,18 +12,22 @@ import errno
 import logging
 import os
 import stat
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Never
 
 import pyfuse3
 from typing_extensions import Buffer
 
-from mountd.errors import NameNotAllowed, NoAttribute, NoEntry, NotPermitted, NotPossible
-from mountd.fusefs.errno_table import errno_of
-from mountd.vfs.attributes import NewAttributes, kept
+from mountd.errors import (
+    NameNotAllowed,
+    NameTooLong,
+    NoAttribute,
+    NoEntry,
+    NotPermitted,
+)
+from mountd.fusefs.write_operations import STATFS_BLOCK, Ownership, WriteOperations, fail
 from mountd.vfs.filesystem import FileSystem
+from mountd.vfs.names import NAME_MAX_BYTES
 from mountd.vfs.nodes import ROOT, Attributes, Directory
 from mountd.vfs.virtual_files import FIRST_HANDLE, VirtualFiles
 from mountd_cache.listing import Listing, Row
@@ -33,20 +37,7 @@ log = logging.getLogger(__name__)
 
 DOT, DOT_DOT, FIRST_ROW = 1, 2, 3  # readdir positions: what comes after them is start_id
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND
-# The kernel has applied the umask already where it makes a file.
-PERMISSIONS = 0o7777
-STATFS_BLOCK = 4096
 STATFS_BLOCKS = 1 << 38  # 1 PiB: object stores have no size, and 0 makes programs refuse
-
-
-@dataclass(frozen=True, slots=True)
-class Ownership:
-    """Who owns everything, and the mode bits of files and directories."""
-
-    uid: int
-    gid: int
-    file_mode: int
-    directory_mode: int
 
 
 @dataclass(slots=True)
@@ -58,11 +49,8 @@ class OpenDirectory:
     used: bool = False
 
 
-class Operations(pyfuse3.Operations):
+class Operations(WriteOperations):
     """See the module. Every handler answers within the vfs's bounds or raises FUSEError."""
-
-    supports_dot_lookup = False
-    enable_writeback_cache = True
 
     def __init__(
         self,
@@ -74,17 +62,9 @@ class Operations(pyfuse3.Operations):
         flush: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         """`flush` is called with a handle before close(2) returns; None: nothing hangs on it."""
-        super().__init__()
-        self._flush = flush
-        self._fs = fs
-        self._tree = fs.tree
+        super().__init__(fs, virtual, owner, flush)
         self._files = fs.files
-        self._virtual = virtual
-        self._owner = owner
         self._xattrs = xattrs
-        # For what has no time (prefixes, the root): 1970 would be taken for one. Told once, so
-        # that it doesn't change under whoever compares it.
-        self._no_mtime_ns = time.time_ns()
         self._directories: dict[int, OpenDirectory] = {}
         self._next_directory = 1
 
@@ -103,11 +83,13 @@ class Operations(pyfuse3.Operations):
             try:
                 return self._entry(await self._tree.lookup(parent, name))
             except NoEntry:
+                if len(name) > NAME_MAX_BYTES:  # the kernel itself takes 1024
+                    raise NameTooLong(name) from None
                 timeout_s = self._tree.negative_timeout_s(parent)
                 self._fs.answered_absent(parent, name)
                 return _absent(timeout_s)
         except Exception as exc:
-            _fail(exc)
+            fail(exc)
 
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         try:
@@ -116,7 +98,7 @@ class Operations(pyfuse3.Operations):
                 return self._entry(virtual)
             return self._entry(self._fs.attributes(inode))
         except Exception as exc:
-            _fail(exc)
+            fail(exc)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         forget = self._tree.forget
@@ -135,7 +117,7 @@ class Operations(pyfuse3.Operations):
             directory = self._tree.directory(inode)
             cached = await self._fs.read_directory(directory)
         except Exception as exc:
-            _fail(exc)
+            fail(exc)
         number = self._next_directory
         self._next_directory += 1
         self._directories[number] = OpenDirectory(directory, cached)
@@ -152,7 +134,7 @@ class Operations(pyfuse3.Operations):
             if start_id >= FIRST_ROW or self._dots(opened.directory, start_id, token):
                 self._rows(opened, max(0, start_id - DOT_DOT), token)
         except Exception as exc:
-            _fail(exc)
+            fail(exc)
 
     def _dots(self, directory: Directory, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
         parent = directory.parent or directory
@@ -244,7 +226,7 @@ class Operations(pyfuse3.Operations):
                 inode, writes=bool(flags & WRITING), truncates=bool(flags & os.O_TRUNC)
             )
         except Exception as exc:
-            _fail(exc)
+            fail(exc)
         # A foreign change gives a new inode, so pages of this one are right for ever.
         return pyfuse3.FileInfo(fh=number, keep_cache=True)
 
@@ -255,7 +237,7 @@ class Operations(pyfuse3.Operations):
                 return self._virtual.read(fh, off, size)
             return await self._fs.read(fh, off, size)
         except Exception as exc:
-            _fail(exc)
+            fail(exc)
 
     async def release(self, fh: int) -> None:
         try:
@@ -275,144 +257,7 @@ class Operations(pyfuse3.Operations):
             if fh < FIRST_HANDLE:
                 await self._flush(fh)
         except Exception as exc:
-            _fail(exc)
-
-    # -- writing
-
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
-        try:
-            return await self._fs.write(fh, off, buf)
-        except Exception as exc:
-            _fail(exc)
-
-    async def fsync(self, fh: int, datasync: bool) -> None:
-        try:
-            if fh < FIRST_HANDLE:
-                await self._fs.sync(fh)
-                if self._flush is not None:
-                    await self._flush(fh)
-        except Exception as exc:
-            _fail(exc)
-
-    async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        try:
-            await self._fs.writes.sync(None)
-        except Exception as exc:
-            _fail(exc)
-
-    async def create(
-        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
-    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        try:
-            parent = self._writable(parent_inode)
-            attributes = self._attributes_of(mode, ctx, is_directory=False)
-            number, made = await self._fs.create(parent, name, attributes)
-            return pyfuse3.FileInfo(fh=number, keep_cache=True), self._entry(made)
-        except Exception as exc:
-            _fail(exc)
-
-    async def mknod(
-        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        try:
-            if not stat.S_ISREG(mode):
-                raise NotPermitted("only files and directories can be made")
-            parent = self._writable(parent_inode)
-            attributes = self._attributes_of(mode, ctx, is_directory=False)
-            _, made = await self._fs.create(parent, name, attributes, opens=False)
-            return self._entry(made)
-        except Exception as exc:
-            _fail(exc)
-
-    async def mkdir(
-        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        try:
-            parent = self._writable(parent_inode)
-            attributes = self._attributes_of(mode, ctx, is_directory=True)
-            return self._entry(await self._fs.make_directory(parent, name, attributes))
-        except Exception as exc:
-            _fail(exc)
-
-    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        try:
-            await self._fs.unlink(self._writable(parent_inode), name)
-        except Exception as exc:
-            _fail(exc)
-
-    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        try:
-            await self._fs.remove_directory(self._writable(parent_inode), name)
-        except Exception as exc:
-            _fail(exc)
-
-    async def rename(
-        self,
-        parent_inode_old: int,
-        name_old: bytes,
-        parent_inode_new: int,
-        name_new: bytes,
-        flags: int,
-        ctx: pyfuse3.RequestContext,
-    ) -> None:
-        try:
-            if flags & ~pyfuse3.RENAME_NOREPLACE:
-                raise NotPossible("two names can't be exchanged in one step")
-            old, new = self._writable(parent_inode_old), self._writable(parent_inode_new)
-            await self._fs.rename(old, name_old, new, name_new, replaces=not flags)
-        except Exception as exc:
-            _fail(exc)
-
-    async def link(
-        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        raise pyfuse3.FUSEError(errno.EPERM)
-
-    async def symlink(
-        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
-        raise pyfuse3.FUSEError(errno.EPERM)
-
-    async def setattr(
-        self,
-        inode: int,
-        attr: pyfuse3.EntryAttributes,
-        fields: pyfuse3.SetattrFields,
-        fh: int | None,
-        ctx: pyfuse3.RequestContext,
-    ) -> pyfuse3.EntryAttributes:
-        try:
-            if self._virtual.attributes(inode) is not None:
-                raise NotPermitted("the status can't be changed")
-            new = NewAttributes(
-                attr.st_size if fields.update_size else None,
-                attr.st_mode & PERMISSIONS if fields.update_mode else None,
-                attr.st_uid if fields.update_uid else None,
-                attr.st_gid if fields.update_gid else None,
-                attr.st_mtime_ns if fields.update_mtime else None,
-            )
-            return self._entry(await self._fs.set_attributes(inode, new, fh))
-        except Exception as exc:
-            _fail(exc)
-
-    def _writable(self, inode: int) -> Directory:
-        if self._virtual.is_directory(inode):
-            raise NotPermitted("nothing can be made in .mountd")
-        return self._tree.directory(inode)
-
-    def _attributes_of(
-        self, mode: int, ctx: pyfuse3.RequestContext, *, is_directory: bool
-    ) -> Mapping[str, str]:
-        """What differs from what every file has here."""
-        owner = self._owner
-        usual = owner.directory_mode if is_directory else owner.file_mode
-        permissions = mode & PERMISSIONS
-        return kept(
-            permissions if permissions != usual & PERMISSIONS else None,
-            ctx.uid if ctx.uid != owner.uid else None,
-            ctx.gid if ctx.gid != owner.gid else None,
-            is_directory=is_directory,
-        )
+            fail(exc)
 
     # -- the whole
 
@@ -421,7 +266,7 @@ class Operations(pyfuse3.Operations):
         data.f_bsize = data.f_frsize = STATFS_BLOCK
         data.f_blocks = data.f_bfree = data.f_bavail = STATFS_BLOCKS
         data.f_files = data.f_ffree = data.f_favail = 1 << 32
-        data.f_namemax = 255
+        data.f_namemax = NAME_MAX_BYTES
         return data
 
     # -- extended attributes
@@ -438,7 +283,7 @@ class Operations(pyfuse3.Operations):
                 raise NoAttribute(name)
             return self._fs.xattr(inode, name)
         except Exception as exc:
-            _fail(exc)
+            fail(exc)
 
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         if not self._xattrs:
@@ -448,28 +293,7 @@ class Operations(pyfuse3.Operations):
                 return []
             return self._fs.xattr_names(inode)
         except Exception as exc:
-            _fail(exc)
-
-    # -- encoding
-
-    def _entry(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
-        entry = pyfuse3.EntryAttributes()
-        owner = self._owner
-        entry.st_ino = attributes.number
-        mode = owner.directory_mode if attributes.is_dir else owner.file_mode
-        if attributes.mode is not None:
-            mode = stat.S_IFMT(mode) | attributes.mode
-        entry.st_mode = mode
-        entry.st_nlink = 1  # for a directory too: find(1) then does not count on 2 + children
-        entry.st_uid = owner.uid if attributes.uid is None else attributes.uid
-        entry.st_gid = owner.gid if attributes.gid is None else attributes.gid
-        entry.st_size = attributes.size
-        entry.st_blksize = STATFS_BLOCK
-        entry.st_blocks = (attributes.size + 511) // 512
-        mtime_ns = attributes.mtime_ns or self._no_mtime_ns
-        entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime_ns
-        entry.entry_timeout = entry.attr_timeout = attributes.ttl_s
-        return entry
+            fail(exc)
 
 
 def ownership(uid: int, gid: int, umask: int) -> Ownership:
@@ -483,10 +307,6 @@ def _absent(timeout_s: float) -> pyfuse3.EntryAttributes:
     absent.st_ino = 0
     absent.entry_timeout = timeout_s
     return absent
-
-
-def _fail(error: Exception) -> Never:
-    raise pyfuse3.FUSEError(errno_of(error)) from error
 
 
 assert ROOT == pyfuse3.ROOT_INODE

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from mountd.errors import NameNotAllowed
+from mountd.errors import NameNotAllowed, NameTooLong
 from mountd.types import Entry, Kind
 
 ESCAPE = "␛"
@@ -114,8 +114,10 @@ def raw_name_and_kind(
     shown: bytes, shortened: Mapping[bytes, str] = _NOTHING, *, at_root: bool = False
 ) -> tuple[str, Kind | None]:
     """As `raw_name`; Kind.FILE when the name says that it is the file beside a directory."""
+    if len(shown) > NAME_MAX_BYTES:
+        raise NameTooLong(repr(shown))
     if _ESCAPE_BYTES not in shown:
-        if not shown or shown in (b".", b"..") or len(shown) > NAME_MAX_BYTES:
+        if not shown or shown in (b".", b".."):
             raise NameNotAllowed(repr(shown))
         try:
             return shown.decode(), None
@@ -131,7 +133,7 @@ def raw_name_and_kind(
     except UnicodeDecodeError as error:
         raise NameNotAllowed(f"{shown!r} is not UTF-8") from error
     raw, kind = _read_back(spelled)
-    if _spelled(raw, kind is Kind.FILE, at_root) != spelled or len(shown) > NAME_MAX_BYTES:
+    if _spelled(raw, kind is Kind.FILE, at_root) != spelled:
         raise NameNotAllowed(f"{shown!r} is no name that mountd shows")
     return raw, kind
 
