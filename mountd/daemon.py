@@ -1,5 +1,6 @@
 """The composition root: builds every room, owns the nursery, signals, start and stop."""
 
+import gc
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ from typing import Any
 import trio
 
 from mountd.allocator import keep_freed_memory
-from mountd.background import look_at_remote, probe_remote, scan_cache, tidy_memory
+from mountd.background import look_at_remote, moved, probe_remote, scan_cache, tidy_memory
 from mountd.cache_folder import CacheFolder
 from mountd.config import MountPlan
 from mountd.control.runtime_dir import ensure_runtime_dir, socket_name
@@ -92,6 +93,9 @@ class Daemon:
         stack.callback(self.remote.store.close)
         self.journal = Journal.open(folder.path / "journal")
         stack.callback(self.journal.close)
+        # What a large queue is made of would be looked at by each full collection, on the loop:
+        # 0.13-0.35 s for 100,000 changes.
+        gc.freeze()
         self.block_files = BlockFiles(
             folder.path / "blocks",
             block_size=settings.block_size,
@@ -149,7 +153,7 @@ class Daemon:
             await nursery.start(self.write_back.run)
             await self._prove_remote(nursery)
             nursery.start_soon(scan_cache, self.block_files.scan)
-            nursery.start_soon(tidy_memory, self._reads)
+            nursery.start_soon(tidy_memory, self._moved)
             nursery.start_soon(probe_remote, self.remote.health)
             self._let_kernel_forget(nursery)
             self.fuse.mount(self._operations(), self._mount_options())
@@ -242,8 +246,8 @@ class Daemon:
         log.info("%s serves %s", mountpoint, self._source)
         ready()
 
-    def _reads(self) -> int:
-        return self.blocks.counters.hits + self.blocks.counters.misses
+    def _moved(self) -> int:
+        return moved(self.blocks.counters, self.remote.counting.counts)
 
     # -- going down
 

@@ -114,7 +114,7 @@ async def test_the_room_of_what_was_sent_is_there_at_once(
 ) -> None:
     expected_log("cache_size")
     store = MemoryStore({"a": b"1"})
-    async with file_system(store, tmp_path, cache_bytes=4 * MIB, wait_s=0.1) as fs:
+    async with file_system(store, tmp_path, cache_bytes=4 * MIB, wait_s=2.0) as fs:
         file = await fs.open((await walk(fs, "a")).number, writes=True)
         await fs.write(file, 0, bytes(3 * MIB))
         with pytest.raises(NoSpace):

@@ -1,0 +1,213 @@
+"""The handlers that change something. Thin, as operations.py says; every one is one `try`."""
+
+import errno
+import stat
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Never
+
+import pyfuse3
+
+from mountd.errors import NotPermitted, NotPossible
+from mountd.fusefs.errno_table import errno_of
+from mountd.vfs.attributes import NewAttributes, kept
+from mountd.vfs.filesystem import FileSystem
+from mountd.vfs.nodes import Attributes, Directory
+from mountd.vfs.virtual_files import FIRST_HANDLE, VirtualFiles
+
+# The kernel has applied the umask already where it makes a file.
+PERMISSIONS = 0o7777
+STATFS_BLOCK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """Who owns everything, and the mode bits of files and directories."""
+
+    uid: int
+    gid: int
+    file_mode: int
+    directory_mode: int
+
+
+class WriteOperations(pyfuse3.Operations):
+    """What `Operations` is built on; see there."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = True
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        virtual: VirtualFiles,
+        owner: Ownership,
+        flush: Callable[[int], Awaitable[None]] | None,
+    ) -> None:
+        super().__init__()
+        self._flush = flush
+        self._fs = fs
+        self._tree = fs.tree
+        self._virtual = virtual
+        self._owner = owner
+        # For what has no time (prefixes, the root): 1970 would be taken for one. Told once, so
+        # that it doesn't change under whoever compares it.
+        self._no_mtime_ns = time.time_ns()
+
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        try:
+            return await self._fs.write(fh, off, buf)
+        except Exception as exc:
+            fail(exc)
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        try:
+            if fh < FIRST_HANDLE:
+                await self._fs.sync(fh)
+                if self._flush is not None:
+                    await self._flush(fh)
+        except Exception as exc:
+            fail(exc)
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        try:
+            await self._fs.writes.sync(None)
+        except Exception as exc:
+            fail(exc)
+
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        try:
+            parent = self._writable(parent_inode)
+            attributes = self._attributes_of(mode, ctx, is_directory=False)
+            number, made = await self._fs.create(parent, name, attributes)
+            return pyfuse3.FileInfo(fh=number, keep_cache=True), self._entry(made)
+        except Exception as exc:
+            fail(exc)
+
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        try:
+            if not stat.S_ISREG(mode):
+                raise NotPermitted("only files and directories can be made")
+            parent = self._writable(parent_inode)
+            attributes = self._attributes_of(mode, ctx, is_directory=False)
+            _, made = await self._fs.create(parent, name, attributes, opens=False)
+            return self._entry(made)
+        except Exception as exc:
+            fail(exc)
+
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        try:
+            parent = self._writable(parent_inode)
+            attributes = self._attributes_of(mode, ctx, is_directory=True)
+            return self._entry(await self._fs.make_directory(parent, name, attributes))
+        except Exception as exc:
+            fail(exc)
+
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        try:
+            await self._fs.unlink(self._writable(parent_inode), name)
+        except Exception as exc:
+            fail(exc)
+
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        try:
+            await self._fs.remove_directory(self._writable(parent_inode), name)
+        except Exception as exc:
+            fail(exc)
+
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        try:
+            if flags & ~pyfuse3.RENAME_NOREPLACE:
+                raise NotPossible("two names can't be exchanged in one step")
+            old, new = self._writable(parent_inode_old), self._writable(parent_inode_new)
+            await self._fs.rename(old, name_old, new, name_new, replaces=not flags)
+        except Exception as exc:
+            fail(exc)
+
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise pyfuse3.FUSEError(errno.EPERM)
+
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise pyfuse3.FUSEError(errno.EPERM)
+
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        try:
+            if self._virtual.attributes(inode) is not None:
+                raise NotPermitted("the status can't be changed")
+            new = NewAttributes(
+                attr.st_size if fields.update_size else None,
+                attr.st_mode & PERMISSIONS if fields.update_mode else None,
+                attr.st_uid if fields.update_uid else None,
+                attr.st_gid if fields.update_gid else None,
+                attr.st_mtime_ns if fields.update_mtime else None,
+            )
+            return self._entry(await self._fs.set_attributes(inode, new, fh))
+        except Exception as exc:
+            fail(exc)
+
+    def _writable(self, inode: int) -> Directory:
+        if self._virtual.is_directory(inode):
+            raise NotPermitted("nothing can be made in .mountd")
+        return self._tree.directory(inode)
+
+    def _attributes_of(
+        self, mode: int, ctx: pyfuse3.RequestContext, *, is_directory: bool
+    ) -> Mapping[str, str]:
+        """What differs from what every file has here."""
+        owner = self._owner
+        usual = owner.directory_mode if is_directory else owner.file_mode
+        permissions = mode & PERMISSIONS
+        return kept(
+            permissions if permissions != usual & PERMISSIONS else None,
+            ctx.uid if ctx.uid != owner.uid else None,
+            ctx.gid if ctx.gid != owner.gid else None,
+            is_directory=is_directory,
+        )
+
+    def _entry(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        owner = self._owner
+        entry.st_ino = attributes.number
+        mode = owner.directory_mode if attributes.is_dir else owner.file_mode
+        if attributes.mode is not None:
+            mode = stat.S_IFMT(mode) | attributes.mode
+        entry.st_mode = mode
+        entry.st_nlink = 1  # for a directory too: find(1) then does not count on 2 + children
+        entry.st_uid = owner.uid if attributes.uid is None else attributes.uid
+        entry.st_gid = owner.gid if attributes.gid is None else attributes.gid
+        entry.st_size = attributes.size
+        entry.st_blksize = STATFS_BLOCK
+        entry.st_blocks = (attributes.size + 511) // 512
+        mtime_ns = attributes.mtime_ns or self._no_mtime_ns
+        entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime_ns
+        entry.entry_timeout = entry.attr_timeout = attributes.ttl_s
+        return entry
+
+
+def fail(error: Exception) -> Never:
+    raise pyfuse3.FUSEError(errno_of(error)) from error
