@@ -11,7 +11,9 @@ import trio
 
 from mountd.allocator import return_freed_memory
 from mountd.errors import RemoteError
+from mountd.remotes.counting import TransferCounts
 from mountd.remotes.health import HealthSnapshot, RemoteHealth
+from mountd_cache.block_cache import CacheCounters
 
 log = logging.getLogger(__name__)
 
@@ -58,19 +60,24 @@ async def probe_remote(health: RemoteHealth) -> None:
             await changed.wait()
 
 
+def moved(read: CacheCounters, sent: TransferCounts) -> int:
+    """Grows with all that goes through memory, reads and writes."""
+    return read.hits + read.misses + sent.put + sent.up_bytes
+
+
 async def tidy_memory(
-    reads: Callable[[], int], give_back: Callable[[], object] = return_freed_memory
+    moved: Callable[[], int], give_back: Callable[[], object] = return_freed_memory
 ) -> None:
-    """Memory that nobody has read through for a while goes back to the machine. `reads` counts
-    the reads so far. Until cancelled."""
-    reads_before = given_back_at = -1
+    """Memory that nothing has gone through for a while goes back to the machine. `moved` grows
+    with whatever does. Until cancelled."""
+    moved_before = given_back_at = -1
     while True:
         await trio.sleep(TIDY_EVERY_S)
         try:
-            now = reads()
-            if now == reads_before and now != given_back_at:
+            now = moved()
+            if now == moved_before and now != given_back_at:
                 given_back_at = now
                 await trio.to_thread.run_sync(give_back, abandon_on_cancel=True)
-            reads_before = now
+            moved_before = now
         except Exception:
             log.exception("freed memory could not be given back")

@@ -11,13 +11,16 @@ from mountd.background import (
     PROBE_AFTER_A_DEFECT_S,
     TIDY_EVERY_S,
     look_at_remote,
+    moved,
     probe_remote,
     scan_cache,
     tidy_memory,
 )
 from mountd.daemon import plain_error
 from mountd.errors import StartError, Unreachable
+from mountd.remotes.counting import TransferCounts
 from mountd.remotes.health import HealthState, RemoteHealth
+from mountd_cache.block_cache import CacheCounters
 from tests.conftest import ExpectedLog
 
 
@@ -58,6 +61,15 @@ async def test_a_defect_while_memory_is_tidied_does_not_end_the_tidying(
             assert given_back.is_set()
             reads[0] += 1
         nursery.cancel_scope.cancel()
+
+
+def test_a_mount_that_is_only_written_to_is_not_idle() -> None:
+    read, sent = CacheCounters(hits=3), TransferCounts(put=1, up_bytes=5)
+    before = moved(read, sent)
+    assert moved(read, TransferCounts(put=2, up_bytes=9)) != before
+    assert moved(read, TransferCounts(put=2, up_bytes=5)) != before
+    assert moved(CacheCounters(hits=3, misses=1), sent) != before
+    assert moved(read, TransferCounts(put=1, up_bytes=5, list=7)) == before
 
 
 async def test_a_probe_with_a_defect_is_followed_by_another_probe(
