@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
-from mountd.sync.base import QueueView, SyncJournal
+from mountd.sync.base import THERE, QueueView, SyncJournal
 from mountd.sync.conflict import BASE_GONE, conflict_name, moved_aside, needs_base
 from mountd.types import Entry, Kind
 from mountd.vfs.names import shown_names
@@ -75,9 +75,26 @@ class LostRaces:
         if now is None:
             return
         drop = (now.content,) if now.content else ()
-        self._journal.commit(Rows(forget=(now.key,), drop=drop), reserve=True)
+        there = self._with_new_number(now) if now.kind is ChangeKind.GONE_DIRECTORY else None
+        rows = Rows(forget=(now.key,), drop=drop) if there is None else Rows(changes=(there,))
+        self._journal.commit(rows, reserve=True)
         log.warning("%r: %s", now.key, what)
         self._view.foreign(now.key)
+        if there is not None:
+            self._view.sent(there)
+
+    def _with_new_number(self, gone: Change) -> Change:
+        """The directory that is still there. A listing on disk may have it with the inode that has
+        moved away, and for a directory no later listing would tell the two apart: so its new number
+        is in the journal until it is in the listing."""
+        return replace(
+            gone,
+            kind=ChangeKind.DIRECTORY,
+            number=self._view.new_number(),
+            expect=THERE,
+            state=ChangeState.CLEAN,
+            reason="",
+        )
 
     def _still(self, change: Change) -> Change | None:
         """The change at that key if it still asks for what was tried."""

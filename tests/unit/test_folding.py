@@ -1,5 +1,6 @@
 """What the remote has taken leaves the journal, and a crash on the way hides nothing."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -49,3 +50,24 @@ async def test_what_was_in_a_removed_directory_leaves_the_journal(tmp_path: Path
         await drained(mounted)
         await fs.folding.fold_waiting()
         assert not mounted.journal.ledger.changes
+
+
+async def test_a_directory_that_others_keep_never_shares_an_inode_with_the_one_that_moved_away(
+    tmp_path: Path, expected_log: Callable[[str], None]
+) -> None:
+    expected_log("there is something in it on the remote")
+    store = MemoryStore({"d/x": b"1"})
+    async with mounted_files(store, tmp_path, queue=True, slow_metadata=True) as mounted:
+        fs = mounted.fs
+        await walk(fs, "d/x")
+        mounted.metadata.flush()
+        await fs.rename(fs.tree.root, b"d", fs.tree.root, b"e")
+        store.seed("d/foreign", b"2")
+        await drained(mounted)
+        mounted.crashes = True
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        fs.refresh(b"")
+        assert (await walk(fs, "d")).number != (await walk(fs, "e")).number
+        assert await names(fs, "d") == ["foreign"]
+        assert await names(fs, "e") == ["x"]
