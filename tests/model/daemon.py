@@ -122,11 +122,15 @@ class Daemon:
         await self._stopped.wait()
 
     def crash(self) -> None:
-        """SIGKILL, and a new daemon in the same folder. No handle is open any more."""
+        """SIGKILL, and a new daemon in the same folder. No handle is open any more. What was on the
+        wire lands in between. (What landed even later, after the new queue has asked for it and
+        found nothing, would stay: no upload can be called back.)"""
         self.mounted.crashes = True
         was_down = self.is_down
         self._wires[-1].is_dead = True
         self.loop.call(self._end)
+        self.release_holds()
+        self.loop.call(self.loop.settle)
         self._boot()
         self._wires[-1].is_down = was_down
 
@@ -135,6 +139,8 @@ class Daemon:
         was_down = self.is_down
         self.loop.call(self._end)
         self._wires[-1].is_dead = True
+        self.release_holds()
+        self.loop.call(self.loop.settle)
         self._boot()
         self._wires[-1].is_down = was_down
 
