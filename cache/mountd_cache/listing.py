@@ -233,13 +233,13 @@ class Listing:
                 high = middle
         return low if low < self._length and self.name(low) == name else -1
 
-    def find_ino(self, ino: int) -> int:
-        """The (first) row with that inode number, or -1. 0.1 ms in 100,000 rows."""
+    def find_ino(self, ino: int, first: int = 0) -> int:
+        """The first row from `first` on with that inode number, or -1. 0.1 ms in 100,000 rows."""
         if not 0 <= ino <= _MAX_INT64:
             return -1
         wanted = _INO.pack(ino)
         start, end = self._inos_at, self._inos_at + _INO.size * self._length
-        at = self._blob.find(wanted, start, end)
+        at = self._blob.find(wanted, start + _INO.size * first, end)
         while at >= 0:
             row, unaligned = divmod(at - start, _INO.size)
             if not unaligned:

@@ -426,13 +426,28 @@ class Tree:
         cached = self.cache.get(node.parent.key)
         if cached is None:
             raise Stale(f"inode {node.number}: its directory is no longer known")
-        listing = cached.listing
-        if node.row >= len(listing) or listing.ino(node.row) != node.number:
-            node.row = listing.find_ino(node.number)
+        listing, key = cached.listing, node.parent.key
+        if (
+            node.row >= len(listing)
+            or listing.ino(node.row) != node.number
+            or self._is_hidden(key, listing, node.row)
+        ):
+            node.row = self._row_of(key, listing, node.number)
             if node.row < 0:
                 node.row = len(listing)
                 raise Stale(f"inode {node.number} is no longer listed")
         return cached, node.row
+
+    def _row_of(self, key: str, listing: Listing, number: int) -> int:
+        """The row of an inode, or -1. Of two the one that is seen: until its removal was sent, what
+        was renamed here has a hidden row with its old name, too."""
+        first = row = listing.find_ino(number)
+        while row >= 0 and self._is_hidden(key, listing, row):
+            row = listing.find_ino(number, row + 1)
+        return row if row >= 0 else first
+
+    def _is_hidden(self, key: str, listing: Listing, row: int) -> bool:
+        return key in self.ledger.gone and is_hidden(self.ledger, key, listing, row)
 
     def _row_attributes(self, cached: CachedListing, row: int) -> Attributes:
         found = cached.listing.row(row)
