@@ -127,14 +127,20 @@ class Calls:
         file.begin(Step(start, data))
         text = f"write {len(data)} at {start}"
         if self._change(file, text, os.pwrite, fd, data, start) != len(data):
-            file.spoilt = True
-            self.problems.append(f"{text}: short")
+            self._short(file, text)
 
     def append(self, fd: int, file: File, data: bytes) -> None:
         file.begin(Step(file.size, data))
-        if self._change(file, f"append {len(data)}", os.write, fd, data) != len(data):
-            file.spoilt = True
-            self.problems.append(f"append {len(data)}: short")
+        text = f"append {len(data)}"
+        if self._change(file, text, os.write, fd, data) != len(data):
+            self._short(file, text)
+
+    def _short(self, file: File, text: str) -> None:
+        """A write that needed a page of the file when the daemon died ends before that page."""
+        file.spoilt = True
+        if self._mount.is_gone():
+            raise DaemonGone
+        self.problems.append(f"{text}: short")
 
     def cut(self, where: int | Path, file: File, size: int) -> None:
         """truncate(2) of an open file, or of a closed one: then it is acknowledged."""
