@@ -116,6 +116,8 @@ class MetadataStore:
                         self._cache.delete(key)
                     else:
                         self._cache.set(key, value)
+            if self._limit_bytes:
+                self._cache.cull()
         except _FAILURES as error:
             self._failed(error)
             return False
@@ -135,6 +137,9 @@ class MetadataStore:
                 disk=_RawDisk,
                 eviction_policy="least-recently-stored" if self._limit_bytes else "none",
                 size_limit=self._limit_bytes or 0,
+                # Else each value that is set drops ten, and the size only falls when the
+                # transaction ends: a large one dropped what it had just put.
+                cull_limit=0,
                 statistics=0,
                 tag_index=0,
                 # Per thread and connection; diskcache's defaults are 32 MB and a 64 MB map.

@@ -19,6 +19,7 @@ from mountd_cache.durable_io import DirectoryNotPrivate
 from mountd_cache.listing import Listing, Row
 from mountd_cache.metadata_batch import Batch, CachedListing
 from mountd_cache.metadata_cache import MetadataCache
+from mountd_cache.metadata_store import MetadataStore
 
 NOW = 1_800_000_000.0
 
@@ -168,6 +169,15 @@ def test_the_disk_is_bounded(tmp_path: Path) -> None:
         assert names(cache, "299/") is not None, "the newest went"
         assert cache.get("0/") is None
         assert cache.get_value("attribute") == b"stays"
+
+
+def test_a_large_batch_does_not_push_out_what_it_puts(tmp_path: Path) -> None:
+    store = MetadataStore(tmp_path / "store", limit_bytes=1 << 20)
+    assert store.write([(b"%d" % i, bytes(20_000)) for i in range(40)])
+    assert store.write([(b"new %d" % i, bytes(20_000)) for i in range(30)])
+    assert all(store.get(b"new %d" % i) for i in range(30))
+    assert store.get(b"0") is None
+    store.close()
 
 
 def test_a_backlog_that_is_full_loses_the_disk_copy_but_never_revives_an_old_one(
