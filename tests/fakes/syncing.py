@@ -93,3 +93,16 @@ async def _jump_when_idle(queue: SyncQueue) -> None:
 async def reached(event: threading.Event) -> None:
     """Until a call has met its fault."""
     assert await trio.to_thread.run_sync(event.wait, 5.0)
+
+
+async def in_flight(s: Syncing) -> threading.Event:
+    """Set it, and the put of `a`, which is under way when this returns, goes on."""
+    hang = threading.Event()
+    fault = s.faults.add("put", hang=hang, key="a", calls=[1])
+    await reached(fault.reached)
+    return hang
+
+
+def writes(requests: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The requests that change something, and the questions that go with them."""
+    return [(call, key) for call, key in requests if call not in ("read", "list", "list_tree")]
