@@ -97,6 +97,9 @@ class AzureRest:
     ) -> ListedObject:
         raise Unsupported("here every file is sent whole")
 
+    def abandon(self, key: str, token: str) -> None:
+        """Nothing: no upload outlives its call here."""
+
     def delete(self, key: str, expect: str | None) -> None:
         self._writes.delete(key, expect)
 

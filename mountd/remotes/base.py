@@ -11,7 +11,7 @@ yet: only `identify` tells. So writes are never repeated by `retry`; the sync qu
 because it knows what it sent.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Protocol, runtime_checkable
@@ -21,6 +21,7 @@ from typing_extensions import Buffer
 from mountd.types import Entry
 
 ABSENT: Final = ""  # as `expect`: nothing is there
+MAX_TOKEN: Final = 2048  # characters in an `Upload.resume`
 
 _NO_ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -75,11 +76,29 @@ class Body(Protocol):
 @dataclass(frozen=True, slots=True)
 class Upload:
     """What goes with a `Body`. `upload_id`: kept with the object where the remote can keep it, so
-    that `identify` recognises it. `attributes`: object metadata (`mode`, `uid`, ...), ASCII."""
+    that `identify` recognises it. `attributes`: object metadata (`mode`, `uid`, ...), ASCII.
+
+    An upload in several requests may go on where an earlier one of the same bytes to the same key
+    broke off, also in another process. `progress` is called in the thread of the `put` (it may
+    write to the disk) with a token as soon as there is something on the remote that can be gone on
+    with, before the first bytes are sent, and again whenever the token changes; with "" when
+    nothing is left of it. With a token `put` may go on: the next try gives it as `resume`. A store
+    never relies on it: what is on the remote is compared with the body, by a checksum; what can't
+    be compared, or doesn't agree, is sent again; where the upload is gone, another one is begun.
+    A token of a store that isn't asked any more, or of other bytes, does no harm.
+
+    With `progress`, what was sent stays on the remote after Unreachable, Throttled, and after
+    errors of the body; after any other error, and without `progress`, it is thrown away (best
+    effort; `progress("")` says that it is gone). What nobody will go on with must be ended by
+    `RemoteStore.abandon`. A token is printable ASCII of at most MAX_TOKEN characters. Stores that
+    send a file in one request ignore all this.
+    """
 
     upload_id: str = ""
     mtime_ns: int = 0
     attributes: Mapping[str, str] = field(default_factory=lambda: _NO_ATTRIBUTES)
+    resume: str = ""
+    progress: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +182,12 @@ class RemoteStore(Protocol):
         is another version (nothing is made then). Unsupported where it can't be done or doesn't
         pay: `put` does the same.
         """
+        ...
+
+    def abandon(self, key: str, token: str) -> None:
+        """Throws away what a `put` that broke off has left on the remote, as far as the remote can
+        do that. No error where nothing is left, or for a token that isn't understood. A `put` that
+        still goes on in some thread fails. Never changes what is at the key."""
         ...
 
     def delete(self, key: str, expect: str | None) -> None:

@@ -97,6 +97,11 @@ class BucketsStore:
             bucket = self._bucket(name)
             return bucket.put_delta(rest, body, expect, upload, source_rest, version, same)
 
+    def abandon(self, key: str, token: str) -> None:
+        name, rest = _inside(key)
+        with _bucket_is_a_directory(name):
+            self._bucket(name).abandon(rest, token)
+
     def delete(self, key: str, expect: str | None) -> None:
         name, rest = _inside(key)
         with _bucket_is_a_directory(name):

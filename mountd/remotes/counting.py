@@ -157,6 +157,10 @@ class CountingStore:
             self._up_bytes += counted.read_bytes
         return entry
 
+    def abandon(self, key: str, token: str) -> None:
+        self._count_put()
+        self._store.abandon(key, token)
+
     def delete(self, key: str, expect: str | None) -> None:
         self._count_put()
         self._store.delete(key, expect)

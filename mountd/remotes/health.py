@@ -353,6 +353,9 @@ class HealthStore:
             lambda: self._store.put_delta(key, body, expect, upload, source, version, same)
         )
 
+    def abandon(self, key: str, token: str) -> None:
+        self._write(lambda: self._store.abandon(key, token))
+
     def delete(self, key: str, expect: str | None) -> None:
         self._write(lambda: self._store.delete(key, expect))
 

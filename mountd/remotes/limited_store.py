@@ -182,6 +182,10 @@ class LimitedStore:
         with self._uploads.begin(body) as paced, self._slot():
             return self._store.put_delta(key, paced, expect, upload, source, version, same)
 
+    def abandon(self, key: str, token: str) -> None:
+        with self._slot():
+            self._store.abandon(key, token)
+
     def delete(self, key: str, expect: str | None) -> None:
         with self._slot():
             self._store.delete(key, expect)

@@ -90,6 +90,8 @@ class Provider(Protocol):
         same: Sequence[tuple[int, int]],
     ) -> ListedObject: ...
 
+    def abandon(self, key: str, token: str) -> None: ...
+
     def delete(self, key: str, expect: str | None) -> None: ...
 
     def copy(
@@ -209,6 +211,10 @@ class ObjectStore:
         full, full_source = self._prefix + key, self._prefix + source
         made = self._provider.put_delta(full, body, expect, upload, full_source, version, same)
         return _file_entry(key, made)
+
+    def abandon(self, key: str, token: str) -> None:
+        _check_file(key)
+        self._provider.abandon(self._prefix + key, token)
 
     def delete(self, key: str, expect: str | None) -> None:
         _check_file(key)

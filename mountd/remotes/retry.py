@@ -203,6 +203,10 @@ class RetryingStore:
         with self._deadline(call.upload_timeout_s(self._timeout_s, body.size)):
             return self._store.put_delta(key, body, expect, upload, source, version, same)
 
+    def abandon(self, key: str, token: str) -> None:
+        with self._deadline(self._timeout_s):
+            self._store.abandon(key, token)
+
     def delete(self, key: str, expect: str | None) -> None:
         with self._deadline(self._timeout_s):
             self._store.delete(key, expect)

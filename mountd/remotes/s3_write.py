@@ -130,6 +130,9 @@ class S3Bucket:
         made = self._multipart.put_delta(target, parts, body, check_tag, what)
         return self._as_listed(key, ListedObject(key, body.size, 0, made), upload)
 
+    def abandon(self, key: str, token: str) -> None:
+        """Nothing: no upload outlives its call here."""
+
     def delete(self, key: str, expect: str | None) -> None:
         """One request where DELETE is conditional, else two: S3 doesn't say that nothing was
         there."""

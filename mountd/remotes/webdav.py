@@ -157,6 +157,9 @@ class WebdavStore:
     ) -> Entry:
         raise Unsupported("here every file is sent whole")
 
+    def abandon(self, key: str, token: str) -> None:
+        """Nothing: no upload outlives its call here."""
+
     def delete(self, key: str, expect: str | None) -> None:
         self._writer.delete(key, expect)
 

@@ -147,6 +147,9 @@ class FaultStore:
             lambda: self._store.put_delta(key, body, expect, upload, source, version, same),
         )
 
+    def abandon(self, key: str, token: str) -> None:
+        self._around("abandon", key, lambda: self._store.abandon(key, token))
+
     def delete(self, key: str, expect: str | None) -> None:
         self._around("delete", key, lambda: self._store.delete(key, expect))
 

@@ -242,6 +242,9 @@ class MemoryStore:
             self._check_version(key, expect)
             return self._store(key, b"".join(data for _, data in sorted(pieces.items())), upload)
 
+    def abandon(self, key: str, token: str) -> None:
+        """Nothing: no upload outlives its call here."""
+
     def delete(self, key: str, expect: str | None) -> None:
         self._begin("delete")
         if not self._capabilities.conditional_delete:

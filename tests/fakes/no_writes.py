@@ -28,6 +28,9 @@ class NoWrites:
     ) -> Entry:
         raise Unsupported(key)
 
+    def abandon(self, key: str, token: str) -> None:
+        """Nothing: no upload outlives its call here."""
+
     def delete(self, key: str, expect: str | None) -> None:
         raise Unsupported(key)
 

@@ -78,6 +78,9 @@ class Wire:
 
         return self._call(call)
 
+    def abandon(self, key: str, token: str) -> None:
+        self._call(lambda: self._store.abandon(key, token))
+
     def delete(self, key: str, expect: str | None) -> None:
         self._call(lambda: self._store.delete(key, expect))
 

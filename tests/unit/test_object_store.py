@@ -52,6 +52,9 @@ class Pages:
     ) -> ListedObject:
         raise NotImplementedError
 
+    def abandon(self, key: str, token: str) -> None:
+        raise NotImplementedError
+
     def delete(self, key: str, expect: str | None) -> None:
         raise NotImplementedError
 
