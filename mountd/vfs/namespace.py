@@ -4,7 +4,6 @@ Every operation first waits for the listings it needs, and then decides and comm
 without an await: whatever the ledger and the listings say then is what holds.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -31,8 +30,6 @@ from mountd.vfs.writes import Writes
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, ChangeState, Rows
 from mountd_cache.listing import Listing
 from mountd_cache.metadata_cache import CachedListing
-
-log = logging.getLogger(__name__)
 
 # Directories have no version. That one is believed to be on the remote:
 THERE: Final = "/"
@@ -167,10 +164,8 @@ class Namespace:
             raise NoEntry(name)
         if found.is_directory:
             raise IsADirectory(name)
-        rows = self.without(parent, found)
-        self.commit(rows)
+        self.commit(self.keeping(parent, cached.listing, self.without(parent, found)))
         self._keep_if_open(found)
-        self.keep_directory(parent, cached.listing)
 
     async def remove_directory(self, parent: Directory, name: bytes) -> None:
         cached = await self.listing(parent)
@@ -185,9 +180,8 @@ class Namespace:
         if now is None or now.key != found.key:
             raise NoEntry(name)
         self._check_empty_now(found)
-        self.commit(self.without(parent, found))
+        self.commit(self.keeping(parent, cached.listing, self.without(parent, found)))
         self.tree.removed(found.key)
-        self.keep_directory(parent, cached.listing)
 
     async def check_empty(self, parent: Directory, found: Found) -> None:
         """Raises NotEmpty unless the directory is known to be empty. Waits for its listing."""
@@ -217,29 +211,33 @@ class Namespace:
         if found.change and found.change.content and self._files.is_open(found.number):
             self.writes.keep_unlinked(found.number, found.change.content)
 
-    def keep_directory(self, directory: Directory, listing: Listing) -> None:
-        """Where a directory exists only by its objects, an empty one gets a marker."""
+    def keeping(self, directory: Directory, listing: Listing, rows: Rows) -> Rows:
+        """`rows`, and where they leave a directory empty that exists only by its objects, its
+        marker with them: a crash in between would lose the directory."""
         if directory.parent is None or self._keeps_empty_directories:
-            return
+            return rows
+        gone: set[str] = set()
+        for change in rows.changes:
+            if change.directory == directory.key:
+                if not change.is_gone:
+                    return rows
+                gone.add(change.key)
+        if not gone or not is_empty(self.ledger, directory.key, listing, gone):
+            return rows
         own = self.ledger.changes.get(directory.key)
-        if (own is not None and not own.is_clean) or not is_empty(
-            self.ledger, directory.key, listing
-        ):
-            return
+        if own is not None and not own.is_clean:
+            return rows
         if own is None:
             try:
                 cached, row = self.tree.locate(directory)
             except Stale:
-                return  # it is gone itself
+                return rows  # it is gone itself
             name = cached.listing.name(row)
             kind = ChangeKind.DIRECTORY
             own = self._change(directory.key, directory.parent, name, directory.number, kind)
         sequence = self.journal.next_sequence()
         own = replace(own, state=ChangeState.PENDING, sequence=sequence, expect=THERE)
-        try:
-            self.commit(Rows(changes=(own,)))
-        except OSError as error:  # what emptied it has happened: that must not be called a failure
-            log.warning("%r is empty and gets no marker: %s", directory.key, error)
+        return replace(rows, changes=(*rows.changes, own))
 
     # -- moving
 
@@ -276,11 +274,11 @@ class Namespace:
             raise NotPossible(to_name)  # the suffixed name of a file beside a directory
         moved, away = self.moved(source, from_parent, key, to_parent, to_name, expect)
         drop = self.without(to_parent, target).drop if target is not None else ()
-        self.commit(Rows(changes=(moved, *away), drop=drop))
+        rows = Rows(changes=(moved, *away), drop=drop)
+        self.commit(self.keeping(from_parent, from_cached.listing, rows))
         if target is not None:
             self._keep_if_open(target)
         self.tree.moved(source.number, to_parent, source.key, key)
-        self.keep_directory(from_parent, from_cached.listing)
         return source
 
     def moved(

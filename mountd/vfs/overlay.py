@@ -48,13 +48,18 @@ def folded(ledger: Ledger, directory: str, listing: Listing, clean: Collection[C
     return Listing.build(rows)
 
 
-def is_empty(ledger: Ledger, directory: str, listing: Listing) -> bool:
-    """Whether the user sees no name in the directory."""
-    if ledger.shown.get(directory):
+def is_empty(
+    ledger: Ledger, directory: str, listing: Listing, without: Collection[str] = ()
+) -> bool:
+    """Whether the user sees no name in the directory once the keys `without` are gone."""
+    shown = ledger.shown.get(directory, {})
+    # Counting first: where thousands are removed one by one, each look must stay cheap.
+    if len(shown) > len(without) or any(c.key not in without for c in shown.values()):
         return False
-    if len(listing) > len(ledger.gone.get(directory, ())):
+    if len(listing) > len(ledger.gone.get(directory, ())) + len(without):
         return False
-    return all(is_hidden(ledger, directory, listing, row) for row in range(len(listing)))
+    keys = (key_of_row(directory, listing, row) for row in range(len(listing)))
+    return all(key in without or key in ledger.changes for key in keys)
 
 
 def _kept(

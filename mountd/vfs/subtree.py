@@ -85,13 +85,13 @@ class Subtree:
         self._move_remote(move, entries)
         self._move_changes(move)
         self._move_itself(move, source, from_parent, to_parent, to_name, expect)
-        self._names.commit(Rows(changes=tuple(move.put.values())))
+        rows = Rows(changes=tuple(move.put.values()))
+        self._names.commit(self._names.keeping(from_parent, listing, rows))
         self._tree.cache.forget_below(source.key)
         for change in move.put.values():
             if change.is_directory:
                 self._tree.made(change.key)
         self._tree.moved(source.number, to_parent, source.key, key)
-        self._names.keep_directory(from_parent, listing)
         return source
 
     async def _both(

@@ -1,16 +1,24 @@
 """A directory in which something waits to be sent is there, although the remote has nothing in it:
 the removals may have travelled before what was made."""
 
+import contextlib
 import shutil
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mountd.errors import Unreachable
+from mountd.vfs.filesystem import FileSystem
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import MountedFiles, mounted_files, names, walk
-from tests.unit.test_writing import make, read, rename
+from tests.unit.test_writing import directory, make, read, rename
+
+
+class Killed(Exception):
+    """Stands for SIGKILL."""
 
 
 async def only_removals_are_sent(mounted: MountedFiles) -> int:
@@ -82,3 +90,49 @@ async def test_it_can_be_renamed_too(tmp_path: Path) -> None:
         assert mounted.queue is not None
         assert await mounted.queue.drain("", 10) == 0
     assert sorted(store.keys()) == ["e/", "e/new", "other"]
+
+
+async def unlinked(fs: FileSystem) -> None:
+    await fs.unlink(await directory(fs, "d"), b"x")
+
+
+async def file_moved(fs: FileSystem) -> None:
+    await rename(fs, "d/x", "y")
+
+
+async def directory_removed(fs: FileSystem) -> None:
+    await fs.unlink(await directory(fs, "d/sub"), b"x")
+    await fs.remove_directory(await directory(fs, "d"), b"sub")
+
+
+async def directory_moved(fs: FileSystem) -> None:
+    await rename(fs, "d/sub", "e")
+
+
+@pytest.mark.parametrize("empties", [unlinked, file_moved, directory_removed, directory_moved])
+async def test_a_kill_between_two_steps_of_the_journal_never_loses_an_emptied_directory(
+    tmp_path: Path, empties: Callable[[FileSystem], Awaitable[None]]
+) -> None:
+    key = "d/x" if empties in (unlinked, file_moved) else "d/sub/x"
+    for steps in range(1, 3):
+        store = MemoryStore({key: b"1", "other": b"1"})
+        async with mounted_files(store, tmp_path / str(steps)) as mounted:
+            fs, journal, commit, done = mounted.fs, mounted.journal, mounted.journal.commit, 0
+            await names(fs, "d")
+
+            def killed_before(*args: Any, **options: Any) -> None:
+                nonlocal done
+                done += 1
+                if done > steps:  # noqa: B023
+                    raise Killed
+                commit(*args, **options)  # noqa: B023
+
+            journal.commit = killed_before  # type: ignore[method-assign]
+            with contextlib.suppress(Killed):
+                await empties(fs)
+            mounted.crashes = True
+        async with mounted_files(store, tmp_path / str(steps), queue=True) as mounted:
+            assert mounted.queue is not None
+            assert await mounted.queue.drain("", 10) == 0
+            mounted.fs.tree.expire_below("")
+            assert "d" in await names(mounted.fs)

@@ -53,28 +53,17 @@ async def test_a_file_beside_a_directory_keeps_its_place_when_the_directory_goes
         assert await read(fs, "a␛file") == b"file"
 
 
-async def test_a_marker_that_finds_no_room_does_not_undo_the_removal(
-    tmp_path: Path, expected_log: Any
-) -> None:
-    expected_log("marker")
+async def test_a_removal_that_finds_no_room_changes_nothing(tmp_path: Path) -> None:
     async with mounted_files(MemoryStore({"d/x": b"1"}), tmp_path) as mounted:
         fs, journal = mounted.fs, mounted.journal
-        commit = journal.commit
-        calls = 0
-
-        def full_at_last(*args: Any, **options: Any) -> None:
-            nonlocal calls
-            calls += 1
-            if calls > 1:
-                full()
-            commit(*args, **options)
-
         parent = await directory(fs, "d")
-        await names(fs, "d")
-        journal.commit = full_at_last  # type: ignore[method-assign]
-        await fs.unlink(parent, b"x")
+        commit = journal.commit
+        journal.commit = full  # type: ignore[method-assign]
+        with pytest.raises(OSError, match="No space"):
+            await fs.unlink(parent, b"x")
         journal.commit = commit  # type: ignore[method-assign]
-        assert await names(fs, "d") == []
+        assert await read(fs, "d/x") == b"1"
+        assert not fs.tree.ledger.changes
 
 
 async def test_a_last_handle_that_finds_no_room_is_released_all_the_same(tmp_path: Path) -> None:
