@@ -50,8 +50,8 @@ class Source:
 def parse_source(text: str) -> Source:
     """A Source, or UsageError with one line that never repeats a password.
 
-    `file:///dir` must be an existing directory. `NAME:path` is resolved with the config file
-    (`config_load`); here it is an error.
+    `file:///dir` may be missing: its disk may be away (`missing_directory`). `NAME:path` is
+    resolved with the config file (`config_load`); here it is an error.
     """
     shown = without_secrets(text)
     if not text or not text.isprintable():
@@ -137,11 +137,16 @@ def _parse_file(authority: str, path: str, shown: str) -> Source:
     if authority not in ("", "localhost"):
         raise UsageError(f"SOURCE {shown}: a local directory has three slashes: file:///dir")
     directory = os.path.normpath("/" + path)
-    if not os.path.isdir(directory):
-        what = "is no directory" if os.path.lexists(directory) else "does not exist"
-        raise UsageError(f"SOURCE {shown}: {directory} {what}; give an existing directory")
+    if os.path.lexists(directory) and not os.path.isdir(directory):
+        raise UsageError(f"SOURCE {shown}: {directory} is no directory; give one")
     prefix = str(PurePosixPath(directory).relative_to("/")) if directory.strip("/") else ""
     return Source("file", "", prefix, "file:///" + prefix)
+
+
+def missing_directory(source: Source) -> str:
+    """The directory of a `file://` source that is not there, else ""."""
+    directory = f"/{source.prefix}"
+    return directory if source.scheme == "file" and not os.path.isdir(directory) else ""
 
 
 def _split_user(scheme: str, rest: str, authority: str, path: str) -> tuple[str, str]:

@@ -1,11 +1,13 @@
 """Queues that no daemon serves: cache folders with unsent changes whose lock nobody holds."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mountd import config_file
 from mountd.cache_folder import SOURCE, holder_pid, idle_folders
@@ -14,19 +16,13 @@ from mountd.cli.output import warn
 from mountd.config_load import configured_cache_dir, default_cache_dir
 from mountd.errors import UsageError
 
+if TYPE_CHECKING:  # else only in `peek_journal`: it brings what reads a journal
+    from mountd_cache.journal_peek import Peek
+
 # A journal of 100,000 changes is read in a second or two.
 _DISK_TIMEOUT_S = 10.0
 NO_DAEMON = "no daemon"
 JOURNAL, QUARANTINE, _README = "journal", "quarantine", "README.txt"
-
-
-@dataclass(frozen=True, slots=True)
-class Peek:
-    """What a journal holds that nobody has open; as in `IdleQueue`."""
-
-    unsent: int
-    failed: int
-    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +123,7 @@ def peek_journal(folder: Path) -> Peek | None:
     journal = folder / JOURNAL
     if not (journal / "journal.db").exists():
         return None
-    from mountd.cli.journal_peek import peek  # only here: it brings what reads a journal
+    from mountd_cache.journal_peek import peek
 
     return peek(journal)
 
@@ -159,5 +155,6 @@ def _look(folder: Path, source: str, peek: Callable[[Path], Peek | None]) -> Idl
             return IdleQueue(folder, source)
     except (OSError, ValueError) as error:
         return IdleQueue(folder, source, error=f"its journal cannot be read: {error}")
-    seen = seen or Peek(0, 0, 0)
+    if seen is None:
+        return IdleQueue(folder, source, quarantined=aside)
     return IdleQueue(folder, source, seen.unsent, seen.failed, seen.size_bytes, aside)

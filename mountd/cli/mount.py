@@ -12,7 +12,8 @@ from mountd.cli.output import warn
 from mountd.cli.ready import ReadyPipe
 from mountd.config import MountPlan
 from mountd.config_load import plan_mount, read_command_line
-from mountd.errors import RemoteError, StartError
+from mountd.errors import RemoteError, StartError, UsageError
+from mountd.source import missing_directory
 
 # How long a start may take beyond one request's time: SQLite, recovery, a slow disk.
 _START_GRACE_S = 60.0
@@ -33,6 +34,7 @@ def run(arguments: Sequence[str]) -> int:
             load_config(parsed.config),
             read_command_line(parsed.options),
         )
+        _check_there(plan)
         if not parsed.foreground:
             return _start_child(plan, arguments)
         if parsed.ready_fd is not None:
@@ -63,6 +65,21 @@ def _parser() -> Parser:
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--log-dir", type=Path, help=argparse.SUPPRESS)
     return parser
+
+
+def _check_there(plan: MountPlan) -> None:
+    """A local directory that is missing is mounted only where it was mounted before: its disk may
+    be away, and what waits for it must be seen."""
+    directory = missing_directory(plan.source)
+    if not directory:
+        return
+    from mountd.cache_folder import identity_name
+
+    folder = plan.settings.cache_dir / identity_name(plan.source, plan.settings)
+    if not (folder / "journal" / "journal.db").exists():
+        raise UsageError(
+            f"SOURCE {plan.source.text}: {directory} does not exist; give an existing directory"
+        )
 
 
 def _checked(plan: MountPlan) -> MountPlan:

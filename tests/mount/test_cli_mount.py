@@ -32,6 +32,8 @@ STATUS = {
     "transfer": {"down_bytes", "up_bytes", "requests"},
 }
 
+KEPT = ("PATH", "HOME", "LANG", "PYTHONPATH")
+
 
 @dataclass
 class Machine:
@@ -80,7 +82,7 @@ class Machine:
 def machine(tmp_path: Path, s3_server: S3Server) -> Iterator[Machine]:
     s3_server.put("lab", "a.txt", b"hello")
     s3_server.put("lab", "d/b.txt", b"b")
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    kept = {name: value for name, value in os.environ.items() if name in KEPT}
     environment = kept | s3_server.environment()
     environment["MOUNTD_RUNTIME_DIR"] = str(tmp_path / "run")
     environment["MOUNTD_CACHE_DIR"] = str(tmp_path / "cache")
@@ -299,6 +301,26 @@ def test_a_known_source_is_mounted_although_its_remote_is_away(
     machine.mount()
     assert sorted(os.listdir(machine.mountpoint)) == ["a.txt", "d"]
     assert (machine.mountpoint / "a.txt").read_bytes() == b"hello"
+
+
+def test_a_local_directory_that_is_away_is_mounted_where_something_waits_for_it(
+    machine: Machine, tmp_path: Path
+) -> None:
+    disk, away = tmp_path / "disk", tmp_path / "away"
+    disk.mkdir()
+    (disk / "f").write_bytes(b"1")
+    machine.mount(f"file://{disk}")
+    pid = machine.status()["pid"]
+    assert os.listdir(machine.mountpoint) == ["f"]
+    disk.rename(away)
+    (machine.mountpoint / "new").write_bytes(b"waits")
+    kill(machine, pid)
+    machine.mount(f"file://{disk}")
+    assert (machine.mountpoint / "new").read_bytes() == b"waits"
+    away.rename(disk)
+    assert machine.run("flush", machine.mountpoint, "--timeout", "25").returncode == 0
+    assert (disk / "new").read_bytes() == b"waits"
+    assert (disk / "f").read_bytes() == b"1"
 
 
 def test_refresh_shows_what_is_new_before_its_time(machine: Machine, s3_server: S3Server) -> None:

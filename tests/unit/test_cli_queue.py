@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from mountd.cli import queue as queue_command
-from mountd.cli.idle_queues import IdleQueue, Peek, idle_queues, known_cache_dirs, quarantines
+from mountd.cli.idle_queues import IdleQueue, idle_queues, known_cache_dirs, quarantines
 from mountd.cli.output import human_seconds
 from mountd.cli.queue import find_item, loss_of
 from mountd.cli.queue_words import describe_queue
 from mountd.cli.status import remarks, with_idle_queues
 from mountd.config_load import default_cache_dir
 from mountd.errors import StartError, UsageError
+from mountd_cache.journal_peek import Peek
 from tests.fakes.scripted_daemon import scripted_daemon
 
 

@@ -7,9 +7,9 @@ a daemon from starting meanwhile.
 import logging
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from mountd.cli.idle_queues import Peek
 from mountd_cache.changes import ChangeState, Rows
 from mountd_cache.durable_io import DISK
 from mountd_cache.extent_map import ExtentMap
@@ -29,8 +29,19 @@ from mountd_cache.staging import FileKey
 logging.getLogger("mountd_cache").addHandler(logging.NullHandler())
 
 
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """`unsent` counts changes, those that `failed` among them; `size_bytes` is what has to be
+    sent."""
+
+    unsent: int
+    failed: int
+    size_bytes: int
+
+
 def peek(journal: Path) -> Peek:
     """What recovery would find in the folder `journal`, but for the look at the staged bytes.
+    Blocks: 1.5 s with 100,000 changes.
 
     Raises OSError, and ValueError for a journal that is damaged or of a later version.
     """

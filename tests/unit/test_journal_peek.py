@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mountd.cli.idle_queues import Peek, idle_queues, peek_journal
+from mountd.cli.idle_queues import idle_queues, peek_journal
 from mountd_cache.journal import Journal
+from mountd_cache.journal_peek import Peek
 
 # Two files (one of them refused), a directory, a deletion, and a file that the remote has.
 KILLED = """
