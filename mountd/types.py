@@ -11,7 +11,8 @@ store that made it looks inside; everybody else compares for equality. A listing
 same state give the same string.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 
@@ -30,6 +31,10 @@ class Entry:
     and a directory of one name may stand side by side. `mtime_ns` is nanoseconds since the epoch
     (0: unknown). A directory has size 0, and version "" unless the remote gives it a token that
     changes when anything below changes.
+
+    `attributes`: what the remote keeps beside the bytes, of `mode` (decimal, with the bits of the
+    file's type), `uid`, `gid` (decimal) and `xattr`; ASCII. None: it didn't say; {}: it has none.
+    Entries are compared without them, because most listings don't say.
     """
 
     name: str
@@ -37,3 +42,4 @@ class Entry:
     size: int
     mtime_ns: int
     version: str
+    attributes: Mapping[str, str] | None = field(default=None, compare=False)

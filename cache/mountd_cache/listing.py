@@ -7,13 +7,15 @@
     records     25 bytes per row: size, mtime, end of name, end of version, is_dir
     names       one after the other
     versions    one after the other, UTF-8
+    attributes  only where a row has any (that is format 2): see `_pack_attributes`
 
-95 bytes per row for names of 20 bytes and ETags of 34; as Python objects it would be 500.
+95 bytes per row for names of 20 bytes and ETags of 34; as Python objects it would be 500. A row
+with attributes takes 8 bytes more, and each different text of them its length and 4 once.
 """
 
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from operator import itemgetter
 from typing import Final, NamedTuple, Self
@@ -21,7 +23,8 @@ from typing import Final, NamedTuple, Self
 from crc32c import crc32c
 
 _MAGIC: Final = b"mtdlist\n"
-_FORMAT: Final = 1
+_PLAIN: Final = 1  # the format of a listing in which no row has attributes
+_WITH_ATTRIBUTES: Final = 2
 # magic, format version, CRC32C of what follows, rows, length of the common prefix,
 # bytes of names, bytes of versions
 _HEAD: Final = struct.Struct("=8sII4Q")
@@ -31,12 +34,15 @@ _RECORD: Final = struct.Struct("=QqII?")
 _ENDS: Final = struct.Struct("=II")
 _ENDS_OFFSET: Final = 16  # of the two ends in a record
 _PREFIX_SIZE: Final = 8
+_COUNTS: Final = struct.Struct("=II")  # rows with attributes, different texts
+_NUMBER_SIZE: Final = 4
 _MAX_INT64: Final = (1 << 63) - 1
 _OBJECT_BYTES: Final = 400  # a Listing, its bytes object's head and its view, measured
 
 
 class Row(NamedTuple):
-    """One name in a directory. `size` is bytes, `mtime_ns` nanoseconds since the epoch."""
+    """One name in a directory. `size` is bytes, `mtime_ns` nanoseconds since the epoch.
+    `attributes` is ASCII and means nothing here; "" where none are known."""
 
     name: bytes
     is_dir: bool
@@ -44,12 +50,14 @@ class Row(NamedTuple):
     mtime_ns: int
     version: str
     ino: int
+    attributes: str = ""
 
 
 class Listing:
     """A whole directory, sorted by the names' bytes. Never changes; any thread may read it."""
 
     __slots__ = (
+        "_attributed",
         "_blob",
         "_common",
         "_inos_at",
@@ -57,12 +65,13 @@ class Listing:
         "_names_at",
         "_prefixes",
         "_records_at",
+        "_texts_at",
         "_versions_at",
     )
 
     def __init__(self, blob: bytes) -> None:
         """Use `build` or `from_bytes`: nothing is checked here."""
-        _, _, _, length, common, names, _ = _HEAD.unpack_from(blob)
+        _, version, _, length, common, names, versions = _HEAD.unpack_from(blob)
         self._blob = blob
         self._length: int = length
         self._inos_at = _HEAD.size
@@ -72,13 +81,33 @@ class Listing:
         self._versions_at = self._names_at + names
         self._common = blob[self._names_at : self._names_at + common]
         self._prefixes = memoryview(blob)[prefixes_at : self._records_at].cast("Q")
+        # For each row with attributes its index, then for each the number of its text, then the
+        # texts' ends; None where no row has any.
+        self._attributed: tuple[memoryview, memoryview, memoryview] | None = None
+        self._texts_at = len(blob)
+        if version != _PLAIN:
+            self._find_attributes(self._versions_at + versions)
+
+    def _find_attributes(self, at: int) -> None:
+        rows, texts = _COUNTS.unpack_from(self._blob, at)
+        rows_at = at + _COUNTS.size
+        numbers_at = rows_at + _NUMBER_SIZE * rows
+        ends_at = numbers_at + _NUMBER_SIZE * rows
+        self._texts_at = ends_at + _NUMBER_SIZE * texts
+        view = memoryview(self._blob)
+        self._attributed = (
+            view[rows_at:numbers_at].cast("I"),
+            view[numbers_at:ends_at].cast("I"),
+            view[ends_at : self._texts_at].cast("I"),
+        )
 
     @classmethod
     def build(cls, rows: Iterable[Row]) -> Self:
         """Packs rows that come in any order.
 
         Raises ValueError for a size, mtime or inode number outside of 64 bits with sign, or
-        negative where that makes no sense, and for 4 GiB of names or versions.
+        negative where that makes no sense, for 4 GiB of names or versions, and for attributes that
+        are not ASCII.
         """
         ordered = sorted(rows, key=itemgetter(0, 1))
         names = [row.name for row in ordered]
@@ -105,14 +134,16 @@ class Listing:
                     ),
                     *names,
                     *versions,
+                    attributes := _pack_attributes(ordered),
                 )
             )
         except struct.error as error:
             raise ValueError(f"a row does not fit: {error}") from error
         sizes = (len(ordered), common, sum(map(len, names)), sum(map(len, versions)))
-        tail = _HEAD.pack(_MAGIC, _FORMAT, 0, *sizes)[_AFTER_CRC:]
+        version = _WITH_ATTRIBUTES if attributes else _PLAIN
+        tail = _HEAD.pack(_MAGIC, version, 0, *sizes)[_AFTER_CRC:]
         crc = crc32c(body, crc32c(tail))
-        return cls(_HEAD.pack(_MAGIC, _FORMAT, crc, *sizes) + body)
+        return cls(_HEAD.pack(_MAGIC, version, crc, *sizes) + body)
 
     @classmethod
     def from_bytes(cls, blob: bytes) -> Self:
@@ -124,15 +155,18 @@ class Listing:
         if len(blob) < _HEAD.size:
             raise ValueError("a listing is longer")
         magic, version, crc, length, common, names, versions = _HEAD.unpack_from(blob)
-        if magic != _MAGIC or version != _FORMAT:
+        if magic != _MAGIC or version not in (_PLAIN, _WITH_ATTRIBUTES):
             raise ValueError("not a listing of this format")
         row_size = _INO.size + _PREFIX_SIZE + _RECORD.size
-        if len(blob) != _HEAD.size + length * row_size + names + versions or common > names:
+        end = _HEAD.size + length * row_size + names + versions
+        if version == _WITH_ATTRIBUTES:
+            end = _check_attributes(blob, end)
+        if len(blob) != end or common > names:
             raise ValueError("a listing has another length")
         if crc32c(memoryview(blob)[_AFTER_CRC:]) != crc:
             raise ValueError("a listing's CRC is wrong")
         listing = cls(blob)
-        if not blob[listing._versions_at :].isascii():
+        if not blob[listing._versions_at : listing._versions_at + versions].isascii():
             for i in range(length):
                 listing.version(i)  # UnicodeDecodeError is a ValueError
         return listing
@@ -185,6 +219,19 @@ class Listing:
         number: int = _INO.unpack_from(self._blob, self._inos_at + _INO.size * i)[0]
         return number & _MAX_INT64
 
+    def attributes(self, i: int) -> str:
+        """The attributes in row `i`."""
+        if self._attributed is None:
+            return ""
+        rows, numbers, ends = self._attributed
+        at = bisect_left(rows, i)
+        if at == len(rows) or rows[at] != i:
+            return ""
+        number = numbers[at]
+        start = ends[number - 1] if number else 0
+        first = self._texts_at
+        return self._blob[first + start : first + ends[number]].decode("ascii")
+
     def row(self, i: int) -> Row:
         """All of row `i`."""
         if not 0 <= i < self._length:
@@ -205,6 +252,7 @@ class Listing:
                 "utf-8", "surrogatepass"
             ),
             self.ino(i),
+            self.attributes(i) if self._attributed is not None else "",
         )
 
     def rows(self, start: int = 0) -> Iterator[Row]:
@@ -261,6 +309,48 @@ class Listing:
             versions + version_start,
             versions + version_end,
         )
+
+
+def _pack_attributes(ordered: Sequence[Row]) -> bytes:
+    """Nothing where no row has any; else the two counts, the indexes of the rows that have, for
+    each of them the number of its text, the ends of the texts, and the texts.
+
+    Most files of a directory have the same ones, so each text is there once.
+    """
+    if not any(map(itemgetter(6), ordered)):
+        return b""
+    rows = [i for i, row in enumerate(ordered) if row.attributes]
+    numbers: dict[str, int] = {}
+    numbered = [numbers.setdefault(ordered[i].attributes, len(numbers)) for i in rows]
+    ends = list(accumulate(map(len, numbers)))
+    words = (*rows, *numbered, *ends)
+    return b"".join(
+        (
+            _COUNTS.pack(len(rows), len(numbers)),
+            struct.pack(f"={len(words)}I", *words),
+            "".join(numbers).encode("ascii"),
+        )
+    )
+
+
+def _check_attributes(blob: bytes, start: int) -> int:
+    """Where the attributes that begin there end. Raises ValueError for what can't be looked up."""
+    if len(blob) < start + _COUNTS.size:
+        raise ValueError("a listing's attributes are cut off")
+    rows, texts = _COUNTS.unpack_from(blob, start)
+    numbers_at = start + _COUNTS.size + _NUMBER_SIZE * rows
+    ends_at = numbers_at + _NUMBER_SIZE * rows
+    texts_at = ends_at + _NUMBER_SIZE * texts
+    if len(blob) < texts_at:
+        raise ValueError("a listing's attributes are cut off")
+    view = memoryview(blob)
+    numbers, ends = view[numbers_at:ends_at].cast("I"), view[ends_at:texts_at].cast("I")
+    if not blob[texts_at:].isascii() or max(numbers, default=0) >= max(texts, 1):
+        raise ValueError("a listing's attributes can't be read")
+    if rows and not texts:
+        raise ValueError("a listing's attributes are missing")
+    end: int = texts_at + (ends[-1] if texts else 0)
+    return end
 
 
 def _common_length(one: bytes, other: bytes) -> int:

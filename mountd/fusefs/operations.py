@@ -29,6 +29,7 @@ from mountd.fusefs.write_operations import STATFS_BLOCK, Ownership, WriteOperati
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.names import NAME_MAX_BYTES
 from mountd.vfs.nodes import ROOT, Attributes, Directory
+from mountd.vfs.row_attributes import shown_in
 from mountd.vfs.virtual_files import FIRST_HANDLE, VirtualFiles
 from mountd_cache.listing import Listing, Row
 from mountd_cache.metadata_cache import CachedListing
@@ -152,12 +153,12 @@ class Operations(WriteOperations):
         """Fills the reply. One EntryAttributes serves for all rows: readdir_reply copies it."""
         listing, directory = opened.cached.listing, opened.directory
         entry = pyfuse3.EntryAttributes()
-        entry.st_uid, entry.st_gid = self._owner.uid, self._owner.gid
         entry.st_nlink = 1
         entry.st_blksize = STATFS_BLOCK
         entry.entry_timeout = entry.attr_timeout = self._tree.timeout_s(opened.cached)
         remember, reply = self._tree.remember, pyfuse3.readdir_reply
-        file_mode, directory_mode = self._owner.file_mode, self._owner.directory_mode
+        owner = self._owner
+        file_mode, directory_mode = owner.file_mode, owner.directory_mode
         no_mtime_ns = self._no_mtime_ns
         changed = self._tree.ledger.by_number
         current = self._fs.changed_since(directory, opened.cached)
@@ -168,7 +169,7 @@ class Operations(WriteOperations):
                 if now is None:
                     continue
                 source, row = now
-            name, is_dir, size, mtime_ns, _, number = source.row(row)
+            name, is_dir, size, mtime_ns, _, number, attributes = source.row(row)
             if number in changed:
                 own = self._entry(self._tree.change_attributes(changed[number]))
                 self._tree.remember_change(directory, changed[number])
@@ -182,8 +183,16 @@ class Operations(WriteOperations):
             except NameNotAllowed as exc:
                 log.warning("%r in %r is left out: %s", name, directory.key, exc)
                 continue
+            if attributes:
+                mode, uid, gid = shown_in(attributes)
+                entry.st_uid = owner.uid if uid is None else uid
+                entry.st_gid = owner.gid if gid is None else gid
+                mode = owner.mode(mode, is_dir=is_dir)
+            else:
+                entry.st_uid, entry.st_gid = owner.uid, owner.gid
+                mode = directory_mode if is_dir else file_mode
             entry.st_ino = number
-            entry.st_mode = directory_mode if is_dir else file_mode
+            entry.st_mode = mode
             entry.st_size = size
             entry.st_blocks = (size + 511) // 512
             entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime_ns or no_mtime_ns

@@ -30,6 +30,11 @@ class Ownership:
     file_mode: int
     directory_mode: int
 
+    def mode(self, mode: int | None, *, is_dir: bool) -> int:
+        """st_mode of what has that mode, of which the permission bits count."""
+        usual = self.directory_mode if is_dir else self.file_mode
+        return usual if mode is None else stat.S_IFMT(usual) | (mode & PERMISSIONS)
+
 
 class WriteOperations(pyfuse3.Operations):
     """What `Operations` is built on; see there."""
@@ -193,10 +198,7 @@ class WriteOperations(pyfuse3.Operations):
         entry = pyfuse3.EntryAttributes()
         owner = self._owner
         entry.st_ino = attributes.number
-        mode = owner.directory_mode if attributes.is_dir else owner.file_mode
-        if attributes.mode is not None:
-            mode = stat.S_IFMT(mode) | attributes.mode
-        entry.st_mode = mode
+        entry.st_mode = owner.mode(attributes.mode, is_dir=attributes.is_dir)
         entry.st_nlink = 1  # for a directory too: find(1) then does not count on 2 + children
         entry.st_uid = owner.uid if attributes.uid is None else attributes.uid
         entry.st_gid = owner.gid if attributes.gid is None else attributes.gid

@@ -5,7 +5,7 @@ ledger still says what was sent: it compares what is wanted now with what the re
 change keeps its `sequence`, which says when the user asked for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mountd.sync.base import THERE
@@ -15,12 +15,14 @@ from mountd_cache.ledger import Ledger
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A state of a file that is at `change.key` on the remote, as `version`."""
+    """A state of a file that is at `change.key` on the remote, as `version`. `attributes`: what it
+    has there now; or those of the change, where nobody has said."""
 
     change: Change
     mtime_ns: int
     size: int
     version: str
+    attributes: Mapping[str, str]
 
 
 def file_landed(ledger: Ledger, sent: Sent, *, is_all: bool, now_ns: int) -> Rows | Base:
@@ -48,6 +50,7 @@ def file_landed(ledger: Ledger, sent: Sent, *, is_all: bool, now_ns: int) -> Row
         mtime_ns=wanted_mtime_ns,
         reason="",
         since_ns=now.since_ns if as_wanted else now_ns,
+        attributes=sent.attributes if as_wanted else now.attributes,
     )
     drop = (now.content,) if now.content else ()
     return _rebased(ledger, sent, Rows(changes=(new,), drop=drop))

@@ -5,7 +5,8 @@ A write whose answer was lost is never repeated before the remote was asked what
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,6 +20,7 @@ from mountd.sync.landing import Sent, base_moved, file_landed, remainder
 from mountd.sync.retry import ContentMissing
 from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
+from mountd.vfs.row_attributes import PARTIAL, known
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
 
 log = logging.getLogger(__name__)
@@ -86,7 +88,12 @@ class Uploader:
     async def send(self, change: Change) -> None:
         """A FILE. Raises BaseGone, Conflict, any RemoteError, and OSError from the local disk."""
         if change.content:
-            await self._send_content(change)
+            attributes: Mapping[str, str] = known(change.attributes)
+            if PARTIAL in change.attributes:
+                attributes = await self._asked(change)
+                if not self._is_wanted(change):
+                    return
+            await self._send_content(change, attributes)
         elif change.base is not None:
             await self._send_copy(change, change.base, *self._without_content(change))
         else:
@@ -94,7 +101,20 @@ class Uploader:
 
     # -- what there is to send
 
-    async def _send_content(self, change: Change) -> None:
+    async def _asked(self, change: Change, base: Base | None = None) -> Mapping[str, str]:
+        """With those that the version it is made from has on the remote, and that a put of the
+        whole file would take away."""
+        content = self._ledger.content_of(change)
+        base = base or (content.base if content is not None else None)
+        base = base or Base(change.key, change.expect, change.size)
+        kept: Mapping[str, str] = {}
+        if base.version != ABSENT:
+            with suppress(NotFound):  # the write itself finds out what that means
+                there = (await self._asker.call(self._store.identify, base.key)).entry
+                kept = (there.version == base.version and there.attributes) or {}
+        return {**kept, **known(change.attributes)}
+
+    async def _send_content(self, change: Change, attributes: Mapping[str, str]) -> None:
         began = self._journal.next_sequence()
         content = self._ledger.contents.get(change.content)
         if content is None:
@@ -105,7 +125,7 @@ class Uploader:
             content = self._ledger.contents[content.id]
         layer = content.layers[depth - 1].number if depth else -1
         id_ = self._id(change, content.id, layer)
-        upload = Upload(str(id_), content.mtime_ns, change.attributes)
+        upload = Upload(str(id_), content.mtime_ns, attributes)
         if depth == 0 and content.base is not None:
             await self._send_copy(change, content.base, id_, upload)
         else:
@@ -127,6 +147,10 @@ class Uploader:
                 return
             except Unsupported:
                 pass  # too large to be copied, for one
+        if PARTIAL in change.attributes:
+            upload = replace(upload, attributes=await self._asked(change, base))
+            if not self._is_wanted(change):
+                return
         body = base_body(self._journal, store, change.content, base, hashed=self._hashed)
         await self._land(self._of_body(change, body, id_, upload, 0))
 
@@ -148,7 +172,8 @@ class Uploader:
                 return
         except Unsupported:
             pass
-        self._settle(sending, change.expect)  # they are kept here, as long as the file is that one
+        # They are kept here, as long as the file is that one.
+        self._settle(sending, change.expect, change.attributes)
 
     @property
     def _hashed(self) -> bool:
@@ -157,7 +182,7 @@ class Uploader:
 
     def _without_content(self, change: Change) -> tuple[UploadId, Upload]:
         id_ = self._id(change)
-        return id_, Upload(str(id_), change.mtime_ns, change.attributes)
+        return id_, Upload(str(id_), change.mtime_ns, known(change.attributes))
 
     def _id(self, change: Change, content: int = 0, layer: int = -1) -> UploadId:
         now_ns, sequence = self._wall_clock(), change.sequence
@@ -186,7 +211,11 @@ class Uploader:
         """Unless nobody wants it there any more."""
         entry = await self._landed(sending)
         if entry is not None:
-            self._settle(sending, entry.version)
+            there = entry.attributes
+            if there is None:
+                # A copy has its source's, too, and a put only what came with it.
+                there = sending.change.attributes if sending.source else sending.upload.attributes
+            self._settle(sending, entry.version, there)
 
     async def _landed(self, sending: _Sending) -> Entry | None:
         change = sending.change
@@ -299,15 +328,15 @@ class Uploader:
 
     # -- what it means
 
-    def _settle(self, sending: _Sending, version: str) -> None:
-        """The remote has it: into the journal, synchronously."""
+    def _settle(self, sending: _Sending, version: str, there: Mapping[str, str]) -> None:
+        """The remote has it, with these attributes: into the journal, synchronously."""
         change = sending.change
         content, ledger = change.content, self._ledger
         is_all = content not in ledger.contents or self._journal.rest_adds_nothing(
             content, sending.depth
         )
         now_ns = self._wall_clock()
-        sent = Sent(change, sending.upload.mtime_ns, sending.attempt.size, version)
+        sent = Sent(change, sending.upload.mtime_ns, sending.attempt.size, version, there)
         landed = file_landed(ledger, sent, is_all=is_all, now_ns=now_ns)
         if isinstance(landed, Base):
             left = remainder(ledger.changes[change.key], landed, now_ns)

@@ -1,8 +1,8 @@
 """What the remote has taken goes into the kept listings, and leaves the journal.
 
 Until a listing on disk shows a CLEAN change, the journal keeps it: a crash in between must not hide
-a file until the next LIST. Changes that say what no listing can (attributes, that a file is a
-conflict copy) stay as long as the remote has that version.
+a file until the next LIST. Changes that say what no listing can (a directory's attributes, that a
+file is a conflict copy) stay as long as the remote has that version.
 """
 
 import logging
@@ -111,7 +111,7 @@ class Folding:
             held = [change for change in same if change.key.startswith(tuple(self._held))]
             self._waiting |= {change.directory for change in held}
             same = [change for change in same if change not in held]
-        keys = tuple(c.key for c in same if whatever or not (c.attributes or c.conflict))
+        keys = tuple(c.key for c in same if whatever or not _says_more(c))
         if not keys:
             return
         try:
@@ -119,3 +119,8 @@ class Folding:
         except OSError as error:
             log.warning("%d sent changes stay in the journal: %s", len(keys), error)
             self._waiting |= {change.directory for change in same}
+
+
+def _says_more(change: Change) -> bool:
+    """Than a row can. A directory's attributes are nowhere else: a listing may be evicted."""
+    return bool(change.conflict) or (change.is_directory and bool(change.attributes))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from mountd.types import Entry, Kind
 from mountd.vfs.names import is_shortened, raw_name, shown_names
+from mountd.vfs.row_attributes import packed
 from mountd_cache.listing import Listing, Row
 
 SEPARATOR = "\0"
@@ -36,14 +37,17 @@ def merged(
         if name in shown.shortened:
             version = f"{version}{SEPARATOR}{entry.name}"
         mtime_ns = min(max(entry.mtime_ns, -MAX_TIME_NS), MAX_TIME_NS)
-        row = Row(name, is_dir, entry.size, mtime_ns, version, 0)
+        row = Row(name, is_dir, entry.size, mtime_ns, version, 0, packed(entry.attributes))
         at = known.get(name)
         if at is not None and old is not None:
             before = old.row(at)
-            row = row._replace(ino=before.ino)
+            # What a listing doesn't say of the same version is what was known of it.
+            said = row.attributes
+            row = row._replace(ino=before.ino, attributes=said or before.attributes)
             if row == before:
                 unchanged += 1
             elif not _same_thing(row, before):
+                row = row._replace(attributes=said)
                 unnumbered.append(len(rows))
             elif not row.is_dir or not mtime_ns:
                 # The same version can't be younger: this mtime is the one that was written here,

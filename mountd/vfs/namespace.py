@@ -48,6 +48,7 @@ class Found:
     size: int
     mtime_ns: int
     change: Change | None
+    attributes: Mapping[str, str]
 
 
 class Namespace:
@@ -96,13 +97,17 @@ class Namespace:
         key, version = key_of_row(parent.key, listing, row), version_in(at.version)
         if at.is_dir:
             version = THERE
-        return Found(key, name, at.ino, at.is_dir, version, at.size, at.mtime_ns, None)
+        return Found(
+            *(key, name, at.ino, at.is_dir, version, at.size, at.mtime_ns, None),
+            {} if at.is_dir else self.tree.carried(at.attributes),
+        )
 
     def found(self, change: Change) -> Found:
         size, mtime_ns = self.ledger.size_of(change), self.ledger.mtime_ns_of(change)
         return Found(
             *(change.key, change.name, change.number, change.is_directory),
             *(change.expect, size, mtime_ns, change),
+            change.attributes,
         )
 
     def expected(self, parent: Directory, listing: Listing, name: bytes, key: str) -> str:
@@ -296,10 +301,11 @@ class Namespace:
             expect=expect,
             size=source.size,
             mtime_ns=source.mtime_ns,
+            attributes=source.attributes,
         )
         change = source.change
         if change is not None:
-            made = self.as_lost_as(change, replace(made, attributes=change.attributes))
+            made = self.as_lost_as(change, made)
         if not made.content:
             base = change.base if change is not None and change.base else None
             base = base or Base(source.key, source.version, source.size)

@@ -44,8 +44,8 @@ class Directory(Node):
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What stat(2) needs. `ttl_s` is how long the kernel may keep it, in seconds. `mode` (its
-    permission bits), `uid` and `gid` are None where the mount's own hold."""
+    """What stat(2) needs. `ttl_s` is how long the kernel may keep it, in seconds. `mode` (of
+    which the permission bits count), `uid` and `gid` are None where the mount's own hold."""
 
     number: int
     is_dir: bool

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from mountd.vfs.listing_rows import SEPARATOR, raw_segment, version_in
 from mountd.vfs.names import is_shortened
+from mountd.vfs.row_attributes import packed
 from mountd_cache.changes import Change
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing, Row
@@ -86,6 +87,7 @@ def _row(ledger: Ledger, change: Change) -> Row:
         ledger.mtime_ns_of(change),
         version,
         change.number,
+        "" if change.is_directory else packed(change.attributes),
     )
 
 

@@ -25,6 +25,7 @@ from mountd.vfs.names import shown_names
 from mountd.vfs.namespace import THERE, Found, Namespace
 from mountd.vfs.nodes import Directory
 from mountd.vfs.overlay import key_of_row
+from mountd.vfs.row_attributes import packed
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
 from mountd_cache.listing import Listing
 
@@ -177,11 +178,14 @@ class Subtree:
                     continue  # moved, or gone already
                 row = cached.listing.find(name) if cached is not None else -1
                 number = cached.listing.ino(row) if cached and row >= 0 else 0
-                mtime_ns = cached.listing.row(row).mtime_ns if cached and row >= 0 else 0
+                at = cached.listing.row(row) if cached is not None and row >= 0 else None
+                is_same = at is not None and version_in(at.version) == entry.version
+                said = packed(entry.attributes) or (at.attributes if at and is_same else "")
                 version = THERE if is_directory else entry.version
                 found = Found(
                     *(key, name, number or self._names.new_number(), is_directory, version),
-                    *(entry.size, mtime_ns or entry.mtime_ns, None),
+                    *(entry.size, (at.mtime_ns if at else 0) or entry.mtime_ns, None),
+                    {} if is_directory else self._tree.carried(said),
                 )
                 self._move(move, directory, found)
 
@@ -200,7 +204,7 @@ class Subtree:
             expect=before.expect if before else ABSENT,
             size=found.size,
             mtime_ns=found.mtime_ns,
-            attributes=change.attributes if change else {},
+            attributes=found.attributes,
         )
         if change is not None:
             made = self._names.as_lost_as(change, made)
@@ -228,9 +232,8 @@ class Subtree:
         made = self._names.change_at(
             move.new, to_parent.key, to_name, source.number, ChangeKind.DIRECTORY
         )
-        attributes = source.change.attributes if source.change else {}
         move.put[move.new] = replace(
-            made, expect=expect, mtime_ns=source.mtime_ns, attributes=attributes
+            made, expect=expect, mtime_ns=source.mtime_ns, attributes=source.attributes
         )
         self._leave(move, from_parent.key, source)
 

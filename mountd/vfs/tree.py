@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import trio
@@ -35,6 +35,7 @@ from mountd.types import Entry, Kind
 from mountd.vfs.listing_rows import merged, raw_segment, row_of, version_in
 from mountd.vfs.nodes import ROOT, Attributes, Directory, Node
 from mountd.vfs.overlay import is_changed, is_hidden, seen, waiting_below
+from mountd.vfs.row_attributes import shown, shown_in, unpacked
 from mountd_cache.changes import ABSENT, Change
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
@@ -383,7 +384,7 @@ class Tree:
         ):
             raise NoEntry(name)
         self.remember(parent, cached.listing, row)
-        return self._row_attributes(cached, row)
+        return self.row_attributes(cached, row)
 
     def seen(self, directory: Directory, cached: CachedListing) -> CachedListing:
         """A directory's listing with the local changes in it."""
@@ -403,11 +404,10 @@ class Tree:
         if change is not None:
             return self.change_attributes(change)
         cached, row = self.locate(node)
-        return self._row_attributes(cached, row)
+        return self.row_attributes(cached, row)
 
     def change_attributes(self, change: Change) -> Attributes:
         """Of a name that was changed here."""
-        mode, uid, gid = (change.attributes.get(name) for name in ("mode", "uid", "gid"))
         return Attributes(
             change.number,
             change.is_directory,
@@ -415,9 +415,7 @@ class Tree:
             self.ledger.mtime_ns_of(change),
             change.expect,
             self.ttl_s,
-            int(mode) & 0o7777 if mode else None,
-            int(uid) if uid else None,
-            int(gid) if gid else None,
+            *shown(change.attributes),
         )
 
     def locate(self, node: Node) -> tuple[CachedListing, int]:
@@ -449,7 +447,8 @@ class Tree:
     def _is_hidden(self, key: str, listing: Listing, row: int) -> bool:
         return key in self.ledger.gone and is_hidden(self.ledger, key, listing, row)
 
-    def _row_attributes(self, cached: CachedListing, row: int) -> Attributes:
+    def row_attributes(self, cached: CachedListing, row: int) -> Attributes:
+        """Of a name that is as the listing says."""
         found = cached.listing.row(row)
         return Attributes(
             found.ino,
@@ -458,7 +457,13 @@ class Tree:
             found.mtime_ns,
             version_in(found.version),
             self.timeout_s(cached),
+            *(shown_in(found.attributes) if found.attributes else ()),
         )
+
+    def carried(self, text: str) -> Mapping[str, str]:
+        """A row's attributes as a change carries them."""
+        keeps = self.store.capabilities.keeps_attributes
+        return unpacked(text) if text or keeps else {}
 
 
 def key_of(parent: Directory, listing: Listing, row: int) -> str:

@@ -139,9 +139,9 @@ class Writes:
     def _first_content(self, node: Node, opened: RemoteFile | None) -> Content:
         """Of a file that is as the listing says, or that has lost its name while it is open."""
         assert node.parent is not None
-        file, name = opened, b""
+        file, name, attributes = opened, b"", ""
         if not node.is_nameless:
-            file, name = self._named(node, node.parent.key, opened)
+            file, name, attributes = self._named(node, node.parent.key, opened)
         if file is None or (node.is_nameless and not self._files.is_open(node.number)):
             raise Stale(f"inode {node.number} has no name any more")
         base = Base(file.key, file.version, file.size)
@@ -157,6 +157,7 @@ class Writes:
             expect=file.version,
             size=file.size,  # what it is if a power cut takes the content
             mtime_ns=file.mtime_ns,
+            attributes=self._tree.carried(attributes),
         )
         self._commit_content(change, content)
         return content
@@ -170,10 +171,10 @@ class Writes:
 
     def _named(
         self, node: Node, directory: str, opened: RemoteFile | None
-    ) -> tuple[RemoteFile, bytes]:
-        """The version that a file is, and its name. Where somebody else has replaced or removed it
-        while it was open here, what is written now goes to its name all the same: the sync queue
-        finds the other's version there, and keeps both."""
+    ) -> tuple[RemoteFile, bytes, str]:
+        """The version that a file is, its name and its row's attributes. Where somebody else has
+        replaced or removed it while it was open here, what is written now goes to its name all the
+        same: the sync queue finds the other's version there, and keeps both."""
         try:
             cached, row = self._tree.locate(node)
         except Stale:
@@ -187,10 +188,11 @@ class Writes:
                 or self._is_taken(directory, name)
             ):
                 raise
-            return opened, name
+            return opened, name, ""
         if is_hidden(self._ledger, directory, cached.listing, row):
             raise Stale(f"inode {node.number} has no name any more")
-        return self._files.remote_file_of(node), cached.listing.name(row)
+        at = cached.listing.row(row)
+        return self._files.remote_file_of(node), at.name, at.attributes
 
     def _is_taken(self, directory: str, name: bytes) -> bool:
         """Whether a change or a directory has that name."""

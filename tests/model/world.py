@@ -4,6 +4,7 @@ reference that is told the same. Every answer is compared."""
 import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from stat import S_IMODE
 from typing import TypeVar
 
 from mountd.errors import FileSystemError, RemoteError, Throttled, Unreachable
@@ -171,7 +172,7 @@ class World:
         answer = self.both(lambda: self.model.find(path), theirs)
         if answer is not None:
             answer[0].mode = mode
-            assert answer[1].mode == mode
+            assert S_IMODE(answer[1].mode or 0) == mode
 
     def set_time(self, path: Path, mtime_ns: int) -> None:
         async def theirs() -> Attributes:
@@ -242,7 +243,8 @@ class World:
             found = rows[name]
             assert found.is_dir == isinstance(node, Directory)
             self._see_number((*path, name), node, found.number)
-            assert node.mode is None or found.mode == node.mode, (*path, name)
+            mode = None if found.mode is None else S_IMODE(found.mode)
+            assert node.mode is None or mode == node.mode, (*path, name)
             if isinstance(node, File):
                 assert found.size == len(node.data), (*path, name)
                 if node.mtime_ns is None:
@@ -259,7 +261,7 @@ class World:
             listing = (await self.fs.read_directory(directory)).listing
             rows: dict[str, Attributes] = {}
             for row in range(len(listing)):
-                name, is_dir, size, mtime_ns, _, number = listing.row(row)
+                name, is_dir, size, mtime_ns, _, number, _ = listing.row(row)
                 found = rows[name.decode()] = await self.daemon.look_up(directory, name.decode())
                 told = (found.is_dir, found.size, found.mtime_ns, found.number)
                 assert told == (is_dir, size, mtime_ns, number), f"{name!r} in {path}"

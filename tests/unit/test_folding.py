@@ -5,6 +5,7 @@ from pathlib import Path
 
 import trio
 
+from mountd.vfs.attributes import NewAttributes
 from mountd.vfs.nodes import Directory
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import MountedFiles, mounted_files, names, walk
@@ -71,3 +72,57 @@ async def test_a_directory_that_others_keep_never_shares_an_inode_with_the_one_t
         assert (await walk(fs, "d")).number != (await walk(fs, "e")).number
         assert await names(fs, "d") == ["foreign"]
         assert await names(fs, "e") == ["x"]
+
+
+async def test_a_mode_leaves_the_journal_and_stays_with_the_version_that_has_it(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore({"f": b"1", "g": b"2"})
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        number = (await walk(fs, "f")).number
+        await fs.set_attributes(number, NewAttributes(mode=0o750, uid=7), None)
+        await make(mounted, b"new", b"hello")
+        await drained(mounted)
+        await fs.folding.fold_waiting()
+        assert not mounted.journal.ledger.changes
+        fs.refresh(b"")
+        assert await names(fs) == ["f", "g", "new"]
+        assert (await walk(fs, "f")).number == number
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        found = fs.attributes((await walk(fs, "f")).number)
+        assert (found.number, found.mode, found.uid, found.gid) == (number, 0o100750, 7, None)
+        assert fs.attributes((await walk(fs, "g")).number).mode is None
+        store.seed("f", b"foreign")
+        fs.refresh(b"")
+        assert fs.attributes((await walk(fs, "f")).number).mode is None
+
+
+async def test_a_mode_goes_where_its_file_is_renamed_to(tmp_path: Path) -> None:
+    store = MemoryStore({"f": b"1", "d/x": b"2"})
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        for path in ("f", "d/x"):
+            number = (await walk(fs, path)).number
+            await fs.set_attributes(number, NewAttributes(mode=0o700), None)
+        await drained(mounted)
+        await fs.folding.fold_waiting()
+        await fs.rename(fs.tree.root, b"f", fs.tree.root, b"g")
+        await fs.rename(fs.tree.root, b"d", fs.tree.root, b"e")
+        for path in ("g", "e/x"):
+            assert fs.attributes((await walk(fs, path)).number).mode == 0o100700
+        await drained(mounted)
+        assert {store.upload(key).attributes["mode"] for key in ("g", "e/x")} == {str(0o100700)}
+
+
+async def test_a_directorys_mode_is_in_the_journal_because_it_is_nowhere_else(
+    tmp_path: Path,
+) -> None:
+    async with mounted_files(MemoryStore({"d/x": b"1"}), tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        number = (await walk(fs, "d")).number
+        await fs.set_attributes(number, NewAttributes(mode=0o700), None)
+        await drained(mounted)
+        await fs.folding.fold_waiting()
+        assert list(mounted.journal.ledger.changes) == ["d/"]

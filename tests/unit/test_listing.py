@@ -16,6 +16,7 @@ NAMES = st.binary(max_size=300) | st.sampled_from(
     [b"", b".", b"a", b"a\0", b"prefix-12345678", b"p"]
 )
 VERSIONS = st.text(max_size=40) | st.just("\udcff lone surrogate")
+PRINTABLE = st.characters(min_codepoint=32, max_codepoint=126)
 ROWS = st.builds(
     Row,
     NAMES,
@@ -24,6 +25,7 @@ ROWS = st.builds(
     st.integers(-(1 << 63), BIGGEST),
     VERSIONS,
     st.integers(0, BIGGEST),
+    st.just("") | st.sampled_from(["{}", '{"mode":"33261"}']) | st.text(PRINTABLE, max_size=9),
 )
 ONE = Row(b"name", False, 1, 2, "version", 3)
 
@@ -57,7 +59,7 @@ def test_rows_come_back_sorted_by_name_and_found_by_name_and_number(rows: list[R
         )
         assert listing.row(listing.find_ino(row.ino)).ino == row.ino
         assert (listing.name(i), listing.is_dir(i), listing.size(i)) == row[:3]
-        assert (listing.version(i), listing.ino(i)) == row[4:]
+        assert (listing.version(i), listing.ino(i), listing.attributes(i)) == row[4:]
     assert list(listing.rows(3)) == list(listing)[3:]
 
 
@@ -127,6 +129,32 @@ def test_a_lie_under_a_right_crc_is_a_value_error_or_wrong_rows_but_nothing_wors
         listing.find(row.name)
         listing.find_ino(row.ino)
         listing.version(i)
+        assert listing.attributes(i).isascii()
+
+
+def test_attributes_that_many_rows_share_are_kept_once_and_others_cost_nothing() -> None:
+    rows = etag_rows(1000)
+    plain = Listing.build(rows)
+    one = Listing.build([rows[0]._replace(attributes='{"mode":"33261"}'), *rows[1:]])
+    same = Listing.build([row._replace(attributes='{"mode":"33261"}') for row in rows])
+    assert one.nbytes - plain.nbytes == 8 + 8 + 4 + 16
+    assert same.nbytes - plain.nbytes == 8 + 8 * 1000 + 4 + 16
+
+
+def test_a_listing_without_attributes_is_in_the_format_from_before_there_were_any() -> None:
+    assert Listing.build([ONE]).to_bytes()[8:12] == struct.pack("=I", 1)
+    assert Listing.build([ONE._replace(attributes="{}")]).to_bytes()[8:12] == struct.pack("=I", 2)
+
+
+def test_another_inode_number_leaves_the_attributes_as_they_are() -> None:
+    rows = [ONE, ONE._replace(name=b"other", attributes="{}")]
+    listing = Listing.from_bytes(Listing.build(rows).renumbered(1, 77).to_bytes())
+    assert list(listing) == [ONE, rows[1]._replace(ino=77)]
+
+
+def test_attributes_that_are_not_ascii_are_a_value_error() -> None:
+    with pytest.raises(ValueError, match="ascii"):
+        Listing.build([ONE._replace(attributes="\x80")])
 
 
 @given(st.binary(max_size=200))

@@ -1,6 +1,7 @@
 """Writing through the vfs, without a queue: what is seen before anything was sent."""
 
 from pathlib import Path
+from stat import S_IFDIR, S_IFREG, S_IMODE
 
 import pytest
 
@@ -287,16 +288,17 @@ async def test_modes_and_times_are_kept(tmp_path: Path) -> None:
         number = (await walk(fs, "f")).number
         new = NewAttributes(mode=0o755, mtime_ns=1_000_000_000)
         got = await fs.set_attributes(number, new, None)
-        assert (got.mode, got.mtime_ns) == (0o755, 1_000_000_000)
+        assert (S_IMODE(got.mode or 0), got.mtime_ns) == (0o755, 1_000_000_000)
         await make(fs, "new", b"x")
         made = (await walk(fs, "new")).number
         assert (await fs.set_attributes(made, new, None)).mtime_ns == 1_000_000_000
         folder = (await walk(fs, "d")).number
-        assert (await fs.set_attributes(folder, NewAttributes(mode=0o700), None)).mode == 0o700
+        got = await fs.set_attributes(folder, NewAttributes(mode=0o700), None)
+        assert got.mode == S_IFDIR | 0o700
     async with file_system(store, tmp_path) as fs:
-        assert fs.tree.attributes(await walk(fs, "f")).mode == 0o755
+        assert fs.tree.attributes(await walk(fs, "f")).mode == S_IFREG | 0o755
         assert fs.tree.attributes(await walk(fs, "new")).mtime_ns == 1_000_000_000
-        assert fs.tree.attributes(await walk(fs, "d")).mode == 0o700
+        assert fs.tree.attributes(await walk(fs, "d")).mode == S_IFDIR | 0o700
 
 
 async def test_a_foreign_change_is_not_what_an_edit_was_based_on(tmp_path: Path) -> None:

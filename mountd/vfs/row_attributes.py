@@ -1,0 +1,81 @@
+"""What a file has beside its bytes, as a listing's row keeps it, as a change carries it, and as
+stat(2) shows it; pure.
+
+A row's text is "" where nothing is known, else JSON. `PARTIAL` marks what was taken from a row of
+which the remote may know more than we do: whoever writes the file anew has to ask first.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+PARTIAL: Final = "partial"
+XATTR: Final = "xattr"
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+_UNKNOWN: Final[Mapping[str, str]] = MappingProxyType({PARTIAL: "1"})
+_MAX_ID: Final = (1 << 32) - 2  # (uid_t) -1 says "leave it as it is"
+
+
+class Shown(NamedTuple):
+    """What stat(2) needs; None where the mount's own hold. `mode`: with the type's bits, if any."""
+
+    mode: int | None
+    uid: int | None
+    gid: int | None
+
+
+def packed(attributes: Mapping[str, str] | None) -> str:
+    """A row's text."""
+    if attributes is None or attributes == _UNKNOWN:
+        return ""
+    if not attributes:
+        return "{}"
+    return json.dumps(dict(sorted(attributes.items())), separators=(",", ":"))
+
+
+@lru_cache(maxsize=4096)  # most files of a mount have the same few
+def unpacked(text: str) -> Mapping[str, str]:
+    """As a change carries it."""
+    if not text:
+        return _UNKNOWN
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return _UNKNOWN
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        return _UNKNOWN
+    return MappingProxyType(found) if found else _NONE
+
+
+def known(attributes: Mapping[str, str]) -> dict[str, str]:
+    """Without the mark."""
+    return {name: value for name, value in attributes.items() if name != PARTIAL}
+
+
+def is_partial(text: str) -> bool:
+    """Whether the remote may know more than this row."""
+    return not text or PARTIAL in unpacked(text)
+
+
+@lru_cache(maxsize=4096)
+def shown_in(text: str) -> Shown:
+    """Of a row."""
+    return shown(unpacked(text))
+
+
+def shown(attributes: Mapping[str, str]) -> Shown:
+    """What doesn't make sense is left out: a remote's metadata is anybody's."""
+    return Shown(
+        _number(attributes.get("mode"), 0o177777),
+        _number(attributes.get("uid"), _MAX_ID),
+        _number(attributes.get("gid"), _MAX_ID),
+    )
+
+
+def _number(text: str | None, most: int) -> int | None:
+    if not text or not text.isascii() or not text.isdigit() or len(text) > 10:
+        return None
+    number = int(text)
+    return number if number <= most else None
