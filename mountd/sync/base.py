@@ -74,6 +74,10 @@ class QueueView(Protocol):
 
     def new_number(self) -> int: ...
 
+    def kept(self, base: Base, start: int, end: int) -> Buffer | None:
+        """These bytes of a version, if they are in the cache and proved to be its."""
+        ...
+
     def shown_names(self, directory: str) -> Container[bytes]:
         """The names that are taken in a directory, as far as they are known."""
         ...

@@ -1,14 +1,18 @@
 """Brings what a file still needs of its base onto the local disk.
 
-For where the base can't wait: two files that were swapped each need what the other overwrites.
+For where the base can't wait: two files that were swapped each need what the other overwrites. And
+for where the remote has it no longer, but the cache does.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
+import trio
+
 from mountd.errors import NotFound, VersionChanged
 from mountd.sync.attempts import Asker
-from mountd.sync.base import SyncJournal
+from mountd.sync.base import QueueView, SyncJournal
 from mountd.sync.uploader import BaseGone
 from mountd_cache.changes import BASE, Base, Change, Content, Rows
 
@@ -18,9 +22,10 @@ PIECE_BYTES: Final = 1 << 20  # written in the loop's thread: 0.5 ms
 class BringIn:
     """Raises BaseGone, RemoteErrors, and OSError from the local disk; what has come stays."""
 
-    def __init__(self, journal: SyncJournal, asker: Asker) -> None:
+    def __init__(self, journal: SyncJournal, asker: Asker, view: QueueView) -> None:
         self._journal = journal
         self._asker = asker
+        self._view = view
 
     async def stage(self, change: Change) -> None:
         """Afterwards the change needs no base. It stops where it became another meanwhile."""
@@ -38,6 +43,43 @@ class BringIn:
             self._fill(change.key, id_, start, data)
             at = end
         self._without_base(change.key, id_)
+
+    async def from_cache(self, key: str, base_key: str) -> bool:
+        """Whether the change at `key` needs nothing any more of the version at `base_key`, which
+        the remote has no longer: the cache had every byte of it that was not staged."""
+        change = self._journal.ledger.changes.get(key)
+        if change is None or change.is_clean or change.is_gone:
+            return False
+        content = self._journal.ledger.content_of(change)
+        base = content.base if content is not None else change.base
+        if base is None or base.key != base_key or not await self._is_kept(change, base):
+            return False
+        change = self._journal.ledger.changes.get(key)
+        if change is None or not (change.content or change.base == base):
+            return False  # it became another while the cache was looked through
+        id_ = change.content or self._with_content(change)
+        while (content := self._content(key, id_)) is not None and content.base == base:
+            hole = _first_hole(content, 0)
+            if hole is None:
+                self._without_base(key, id_)
+                return True
+            data = self._view.kept(base, *hole)
+            if data is None:
+                return False  # it made room for what is staged
+            self._fill(key, id_, hole[0], memoryview(data))
+            await trio.lowlevel.checkpoint()
+        return False
+
+    async def _is_kept(self, change: Change, base: Base) -> bool:
+        """Looked for before anything is staged: what is half there helps nobody."""
+        content = self._journal.ledger.content_of(change)
+        ends = [(0, min(base.size, change.size))] if content is None else _holes(content)
+        for start, end in list(ends):
+            for at in range(start, end, PIECE_BYTES):
+                if self._view.kept(base, at, min(end, at + PIECE_BYTES)) is None:
+                    return False
+                await trio.lowlevel.checkpoint()
+        return True
 
     def _with_content(self, change: Change) -> int:
         """A content for a change that had none, over the same base."""
@@ -84,6 +126,10 @@ class BringIn:
         made = content.copy()
         made.base = None
         self._journal.commit(Rows(contents=(made,)))
+
+
+def _holes(content: Content) -> Iterator[tuple[int, int]]:
+    return ((p.start, p.end) for p in content.pieces(0, content.size) if p.layer == BASE)
 
 
 def _first_hole(content: Content, start: int) -> tuple[int, int] | None:

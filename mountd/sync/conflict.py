@@ -12,6 +12,10 @@ NAME_MAX_BYTES: Final = 255
 _EXTENSION_MAX_BYTES: Final = 16
 _HOST_MAX: Final = 64
 BASE_GONE: Final = "conflict: the version that this was based on is gone"
+WHAT_TO_DO: Final = (
+    "what was written is kept here, the rest is nowhere: write the file anew as a whole, "
+    "or give it up with `mountd queue --discard`"
+)
 
 
 def conflict_name(name: str, host: str, when: datetime, is_taken: Callable[[str], bool]) -> str:

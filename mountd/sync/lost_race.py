@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from mountd.sync.base import THERE, QueueView, SyncJournal
-from mountd.sync.conflict import BASE_GONE, conflict_name, moved_aside, needs_base
+from mountd.sync.conflict import BASE_GONE, WHAT_TO_DO, conflict_name, moved_aside, needs_base
 from mountd.types import Entry, Kind
 from mountd.vfs.names import shown_names
 from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Rows
@@ -48,6 +48,15 @@ class LostRaces:
         log.warning("conflict: %r changed on the remote; ours becomes %r", now.key, ours.key)
         self._view.foreign(now.key)
 
+    def needs_its_base(self, change: Change) -> bool:
+        """Whether a conflict copy of it would need bytes that only the version had which was at
+        its own key."""
+        now = self._still(change)
+        content = self._journal.ledger.content_of(now) if now is not None else None
+        if content is None or content.base is None or content.base.key != change.key:
+            return False
+        return needs_base(content) and not content.rest_adds_nothing(0)
+
     def base_gone(self, key: str, base: Base) -> None:
         """The bytes that the change at `key` is made from are no longer on the remote."""
         ledger = self._journal.ledger
@@ -57,8 +66,8 @@ class LostRaces:
         content = ledger.content_of(now)
         if base != (content.base if content is not None else now.base):
             return
-        of = f" ({base.key}, version {base.version})"
-        failed = replace(now, state=ChangeState.FAILED, reason=BASE_GONE + of)
+        reason = f"{BASE_GONE} ({base.key}, version {base.version}); {WHAT_TO_DO}"
+        failed = replace(now, state=ChangeState.FAILED, reason=reason)
         # A tombstone for exactly that version has nothing to remove any more.
         gone = ledger.changes.get(base.key)
         is_tombstone = gone is not None and gone.kind is ChangeKind.GONE_FILE and not gone.is_clean

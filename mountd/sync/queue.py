@@ -100,7 +100,7 @@ class SyncQueue:
             landing=landing,
         )
         self._namespace = NamespaceSender(journal, asker, view, self._lost, wall_clock=wall_clock)
-        self._bring_in = BringIn(journal, asker)
+        self._bring_in = BringIn(journal, asker, view)
         self._in_flight: dict[str, _Flight] = {}
         self._contents_in_flight: dict[int, str] = {}
         self._failures = Failures(journal, remote_is_well=remote_is_well, jitter=jitter)
@@ -360,10 +360,14 @@ class SyncQueue:
         try:
             await act(change)
         except Conflict:
+            if self._lost.needs_its_base(change):
+                await self._bring_in.from_cache(change.key, change.key)
             self._lost.conflict(change)
             self._doubts.clear(change.key)
         except BaseGone as gone:
-            if not await self._uploader.find_base(change.key, gone.base):
+            if await self._uploader.find_base(change.key, gone.base):
+                return
+            if not await self._bring_in.from_cache(change.key, gone.base.key):
                 self._lost.base_gone(change.key, gone.base)
 
     async def _send(self, change: Change) -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Container
 
+from typing_extensions import Buffer
+
 from mountd.remotes.base import Body
 from mountd.vfs.files import OpenFiles, remote_file_at
 from mountd.vfs.folding import Folding
@@ -9,7 +11,7 @@ from mountd.vfs.names import shown_name
 from mountd.vfs.namespace import Namespace
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
-from mountd_cache.changes import BASE, Change
+from mountd_cache.changes import BASE, Base, Change
 
 # Larger files (checkpoints, archives) are rarely read again soon, and would push out what is.
 MAX_KEPT_BYTES = 64 << 20
@@ -65,6 +67,15 @@ class QueueView:
 
     def new_number(self) -> int:
         return self._names.new_number()
+
+    def kept(self, base: Base, start: int, end: int) -> Buffer | None:
+        """These bytes of a version, if the block cache has them all: each block is proved to be
+        of that version when it is read. 0.5 ms for 1 MiB."""
+        cached = self._files.cached(remote_file_at(base.key, base.version, base.size, 0))
+        try:
+            return cached.read_now(start, end)
+        finally:
+            cached.close()
 
     def shown_names(self, directory: str) -> Container[bytes]:
         """The names that are taken in a directory, as far as they are known."""

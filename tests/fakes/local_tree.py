@@ -25,8 +25,9 @@ class LocalTree:
     """Names and files as a user has them, synchronously; also the queue's view of them.
 
     What no change says is as `seen` has it: what `store` had at the last `refresh`. `known`: every
-    version that was seen, by key. `open_numbers`: inodes that are open for writing. `clean` has
-    every change that was sent, `foreigners` every key that `foreign` was called for.
+    version that was seen, by key. `cached`: what was kept of versions, from their front.
+    `open_numbers`: inodes that are open for writing. `clean` has every change that was sent,
+    `foreigners` every key that `foreign` was called for.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class LocalTree:
         self.forgets_clean = True
         self.seen: dict[str, Entry] = {}
         self.known: dict[str, set[str]] = {}
+        self.cached: dict[tuple[str, str], bytes] = {}
         self._now = wall_clock
         self._numbers: dict[str, int] = {}
         self._next_number = 1
@@ -84,6 +86,10 @@ class LocalTree:
     def new_number(self) -> int:
         self._next_number += 1
         return self._next_number
+
+    def kept(self, base: Base, start: int, end: int) -> bytes | None:
+        data = self.cached.get((base.key, base.version))
+        return data[start:end] if data is not None and len(data) >= end else None
 
     def shown_names(self, directory: str) -> Container[bytes]:
         shown = set(self.journal.ledger.shown.get(directory, ()))

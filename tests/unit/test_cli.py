@@ -22,11 +22,13 @@ from mountd.mount_point import check_fuse, probe, user_allow_other
 from mountd.mount_table import mount_at, mount_containing, parse_mountinfo
 from tests.conftest import ExpectedLog
 
+KEPT = ("PATH", "HOME", "LANG", "PYTHONPATH")
+
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """Nothing of this machine's own configuration, and a place of its own for every file."""
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    kept = {name: value for name, value in os.environ.items() if name in KEPT}
     return {
         **kept,
         "MOUNTD_RUNTIME_DIR": str(tmp_path / "run"),
