@@ -20,7 +20,7 @@ _NO_PROOFS: Final = Proofs()
 @dataclass(slots=True)
 class Findings:
     """`torn`: parts of files that can't be proved. `lost`: contents with bytes that were on
-    the disk and are not. `empty`: files to be made, of layers without bytes that count. `orphans`:
+    the disk and are not. `empty`: files to be made, of layers whose bytes don't count. `orphans`:
     files with data that no content has. `useless`: files without data."""
 
     torn: dict[FileKey, ExtentMap] = field(default_factory=dict)
@@ -71,8 +71,10 @@ class DataCheck:
             size = os.stat(name, dir_fd=self._fd).st_size
             if size >= PAGE + layer.extents.end:
                 return
-        # What is missing was never fsynced if each byte of it still needs a proof, or lacks one.
         key = (content.id, layer.number)
+        if not layer.extents and key not in self._state.proofs:
+            return  # maybe it never had a file: the first write makes one
+        # What is missing was never fsynced if each byte of it still needs a proof, or lacks one.
         proofs = self._state.proofs.get(key, _NO_PROOFS)
         volatile = ExtentMap(self._state.torn.get(key, ()))
         for start, end in (part for _, left in proofs.volatile() for part in left):

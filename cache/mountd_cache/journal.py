@@ -160,21 +160,17 @@ class Journal:
         return self._sequence
 
     def new_content(self, base: Base | None, size: int, mtime_ns: int) -> Content:
-        """A content with an id of its own and an empty data file, over `base` as far as `size`.
-        It is nobody's until a `commit` names it; `discard` it where none does."""
+        """A content with an id of its own, over `base` as far as `size`. It is nobody's until a
+        `commit` names it; `discard` it where none does."""
         floor_end = min(base.size, size) if base is not None else 0
         layer = Layer(0, size, floor_end)
         content = Content(self.next_sequence(), base, [layer], mtime_ns, mtime_ns)
-        sidecar = pack_sidecar(content, layer, "", self._boot_id)
-        self._staging.create((content.id, 0), sidecar)
         self._fresh[content.id] = content
         return content
 
     def discard(self, content: Content) -> None:
-        """A new content that no commit named goes, with its file."""
-        if self._fresh.pop(content.id, None) is not None:
-            self._staging.cool(content.id)
-            self._staging.unlink([(content.id, 0)])
+        """A new content that no commit named goes."""
+        self._fresh.pop(content.id, None)
 
     def write(self, content: int, offset: int, data: Buffer, mtime_ns: int) -> None:
         """`data` is at `offset` in the file. Where the disk is full a part of the bytes may have
@@ -182,8 +178,8 @@ class Journal:
         view = data if isinstance(data, bytes) else memoryview(data).cast("B")
         if not view:
             return
-        number = self.ledger.contents[content].layers[-1].number
-        key = (content, number)
+        layer = self.ledger.contents[content].layers[-1]
+        key = (content, layer.number)
         end = offset + len(view)
         covers: list[Cover] = []
         proofs = self._state.proofs.get(key)
@@ -191,7 +187,8 @@ class Journal:
             for start, stop in proofs.replaced_by(offset, end):
                 covers.append(Cover(start, stop, crc32c(self._staging.read(key, start, stop))))
         self._log.ensure(_WRITE_SIZE + 16 * len(covers))
-        done = self._staging.write(key, offset, view)
+        # A file that is not there although it has bytes was lost, and is not made again.
+        done = self._staging.write(key, offset, view, None if layer.extents else self._sidecar(key))
         if done != len(view):
             self._finish(key, offset, memoryview(view), done, mtime_ns)
         self._note_write(key, offset, view, mtime_ns, covers)
@@ -203,16 +200,8 @@ class Journal:
         found = self.ledger.contents[content]
         if found.rest_adds_nothing(len(found.layers) - 1):
             return len(found.layers) - 1
-        number = found.top.number + 1
-        layer = Layer(number, found.size, found.size)
-        key = self.ledger.owner.get(content, "")
-        self._staging.create((content, number), pack_sidecar(found, layer, key, self._boot_id))
-        freeze = Freeze(content, number)
-        try:
-            self._log.append(pack(freeze))
-        except OSError:
-            self._staging.unlink([(content, number)])
-            raise
+        freeze = Freeze(content, found.top.number + 1)
+        self._log.append(pack(freeze))
         self._state.freeze(freeze)
         return len(found.layers) - 1
 
@@ -257,7 +246,9 @@ class Journal:
         """Keeps the bytes of a content readable until `unpin`. Any thread. Raises OSError,
         KeyError where there is no such content."""
         found = self.ledger.contents.get(content) or self._fresh[content]
-        self._staging.pin(content, [layer.number for layer in tuple(found.layers)])
+        # A layer without bytes may have no file; what it gets is kept from then on.
+        has_file = [layer.number for layer in tuple(found.layers) if layer.extents]
+        self._staging.pin(content, has_file)
 
     def unpin(self, content: int) -> None:
         """Ends one `pin`. Any thread."""
@@ -315,6 +306,11 @@ class Journal:
             )
             if change.content and not exists and change.state is not ChangeState.FAILED:
                 raise ValueError(f"{change.key!r}: there is no content {change.content}")
+
+    def _sidecar(self, key: FileKey) -> Callable[[], bytes]:
+        content = self.ledger.contents[key[0]]
+        owner = self.ledger.owner.get(key[0], "")
+        return lambda: pack_sidecar(content, content.top, owner, self._boot_id)
 
     def _note_write(
         self, key: FileKey, offset: int, data: Buffer, mtime_ns: int, covers: list[Cover]

@@ -20,6 +20,8 @@ _HEAD: Final = struct.Struct("<8sIII")
 _ROOM: Final = PAGE - _HEAD.size
 _MOST_EXTENTS: Final = 200
 
+_encode_json: Final = json.JSONEncoder(ensure_ascii=False).encode
+
 
 class BadSidecar(ValueError):
     """The first page of a data file can't be read."""
@@ -42,7 +44,7 @@ def pack_sidecar(content: Content, layer: Layer, key: str, boot_id: str) -> byte
     }
     for without in ("", "extents", "base", "key"):
         value.pop(without, None)
-        data = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        data = _encode_json(value).encode("utf-8", "surrogatepass")
         if len(data) <= _ROOM:
             break
     head = _HEAD.pack(_MAGIC, VERSION, len(data), crc32c(data))

@@ -1,8 +1,9 @@
 """Data files: the bytes of staged contents, one sparse file for each layer.
 
-A file holds a sidecar page and then the data, at its offset + PAGE. Files are never truncated, and
-are unlinked only by `unlink`. Descriptors are kept in an LRU; those of pinned contents stay open,
-so that what they read outlives its name.
+A file holds a sidecar page and then the data, at its offset + PAGE. It is made by the first write:
+few layers that a freeze adds ever get one. Files are never truncated, and are unlinked only by
+`unlink`. Descriptors are kept in an LRU; those of pinned contents stay open, so that what they read
+outlives its name.
 
 `write` belongs to one thread; everything else may be called by any.
 """
@@ -68,28 +69,17 @@ class Staging:
         self._named = 0  # those whose name survives a power cut
         self._hot: _OpenFile | None = None  # the file written last: `write` needs no lock for it
 
-    def create(self, key: FileKey, sidecar: bytes) -> None:
-        """A new data file without data. Raises OSError, and then there is none."""
-        path = self._path(key)
-        fd = self._disk.open_file(path, create=True)
-        try:
-            if self._disk.pwrite(fd, sidecar, 0) != len(sidecar):
-                raise OSError(errno.ENOSPC, "no room for a data file", os.fspath(path))
-        except OSError:
-            self._disk.close(fd)
-            self._disk.unlink(path)
-            raise
-        with self._lock:
-            self._created += 1
-            self._open[key] = _OpenFile(key, fd)
-            self._close_some()
+    def write(
+        self, key: FileKey, offset: int, data: Buffer, sidecar: Callable[[], bytes] | None = None
+    ) -> int:
+        """How many bytes were written: fewer when the disk is full. Raises OSError if none.
 
-    def write(self, key: FileKey, offset: int, data: Buffer) -> int:
-        """How many bytes were written: fewer when the disk is full. Raises OSError if none."""
+        `sidecar`: of a layer that has no bytes yet: its file is made where there is none.
+        """
         hot = self._hot
         if hot is None or hot.key != key or hot.closing:
             self._cool()
-            hot = self._hot = self._acquire(key)
+            hot = self._hot = self._acquire(key, sidecar)
         return self._disk.pwrite(hot.fd, data, offset + PAGE)
 
     def read(self, key: FileKey, start: int, end: int) -> bytes:
@@ -195,22 +185,40 @@ class Staging:
         finally:
             self._release(file)
 
-    def _acquire(self, key: FileKey) -> _OpenFile:
-        """The open file, which stays open until `_release`."""
+    def _acquire(self, key: FileKey, sidecar: Callable[[], bytes] | None = None) -> _OpenFile:
+        """The open file, which stays open until `_release`. `sidecar`: see `write`."""
         with self._lock:
             file = self._open.get(key)
             if file is None:
-                try:
-                    file = _OpenFile(key, self._disk.open_file(self._path(key)))
-                except FileNotFoundError as error:
-                    path = str(self._path(key))
-                    raise OSError(errno.EIO, "a staged file is not there", path) from error
+                file = _OpenFile(key, self._opened(key, sidecar))
                 self._open[key] = file
             else:
                 self._open.move_to_end(key)
             file.users += 1
             self._close_some()
             return file
+
+    def _opened(self, key: FileKey, sidecar: Callable[[], bytes] | None) -> int:
+        path = self._path(key)
+        try:
+            return self._disk.open_file(path)
+        except FileNotFoundError as error:
+            if sidecar is None:
+                raise OSError(errno.EIO, "a staged file is not there", str(path)) from error
+        return self._create(path, sidecar())
+
+    def _create(self, path: Path, sidecar: bytes) -> int:
+        """A new data file without data. Raises OSError, and then there is none."""
+        fd = self._disk.open_file(path, create=True)
+        try:
+            if self._disk.pwrite(fd, sidecar, 0) != len(sidecar):
+                raise OSError(errno.ENOSPC, "no room for a data file", os.fspath(path))
+        except OSError:
+            self._disk.close(fd)
+            self._disk.unlink(path)
+            raise
+        self._created += 1
+        return fd
 
     def _release(self, file: _OpenFile) -> None:
         with self._lock:

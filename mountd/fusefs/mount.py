@@ -12,6 +12,7 @@ import pyfuse3
 import trio
 
 from mountd.errors import MountPointError
+from mountd.fusefs import request_loop
 from mountd.fusefs.operations import Operations
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class FuseMount:
 
     async def serve(self) -> None:
         """Answers requests until the mount is gone."""
+        request_loop.install()
         with self._serving:
             await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
 

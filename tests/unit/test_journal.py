@@ -12,6 +12,7 @@ from crc32c import crc32c
 from mountd_cache.changes import Base, ChangeKind, ChangeState, Content, Layer, Rows
 from mountd_cache.durable_io import DirectoryNotPrivate
 from mountd_cache.journal import Journal, JournalTooNew
+from mountd_cache.sidecar import PAGE, unpack_sidecar
 from tests.fakes.faulty_disk import FaultyDisk
 from tests.unit.journal_steps import checkpoint, create, file_change, read, sync
 
@@ -127,17 +128,63 @@ def test_a_new_content_shows_its_base_as_far_as_it_is_large(journal: Journal) ->
     assert content.id != larger.id
 
 
-def test_a_content_that_nobody_wanted_leaves_no_file(journal: Journal, folder: Path) -> None:
-    content = journal.new_content(None, 0, 5)
-    left = journal.new_content(None, 0, 5)
-    assert len(data_files(folder)) == 2
-    journal.discard(content)
-    journal.discard(content)
-    assert data_files(folder) == {f"{left.id}-0.data"}
-    journal = again(journal, folder)
+def test_a_data_file_is_made_by_the_first_write_to_its_layer(
+    journal: Journal, folder: Path
+) -> None:
+    journal.discard(journal.new_content(None, 0, 5))
+    content = create(journal, "x")
     assert data_files(folder) == set()
-    assert journal.recovery.quarantined == ()
+    journal.pin(content.id)
+    journal.write(content.id, 0, b"one", 5)
+    assert data_files(folder) == {f"{content.id}-0.data"}
+    assert (
+        unpack_sidecar((folder / "staging" / f"{content.id}-0.data").read_bytes()[:PAGE])["key"]
+        == "x"
+    )
+    depth = journal.freeze(content.id)
+    assert data_files(folder) == {f"{content.id}-0.data"}
+    journal.write(content.id, 1, b"wo", 5)
+    assert data_files(folder) == {f"{content.id}-0.data", f"{content.id}-1.data"}
+    journal = again(journal, folder)
+    assert read(journal, "x") == b"owo"
+    assert read(journal, "x", depth) == b"one"
     journal.close()
+
+
+def test_layers_without_a_file_are_as_they_were_after_a_power_cut(
+    journal: Journal, folder: Path
+) -> None:
+    for key in ("empty", "frozen", "cut"):
+        create(journal, key)
+    ids = {key: journal.ledger.changes[key].content for key in ("empty", "frozen", "cut")}
+    journal.write(ids["frozen"], 0, b"frozen", 5)
+    journal.freeze(ids["frozen"])
+    journal.write(ids["cut"], 0, b"cut", 5)
+    shorter = journal.ledger.contents[ids["cut"]].copy()
+    shorter.top.truncate(0)
+    journal.commit(Rows(contents=(shorter,)))
+    sync(journal)
+    (folder / "staging" / f"{ids['cut']}-0.data").unlink()
+    journal = again(journal, folder, boot_id="another")
+    assert (journal.recovery.torn, journal.recovery.quarantined) == ((), ())
+    assert [read(journal, key) for key in ids] == [b"", b"frozen", b""]
+    for id_ in ids.values():
+        journal.write(id_, 0, b"new", 6)
+    sync(journal)
+    assert [read(journal, key) for key in ids] == [b"new", b"newzen", b"new"]
+    journal.close()
+
+
+def test_a_data_file_that_was_lost_is_not_made_again_without_its_bytes(
+    journal: Journal, folder: Path
+) -> None:
+    content = create(journal, "x", b"some bytes")
+    journal = again(journal, folder)
+    (folder / "staging" / f"{content.id}-0.data").unlink()
+    with pytest.raises(OSError, match="not there"):
+        journal.write(content.id, 100, b"more", 5)
+    assert data_files(folder) == set()
+    journal.abandon()
 
 
 def test_a_commit_that_names_bytes_that_are_not_there_is_refused(journal: Journal) -> None:

@@ -127,7 +127,7 @@ def test_a_write_that_was_done_in_part_leaves_a_file_that_can_be_proved(
 
 
 def test_a_short_write_goes_on_where_there_is_room(journal: Journal, disk: FaultyDisk) -> None:
-    content = create(journal, "x")
+    content = create(journal, "x", b"x")
     disk.most_written = 100
     journal.write(content.id, 0, b"0123456789" * 30, 5)
     assert read(journal, "x") == b"0123456789" * 30

@@ -29,8 +29,11 @@ def staging(tmp_path: Path, disk: FaultyDisk) -> Iterator[Staging]:
 
 def make(staging: Staging, *keys: tuple[int, int], data: bytes = b"data") -> None:
     for key in keys:
-        staging.create(key, _SIDECAR)
-        staging.write(key, 0, data)
+        staging.write(key, 0, data, _sidecar)
+
+
+def _sidecar() -> bytes:
+    return _SIDECAR
 
 
 def needed(key: tuple[int, int]) -> bool:
@@ -74,15 +77,27 @@ def test_no_file_is_left_of_one_that_could_not_be_made(
 ) -> None:
     disk.most_written = 100
     with pytest.raises(OSError, match="no room"):
-        staging.create((1, 0), _SIDECAR)
+        staging.write((1, 0), 0, b"data", _sidecar)
     disk.fail("pwrite", "", no_room)
     with pytest.raises(OSError, match="No space"):
-        staging.create((2, 0), _SIDECAR)
+        staging.write((2, 0), 0, b"data", _sidecar)
     assert os.listdir(tmp_path) == []
     disk.heal()
-    staging.create((1, 0), _SIDECAR)
-    with pytest.raises(FileExistsError):
-        staging.create((1, 0), _SIDECAR)
+    staging.write((1, 0), 0, b"data", _sidecar)
+    assert os.listdir(tmp_path) == ["1-0.data"]
+
+
+def test_a_write_makes_a_file_only_for_a_layer_that_says_that_it_has_none(
+    staging: Staging, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match="not there") as raised:
+        staging.write((1, 0), 0, b"data")
+    assert raised.value.errno == errno.EIO
+    assert os.listdir(tmp_path) == []
+    make(staging, (1, 0))
+    staging.close()
+    staging.write((1, 0), 4, b"more", _sidecar)  # it has one: that is not made again
+    assert staging.read((1, 0), 0, 8) == b"datamore"
 
 
 def test_descriptors_are_few_and_everything_can_still_be_read(
