@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers.nextcloud.launch import NextcloudServer
 from tests.servers.raw_s3 import BUCKET, RawClient, raw_client
 from tests.servers.s3.launch import S3Server
 
@@ -32,3 +33,17 @@ def raw(s3_server: S3Server) -> Iterator[RawClient]:
     client = raw_client(s3_server)
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def nextcloud_server_process() -> Iterator[NextcloudServer]:
+    with NextcloudServer() as server:
+        yield server
+
+
+@pytest.fixture
+def nextcloud_server(nextcloud_server_process: NextcloudServer) -> Iterator[NextcloudServer]:
+    """The worker's Nextcloud-shaped server, empty and honest before the test."""
+    nextcloud_server_process.reset()
+    yield nextcloud_server_process
+    nextcloud_server_process.reset()

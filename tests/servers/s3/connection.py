@@ -20,7 +20,6 @@ from tests.servers.s3.loop import Loop
 from tests.servers.s3.message import BadMessage, Request, Response, S3Error, parse_head
 from tests.servers.s3.pacing import Pace
 from tests.servers.s3.receivers import BodyReceiver, FailedReceiver
-from tests.servers.s3.requestlog import LogRecord
 from tests.servers.s3.sending import Progress, Sender
 from tests.servers.s3.wire import Ending, render
 
@@ -39,6 +38,15 @@ class Phase(Enum):
     CLOSED = 4
 
 
+class Record(Protocol):
+    """What a connection writes down about a request; see `requestlog.LogRecord`."""
+
+    status: int
+    bytes_sent: int
+    bytes_received: int
+    done_s: float
+
+
 class Application(Protocol):
     """What answers requests; `open_body` and `answer` may raise S3Error.
 
@@ -46,7 +54,7 @@ class Application(Protocol):
     request). `hold` keeps `resume` until the test releases what is held.
     """
 
-    def admit(self, request: Request) -> tuple[Effects, LogRecord | None]: ...
+    def admit(self, request: Request) -> tuple[Effects, Record | None]: ...
 
     def open_body(self, request: Request, effects: Effects) -> BodyReceiver: ...
 
@@ -79,9 +87,10 @@ class Connection:
         self._head = bytearray()
         self._request: Request | None = None
         self._effects = Effects()
-        self._record: LogRecord | None = None
+        self._record: Record | None = None
         self._decoder: Decoder | None = None
         self._receiver: BodyReceiver | None = None
+        self._body_used = 0
         self._close_after = False
         self._complete_s = 0.0
         self._sender: Sender | None = None
@@ -235,6 +244,7 @@ class Connection:
         else:
             self._refuse("Content-Length is no number")
             return
+        self._body_used = 0
         self._upload_pace = Pace(self._effects.bandwidth_bytes_s)
         self._phase = Phase.BODY
 
@@ -249,6 +259,10 @@ class Connection:
             return len(data)
         if self._record is not None:
             self._record.bytes_received += used
+        self._body_used += used
+        if 0 <= self._effects.cut_upload_after < self._body_used:
+            self.abort()
+            return len(data)
         if decoder.done:
             self._body_complete()
         return used
@@ -290,9 +304,9 @@ class Connection:
         if effects.lose_reply:
             self.abort()
             return
-        wait_s = self._complete_s + effects.latency_ms / 1000 - time.monotonic()
-        if effects.latency_ms and wait_s > 0:
-            self._loop.call_at(time.monotonic() + wait_s, lambda: self._deliver_late(response))
+        due_s = self._complete_s + effects.latency_ms / 1000 + response.delay_s
+        if (effects.latency_ms or response.delay_s) and due_s > time.monotonic():
+            self._loop.call_at(due_s, lambda: self._deliver_late(response))
         else:
             self._deliver(response)
 

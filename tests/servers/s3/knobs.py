@@ -21,7 +21,8 @@ class Effects:
 
     Instead of an answer: `status` (with `code`, else the usual one; `retry_after_s` adds the
     header), `reset` (RST before answering, nothing done), `hang` (never answered),
-    `hold` (answered only after `/_control/release`), `lose_reply` (done, then RST).
+    `cut_upload_after` (RST when more than so many bytes of the request's body have come, and
+    nothing done), `hold` (answered only after `/_control/release`), `lose_reply` (done, then RST).
     `error_as_200` sends errors of any origin with status 200, as S3 may for Complete and copies.
 
     A spoilt body: `cut_after_bytes` (that many bytes, then FIN), `cut_with_reset` (then RST
@@ -40,6 +41,7 @@ class Effects:
     code: str = ""
     retry_after_s: int | None = None
     reset: bool = False
+    cut_upload_after: int = -1
     hang: bool = False
     hold: bool = False
     lose_reply: bool = False

@@ -7,22 +7,31 @@ from urllib.parse import unquote_plus, unquote_to_bytes
 from tests.servers.s3.bodies import Body
 
 STATUS_TEXT = {
+    101: "Switching Protocols",
     200: "OK",
+    201: "Created",
     204: "No Content",
     206: "Partial Content",
+    207: "Multi-Status",
     304: "Not Modified",
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
     409: "Conflict",
     411: "Length Required",
     412: "Precondition Failed",
+    415: "Unsupported Media Type",
     416: "Requested Range Not Satisfiable",
+    423: "Locked",
     429: "Too Many Requests",
     500: "Internal Server Error",
     501: "Not Implemented",
+    502: "Bad Gateway",
     503: "Slow Down",
+    504: "Gateway Timeout",
+    507: "Insufficient Storage",
 }
 
 
@@ -126,10 +135,11 @@ class Response:
     """Status, headers and body as S3 means them; faults change a response on its way out.
 
     `total_size` and `start` say which bytes of which size a GET's body is, for the faults.
-    `close` ends the connection after the response.
+    `close` ends the connection after the response; `delay_s` is work that the server still has to
+    do before it, which goes on top of what the knobs order.
     """
 
-    __slots__ = ("body", "close", "headers", "start", "status", "total_size")
+    __slots__ = ("body", "close", "delay_s", "headers", "start", "status", "total_size")
 
     def __init__(
         self, status: int, headers: dict[str, str] | None = None, body: bytes | Body = b""
@@ -140,6 +150,7 @@ class Response:
         self.start = 0
         self.total_size = 0
         self.close = False
+        self.delay_s = 0.0
 
 
 @lru_cache(maxsize=65536)

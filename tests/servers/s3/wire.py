@@ -67,9 +67,10 @@ def _head(response: Response, claimed: int, effects: Effects) -> bytes:
             status = 200
     lines = [
         f"HTTP/1.1 {status} {STATUS_TEXT.get(status, 'Unknown')}\r\n"
-        f"x-amz-request-id: {next(_request_numbers):016X}\r\n"
-        f"Date: {http_date(int(time.time()))}\r\nServer: AmazonS3"
+        f"Date: {http_date(int(time.time()))}"
     ]
+    if "Server" not in headers:
+        lines.append(f"x-amz-request-id: {next(_request_numbers):016X}\r\nServer: AmazonS3")
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if status not in (204, 304):
         lines.append(f"Content-Length: {claimed}")

@@ -1,0 +1,105 @@
+"""GET and HEAD of files, and of folders as tar."""
+
+import tarfile
+
+from tests.servers.nextcloud.conditions import Target, check_conditions
+from tests.servers.nextcloud.properties import oc_id
+from tests.servers.nextcloud.refusals import refused
+from tests.servers.nextcloud.service import Service
+from tests.servers.nextcloud.tree import Node
+from tests.servers.s3.bodies import Body, Extent, MemorySource
+from tests.servers.s3.knobs import Effects
+from tests.servers.s3.message import Request, Response, http_date, parse_http_date
+from tests.servers.s3.reading import resolve_range
+
+
+def shown_etag(service: Service, request: Request, etag: str) -> str:
+    """The ETag header: a web server that compresses may change it on its way (not OC-ETag)."""
+    compressed = service.settings.gzip_etags and "gzip" in request.headers.get(
+        "accept-encoding", ""
+    )
+    return f'"{etag}-gzip"' if compressed else f'"{etag}"'
+
+
+def target_of(node: Node | None) -> Target | None:
+    if node is None:
+        return None
+    return Target(None if node.is_folder else f'"{node.etag}"', node.mtime_s)
+
+
+def read(service: Service, request: Request, node: Node, effects: Effects) -> Response:
+    if not effects.ignore_conditionals and not check_conditions(request, target_of(node)):
+        return Response(304, {"ETag": f'"{node.etag}"'})
+    if node.is_folder:
+        return _read_folder(service, request, node)
+    headers = {
+        "ETag": shown_etag(service, request, node.etag),
+        "OC-ETag": f'"{node.etag}"',
+        "OC-FileId": oc_id(node),
+        "Last-Modified": http_date(node.mtime_s),
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": "attachment",
+        "Accept-Ranges": "bytes",
+        "X-Accel-Buffering": "no",
+    }
+    if node.checksum:
+        headers["OC-Checksum"] = node.checksum
+    span = None
+    text = request.headers.get("range", "")
+    if text and not effects.ignore_range and _if_range_holds(request, node):
+        if not node.size:
+            raise refused(416, "The start offset (0) exceeded the size of the entity (0)")
+        span = resolve_range(text, node.size)
+    if span is None:
+        return Response(200, headers, node.body)
+    start, end = span
+    headers["Content-Range"] = f"bytes {start}-{end - 1}/{node.size}"
+    response = Response(206, headers, node.body.cut(start, end))
+    response.start = start
+    return response
+
+
+def _if_range_holds(request: Request, node: Node) -> bool:
+    wanted = request.headers.get("if-range")
+    if not wanted:
+        return True
+    when = parse_http_date(wanted) if '"' not in wanted else None
+    return wanted == f'"{node.etag}"' if when is None else node.mtime_s <= when
+
+
+def _read_folder(service: Service, request: Request, folder: Node) -> Response:
+    if service.settings.folder_tar and "application/x-tar" in request.headers.get("accept", ""):
+        headers = {
+            "Content-Type": "application/x-tar",
+            "Content-Disposition": "attachment",
+            "X-Accel-Buffering": "no",
+        }
+        return Response(200, headers, tar_of(folder))
+    text = b"This is the WebDAV interface. It can only be accessed by WebDAV clients."
+    return Response(200, {"Content-Type": "text/plain"}, text)
+
+
+def tar_of(folder: Node) -> Body:
+    """The folder and all below it, under its own name; contents aren't copied."""
+    extents: list[Extent] = []
+    base = folder.path()
+    lead = folder.name or "files"
+
+    def add(data: bytes) -> None:
+        extents.append(Extent(MemorySource(data), 0, len(data)))
+
+    for node in folder.walk():
+        inner = node.path().removeprefix(base).strip("/")
+        info = tarfile.TarInfo(f"{lead}/{inner}" if inner else lead)
+        info.mtime = node.mtime_s
+        if node.is_folder:
+            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            add(info.tobuf(tarfile.PAX_FORMAT))
+            continue
+        info.size, info.mode = node.size, 0o644
+        add(info.tobuf(tarfile.PAX_FORMAT))
+        extents += node.body.extents
+        if node.size % 512:
+            add(bytes(512 - node.size % 512))
+    add(bytes(1024))
+    return Body(tuple(extents))
