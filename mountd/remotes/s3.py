@@ -1,4 +1,4 @@
-"""`s3://`: ranged reads by obstore, everything else by signed REST requests."""
+"""`s3://`: ranged reads and small puts by obstore, all else by signed REST requests."""
 
 from typing import TYPE_CHECKING
 
@@ -7,6 +7,7 @@ from mountd.errors import UsageError
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.buckets import BucketsStore
 from mountd.remotes.object_store import ObjectStore
+from mountd.remotes.obstore_puts import ObstorePuts
 from mountd.remotes.obstore_reads import ObstoreReads, client_options
 from mountd.remotes.s3_credentials import S3Access, s3_access
 from mountd.remotes.s3_probe import ProvenMemory, Prover
@@ -37,9 +38,11 @@ def open_s3(
     def open_bucket(bucket: str, prefix: str = "") -> RemoteStore:
         place = access.place(bucket)
         rest = S3Rest(place, access.credentials, timeout_s)
-        reads = ObstoreReads(_obstore(place, access, timeout_s), rest, timeout_s)
+        obstore = _obstore(place, access, timeout_s)
+        reads = ObstoreReads(obstore, rest, timeout_s)
         prover = Prover(rest, f"{prefix}/" if prefix else "", memory)
-        return ObjectStore(S3Bucket(rest, prover), reads, prefix, page_size)
+        puts = None if access.is_anonymous else ObstorePuts(obstore, timeout_s)
+        return ObjectStore(S3Bucket(rest, prover, puts), reads, prefix, page_size)
 
     if source.authority:
         return open_bucket(source.authority, source.prefix)

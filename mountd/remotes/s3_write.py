@@ -6,6 +6,7 @@ anyway, and one HEAD more tells what listings will show.
 """
 
 import contextlib
+import hashlib
 import re
 import time
 import uuid
@@ -19,6 +20,7 @@ from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.http_status import mtime_ns_of_http_date
 from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, metadata_of
 from mountd.remotes.object_store import CAPABILITIES, FoundObject, ListedObject, ListPage
+from mountd.remotes.obstore_puts import NotPut, ObstorePuts
 from mountd.remotes.rest import RestAnswer
 from mountd.remotes.s3_delta import delta_parts
 from mountd.remotes.s3_errors import error_code, s3_error, write_error
@@ -46,11 +48,13 @@ _COPIED_HEADERS = (
 
 
 class S3Bucket:
-    """A `Provider` for one bucket. The first write proves what the server enforces (`prover`)."""
+    """A `Provider` for one bucket. The first write proves what the server enforces (`prover`).
+    With `small_puts` what they take goes through them."""
 
-    def __init__(self, rest: S3Rest, prover: Prover) -> None:
+    def __init__(self, rest: S3Rest, prover: Prover, small_puts: ObstorePuts | None = None) -> None:
         self._rest = rest
         self._prover = prover
+        self._small_puts = small_puts
         self._multipart = S3Multipart(rest)
 
     @property
@@ -87,6 +91,49 @@ class S3Bucket:
             raise Unsupported(f"{self._rest.place.what} has no objects for directories")
         if body.size > SINGLE_PUT_BYTES:
             return self._put_parts(proven, key, body, expect, _recognisable(upload))
+        may_be_there: NotPut | None = None
+        try:
+            if expect is not None and (made := self._put_small(proven, key, body, expect, upload)):
+                return made
+        except NotPut as error:
+            may_be_there = error if error.may_be_there else None
+        try:
+            return self._put_whole(proven, key, body, expect, upload)
+        except VersionChanged as error:
+            if may_be_there is None:
+                raise
+            # It may be our own that is there now: only who asks for the upload id knows.
+            raise Unreachable(f"{key}: {may_be_there}; then {error}", answered=True) from error
+
+    def _put_small(
+        self, proven: Proven, key: str, body: Body, expect: str, upload: Upload
+    ) -> ListedObject | None:
+        """None where it can't go this way. Raises as `ObstorePuts.put`."""
+        puts, metadata = self._small_puts, metadata_of(upload)
+        is_enforced = proven.put_if_none_match if expect == ABSENT else proven.put_if_match
+        if puts is None or not is_enforced or not proven.etag_is_md5:
+            return None
+        if not puts.takes(key, body.size, metadata):
+            return None
+        data = body.read(0, body.size)
+        version = puts.put(key, data, expect, metadata, _type_of(key))
+        made = ListedObject(key, body.size, time.time_ns() // 10**9 * 10**9, version)
+        if not version:
+            return self._as_listed(key, made, upload)
+        md5 = hashlib.md5(data, usedforsecurity=False)
+        if version.strip('"').lower() == md5.hexdigest():
+            return made
+        # An ETag of something encrypted is no MD5; only the headers say that, and obstore keeps
+        # them to itself. The next ones go with Content-MD5.
+        self._small_puts = None
+        answer = self._rest.look(key)
+        if opaque_tag(answer.header("etag")) == version:
+            self._check_made(proven, key, answer, md5.digest())
+        return made
+
+    def _put_whole(
+        self, proven: Proven, key: str, body: Body, expect: str | None, upload: Upload
+    ) -> ListedObject:
         headers = headers_of(key, upload)
         payload = payload_of_part(body, 0, body.size, self._rest.signs_bodies)
         is_enforced = proven.put_if_none_match if expect == ABSENT else proven.put_if_match
@@ -97,11 +144,7 @@ class S3Bucket:
         version = opaque_tag(answer.header("etag"))
         if not version:
             return self._as_listed(key, ListedObject(key, body.size, 0, ""), upload)
-        try:
-            self._check_tag(proven, answer, payload.md5)
-        except Corrupt:
-            self._take_back(key, version)
-            raise
+        self._check_made(proven, key, answer, payload.md5)
         return ListedObject(key, body.size, _mtime_ns(answer), version)
 
     def put_delta(
@@ -269,6 +312,14 @@ class S3Bucket:
         if tag.strip('"').lower() != md5.hex():
             raise Corrupt(f"sent {md5.hex()}, and {tag} is there")
 
+    def _check_made(self, proven: Proven, key: str, answer: RestAnswer, md5: bytes) -> None:
+        """Corrupt for a wrong tag; then what arrived is gone."""
+        try:
+            self._check_tag(proven, answer, md5)
+        except Corrupt:
+            self._take_back(key, opaque_tag(answer.header("etag")))
+            raise
+
     def _take_back(self, key: str, version: str) -> None:
         """Removes what arrived wrong, unless somebody has replaced it already. Best effort."""
         with contextlib.suppress(RemoteError):
@@ -301,8 +352,12 @@ def _recognisable(upload: Upload) -> Upload:
 
 def headers_of(key: str, upload: Upload) -> dict[str, str]:
     """The headers of a new object. Raises Unsupported for attributes that no header carries."""
-    kind = _DIRECTORY_TYPE if key.endswith("/") else content_type_of(key)
+    kind = _type_of(key)
     return _metadata_headers(upload) | ({"Content-Type": kind} if kind else {})
+
+
+def _type_of(key: str) -> str:
+    return _DIRECTORY_TYPE if key.endswith("/") else content_type_of(key)
 
 
 def _metadata_headers(upload: Upload) -> dict[str, str]:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from mountd.errors import (
     VersionChanged,
 )
 from mountd.remotes.base import ABSENT, RemoteStore
+from mountd.remotes.obstore_puts import MOST_BYTES
 from tests.contract.s3_writing import (
     BUCKET,
     LARGE,
@@ -133,13 +135,62 @@ def test_a_copy_keeps_the_content_type_and_has_its_own_metadata(
     ],
     ids=str,
 )
-def test_a_write_that_fails_is_the_error_that_it_is_and_is_sent_once(
+def test_a_write_that_fails_is_the_error_that_it_is(
     s3_server: S3Server, store: RemoteStore, fault: dict[str, Any], expected: type[RemoteError]
 ) -> None:
     s3_server.faults({"op": "PutObject", **fault})
-    assert type(failure(lambda: write(store, "file", b"1"))) is expected
+    data = b"1" * (MOST_BYTES + 1)
+    assert type(failure(lambda: write(store, "file", data))) is expected
     assert ops(s3_server) == ["PutObject"]
+    # What obstore has sent first is sent once more, to learn which error it is.
+    assert type(failure(lambda: write(store, "file", b"1"))) is expected
+    assert ops(s3_server) == ["PutObject"] * 3
     assert s3_server.keys(BUCKET) == []
+
+
+def test_a_small_write_that_fails_once_is_made_by_the_second(
+    s3_server: S3Server, store: RemoteStore
+) -> None:
+    for fault in ({"status": 500}, {"status": 503}, {"reset": True}):
+        s3_server.faults({"op": "PutObject", "times": 1, **fault}, replace=True)
+        made = write(store, "file", b"1")
+        assert content(store, "file") == b"1"
+        store.delete("file", made.version)
+
+
+def test_a_small_write_whose_first_answer_is_lost_is_not_taken_for_somebody_elses(
+    s3_server: S3Server, store: RemoteStore
+) -> None:
+    s3_server.faults({"op": "PutObject", "lose_reply": True, "times": 1})
+    assert type(failure(lambda: write(store, "file", b"1", ABSENT, UPLOAD))) is Unreachable
+    made = store.identify("file")
+    assert made.upload_id == "upload-1"
+    s3_server.faults({"op": "PutObject", "lose_reply": True, "times": 1})
+    overwrite = partial(write, store, "file", b"22", made.entry.version, UPLOAD)
+    assert type(failure(overwrite)) is Unreachable
+    assert content(store, "file") == b"22"
+
+
+def test_a_small_write_to_what_somebody_else_has_changed_is_refused(
+    s3_server: S3Server, store: RemoteStore
+) -> None:
+    write(store, "file", b"theirs")
+    for expect in (ABSENT, OTHER):
+        assert type(failure(partial(write, store, "file", b"1", expect))) is VersionChanged
+    assert type(failure(partial(write, store, "gone", b"1", OTHER))) is VersionChanged
+    assert content(store, "file") == b"theirs"
+
+
+def test_a_small_write_that_arrives_wrong_is_found_out_and_removed(
+    s3_server: S3Server, store: RemoteStore
+) -> None:
+    write(store, "first", b"1")
+    s3_server.faults({"op": "PutObject", "opaque_etag": True, "times": 1})
+    assert type(failure(partial(write, store, "file", b"1"))) is Corrupt
+    assert s3_server.keys(BUCKET) == ["p/first"]
+    s3_server.clear_log()
+    assert write(store, "file", b"1").size == 1
+    assert ops(s3_server) == ["PutObject"]
 
 
 @pytest.mark.parametrize("data", [b"small", LARGE], ids=["put", "complete"])
