@@ -140,6 +140,10 @@ class NotSent(FileSystemError):
     """The remote refused what close(2) had to bring there; it stays in the queue."""
 
 
+class Lost(FileSystemError):
+    """What was written here, and not sent, is not on this machine's disk any more."""
+
+
 class NoSpace(FileSystemError):
     """The cache is full of what the remote does not have yet."""
 

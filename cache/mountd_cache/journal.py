@@ -238,9 +238,10 @@ class Journal:
             raise OSError(errno.EIO, "these bytes were torn by a power loss", f"{content}-{layer}")
         return self._staging.read((content, layer), start, end)
 
-    def is_torn(self, content: int) -> bool:
-        """Whether a power cut took bytes of it that were not written again, nor cut off."""
-        return self._state.is_torn(content)
+    def is_torn(self, content: int, depth: int | None = None) -> bool:
+        """Whether a power cut took bytes of it that were not written again, nor cut off. `depth`:
+        of the state that its lowest `depth` layers are. KeyError where there is no such content."""
+        return self._state.is_torn(content, depth)
 
     def pin(self, content: int) -> None:
         """Keeps the bytes of a content readable until `unpin`. Any thread. Raises OSError,

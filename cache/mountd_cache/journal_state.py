@@ -4,7 +4,7 @@ The same functions run when something happens and when the log is read after a c
 end in the same state. After a restart the writes that nobody fsynced are known as before.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -114,14 +114,9 @@ class JournalState:
             if not proofs:
                 del self.proofs[key]
 
-    def is_torn(self, content: int) -> bool:
-        """Whether the content has bytes that are lost."""
-        return any(
-            inside
-            for layer in self.ledger.contents[content].layers
-            for part in self.torn.get((content, layer.number), ())
-            for _, _, inside in layer.extents.pieces(*part)
-        )
+    def is_torn(self, content: int, depth: int | None = None) -> bool:
+        """Whether bytes are lost that the content shows, or its lowest `depth` layers do."""
+        return bool(self.torn) and shows_any(self.ledger.contents[content], self.torn, depth)
 
     def synced(self, synced: Synced) -> None:
         """These writes need no proof any more."""
@@ -214,6 +209,22 @@ class JournalState:
         if content is not None:
             self._counted[id_] = content.staged_bytes
             self.staged_bytes += content.staged_bytes
+
+
+def shows_any(
+    content: Content, parts: Mapping[FileKey, ExtentMap], depth: int | None = None
+) -> bool:
+    """Whether a byte of the content, with its lowest `depth` layers, comes from one of these parts
+    of data files."""
+    if not any((content.id, layer.number) in parts for layer in content.layers):
+        return False
+    size = content.size if depth is None else content.layers[depth - 1].size if depth else 0
+    return any(
+        inside
+        for piece in content.pieces(0, size, depth)
+        if (content.id, piece.layer) in parts
+        for _, _, inside in parts[content.id, piece.layer].pieces(piece.start, piece.end)
+    )
 
 
 def _touched(rows: Rows) -> set[int]:

@@ -7,17 +7,18 @@ that can be opened again.
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from mountd_cache.changes import ChangeState, Rows
+from mountd_cache.changes import Change, ChangeState, Rows
 from mountd_cache.data_check import DataCheck, Findings, describe
 from mountd_cache.durable_io import TEMP_PREFIX, FileIO
 from mountd_cache.extent_map import ExtentMap
-from mountd_cache.journal_state import JournalState
+from mountd_cache.journal_state import JournalState, shows_any
 from mountd_cache.journal_store import FILE_NAME, JournalStore, JournalUnreadable, Meta, Update
+from mountd_cache.ledger import Ledger
 from mountd_cache.log_format import HEADER_SIZE
 from mountd_cache.log_reader import LogEnd, Segment, find_segments, read_log
 from mountd_cache.quarantine import SetAside, quarantine
@@ -202,8 +203,10 @@ class _Recoverer:
         for id_ in found.lost:
             self._aside += list(self._files_of(state, id_))
         # Also those that were torn before, if the record that they FAILED was lost.
-        torn = {content for content, _ in state.torn if state.is_torn(content)}
-        torn |= {content for content, _ in found.torn}
+        parts = dict(state.torn)
+        for key, more in found.torn.items():
+            parts[key] = ExtentMap([*parts.get(key, ()), *more])
+        torn = {id_ for id_, _ in parts if shows_any(ledger.contents[id_], parts)}
         reasons: dict[str, str] = {}
         for change in ledger.changes.values():
             if not change.content:
@@ -222,7 +225,8 @@ class _Recoverer:
         for change in failed:
             logger.warning("%r is not sent: %s", change.key, change.reason)
         drop = tuple({*nobody, *found.lost})
-        return Rows(changes=failed, drop=drop), tuple(change.key for change in failed)
+        rows = Rows(changes=(*failed, *_whole_again(ledger, reasons)), drop=drop)
+        return rows, tuple(change.key for change in failed)
 
     def _files_of(self, state: JournalState, id_: int) -> Iterator[SetAside]:
         for layer in state.ledger.contents[id_].layers:
@@ -283,6 +287,14 @@ class _Recoverer:
             self._disk.fdatasync(fd)
         finally:
             self._disk.close(fd)
+
+
+def _whole_again(ledger: Ledger, failed: Container[str]) -> Iterator[Change]:
+    """What was torn and then written again, right before the process ended."""
+    for change in ledger.changes.values():
+        is_whole = change.content in ledger.contents and change.key not in failed
+        if is_whole and change.state is ChangeState.FAILED and change.reason == TORN_REASON:
+            yield replace(change, state=ChangeState.PENDING, reason="")
 
 
 def _concerned(later: list[Record], state: JournalState) -> Iterator[str]:

@@ -36,6 +36,7 @@ ERRNO: dict[type[BaseException], int] = {
     errors.CrossDevice: errno.EXDEV,
     errors.NoSpace: errno.ENOSPC,
     errors.NotSent: errno.EIO,
+    errors.Lost: errno.EIO,
     TimeoutError: errno.ETIMEDOUT,
 }
 

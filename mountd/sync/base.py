@@ -50,6 +50,10 @@ class SyncJournal(Protocol):
         """Whether the file is still what its lowest `depth` layers say."""
         ...
 
+    def is_torn(self, content: int, depth: int | None = None) -> bool:
+        """Whether a power cut took bytes of it, or of what its lowest `depth` layers are."""
+        ...
+
     def read(self, content: int, layer: int, start: int, end: int) -> bytes: ...
 
     def pin(self, content: int) -> None:

@@ -22,6 +22,7 @@ from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
 from mountd.vfs.row_attributes import PARTIAL, known
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
+from mountd_cache.recovery import TORN_REASON
 
 log = logging.getLogger(__name__)
 
@@ -119,8 +120,10 @@ class Uploader:
         content = self._ledger.contents.get(change.content)
         if content is None:
             raise ContentMissing(f"the staged bytes of {change.key} are not there")
+        if self._journal.is_torn(content.id):
+            raise ContentMissing(TORN_REASON)
         depth = len(content.layers) - 1
-        if depth < _MOST_LAYERS:
+        if depth < _MOST_LAYERS or self._journal.is_torn(content.id, depth):
             depth = self._journal.freeze(content.id)
             content = self._ledger.contents[content.id]
         layer = content.layers[depth - 1].number if depth else -1

@@ -85,7 +85,7 @@ class SetAttributes:
         # A directory's attributes are kept here only: most remotes have no place for them.
         clean = change.is_clean and is_directory
         state = ChangeState.CLEAN if clean else ChangeState.PENDING
-        is_lost = change.content and change.content not in self._ledger.contents
+        is_lost = self._writes.is_lost(change)
         self._journal.commit(
             Rows(
                 changes=(

@@ -120,7 +120,7 @@ class FileSystem:
         handle = self.files.handle(fh)
         number = handle.node.number
         while True:
-            content, file = self.writes.content_of(number), handle.file
+            content, file = self.writes.content_to_read(number), handle.file
             try:
                 if content is not None:
                     return await self.writes.read(handle.node, content, offset, size)

@@ -320,7 +320,7 @@ class Namespace:
 
     def as_lost_as(self, change: Change, made: Change) -> Change:
         """`made` with the content of `change`. Where a power cut took that it can't be sent."""
-        if change.content and change.content not in self.ledger.contents:
+        if self.writes.is_lost(change):
             made = replace(made, state=ChangeState.FAILED, reason=change.reason)
         return replace(made, content=change.content)
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import trio
 from typing_extensions import Buffer
 
-from mountd.errors import Denied, IsADirectory, NoSpace, Stale
+from mountd.errors import Denied, IsADirectory, Lost, NoSpace, Stale
 from mountd.vfs.files import Handle, OpenFiles, RemoteFile
 from mountd.vfs.names import shown_name
 from mountd.vfs.nodes import Node
@@ -67,6 +67,7 @@ class Writes:
         # Contents of files that have no name any more but are open, by inode.
         self._unlinked: dict[int, int] = {}
         self._was_full = False
+        self._told_lost: set[int] = set()
         self._writers: Counter[int] = Counter()
 
     # -- handles
@@ -114,10 +115,36 @@ class Writes:
             return self._ledger.contents.get(change.content)
         return self._ledger.contents.get(self._unlinked.get(number, 0))
 
-    def content_to_write(self, node: Node, opened: RemoteFile | None = None) -> Content:
-        """The staged content of a file, made where there is none; the file is dirty from now on.
+    def content_to_read(self, number: int) -> Content | None:
+        """As `content_of`. Raises Lost where the bytes that were staged are not there any more."""
+        change = self._ledger.by_number.get(number)
+        if change is None:
+            return self._ledger.contents.get(self._unlinked.get(number, 0))
+        content = self._ledger.contents.get(change.content)
+        if content is None and change.content:
+            raise self._lost(change)
+        return content
 
-        `opened`: the version that a handle has, for a file that has no name any more.
+    def is_lost(self, change: Change) -> bool:
+        """Whether bytes of it were lost on this disk, and not written again: it can't be sent."""
+        if not change.content:
+            return False
+        return change.content not in self._ledger.contents or self.journal.is_torn(change.content)
+
+    def _lost(self, change: Change) -> Lost:
+        if change.content not in self._told_lost:
+            self._told_lost.add(change.content)
+            log.warning("%r can't be read: %s", change.key, change.reason or "its bytes are lost")
+        return Lost(f"{change.key!r}: {change.reason}")
+
+    def content_to_write(
+        self, node: Node, opened: RemoteFile | None = None, *, anew: bool = False
+    ) -> Content:
+        """The staged content of a file, made where there is none; the file is dirty from now on,
+        and where bytes of it are lost once those are written again. Raises Lost where all are.
+
+        `opened`: the version that a handle has, for a file that has no name any more. `anew`: it is
+        about to be emptied.
         """
         change = self._ledger.by_number.get(node.number)
         if change is None:
@@ -128,8 +155,14 @@ class Writes:
         if change.is_directory:
             raise IsADirectory(change.key)
         content = self._ledger.contents.get(change.content)
-        if content is not None and change.state is ChangeState.PENDING:
+        if content is not None and (
+            change.state is ChangeState.PENDING or self.journal.is_torn(content.id)
+        ):
             return content
+        if content is None and change.content:
+            if not anew:  # over the remote's version it would be a file that never was
+                raise self._lost(change)
+            content = self.journal.new_content(None, 0, self._now_ns())
         if content is None:
             base = change.base or Base(change.key, change.expect, change.size)
             content = self.journal.new_content(base, change.size, change.mtime_ns)
@@ -240,10 +273,20 @@ class Writes:
         number = handle.node.number
         change = self._ledger.by_number.get(number)
         if change is not None and change.content and change.state is ChangeState.PENDING:
-            content = change.content
-        else:
-            content = self.content_to_write(handle.node, handle.file).id
+            self.journal.write(change.content, offset, data, self._now_ns())
+            return
+        content = self.content_to_write(handle.node, handle.file).id
         self.journal.write(content, offset, data, self._now_ns())
+        self._mended(number)
+
+    def _mended(self, number: int) -> None:
+        """What FAILED for lost bytes is sent as soon as all of them are written again."""
+        change = self._ledger.by_number.get(number)
+        if change is None or change.state is not ChangeState.FAILED:
+            return
+        content = self._ledger.contents.get(change.content)
+        if content is not None and not self.journal.is_torn(content.id):
+            self._commit_content(change, content)
 
     @property
     def room_bytes(self) -> int:
@@ -290,13 +333,14 @@ class Writes:
             self.journal.end_sync(mark)
 
     def truncate(self, node: Node, size: int, opened: RemoteFile | None = None) -> None:
-        content = self.content_to_write(node, opened)
+        content = self.content_to_write(node, opened, anew=size == 0)
         if content.size == size:
             return
         shorter = content.copy()
         shorter.top.truncate(size)
         shorter.mtime_ns = shorter.changed_ns = self._now_ns()
         self.journal.commit(Rows(contents=(shorter,)))
+        self._mended(node.number)
 
     async def read(self, node: Node, content: Content, start: int, size: int) -> bytes:
         """Up to `size` bytes at `start`, fewer only at the end of the file."""
@@ -314,13 +358,22 @@ class Writes:
             elif piece.layer == ZERO:
                 parts.append(bytes(piece.end - piece.start))
             else:
-                read = self.journal.read(content.id, piece.layer, piece.start, piece.end)
+                try:
+                    read = self.journal.read(content.id, piece.layer, piece.start, piece.end)
+                except OSError as error:
+                    self._check_lost(node.number, content.id, error)
+                    raise
                 parts.append(read)
         if missing:
             assert base is not None
             for place, at, stop in missing:
                 parts[place] = bytes(await self._files.read_version(node, base, at, stop))
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _check_lost(self, number: int, content: int, error: OSError) -> None:
+        change = self._ledger.by_number.get(number)
+        if change is not None and change.content == content and self.is_lost(change):
+            raise self._lost(change) from error
 
     async def sync(self, number: int | None) -> None:
         """fsync(2): the inode's bytes and all names are on the local disk; None: names only."""

@@ -88,6 +88,9 @@ class MemoryJournal:
         assert not found.rest_adds_nothing(depth), "the content would go as a whole"
         self.commit(Rows(changes=changes, contents=(_released(found, depth, base),)))
 
+    def is_torn(self, content: int, depth: int | None = None) -> bool:
+        return False
+
     def read(self, content: int, layer: int, start: int, end: int) -> bytes:
         with self._lock:
             if content in self._gone and not self._pins.get(content):
