@@ -25,7 +25,13 @@ from mountd.errors import (
     NoEntry,
     NotPermitted,
 )
-from mountd.fusefs.write_operations import STATFS_BLOCK, Ownership, WriteOperations, fail
+from mountd.fusefs.write_operations import (
+    LINK_MODE,
+    STATFS_BLOCK,
+    Ownership,
+    WriteOperations,
+    fail,
+)
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.names import NAME_MAX_BYTES
 from mountd.vfs.nodes import ROOT, Attributes, Directory
@@ -169,7 +175,7 @@ class Operations(WriteOperations):
                 if now is None:
                     continue
                 source, row = now
-            name, is_dir, size, mtime_ns, _, number, attributes = source.row(row)
+            name, is_dir, size, mtime_ns, _, number, attributes, is_link = source.row(row)
             if number in changed:
                 own = self._entry(self._tree.change_attributes(changed[number]))
                 self._tree.remember_change(directory, changed[number])
@@ -192,7 +198,7 @@ class Operations(WriteOperations):
                 entry.st_uid, entry.st_gid = owner.uid, owner.gid
                 mode = directory_mode if is_dir else file_mode
             entry.st_ino = number
-            entry.st_mode = mode
+            entry.st_mode = LINK_MODE if is_link else mode
             entry.st_size = size
             entry.st_blocks = (size + 511) // 512
             entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime_ns or no_mtime_ns
@@ -218,6 +224,13 @@ class Operations(WriteOperations):
             return current.listing, current.listing.find(name)
         made = Row(name, found.is_directory, found.size, 0, found.version, found.number)
         return Listing.build([made]), 0
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        try:
+            if fh:
+                await self._fs.links.sync_directory(self._directories[fh].directory)
+        except Exception as exc:
+            fail(exc)
 
     async def releasedir(self, fh: int) -> None:
         self._directories.pop(fh, None)

@@ -19,6 +19,7 @@ from mountd.vfs.virtual_files import FIRST_HANDLE, VirtualFiles
 # The kernel has applied the umask already where it makes a file.
 PERMISSIONS = 0o7777
 STATFS_BLOCK = 4096
+LINK_MODE = stat.S_IFLNK | 0o777
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,6 @@ class WriteOperations(pyfuse3.Operations):
                 await self._fs.sync(fh)
                 if self._flush is not None:
                     await self._flush(fh)
-        except Exception as exc:
-            fail(exc)
-
-    async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        try:
-            await self._fs.writes.sync(None)
         except Exception as exc:
             fail(exc)
 
@@ -151,7 +146,19 @@ class WriteOperations(pyfuse3.Operations):
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        raise pyfuse3.FUSEError(errno.EPERM)
+        try:
+            parent = self._writable(parent_inode)
+            uid, gid = self._owners_of(ctx)
+            attributes = kept(None, uid, gid, is_directory=False)
+            return self._entry(await self._fs.make_link(parent, name, target, attributes))
+        except Exception as exc:
+            fail(exc)
+
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        try:
+            return await self._fs.links.read(inode)
+        except Exception as exc:
+            fail(exc)
 
     async def setattr(
         self,
@@ -189,16 +196,21 @@ class WriteOperations(pyfuse3.Operations):
         permissions = mode & PERMISSIONS
         return kept(
             permissions if permissions != usual & PERMISSIONS else None,
-            ctx.uid if ctx.uid != owner.uid else None,
-            ctx.gid if ctx.gid != owner.gid else None,
+            *self._owners_of(ctx),
             is_directory=is_directory,
         )
+
+    def _owners_of(self, ctx: pyfuse3.RequestContext) -> tuple[int | None, int | None]:
+        """uid and gid where they differ from what every file has here."""
+        uid = ctx.uid if ctx.uid != self._owner.uid else None
+        return uid, ctx.gid if ctx.gid != self._owner.gid else None
 
     def _entry(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
         owner = self._owner
         entry.st_ino = attributes.number
-        entry.st_mode = owner.mode(attributes.mode, is_dir=attributes.is_dir)
+        mode = owner.mode(attributes.mode, is_dir=attributes.is_dir)
+        entry.st_mode = LINK_MODE if attributes.is_link else mode
         entry.st_nlink = 1  # for a directory too: find(1) then does not count on 2 + children
         entry.st_uid = owner.uid if attributes.uid is None else attributes.uid
         entry.st_gid = owner.gid if attributes.gid is None else attributes.gid

@@ -9,6 +9,7 @@ from mountd.sync.base import THERE, QueueView, SyncJournal
 from mountd.sync.conflict import BASE_GONE, WHAT_TO_DO, conflict_name, moved_aside, needs_base
 from mountd.types import Entry, Kind
 from mountd.vfs.names import shown_names
+from mountd.vfs.overlay import is_change_of_link
 from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Rows
 
 log = logging.getLogger(__name__)
@@ -115,11 +116,12 @@ class LostRaces:
 
     def _name(self, change: Change) -> tuple[str, bytes]:
         first = change.conflict or change.key
-        at_root = not change.directory
+        at_root, is_link = not change.directory, is_change_of_link(change)
         taken = self._view.shown_names(change.directory)
 
         def shown(name: str) -> bytes:
-            return shown_names([Entry(name, Kind.FILE, 0, 0, "")], at_root=at_root).names[0]
+            entry = Entry(name, Kind.FILE, int(is_link), 0, "")
+            return shown_names([entry], at_root=at_root).names[0]
 
         def is_taken(name: str) -> bool:
             return shown(name) in taken or change.directory + name in self._journal.ledger.changes

@@ -14,6 +14,7 @@ from mountd.vfs.attributes import NewAttributes, SetAttributes
 from mountd.vfs.files import Handle, OpenFiles, RemoteFile
 from mountd.vfs.folding import Folding
 from mountd.vfs.last_readers import LastReaders
+from mountd.vfs.links import Links
 from mountd.vfs.names import raw_name
 from mountd.vfs.namespace import Namespace
 from mountd.vfs.nodes import Attributes, Directory
@@ -83,6 +84,7 @@ class FileSystem:
             wall_clock_ns=wall_clock_ns,
         )
         self.subtree = Subtree(self.names, wait_s=wait_s)
+        self.links = Links(self.names, self._read_start)
         self.attributes_of_files = SetAttributes(
             self.tree, self.files, self.writes, wall_clock_ns=wall_clock_ns
         )
@@ -160,6 +162,14 @@ class FileSystem:
             self.files.rebind(number, self.files.remote_file_of(self.tree.node(number)))
         return is_found
 
+    async def _read_start(self, number: int, size: int) -> bytes:
+        """The first bytes of a file."""
+        fh = await self.open(number)
+        try:
+            return bytes(await self.read(fh, 0, size))
+        finally:
+            self.release(fh)
+
     async def write(self, fh: int, offset: int, data: Buffer) -> int:
         handle = self.files.handle(fh)
         size = memoryview(data).nbytes
@@ -210,6 +220,15 @@ class FileSystem:
         node, change = await self.names.create(parent, name, attributes)
         handle = await self.open(node.number, writes=True) if opens else 0
         return handle, self.tree.change_attributes(change)
+
+    async def make_link(
+        self, parent: Directory, name: bytes, target: bytes, attributes: Mapping[str, str]
+    ) -> Attributes:
+        """symlink(2)."""
+        self.check_writable()
+        self.writes.check_allowed()
+        change = await self.links.make(parent, name, target, attributes)
+        return self.tree.change_attributes(change)
 
     async def make_directory(
         self, parent: Directory, name: bytes, attributes: Mapping[str, str]

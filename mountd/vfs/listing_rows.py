@@ -5,12 +5,14 @@ number that was never used (design.md: KEEP_CACHE can then always be on).
 
 A row's name is the shown one, from which `names.raw_name` gives the remote's; a name that had to
 be shortened does not give it back, so there the row's version is followed by a NUL and that name.
+Of a link it gives the link's name, which the remote has with a suffix.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from mountd.types import Entry, Kind
-from mountd.vfs.names import is_shortened, raw_name, shown_names
+from mountd.vfs.names import LINK_SUFFIX, is_shortened, raw_name, shown_names
 from mountd.vfs.row_attributes import packed
 from mountd_cache.listing import Listing, Row
 
@@ -23,21 +25,24 @@ def merged(
     old: Listing | None,
     new_numbers: Callable[[int], int],
     at_root: bool,
+    gone: Collection[str] = (),
 ) -> Listing:
     """The new listing; `old` itself where nothing changed. `new_numbers(n)` gives the first of n
-    unused inode numbers. Runs in a worker thread: 100,000 rows take a while."""
+    unused inode numbers; `gone` are names of files that were taken away here. Runs in a worker
+    thread: 100,000 rows take a while."""
     known = {old.name(i): i for i in range(len(old))} if old is not None else {}
     rows: list[Row] = []
     unnumbered: list[int] = []
     unchanged = 0
-    shown = shown_names(entries, at_root=at_root)
+    shown = shown_names(without_replaced(entries, gone), at_root=at_root)
     for entry, name in shown:
         is_dir = entry.kind is Kind.DIRECTORY
         version = entry.version
         if name in shown.shortened:
             version = f"{version}{SEPARATOR}{entry.name}"
         mtime_ns = min(max(entry.mtime_ns, -MAX_TIME_NS), MAX_TIME_NS)
-        row = Row(name, is_dir, entry.size, mtime_ns, version, 0, packed(entry.attributes))
+        attributes, is_link = packed(entry.attributes), name in shown.links
+        row = Row(name, is_dir, entry.size, mtime_ns, version, 0, attributes, is_link)
         at = known.get(name)
         if at is not None and old is not None:
             before = old.row(at)
@@ -66,6 +71,18 @@ def merged(
     return Listing.build(rows)
 
 
+def without_replaced(entries: Sequence[Entry], gone: Collection[str]) -> Sequence[Entry]:
+    """Without the files that were replaced by a link here and are not gone on the remote yet: the
+    link would be shown as a plain file beside them until they are."""
+    if not gone:
+        return entries
+    names = {entry.name for entry in entries}
+    replaced = {name for name in gone if name in names and name + LINK_SUFFIX in names}
+    if not replaced:
+        return entries
+    return [e for e in entries if e.kind is Kind.DIRECTORY or e.name not in replaced]
+
+
 def raw_segment(listing: Listing, row: int, at_root: bool) -> str:
     """The remote's own name of a row. NameNotAllowed where a spoiled listing has none."""
     shown = listing.name(row)
@@ -73,7 +90,8 @@ def raw_segment(listing: Listing, row: int, at_root: bool) -> str:
         _, found, raw = listing.version(row).partition(SEPARATOR)
         if found:
             return raw
-    return raw_name(shown, at_root=at_root)
+    raw = raw_name(shown, at_root=at_root)
+    return raw + LINK_SUFFIX if listing.is_link(row) else raw
 
 
 def row_of(listing: Listing, directory: str, key: str) -> int:
@@ -81,8 +99,11 @@ def row_of(listing: Listing, directory: str, key: str) -> int:
     raw = key.removesuffix("/")[len(directory) :]
     kind = Kind.DIRECTORY if key.endswith("/") else Kind.FILE
     entry = Entry(raw, kind, 0, 0, "")
-    for beside in ((), (Entry(raw, Kind.DIRECTORY, 0, 0, ""),)):
-        names = shown_names([entry, *beside], at_root=not directory).names
+    ways = [[entry], [entry, Entry(raw, Kind.DIRECTORY, 0, 0, "")]]
+    if raw.endswith(LINK_SUFFIX) and kind is Kind.FILE:
+        ways.append([replace(entry, size=1)])
+    for way in ways:
+        names = shown_names(way, at_root=not directory).names
         row = listing.find(names[0]) if names else -1
         is_kind = row >= 0 and listing.is_dir(row) == (kind is Kind.DIRECTORY)
         if is_kind and raw_segment(listing, row, not directory) == raw:
@@ -99,4 +120,5 @@ def _same_thing(now: Row, before: Row) -> bool:
     """A directory is known by its name; a file by its content's version."""
     if now.is_dir or before.is_dir:
         return now.is_dir and before.is_dir
-    return now.version == before.version and now.size == before.size
+    is_same_kind = now.is_link == before.is_link
+    return is_same_kind and now.version == before.version and now.size == before.size

@@ -12,6 +12,7 @@ from typing import Final
 from mountd.errors import (
     Exists,
     IsADirectory,
+    NameTooLong,
     NoEntry,
     NotADirectory,
     NotEmpty,
@@ -22,9 +23,18 @@ from mountd.errors import (
 from mountd.types import Kind
 from mountd.vfs.files import OpenFiles
 from mountd.vfs.listing_rows import version_in
-from mountd.vfs.names import FILE_SUFFIX, PROBE_PREFIX, RESERVED, raw_name_and_kind
+from mountd.vfs.names import (
+    FILE_SUFFIX,
+    LINK_SUFFIX,
+    NAME_MAX_BYTES,
+    PROBE_PREFIX,
+    RESERVED,
+    may_be_link,
+    raw_name_and_kind,
+    shown_name,
+)
 from mountd.vfs.nodes import Directory, Node
-from mountd.vfs.overlay import is_empty, is_hidden, key_of_row
+from mountd.vfs.overlay import is_change_of_link, is_empty, is_hidden, key_of_row
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, ChangeState, Rows
@@ -49,6 +59,7 @@ class Found:
     mtime_ns: int
     change: Change | None
     attributes: Mapping[str, str]
+    is_link: bool = False
 
 
 class Namespace:
@@ -100,6 +111,7 @@ class Namespace:
         return Found(
             *(key, name, at.ino, at.is_dir, version, at.size, at.mtime_ns, None),
             {} if at.is_dir else self.tree.carried(at.attributes),
+            at.is_link,
         )
 
     def found(self, change: Change) -> Found:
@@ -108,6 +120,7 @@ class Namespace:
             *(change.key, change.name, change.number, change.is_directory),
             *(change.expect, size, mtime_ns, change),
             change.attributes,
+            is_change_of_link(change),
         )
 
     def expected(self, parent: Directory, listing: Listing, name: bytes, key: str) -> str:
@@ -129,7 +142,7 @@ class Namespace:
         cached = await self.listing(parent)
         if self.find(parent, cached, name) is not None:
             raise Exists(name)
-        key = self._key_of_file(parent, cached, name)
+        key = self.key_of_file(parent, cached, name)
         now_ns = self._now_ns()
         content = self.journal.new_content(None, 0, now_ns)
         change = replace(
@@ -273,13 +286,15 @@ class Namespace:
                 return source
             if target.is_directory:
                 raise IsADirectory(to_name)
-        key = self._key_of_file(to_parent, to_cached, to_name)
+        key = self.key_of_file(to_parent, to_cached, to_name, is_link=source.is_link)
         expect = self.expected(to_parent, to_cached.listing, to_name, key)
-        if target is not None and target.key != key:
+        if target is not None and target.key != key and target.is_link == source.is_link:
             raise NotPossible(to_name)  # the suffixed name of a file beside a directory
         moved, away = self.moved(source, from_parent, key, to_parent, to_name, expect)
-        drop = self.without(to_parent, target).drop if target is not None else ()
-        rows = Rows(changes=(moved, *away), drop=drop)
+        replaced = self.without(to_parent, target) if target is not None else Rows()
+        if target is not None and target.key != key:  # a link and a file have two keys
+            away = (*away, *replaced.changes)
+        rows = Rows(changes=(moved, *away), drop=replaced.drop)
         self.commit(self.keeping(from_parent, from_cached.listing, rows))
         if target is not None:
             self._keep_if_open(target)
@@ -341,10 +356,16 @@ class Namespace:
         """Raises NameNotAllowed."""
         return self._key(parent, name, is_directory=True)
 
-    def _key_of_file(self, parent: Directory, cached: CachedListing, name: bytes) -> str:
+    def key_of_file(
+        self, parent: Directory, cached: CachedListing, name: bytes, *, is_link: bool = False
+    ) -> str:
         """Raises NameNotAllowed, NotPossible, and Exists where the file has another name now: one
         whose spelling says that there is a directory beside it, or that there is none."""
+        if is_link:
+            return self._key_of_link(parent, cached, name)
         key = self._key(parent, name, is_directory=False)
+        if may_be_link(key[len(parent.key) :]):
+            raise NotPossible(f"{name!r}: the remote has links under such names")
         if key[len(parent.key) :].startswith(PROBE_PREFIX):
             raise NotPossible(name)  # nobody would see it again
         if raw_name_and_kind(name, at_root=not parent.key)[1] is Kind.FILE:
@@ -355,6 +376,21 @@ class Namespace:
         other = self.find(parent, cached, name + FILE_SUFFIX)
         if other is not None and other.key == key:
             raise Exists(name)
+        return key
+
+    def _key_of_link(self, parent: Directory, cached: CachedListing, name: bytes) -> str:
+        key = self._key(parent, name, is_directory=True).removesuffix("/") + LINK_SUFFIX
+        raw = key[len(parent.key) :]
+        if not may_be_link(raw) or raw.startswith(PROBE_PREFIX):
+            raise NotPossible(name)
+        if len(raw.encode("utf-8", "surrogatepass")) > NAME_MAX_BYTES:
+            raise NameTooLong(f"{name!r}: a link's name is longer on the remote")
+        # What is there as a plain file, and what would get in the link's way at the next LIST.
+        plain = shown_name(raw, at_root=not parent.key)
+        for beside in (plain, plain + FILE_SUFFIX, name + FILE_SUFFIX):
+            other = self.find(parent, cached, beside)
+            if other is not None and other.key in (key, key.removesuffix(LINK_SUFFIX)):
+                raise Exists(name)
         return key
 
     def _key(self, parent: Directory, name: bytes, *, is_directory: bool) -> str:

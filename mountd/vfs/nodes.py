@@ -45,7 +45,8 @@ class Directory(Node):
 @dataclass(frozen=True, slots=True)
 class Attributes:
     """What stat(2) needs. `ttl_s` is how long the kernel may keep it, in seconds. `mode` (of
-    which the permission bits count), `uid` and `gid` are None where the mount's own hold."""
+    which the permission bits count), `uid` and `gid` are None where the mount's own hold. A link
+    has no mode."""
 
     number: int
     is_dir: bool
@@ -56,3 +57,4 @@ class Attributes:
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
+    is_link: bool = False

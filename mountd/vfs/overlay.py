@@ -8,7 +8,7 @@ next LIST finds them unchanged.
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from mountd.vfs.listing_rows import SEPARATOR, raw_segment, version_in
-from mountd.vfs.names import is_shortened
+from mountd.vfs.names import LINK_SUFFIX, is_link, is_shortened
 from mountd.vfs.row_attributes import packed
 from mountd_cache.changes import Change
 from mountd_cache.ledger import Ledger
@@ -19,6 +19,19 @@ def key_of_row(directory: str, listing: Listing, row: int) -> str:
     """The remote's key of a row, a directory's with its slash."""
     key = directory + raw_segment(listing, row, not directory)
     return key + "/" if listing.is_dir(row) else key
+
+
+def is_change_of_link(change: Change) -> bool:
+    """Whether what a change has put at its key is shown as a link."""
+    if change.is_directory or not change.key.endswith(LINK_SUFFIX):
+        return False
+    raw = change.key[len(change.directory) :]
+    return is_link(raw, change.name, at_root=not change.directory)
+
+
+def gone_files(ledger: Ledger, directory: str) -> list[str]:
+    """The remote's names of the files in `directory` that were taken away here."""
+    return [key[len(directory) :] for key in ledger.gone.get(directory, ()) if key[-1:] != "/"]
 
 
 def is_hidden(ledger: Ledger, directory: str, listing: Listing, row: int) -> bool:
@@ -88,6 +101,7 @@ def _row(ledger: Ledger, change: Change) -> Row:
         version,
         change.number,
         "" if change.is_directory else packed(change.attributes),
+        is_change_of_link(change),
     )
 
 

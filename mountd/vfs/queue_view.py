@@ -7,7 +7,7 @@ from typing_extensions import Buffer
 from mountd.remotes.base import Body
 from mountd.vfs.files import OpenFiles, remote_file_at
 from mountd.vfs.folding import Folding
-from mountd.vfs.names import shown_name
+from mountd.vfs.names import LINK_SUFFIX, shown_name
 from mountd.vfs.namespace import Namespace
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
@@ -62,8 +62,11 @@ class QueueView:
         self._tree.disown(directory, key, self._names.new_number())
         held = self._tree.held_directory(directory)
         if held is not None:
-            shown = shown_name(name[len(directory) :], at_root=not directory)
-            self.invalidate([(held.number, shown)])
+            raw = name[len(directory) :]
+            # A link's file may be shown under the link's name or under its own.
+            names = {raw, raw.removesuffix(LINK_SUFFIX)}
+            at_root = not directory
+            self.invalidate([(held.number, shown_name(n, at_root=at_root)) for n in sorted(names)])
 
     def new_number(self) -> int:
         return self._names.new_number()

@@ -26,6 +26,9 @@ class Shown(NamedTuple):
     gid: int | None
 
 
+UNKNOWN: Final = Shown(None, None, None)
+
+
 def packed(attributes: Mapping[str, str] | None) -> str:
     """A row's text."""
     if attributes is None or attributes == _UNKNOWN:

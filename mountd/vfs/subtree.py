@@ -20,11 +20,11 @@ from mountd.errors import (
     Unsupported,
 )
 from mountd.types import Entry, Kind
-from mountd.vfs.listing_rows import version_in
+from mountd.vfs.listing_rows import version_in, without_replaced
 from mountd.vfs.names import shown_names
 from mountd.vfs.namespace import THERE, Found, Namespace
 from mountd.vfs.nodes import Directory
-from mountd.vfs.overlay import key_of_row
+from mountd.vfs.overlay import gone_files, key_of_row
 from mountd.vfs.row_attributes import packed
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
 from mountd_cache.listing import Listing
@@ -171,7 +171,9 @@ class Subtree:
     def _move_remote(self, move: Move, entries: list[tuple[str, Entry]]) -> None:
         for directory, children in _by_directory(move.old, entries).items():
             cached = self._tree.cache.get(directory)
-            for entry, name in shown_names(list(children.values())):
+            gone = gone_files(self._ledger, directory)
+            there = without_replaced(list(children.values()), gone)
+            for entry, name in shown_names(there):
                 is_directory = entry.kind is Kind.DIRECTORY
                 key = directory + entry.name + ("/" if is_directory else "")
                 if key in self._ledger.changes:

@@ -34,8 +34,15 @@ from mountd.remotes.call import prefetching
 from mountd.types import Entry, Kind
 from mountd.vfs.listing_rows import merged, raw_segment, row_of, version_in
 from mountd.vfs.nodes import ROOT, Attributes, Directory, Node
-from mountd.vfs.overlay import is_changed, is_hidden, seen, waiting_below
-from mountd.vfs.row_attributes import shown, shown_in, unpacked
+from mountd.vfs.overlay import (
+    gone_files,
+    is_change_of_link,
+    is_changed,
+    is_hidden,
+    seen,
+    waiting_below,
+)
+from mountd.vfs.row_attributes import UNKNOWN, shown, shown_in, unpacked
 from mountd_cache.changes import ABSENT, Change
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
@@ -294,6 +301,7 @@ class Tree:
         taken = self.before_list(key)
         old = self.cache.get(key)
         waiting = waiting_below(self.ledger, key)
+        gone = gone_files(self.ledger, key)
         began = self._wall_clock()
         try:
             new = await trio.to_thread.run_sync(
@@ -301,6 +309,7 @@ class Tree:
                 key,
                 old.listing if old else None,
                 waiting,
+                gone,
                 ahead,
                 limiter=self._limiter,
                 abandon_on_cancel=True,
@@ -347,7 +356,12 @@ class Tree:
             log.log(level, "listing %r failed: %s", key, error)
 
     def _list(
-        self, key: str, old: Listing | None, waiting: Collection[str] | None, ahead: bool
+        self,
+        key: str,
+        old: Listing | None,
+        waiting: Collection[str] | None,
+        gone: Collection[str],
+        ahead: bool,
     ) -> Listing:
         """`waiting`: see `waiting_below`. What is in those directories may be on the remote later
         than what was in them is gone."""
@@ -361,7 +375,7 @@ class Tree:
         there = {entry.name for entry in entries if entry.kind is Kind.DIRECTORY}
         missing = [name for name in waiting or () if name not in there]
         entries += [Entry(name, Kind.DIRECTORY, 0, 0, "") for name in missing]
-        return merged(entries, old, self.new_numbers, not key)
+        return merged(entries, old, self.new_numbers, not key, gone)
 
     def _age_s(self, cached: CachedListing) -> float:
         age = self._wall_clock() - cached.fetched_at
@@ -416,6 +430,7 @@ class Tree:
             change.expect,
             self.ttl_s,
             *shown(change.attributes),
+            is_link=is_change_of_link(change),
         )
 
     def locate(self, node: Node) -> tuple[CachedListing, int]:
@@ -457,7 +472,8 @@ class Tree:
             found.mtime_ns,
             version_in(found.version),
             self.timeout_s(cached),
-            *(shown_in(found.attributes) if found.attributes else ()),
+            *(shown_in(found.attributes) if found.attributes else UNKNOWN),
+            is_link=found.is_link,
         )
 
     def carried(self, text: str) -> Mapping[str, str]:

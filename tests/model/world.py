@@ -261,7 +261,7 @@ class World:
             listing = (await self.fs.read_directory(directory)).listing
             rows: dict[str, Attributes] = {}
             for row in range(len(listing)):
-                name, is_dir, size, mtime_ns, _, number, _ = listing.row(row)
+                name, is_dir, size, mtime_ns, _, number, _, _ = listing.row(row)
                 found = rows[name.decode()] = await self.daemon.look_up(directory, name.decode())
                 told = (found.is_dir, found.size, found.mtime_ns, found.number)
                 assert told == (is_dir, size, mtime_ns, number), f"{name!r} in {path}"

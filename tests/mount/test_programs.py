@@ -56,6 +56,23 @@ exec 5>held; echo one >&5; rm held; echo two >&5; exec 5>&-; ls held 2>&1 | wc -
 for i in $(seq 100); do echo $i >> appended; echo $i > again; done; cksum appended; cat again
 mkdir pk; echo 'x = 1' > pk/m.py; cd pk; $PY -c 'import m; print(m.x)'; echo 'x = 22' > m.py; \
     $PY -c 'import m; print(m.x)'; ls
+ln -s d1 l; mkdir d1 d2; ln -s /etc/nowhere abs; cat abs; echo x > l/f; ln -sf d2 l; ls d1; \
+    ln -sfn d2 l; stat -c '%F %a %s %N' l abs; mv l m; ls m/; rm -r m; ln -s f d2
+echo t > t; ln -s t l; echo u > u; mv l u; cat u; cp t v; mv v u; readlink u; ln -s t u; \
+    ln -sf t u; (set -C; echo 1 > nowhere; ln -s no dangling; echo 2 > dangling; cat no); \
+    mkdir u; rmdir u; ls
+touch -h -d '2001-02-03 04:05:06 UTC' none; ln -s none l; touch -h -d '2001-02-03 UTC' l; \
+    stat -c '%Y %F' l; chown -h $(id -u) l; unlink l; ls -a
+cp -a $S/linked L; mv L M; tar cf t.tar M; mkdir T R; tar xf t.tar -C T; rsync -a M/ R/; \
+    rm t.tar; cp -r M D; cp -rL M/sub F 2>&1 | sort; \
+    find . -type l -printf '%p %l %TY\\n' | sort; find -L . -type l 2>&1 | sort; \
+    rsync -a --delete $S/linked/sub/ R/; ls -R R; rm -r D/sub; \
+    readlink -f D/dangling
+git init -q -b main g; cd g; ln -s f l; echo f > f; mkdir d; ln -s ../f d/up; git add .; \
+    git commit -qm one; git clone -q --no-hardlinks . ../h; rm -r ../h/.git/logs; \
+    readlink ../h/l ../h/d/up; ln -sf other l; git status -s; git commit -qam two; \
+    git switch -qd HEAD~; readlink l; rm l; echo file > l; git add l; git commit -qm file; \
+    git switch -q main; readlink l; git fsck --strict
 set -C; echo 1 > excl; echo 2 > excl; cat excl
 flock lk -c 'echo locked'
 mkdir full; (cd full; seq 300 | xargs touch; ls | wc -l; rm *; ls -A); rmdir full
@@ -100,6 +117,9 @@ assert open("array", "rb").read()[200_000:200_005] == b"seen\\0"
 """
 
 
+ODD = {"dangling": "nowhere/at all", "absolute": "/etc/hostname", "ünï\ncode": "\t ü\n"}
+
+
 @dataclass(frozen=True)
 class Lab:
     """An empty bucket, mounted, and a local directory to compare with."""
@@ -132,6 +152,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = root / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
+    (root / "linked/sub").mkdir(parents=True)
+    (root / "linked/sub/file").write_text("file")
+    for name, target in {"to-file": "sub/file", "to-dir": "sub", "sub/up": "..", **ODD}.items():
+        (root / "linked" / name).symlink_to(target)
     subprocess.run(["tar", "-C", root, "-cf", root / "tree.tar", "tree"], check=True)
     return root
 
@@ -151,11 +175,14 @@ def said(command: str, directory: Path, sources: Path) -> tuple[int, str]:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file() and not unequal(path)
-    }
+    """What the remote is to have: a link is a file with its target."""
+    found: dict[str, bytes] = {}
+    for path in root.rglob("*"):
+        if path.is_symlink():
+            found[f"{path.relative_to(root)}.rclonelink"] = os.readlink(os.fsencode(path))
+        elif path.is_file() and not unequal(path):
+            found[str(path.relative_to(root))] = path.read_bytes()
+    return found
 
 
 def unequal(path: Path) -> bool:
@@ -199,7 +226,10 @@ def test_what_a_mount_can_not_do_has_an_errno_that_says_so(lab: Lab) -> None:
     (root / "d").mkdir()
     with (root / "f").open("r+b") as file:
         for number, attempt in (
-            (errno.EPERM, lambda: os.symlink("f", root / "soft")),  # what `python -m venv` meets
+            (errno.EINVAL, lambda: (root / "soft.rclonelink").touch()),
+            (errno.EINVAL, lambda: (root / "f").rename(root / "soft.rclonelink")),
+            (errno.EINVAL, lambda: os.readlink(root / "f")),
+            (errno.ENAMETOOLONG, lambda: os.symlink("f", root / ("n" * 245))),
             (errno.EPERM, lambda: os.link(root / "f", root / "hard")),
             (errno.EPERM, lambda: os.mkfifo(root / "pipe")),
             (errno.EPERM, lambda: os.mknod(root / "socket", stat.S_IFSOCK | 0o644)),

@@ -26,7 +26,8 @@ ROWS = st.builds(
     VERSIONS,
     st.integers(0, BIGGEST),
     st.just("") | st.sampled_from(["{}", '{"mode":"33261"}']) | st.text(PRINTABLE, max_size=9),
-)
+    st.booleans(),
+).map(lambda row: row._replace(is_link=row.is_link and not row.is_dir))
 ONE = Row(b"name", False, 1, 2, "version", 3)
 
 
@@ -59,7 +60,8 @@ def test_rows_come_back_sorted_by_name_and_found_by_name_and_number(rows: list[R
         )
         assert listing.row(listing.find_ino(row.ino)).ino == row.ino
         assert (listing.name(i), listing.is_dir(i), listing.size(i)) == row[:3]
-        assert (listing.version(i), listing.ino(i), listing.attributes(i)) == row[4:]
+        assert (listing.version(i), listing.ino(i), listing.attributes(i)) == row[4:7]
+        assert listing.is_link(i) == row.is_link
     assert list(listing.rows(3)) == list(listing)[3:]
 
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from mountd.errors import NameNotAllowed
 from mountd.types import Entry, Kind
-from mountd.vfs.names import is_shortened, raw_name, raw_name_and_kind, shown_names
+from mountd.vfs.names import (
+    LINK_SUFFIX,
+    is_link,
+    is_shortened,
+    raw_name,
+    raw_name_and_kind,
+    shown_names,
+)
 
 SPELLINGS = [
     "␛",
@@ -31,6 +38,7 @@ SPELLINGS = [
     "é",
     "😀",
     ".mountd",
+    ".rclonelink",
 ]
 PIECES = st.sampled_from([*SPELLINGS, "0" * 32, "\0", "\udcff", "\ud800", "ü" * 70, "x" * 90])
 NAMES = st.one_of(
@@ -38,11 +46,12 @@ NAMES = st.one_of(
     st.text(st.characters(codec=None), max_size=300),
     st.sampled_from(["", ".", "..", ".mountd", "x" * 255, "x" * 256, "ü" * 128, "a.b"]),
 )
+LINKED = st.one_of(NAMES, NAMES.map(lambda name: name + ".rclonelink"))
 KINDS = st.sampled_from(Kind)
 
 
-def entry(name: str, kind: Kind = Kind.FILE) -> Entry:
-    return Entry(name, kind, 0, 0, "v")
+def entry(name: str, kind: Kind = Kind.FILE, size: int = 0) -> Entry:
+    return Entry(name, kind, size, 0, "v")
 
 
 def shown(name: str, kind: Kind = Kind.FILE, at_root: bool = False) -> str:
@@ -157,14 +166,18 @@ def check_listing(entries: Sequence[Entry], at_root: bool) -> None:
         name.decode()
         assert is_shortened(name) == (name in names.shortened)
         raw, kind = raw_name_and_kind(name, names.shortened, at_root=at_root)
+        if name in names.links and name not in names.shortened:
+            raw += LINK_SUFFIX
         assert raw == item.name
+        if item.kind is Kind.FILE:
+            assert is_link(raw, name, at_root=at_root) == (name in names.links)
         assert kind in (None, item.kind)
     shown_keys = {(item.name, item.kind) for item, _ in names}
     hidden = {(e.name, e.kind) for e in entries} - shown_keys
     assert all(n.startswith(".mountd-probe-") and k is Kind.FILE for n, k in hidden)
 
 
-@given(st.lists(st.tuples(NAMES, KINDS), unique=True, max_size=30), st.booleans())
+@given(st.lists(st.tuples(LINKED, KINDS), unique=True, max_size=30), st.booleans())
 @example([(".", Kind.FILE), (".", Kind.DIRECTORY), ("␛2E", Kind.FILE)], True)
 @example([("x␛", Kind.FILE), ("x␛", Kind.DIRECTORY), ("x␛␛file", Kind.FILE)], False)
 @example([("x" * 256, Kind.FILE), ("x" * 257, Kind.FILE)], False)
@@ -172,7 +185,41 @@ def check_listing(entries: Sequence[Entry], at_root: bool) -> None:
 def test_any_listing_is_shown_injectively_and_reversibly(
     named: list[tuple[str, Kind]], at_root: bool
 ) -> None:
-    check_listing([entry(name, kind) for name, kind in named], at_root)
+    check_listing([entry(name, kind, 7 * (1 - kind)) for name, kind in named], at_root)
+
+
+@pytest.mark.parametrize(
+    ("raws", "expected"),
+    [
+        (["a.rclonelink"], ["a*"]),
+        (["a.rclonelink", "a"], ["a.rclonelink", "a"]),
+        (["a.rclonelink", "a/"], ["a.rclonelink", "a"]),
+        (["a.rclonelink", "a.rclonelink/"], ["a*", "a.rclonelink"]),
+        (["a.rclonelink", "a.rclonelink/", "a"], ["a.rclonelink␛file", "a.rclonelink", "a"]),
+        (["a.rclonelink.rclonelink", "a.rclonelink"], ["a.rclonelink.rclonelink", "a*"]),
+        ([".rclonelink", "..rclonelink"], [".rclonelink", "..rclonelink"]),
+        (["a\0.rclonelink", "a.rclonelink.x"], ["a␛00*", "a.rclonelink.x"]),
+    ],
+)
+def test_a_link_file_is_shown_as_the_link_unless_its_name_is_taken(
+    raws: list[str], expected: list[str]
+) -> None:
+    kinds = [Kind.DIRECTORY if raw.endswith("/") else Kind.FILE for raw in raws]
+    entries = [entry(raw.strip("/"), kind, 9) for raw, kind in zip(raws, kinds, strict=True)]
+    names = shown_names(entries)
+    assert [n.decode() + "*" * (n in names.links) for n in names.names] == expected
+
+
+def test_a_file_that_can_be_no_target_is_no_link() -> None:
+    for size, is_one in ((0, False), (1, True), (4095, True), (4096, False)):
+        assert bool(shown_names([entry("a.rclonelink", size=size)]).links) is is_one
+
+
+def test_a_link_with_a_long_name_is_shortened_as_a_file_is() -> None:
+    raw = "n" * 300 + ".rclonelink"
+    names = shown_names([entry(raw, size=5)])
+    assert names.links == set(names.names)
+    assert raw_name(names.names[0], names.shortened) == raw
 
 
 @given(NAMES, st.sampled_from(["ordinary.txt", "b"]))
