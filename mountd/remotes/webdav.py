@@ -1,10 +1,6 @@
-"""WebDAV (RFC 4918): PROPFIND and ranged GET; the write half is in `webdav_write`.
+"""webdav:// and webdav+http://: WebDAV (RFC 4918) as a `RemoteStore`.
 
-What is promised about versions. A read is one GET with If-Match, and the tag (or size and
-Last-Modified) of its answer is compared as well, so a server that ignores If-Match is caught.
-Where the answer proves nothing, the file is asked for once more: bytes between two equal versions
-are of that version. What a version is worth is up to the server: Apache's and WsgiDAV's tags are
-made of size and mtime, Nextcloud's are random for each write.
+The halves are in `webdav_read` and `webdav_write`; Nextcloud's own (`nextcloud`) has the same ones.
 """
 
 import base64
@@ -13,90 +9,59 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from mountd.config import Settings
-from mountd.errors import (
-    Corrupt,
-    CredentialsError,
-    NotFound,
-    Unreachable,
-    Unsupported,
-    UsageError,
-    VersionChanged,
-)
+from mountd.errors import CredentialsError, Unsupported, UsageError
 from mountd.remotes.base import Body, Capabilities, Identity, Upload
-from mountd.remotes.http_pool import Answer, HttpPool
-from mountd.remotes.http_range import (
-    answers_for,
-    is_tag,
-    is_weak,
-    parse_content_range,
-    version_of,
-)
-from mountd.remotes.http_status import error_of_status, mtime_ns_of_http_date
+from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.webdav_leftovers import Leftovers
-from mountd.remotes.webdav_listing import Listing, check_item
-from mountd.remotes.webdav_path import Collection, encode_path, target_of
+from mountd.remotes.webdav_path import encode_path
+from mountd.remotes.webdav_read import DavReader
 from mountd.remotes.webdav_write import DavWriter
-from mountd.remotes.webdav_xml import PROPFIND_BODY, DavItem, MultistatusReader
 from mountd.source import Source
-from mountd.types import Entry, Kind
+from mountd.types import Entry
 
-_PAGE_ENTRIES = 1000
 _SPARE_CONNECTIONS = 8  # so that a stat doesn't queue behind the reads
-# From a server that ignores Range, this much is thrown away to reach a range's start; beyond it,
-# each block of a file would cost more than half a gigabyte of traffic on average.
-_MAX_SKIPPED_BYTES = 256 << 20
-_MAX_WEAK_TAGS = 4096
+
+CAPABILITIES = Capabilities(
+    strong_version=False, conditional_read=True, real_directories=True, server_copy=True
+)
 
 
 def open_webdav(source: Source, settings: Settings) -> "WebdavStore":
-    """The store for webdav://, webdav+http:// and nextcloud://. No request is made.
+    """The store for webdav:// and webdav+http://. No request is made.
 
-    `settings.endpoint` (`https://host:port/path`) replaces the host. Nextcloud's extras (push,
-    permissions, checksums, chunked uploads) will be a store around this one.
+    `settings.endpoint` (`https://host:port/path`) replaces the host.
     """
+    origin, base = address_of(source, settings)
+    if source.prefix:
+        base += f"/{encode_path(source.prefix)}"
+    pool = pool_of(origin, settings, settings.max_transfers + _SPARE_CONNECTIONS)
+    return WebdavStore(pool, base, settings.max_transfers)
+
+
+def address_of(source: Source, settings: Settings) -> tuple[str, str]:
+    """(`https://host:port`, the server's own path without a slash at its end)."""
     scheme = "http" if source.scheme == "webdav+http" else "https"
     endpoint = urlsplit(settings.endpoint or f"{scheme}://{source.authority}")
     if endpoint.scheme not in ("http", "https") or not endpoint.hostname:
         raise UsageError(f"endpoint {settings.endpoint}: write https://HOST[:PORT][/PATH]")
-    origin = f"{endpoint.scheme}://{endpoint.netloc}"
-    base = endpoint.path.rstrip("/")
-    is_nextcloud = source.scheme == "nextcloud"
-    if is_nextcloud:
-        base += f"/remote.php/dav/files/{encode_path(_nextcloud_user(settings))}"
-    if source.prefix:
-        base += f"/{encode_path(source.prefix)}"
-    pool = HttpPool(
-        origin,
-        {"Accept-Encoding": "identity", "User-Agent": "mountd", **_authorization(settings)},
-        settings.max_transfers + _SPARE_CONNECTIONS,
-        settings.request_timeout_s,
-    )
-    return WebdavStore(pool, base, is_nextcloud, settings.max_transfers)
+    return f"{endpoint.scheme}://{endpoint.netloc}", endpoint.path.rstrip("/")
+
+
+def pool_of(origin: str, settings: Settings, connections: int) -> HttpPool:
+    """Raises CredentialsError for a user without a password."""
+    headers = {"Accept-Encoding": "identity", "User-Agent": "mountd", **_authorization(settings)}
+    return HttpPool(origin, headers, connections, settings.request_timeout_s)
 
 
 class WebdavStore:
-    """A RemoteStore below `base`, an encoded path without a slash at its end.
+    """A RemoteStore below `base`, an encoded path without a slash at its end."""
 
-    `has_tree_tags`: a collection's ETag changes with anything below it (Nextcloud). Only then is
-    it given as the version of a directory; elsewhere it proves nothing about deeper levels.
-    """
-
-    def __init__(self, pool: HttpPool, base: str, has_tree_tags: bool, max_parallel: int) -> None:
+    def __init__(self, pool: HttpPool, base: str, max_parallel: int) -> None:
         self._pool = pool
-        self._base = base
-        self._has_tree_tags = has_tree_tags
-        self._capabilities = Capabilities(
-            strong_version=has_tree_tags,
-            conditional_read=True,
-            real_directories=True,
-            max_parallel=max_parallel,
-            server_copy=True,
-        )
-        # Tags last seen as weak: If-Match compares strongly, so it would fail on them (Apache,
-        # for the first second of a file). Only saves a request; losing one costs nothing else.
-        self._weak_tags: set[str] = set()
-        self._leftovers = Leftovers()
-        self._writer = DavWriter(pool, base, self, self._leftovers)
+        self._capabilities = replace(CAPABILITIES, max_parallel=max_parallel)
+        leftovers = Leftovers()
+        self._reader = DavReader(pool, base, leftovers)
+        self._writer = DavWriter(pool, base, self._reader, leftovers)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -111,33 +76,17 @@ class WebdavStore:
         )
 
     def stat(self, key: str) -> Entry:
-        """One PROPFIND with Depth 0."""
-        return self._stat(key, self._pool.deadline_s())
+        return self._reader.stat(key)
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
-        """One PROPFIND with Depth 1, parsed as it arrives. The time limit holds per page."""
-        for listing in self._listing(directory, self._pool.deadline_s()):
-            yield listing.take()
+        return self._reader.list(directory)
 
     def list_tree(self, directory: str) -> Iterator[Sequence[tuple[str, Entry]]]:
         """Depth: infinity is refused by most servers (Apache, Nextcloud)."""
         raise Unsupported("WebDAV lists directory by directory")
 
     def read(self, key: str, start: int, end: int, version: str) -> bytes:
-        """One GET. A second request follows only where the first proved nothing: a 412 or 416
-        that may be a false alarm, or an answer that doesn't tell its version."""
-        until_s = self._pool.deadline_s()
-        target = self._file_target(key)
-        if_match = version if is_tag(version) and version not in self._weak_tags else ""
-        with self._get(target, start, end, if_match, until_s) as answer:
-            if answer.status not in (412, 416):
-                return self._checked_body(answer, key, start, end, version, until_s)
-        self._check_version(key, version, until_s)
-        if answer.status == 416 or not if_match:
-            raise Corrupt(f"{answer.what}: HTTP {answer.status}, but the version is the same")
-        self._remember_weak(version)
-        with self._get(target, start, end, "", until_s) as answer:
-            return self._checked_body(answer, key, start, end, version, until_s)
+        return self._reader.read(key, start, end, version)
 
     def identify(self, key: str) -> Identity:
         return self._writer.identify(key)
@@ -177,167 +126,6 @@ class WebdavStore:
     def close(self) -> None:
         self._pool.close()
 
-    # PROPFIND
-
-    def _propfind(self, key: str, depth: str, until_s: float) -> Answer:
-        target = target_of(self._base, key)
-        headers = {"Depth": depth, "Content-Type": "application/xml; charset=utf-8"}
-        headers["Content-Length"] = str(len(PROPFIND_BODY))
-        answer = self._pool.ask("PROPFIND", target, headers, PROPFIND_BODY, until_s)
-        if answer.status == 207:
-            return answer
-        with answer:
-            if answer.status == 400 and key.endswith("/") and self._is_file(key[:-1], until_s):
-                # Apache takes the slash behind a file's name for a bad request.
-                raise NotFound(f"{answer.what}: it is a file")
-            if answer.status == 200:
-                raise Corrupt(f"{answer.what}: HTTP 200 instead of 207; no WebDAV server?")
-            raise error_of_status(answer.status, answer.what, answer.headers.get("retry-after"))
-
-    def _listing(self, directory: str, until_s: float) -> Iterator[Listing]:
-        """The growing listing, whenever a page is full, and at its end. More time per page."""
-        with self._propfind(directory, "1", until_s) as answer:
-            reader = MultistatusReader()
-            listing = Listing(answer.target, self._entry)
-            while chunk := answer.chunk():
-                listing.add(reader.feed(chunk))
-                if len(listing.page) >= _PAGE_ENTRIES:
-                    yield listing
-                    answer.renew(self._pool.deadline_s())
-            listing.add(reader.end())
-            listing.check_end()
-            now_ns = mtime_ns_of_http_date(answer.headers.get("date"))
-            for name, mtime_ns in listing.own_files:
-                self._leftovers.seen(directory + name, mtime_ns, now_ns)
-            yield listing
-
-    def _stat(self, key: str, until_s: float) -> Entry:
-        entry = self.find(key, until_s)
-        wanted = Kind.DIRECTORY if not key or key.endswith("/") else Kind.FILE
-        if entry.kind is not wanted:
-            raise NotFound(f"{key!r} is a {entry.kind.name.lower()}")
-        return entry
-
-    def find(self, key: str, until_s: float) -> Entry:
-        """What is at a key, with or without its slash: see `webdav_write.DavFiles`."""
-        items: list[DavItem] = []
-        reader = MultistatusReader()
-        with self._propfind(key, "0", until_s) as answer:
-            while chunk := answer.chunk():
-                items += reader.feed(chunk)
-            items += reader.end()
-        itself = Collection(answer.target)
-        for item in items:
-            if itself.name_of(item.href) == "" or len(items) == 1:
-                check_item(item)
-                return self._entry(key.removesuffix("/").rpartition("/")[2], item)
-        raise Corrupt(f"{answer.what}: {len(items)} responses, none of them for what was asked")
-
-    def own_tag_if_empty(self, directory: str, until_s: float) -> str | None:
-        """See `webdav_write.DavFiles`. A long listing is given up at its first page."""
-        tag = ""
-        for listing in self._listing(directory, until_s):
-            if listing.page:
-                return None
-            tag = listing.tag
-        return tag
-
-    def _is_file(self, key: str, until_s: float) -> bool:
-        try:
-            return self.find(key, until_s).kind is Kind.FILE
-        except NotFound:
-            return False
-
-    def _entry(self, name: str, item: DavItem) -> Entry:
-        if item.is_collection:
-            version = version_of(item.etag, 0, 0) if self._has_tree_tags and item.etag else ""
-            return Entry(name, Kind.DIRECTORY, 0, item.mtime_ns, version)
-        if item.size is None:
-            raise Corrupt(f"{item.href}: the server doesn't tell its size")
-        version = version_of(item.etag, item.size, item.mtime_ns)
-        if is_weak(item.etag):
-            self._remember_weak(version)
-        return Entry(name, Kind.FILE, item.size, item.mtime_ns, version)
-
-    # GET
-
-    def _file_target(self, key: str) -> str:
-        if not key or key.endswith("/"):
-            raise NotFound(f"{key!r} is no file")
-        return target_of(self._base, key)
-
-    def _get(self, target: str, start: int, end: int, if_match: str, until_s: float) -> Answer:
-        headers = {"Range": f"bytes={start}-{end - 1}"}
-        if if_match:
-            headers["If-Match"] = if_match
-        return self._pool.ask("GET", target, headers, until_s=until_s)
-
-    def _checked_body(
-        self, answer: Answer, key: str, start: int, end: int, version: str, until_s: float
-    ) -> bytes:
-        """The bytes, or the error that this answer stands for."""
-        if answer.status not in (200, 206):
-            raise error_of_status(answer.status, answer.what, answer.headers.get("retry-after"))
-        if answer.headers.get("content-encoding", "identity") != "identity":
-            raise Corrupt(f"{answer.what}: encoded, although asked for as it is")
-        skip, total = _position(answer, start, end)
-        is_proved = answers_for(version, answer.headers, total)
-        if skip is None:
-            if not is_proved:
-                self._check_version(key, version, until_s)
-            answered = answer.headers.get("content-range", "the whole file")
-            raise Corrupt(f"{answer.what}: asked for bytes {start}-{end - 1}, got {answered}")
-        data = _body(answer, skip, end - start)
-        if not is_proved:
-            self._check_version(key, version, until_s)
-        return data
-
-    def _check_version(self, key: str, version: str, until_s: float) -> None:
-        """Raises VersionChanged or NotFound where the file is no longer `version`."""
-        if not version:
-            return
-        now = self._stat(key, until_s).version
-        if now != version:
-            raise VersionChanged(f"{key!r} was {version} and is {now}")
-
-    def _remember_weak(self, version: str) -> None:
-        if len(self._weak_tags) >= _MAX_WEAK_TAGS:
-            self._weak_tags.clear()
-        self._weak_tags.add(version)
-
-
-def _position(answer: Answer, start: int, end: int) -> tuple[int | None, int | None]:
-    """(bytes to skip before the wanted range, or None where it is not in there; total size)."""
-    if answer.status == 206:
-        content_range = parse_content_range(answer.headers.get("content-range"))
-        if content_range is None:
-            return None, None
-        is_it = (content_range.start, content_range.end) == (start, end)
-        return (0 if is_it else None), content_range.total
-    length = answer.headers.get("content-length", "")
-    total = int(length) if length.isascii() and length.isdigit() else None
-    return (None if total is not None and total < end else start), total
-
-
-def _body(answer: Answer, skip: int, size: int) -> bytes:
-    """`size` bytes after the first `skip`; what follows is not read."""
-    if skip > _MAX_SKIPPED_BYTES:
-        raise Unsupported(f"{answer.what}: the server ignores Range, and {skip} bytes come first")
-    parts: list[bytes] = []
-    left = size
-    while left > 0:
-        chunk = answer.chunk()
-        if not chunk:
-            raise Unreachable(f"{answer.what}: the body ends {left} bytes early", answered=True)
-        if skip >= len(chunk):
-            skip -= len(chunk)
-            continue
-        part = chunk[skip : skip + left]
-        skip = 0
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
-
 
 def _authorization(settings: Settings) -> dict[str, str]:
     given = settings.credentials
@@ -352,10 +140,3 @@ def _authorization(settings: Settings) -> dict[str, str]:
         return {}
     pair = base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
     return {"Authorization": f"Basic {pair}"}
-
-
-def _nextcloud_user(settings: Settings) -> str:
-    user = settings.credentials.get("user", "")
-    if not user:
-        raise CredentialsError("nextcloud:// needs a user: write nextcloud://USER@HOST/PATH")
-    return user

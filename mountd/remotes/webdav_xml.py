@@ -5,7 +5,10 @@ built in memory but the response element that is being read: a directory of 10,0
 of XML.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
 from xml.etree.ElementTree import ParseError
 
 from defusedxml import DefusedXmlException
@@ -19,6 +22,7 @@ PROPFIND_BODY = (
     b'<D:propfind xmlns:D="DAV:"><D:prop><D:resourcetype/><D:getcontentlength/>'
     b"<D:getlastmodified/><D:getetag/></D:prop></D:propfind>"
 )
+NOTHING_MORE: Final[Mapping[str, str]] = MappingProxyType({})
 _MAX_TEXT_CHARS = 64 << 10
 _MAX_DEPTH = 64
 _WANTED = frozenset(
@@ -30,7 +34,8 @@ _WANTED = frozenset(
 @dataclass(frozen=True, slots=True)
 class DavItem:
     """One `response` element. `size` is None where the server gave none, `etag` is as written,
-    `status` is what the response or the wanted properties failed with (200: they did not)."""
+    `status` is what the response or the wanted properties failed with (200: they did not). `more`:
+    the texts of other properties that were asked for, by `{namespace}name`."""
 
     href: str
     status: int
@@ -38,13 +43,18 @@ class DavItem:
     size: int | None
     mtime_ns: int
     etag: str
+    more: Mapping[str, str] = field(default_factory=lambda: NOTHING_MORE)
 
 
 class MultistatusReader:
-    """Bytes in, items out. Any method may raise Corrupt; after that the reader is of no use."""
+    """Bytes in, items out. Any method may raise Corrupt; after that the reader is of no use.
 
-    def __init__(self) -> None:
-        self._target = _Multistatus()
+    `extra`: further elements, `{namespace}name`, whose text is wanted: a property's own, or that of
+    an element in it.
+    """
+
+    def __init__(self, extra: frozenset[str] = frozenset()) -> None:
+        self._target = _Multistatus(extra)
         self._parser = DefusedXMLParser(target=self._target, forbid_dtd=True)
 
     def feed(self, data: bytes) -> list[DavItem]:
@@ -70,7 +80,9 @@ class _Multistatus:
     2 response, 3 href, status and propstat, 4 status and prop, 5 a property, 6 its contents.
     So an href inside lockdiscovery is not taken for the response's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, extra: frozenset[str]) -> None:
+        self._extra = extra
+        self._wanted = _WANTED | extra
         self._items: list[DavItem] = []
         self._depth = 0
         self._text: list[str] | None = None
@@ -88,7 +100,7 @@ class _Multistatus:
         depth = self._depth
         if depth > _MAX_DEPTH:
             raise Corrupt("a PROPFIND answer nested too deeply")
-        if tag in _WANTED:
+        if tag in self._wanted:
             self._text, self._text_chars = [], 0
         if depth == 1 and tag != "{DAV:}multistatus":
             raise Corrupt(f"a PROPFIND answer that starts with {tag[:80]!r}; no WebDAV server?")
@@ -118,6 +130,8 @@ class _Multistatus:
                 self._found[tag] = text
             else:
                 self._found.setdefault(tag, "")
+        elif depth == 6 and text and tag in self._extra:
+            self._found[self._property] = text
         elif depth == 4 and tag == "{DAV:}status":
             self._propstat_status = _status_of(text)
         elif depth == 3:
@@ -127,6 +141,11 @@ class _Multistatus:
 
     def close(self) -> None:
         """Called by the parser; an incomplete document was a ParseError before."""
+
+    def _more(self) -> Mapping[str, str]:
+        if not self._extra:
+            return NOTHING_MORE
+        return {tag: text for tag, text in self._properties.items() if tag in self._extra and text}
 
     def _start_response(self) -> None:
         self._href = ""
@@ -162,6 +181,7 @@ class _Multistatus:
                 size=int(size) if is_size else None,
                 mtime_ns=mtime_ns_of_http_date(found.get("{DAV:}getlastmodified")),
                 etag=found.get("{DAV:}getetag", ""),
+                more=self._more(),
             )
         )
 
