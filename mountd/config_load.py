@@ -19,6 +19,7 @@ from mountd.errors import UsageError
 from mountd.options import OPTIONS, is_from_fstab, read_option, split_option_list
 from mountd.source import Source, nearest, parse_source, split_remote_path, without_secrets
 
+_TRANSFERS_OF_NEXTCLOUD = 4  # what a server with a few PHP workers bears well
 _TTL_OF_NEXTCLOUD_S = 10.0  # its folder ETags make a check of the whole tree cheap
 _NOT_OPTIONS = frozenset(("MOUNTD_CONFIG", "MOUNTD_RUNTIME_DIR"))
 
@@ -95,6 +96,7 @@ def resolve_source(
         credentials.setdefault("user", source.user)
     if source.scheme == "nextcloud":
         options.setdefault("metadata_ttl_s", _TTL_OF_NEXTCLOUD_S)
+        options.setdefault("max_transfers", _TRANSFERS_OF_NEXTCLOUD)
     options.setdefault("cache_dir", default_cache_dir(environ))
     return source, Settings(**options, credentials=MappingProxyType(credentials))
 

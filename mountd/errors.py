@@ -64,6 +64,10 @@ class Locked(RemoteError):
     """423: somebody holds a lock."""
 
 
+class LockedByUser(Locked):
+    """Somebody has locked the file on purpose, and only they unlock it: the message has who."""
+
+
 class QuotaExceeded(RemoteError):
     """The remote has no room left for this account (507 and its like)."""
 

@@ -16,6 +16,7 @@ ERRNO: dict[type[BaseException], int] = {
     errors.Throttled: errno.EBUSY,
     errors.Denied: errno.EACCES,
     errors.Locked: errno.EBUSY,
+    errors.LockedByUser: errno.EACCES,
     errors.QuotaExceeded: errno.EDQUOT,
     errors.Corrupt: errno.EIO,
     errors.Unsupported: errno.EOPNOTSUPP,

@@ -27,6 +27,39 @@ _NO_ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
+class NameRules:
+    """Which names a remote refuses. Letter case doesn't count: names, stems (what comes before the
+    first dot) and extensions (with their dot) are given in lower case."""
+
+    names: frozenset[str] = frozenset()
+    stems: frozenset[str] = frozenset()
+    characters: frozenset[str] = frozenset()
+    extensions: tuple[str, ...] = ()
+    max_bytes: int = 255
+
+    def allow(self, name: str) -> bool:
+        """Whether a file or directory may have this name."""
+        lower = name.lower()
+        stem = lower[:1] + lower[1:].partition(".")[0]
+        return (
+            self.characters.isdisjoint(name)
+            and lower not in self.names
+            and stem not in self.stems
+            and not lower.endswith(self.extensions)
+            and len(name.encode("utf-8", "surrogateescape")) <= self.max_bytes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """An account's room in bytes. `free_bytes` is None where there is no limit, or where the remote
+    doesn't tell."""
+
+    used_bytes: int
+    free_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a remote does natively. Docs and status are written from this.
 
@@ -42,6 +75,8 @@ class Capabilities:
     `attributes` (object metadata). `keeps_mtime`: listings show the mtime that came with a put.
     `max_put_bytes`: the largest file that `put` takes; None where no limit is known.
     `put_delta`: it may work here, without moving the bytes that are there already.
+    `name_rules`: the names that `put` and `make_dir` refuse; None where none are known (yet: some
+    remotes tell with their first answer).
     """
 
     strong_version: bool
@@ -55,6 +90,7 @@ class Capabilities:
     keeps_mtime: bool = False
     max_put_bytes: int | None = None
     put_delta: bool = False
+    name_rules: NameRules | None = None
 
 
 class Body(Protocol):

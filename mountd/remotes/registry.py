@@ -35,10 +35,14 @@ def open_store(source: Source, settings: Settings) -> RemoteStore:
             from mountd.remotes.azure import open_azure
 
             return open_azure(source, settings)
-        case "webdav" | "webdav+http" | "nextcloud":
+        case "webdav" | "webdav+http":
             from mountd.remotes.webdav import open_webdav
 
             return open_webdav(source, settings)
+        case "nextcloud":
+            from mountd.remotes.nextcloud import open_nextcloud
+
+            return open_nextcloud(source, settings)
         case "oss" | "swift":
             raise UsageError(
                 f"{source.scheme}:// is not supported yet; use its S3 door: s3:// with -o endpoint"

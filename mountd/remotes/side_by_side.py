@@ -33,10 +33,14 @@ class SideBySide:
         self._closed = threading.Event()
 
     def run(
-        self, parts: Sequence[_Part], send: Callable[[_Part, threading.Event], _Answer]
+        self,
+        parts: Sequence[_Part],
+        send: Callable[[_Part, threading.Event], _Answer],
+        sent: Callable[[_Part], None] = lambda part: None,
     ) -> list[_Answer]:
         """The answers, in the parts' order. The first error sets the event, so that the others end
-        soon, and is raised when all have ended."""
+        soon, and is raised when all have ended. `sent` is called in this thread, for each part
+        that has its answer; an error of it is as one of a part."""
         stop = threading.Event()
         waiting = iter(enumerate(parts))
         running: dict[Future[_Answer], int] = {}
@@ -49,7 +53,9 @@ class SideBySide:
                     return [answers[number] for number in range(len(parts))]
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    answers[running.pop(future)] = future.result()
+                    number = running.pop(future)
+                    answers[number] = future.result()
+                    sent(parts[number])
         finally:
             stop.set()
             wait([future for future in running if not future.cancel()])

@@ -82,7 +82,8 @@ class Proof:
     `puts`: not None where a PUT replaces a file at once, as Nextcloud and ownCloud do; a MOVE over
     a file would lose its id there, and with it shares and old versions. `move_keeps_version`: a
     MOVE changes neither tag nor mtime, so that what is moved is known before. `odd_names`: a MOVE
-    may go to a name that `is_odd`.
+    may go to a name that `is_odd`. `collections`: an `If` with a collection's tag is not refused
+    for being one (sabre, and so Nextcloud, says 412 to each); not tried, and so True.
     """
 
     moves: Enforced = Enforced()
@@ -91,6 +92,25 @@ class Proof:
     move_keeps_version: bool = False
     keeps_mtime: bool = False
     odd_names: bool = False
+    collections: bool = True
+
+
+class Proves(Protocol):
+    """Where a `Proof` comes from."""
+
+    @property
+    def proof(self) -> Proof:
+        """What is proved so far."""
+        ...
+
+    def for_change(self, key: str) -> Proof:
+        """Before something comes to `key`. Raises NameNotAllowed, before any byte was sent, where
+        it can't, and what a put there would."""
+        ...
+
+    def for_removal(self, key: str) -> Proof:
+        """Removing must work where nothing can be made: full, or by a key that may only delete."""
+        ...
 
 
 class Finds(Protocol):
@@ -124,12 +144,11 @@ class Prover:
 
     @property
     def proof(self) -> Proof:
-        """What is proved so far."""
+        """See `Proves`."""
         return self._proved or Proof()
 
     def for_change(self, key: str) -> Proof:
-        """Before something comes to `key`. Raises NameNotAllowed, before any byte was sent, where
-        it can't, and what a put there would."""
+        """See `Proves`."""
         self._changes.check_name(key)
         proof = self._prove(key)
         if proof.puts is None and not proof.odd_names and is_odd(key):
@@ -137,7 +156,7 @@ class Prover:
         return proof
 
     def for_removal(self, key: str) -> Proof:
-        """Removing must work where nothing can be made: full, or by a key that may only delete."""
+        """See `Proves`."""
         try:
             return self._prove(key)
         except (Denied, NameNotAllowed, NotFound, QuotaExceeded, Unsupported):

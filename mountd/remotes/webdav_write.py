@@ -65,6 +65,7 @@ from mountd.remotes.webdav_probe import (
     Finds,
     Proof,
     Prover,
+    Proves,
     explained,
 )
 from mountd.types import Entry, Kind
@@ -115,12 +116,19 @@ class DavWriter:
     piece.
     """
 
-    def __init__(self, pool: HttpPool, base: str, files: DavFiles, leftovers: Leftovers) -> None:
+    def __init__(
+        self,
+        pool: HttpPool,
+        base: str,
+        files: DavFiles,
+        leftovers: Leftovers,
+        prover: Proves | None = None,
+    ) -> None:
         self._pool = pool
         self._files = files
         self._changes = DavChanges(pool, base)
         self._leftovers = leftovers
-        self._prover = Prover(pool, files, self._changes)
+        self._prover = prover or Prover(pool, files, self._changes)
         self._remembering = threading.Lock()
         self._made: dict[str, tuple[str, str]] = {}  # key -> (version, upload id)
 
@@ -132,19 +140,23 @@ class DavWriter:
     def identify(self, key: str) -> Identity:
         """One PROPFIND. The upload id is known while this process lives; there is no md5."""
         entry = self._file(key, self._pool.deadline_s())
+        return Identity(entry, self.upload_id_of(key, entry.version))
+
+    def upload_id_of(self, key: str, version: str) -> str:
+        """The upload that made this version, where this process did; else ""."""
         with self._remembering:
-            version, upload_id = self._made.get(key, ("", ""))
-        return Identity(entry, upload_id if version == entry.version else "")
+            made, upload_id = self._made.get(key, ("", ""))
+        return upload_id if made == version else ""
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         """PUT, PROPFIND and MOVE; one look more where `expect` isn't enforced."""
         proof = self._prover.for_change(key)
         if body.size >= _LOOK_FIRST_BYTES:
-            self._check(key, expect, self._pool.deadline_s())
+            self.check(key, expect, self._pool.deadline_s())
         if proof.puts is not None:
             return self._put_whole(key, body, expect, upload, proof.puts)
         with self._temporary(key) as temporary:
-            headers, sent = _mtime_headers(upload), temporary.watched(body)
+            headers, sent = mtime_headers(upload), temporary.watched(body)
             if self._changes.put(temporary.key, sent, headers, self._pool.deadline_s()) is None:
                 raise VersionChanged(f"{temporary.key!r}: HTTP 412 without a condition")
             until_s = self._pool.deadline_s()
@@ -207,7 +219,8 @@ class DavWriter:
             tag = self._files.own_tag_if_empty(key, until_s)
             if tag is None:
                 break
-            condition = self._changes.condition(key, tag) if proof.deletes and tag else ""
+            is_sure = proof.deletes and proof.collections and tag
+            condition = self._changes.condition(key, tag) if is_sure else ""
             if self._changes.delete(key, until_s, condition):
                 return
         raise DirectoryNotEmpty(key)
@@ -227,14 +240,14 @@ class DavWriter:
         proof = self.proof
         known = expect
         if known is None or not proof.moves.covers(known):
-            known = self._check(key, expect, until_s)
+            known = self.check(key, expect, until_s)
         condition = ""
         if proof.moves.other and is_tag(known):
             condition = self._changes.condition(key, known)
         entry = replace(made, name=key.rpartition("/")[2])
         if proof.move_keeps_version:
             # Before the MOVE: its answer may be lost.
-            self._remember(key, entry.version, upload)
+            self.remember(key, entry.version, upload)
         overwrite = known != ABSENT
         try:
             done = self._changes.move(
@@ -245,10 +258,10 @@ class DavWriter:
             self._files.find(temporary, until_s)
             done = False
         if not done:
-            raise self._refusal(key, known, until_s)
+            raise self.refusal(key, known, until_s)
         if not proof.move_keeps_version:
             entry = self._file(key, until_s)
-            self._remember(key, entry.version, upload)
+            self.remember(key, entry.version, upload)
         self._sweep()
         return entry
 
@@ -258,8 +271,8 @@ class DavWriter:
         """One PUT and one PROPFIND, on a server that replaces a file at once."""
         known = expect
         if known is None or not enforced.covers(known):
-            known = self._check(key, expect, self._pool.deadline_s())
-        headers = _mtime_headers(upload)
+            known = self.check(key, expect, self._pool.deadline_s())
+        headers = mtime_headers(upload)
         if known == ABSENT:
             headers["If-None-Match"] = "*"
         elif enforced.other and is_tag(known):
@@ -270,7 +283,7 @@ class DavWriter:
             answered = self._changes.put(key, sent, headers, until_s)
         until_s = self._pool.deadline_s()
         if answered is None:
-            raise self._refusal(key, known, until_s)
+            raise self.refusal(key, known, until_s)
         version = opaque_tag(answered.get("oc-etag") or answered.get("etag", ""))
         found = self._file(key, until_s)
         if version and found.version != version:
@@ -278,10 +291,10 @@ class DavWriter:
             found = replace(found, size=body.size, mtime_ns=upload.mtime_ns, version=version)
         elif found.size != body.size:
             raise Corrupt(f"{key!r}: sent {body.size} bytes, and {found.size} arrived")
-        self._remember(key, found.version, upload)
+        self.remember(key, found.version, upload)
         return found
 
-    def _refusal(self, key: str, known: str, until_s: float) -> RemoteError:
+    def refusal(self, key: str, known: str, until_s: float) -> RemoteError:
         """The error for a 412: something else is there, or a directory."""
         with contextlib.suppress(NotFound):
             if self._files.find(key, until_s).kind is Kind.DIRECTORY:
@@ -324,7 +337,7 @@ class DavWriter:
             raise NotFound(f"{key!r} is a directory")
         return found
 
-    def _check(self, key: str, expect: str | None, until_s: float) -> str:
+    def check(self, key: str, expect: str | None, until_s: float) -> str:
         """The version that is there, or ABSENT. Raises VersionChanged where `expect` isn't met,
         and NameNotAllowed for a directory."""
         try:
@@ -345,7 +358,7 @@ class DavWriter:
             raise VersionChanged(f"{source!r} was {version} and is {found.version}")
         return found
 
-    def _remember(self, key: str, version: str, upload: Upload) -> None:
+    def remember(self, key: str, version: str, upload: Upload) -> None:
         with self._remembering:
             self._made.pop(key, None)
             if len(self._made) >= _MAX_REMEMBERED:
@@ -353,7 +366,7 @@ class DavWriter:
             self._made[key] = (version, upload.upload_id)
 
 
-def _mtime_headers(upload: Upload) -> dict[str, str]:
+def mtime_headers(upload: Upload) -> dict[str, str]:
     if upload.mtime_ns <= 0:
         return {}
     return {MTIME_HEADER: str(upload.mtime_ns // 1_000_000_000)}

@@ -17,7 +17,9 @@ from mountd.remotes.base import ABSENT, Upload
 from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.webdav import WebdavStore, open_webdav
 from mountd.remotes.webdav_changes import DavChanges
+from mountd.remotes.webdav_leftovers import Leftovers
 from mountd.remotes.webdav_probe import Enforced, Probe, Proof
+from mountd.remotes.webdav_read import DavReader
 from mountd.source import Source
 from tests.fakes.body import BytesBody
 from tests.servers.apache import running_apache
@@ -108,13 +110,13 @@ PROVED = {
 
 
 def test_what_each_server_enforces_is_proved_and_nothing_stays(
-    named: tuple[str, DavServer], place: Path, open_at: OpenAt
+    named: tuple[str, DavServer], place: Path
 ) -> None:
     name, server = named
     headers = {"Authorization": "Basic dGVzdGVyOmNvcnJlY3QgaG9yc2U="}
     pool = HttpPool(server.url, headers, 4, 5.0)
     changes = DavChanges(pool, f"/{place.name}")
-    finds = open_at(server.authority)
+    finds = DavReader(pool, f"/{place.name}", Leftovers())
     assert Probe(finds, changes, "", pool.deadline_s()).run() == PROVED[name]
     pool.close()
     assert [path.name for path in place.iterdir() if path.name != ".DAV"] == []

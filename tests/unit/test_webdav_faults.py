@@ -25,6 +25,7 @@ from mountd.errors import (
     VersionChanged,
 )
 from mountd.remotes.base import Capabilities, RemoteStore
+from mountd.remotes.nextcloud import open_nextcloud
 from mountd.remotes.registry import open_store
 from mountd.remotes.retry import RetryingStore
 from mountd.remotes.webdav import WebdavStore, open_webdav
@@ -459,9 +460,13 @@ def test_a_user_without_a_password_is_told_at_once() -> None:
         store_at("127.0.0.1:9", credentials={"user": "ann"})
 
 
+CAPABILITIES = "/ocs/v2.php/cloud/capabilities?format=json"
+
+
 def test_nextcloud_addresses_are_mapped_and_its_folder_tags_are_versions() -> None:
     root = "/remote.php/dav/files/ann%20b/a%20c/"
-    with raw_http(multistatus(response(root, '"tree"'))) as server:
+    capabilities = answer(200, b'{"ocs": {"data": {"version": {"string": "31.0.0"}}}}')
+    with raw_http(capabilities, multistatus(response(root, '"tree"'))) as server:
         settings = Settings(
             cache_dir=Path("/nonexistent"),
             endpoint=f"http://{server.authority}/",
@@ -470,13 +475,13 @@ def test_nextcloud_addresses_are_mapped_and_its_folder_tags_are_versions() -> No
         store = open_store(Source("nextcloud", "cloud", "a c", "nextcloud://cloud/a c"), settings)
         assert store.stat("").version == '"tree"'
         store.close()
-    assert server.requests[0].target == root
+    assert [seen.target for seen in server.requests] == [CAPABILITIES, root]
 
 
 def test_nextcloud_needs_a_user() -> None:
     settings = Settings(cache_dir=Path("/nonexistent"))
     with pytest.raises(CredentialsError, match="nextcloud://USER@HOST"):
-        open_webdav(Source("nextcloud", "cloud", "", "nextcloud://cloud"), settings)
+        open_nextcloud(Source("nextcloud", "cloud", "", "nextcloud://cloud"), settings)
 
 
 def test_an_endpoint_that_is_no_url_is_a_usage_error() -> None:

@@ -1,0 +1,182 @@
+"""nextcloud://: WebDAV with what Nextcloud adds to it, as far as the server says that it has that.
+
+The first listing or change asks for the capabilities, once. A server that has none is served as
+`webdav` does it. What goes beyond: `nextcloud_write` (sums, conditions, mtimes), `nextcloud_chunks`
+(large files), `nextcloud_dav` (properties, locks), `nextcloud_features` (capabilities).
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from mountd.config import Settings
+from mountd.errors import CredentialsError, Unsupported
+from mountd.remotes.base import Body, Capabilities, Identity, Quota, Upload
+from mountd.remotes.nextcloud_assembly import PAUSES_S, Assembly
+from mountd.remotes.nextcloud_chunks import CHUNK_BYTES, MAX_FILE_BYTES, ChunkedUploads
+from mountd.remotes.nextcloud_dav import LISTING, Details
+from mountd.remotes.nextcloud_features import Features, FeaturesDoor
+from mountd.remotes.nextcloud_folders import UploadFolders, machine
+from mountd.remotes.nextcloud_write import NextcloudWriter
+from mountd.remotes.webdav import CAPABILITIES, address_of, pool_of
+from mountd.remotes.webdav_leftovers import Leftovers
+from mountd.remotes.webdav_path import encode_path
+from mountd.remotes.webdav_read import DavReader
+from mountd.source import Source
+from mountd.types import Entry
+
+# A small look must not wait behind a chunk; a server with a few PHP workers bears no more.
+_SPARE_CONNECTIONS = 2
+_CAPABILITIES = replace(CAPABILITIES, strong_version=True, max_put_bytes=MAX_FILE_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Uploading:
+    """How large files go: in what pieces, which are also the largest that go whole; and the pauses
+    between looks at an upload that is being assembled."""
+
+    chunk_bytes: int = CHUNK_BYTES
+    pauses_s: Sequence[float] = PAUSES_S
+
+
+def open_nextcloud(
+    source: Source, settings: Settings, uploading: Uploading | None = None
+) -> "NextcloudStore":
+    """The store for nextcloud://USER@HOST/PATH. No request is made.
+
+    `settings.endpoint` (`https://host:port/path`) replaces the host.
+    """
+    origin, root = address_of(source, settings)
+    user = settings.credentials.get("user", "")
+    if not user:
+        raise CredentialsError("nextcloud:// needs a user: write nextcloud://USER@HOST/PATH")
+    return NextcloudStore(
+        source, settings, Addresses(origin, root, encode_path(user)), uploading or Uploading()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where an account's things are. `user` is encoded."""
+
+    origin: str
+    root: str
+    user: str
+
+    def files(self, prefix: str) -> str:
+        base = f"{self.root}/remote.php/dav/files/{self.user}"
+        return f"{base}/{encode_path(prefix)}" if prefix else base
+
+    @property
+    def uploads(self) -> str:
+        return f"{self.root}/remote.php/dav/uploads/{self.user}"
+
+
+class NextcloudStore:
+    """A RemoteStore below one folder of an account."""
+
+    def __init__(
+        self, source: Source, settings: Settings, addresses: Addresses, uploading: Uploading
+    ) -> None:
+        base, at_once = addresses.files(source.prefix), settings.max_transfers
+        pool = pool_of(addresses.origin, settings, at_once + _SPARE_CONNECTIONS)
+        self._pool = pool
+        self._closing = threading.Event()
+        self._door = FeaturesDoor(pool, addresses.root)
+        leftovers = Leftovers()
+        self._details = Details(pool, base)
+        self._reader = DavReader(pool, base, leftovers, LISTING)
+        self._plain = DavReader(pool, base, leftovers)
+        folders = UploadFolders(pool, addresses.uploads, machine())
+        assembly = Assembly(pool, folders, self._details, self._closing, uploading.pauses_s)
+        self._chunks = ChunkedUploads(folders, assembly, at_once, uploading.chunk_bytes)
+        self._writer = NextcloudWriter(
+            pool,
+            base,
+            self._reader,
+            leftovers,
+            self._details,
+            self._door,
+            self._chunks,
+            uploading.chunk_bytes,
+        )
+        self._capabilities = replace(_CAPABILITIES, max_parallel=at_once)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """More once the server has said what it is."""
+        proof = self._writer.proof
+        return replace(
+            self._capabilities,
+            conditional_put=proof.puts is not None and proof.puts.everything,
+            conditional_delete=proof.puts is not None and proof.deletes,
+            keeps_mtime=self._writer.keeps_mtime,
+            name_rules=self._door.known.names,
+        )
+
+    @property
+    def features(self) -> Features:
+        """What the server has said so far. No request is made."""
+        return self._door.known
+
+    def stat(self, key: str) -> Entry:
+        return self._files().stat(key)
+
+    def list(self, directory: str) -> Iterator[Sequence[Entry]]:
+        yield from self._files().list(directory)
+
+    def list_tree(self, directory: str) -> Iterator[Sequence[tuple[str, Entry]]]:
+        """Depth: infinity is refused."""
+        raise Unsupported("Nextcloud lists directory by directory")
+
+    def read(self, key: str, start: int, end: int, version: str) -> bytes:
+        return self._reader.read(key, start, end, version)
+
+    def identify(self, key: str) -> Identity:
+        return self._writer.identify(key)
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        return self._writer.put(key, body, expect, upload)
+
+    def put_delta(
+        self,
+        key: str,
+        body: Body,
+        expect: str | None,
+        upload: Upload,
+        source: str,
+        version: str,
+        same: Sequence[tuple[int, int]],
+    ) -> Entry:
+        raise Unsupported("here every file is sent whole")
+
+    def abandon(self, key: str, token: str) -> None:
+        self._chunks.abandon(token)
+
+    def delete(self, key: str, expect: str | None) -> None:
+        """Into the account's trash, where the server has one."""
+        self._writer.delete(key, expect)
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> Entry:
+        return self._writer.copy(source, version, key, expect, upload)
+
+    def make_dir(self, key: str) -> None:
+        self._writer.make_dir(key)
+
+    def remove_dir(self, key: str) -> None:
+        self._writer.remove_dir(key)
+
+    def _files(self) -> DavReader:
+        """Only a Nextcloud's directories have tags that prove what is below them."""
+        return self._reader if self._door.get().is_nextcloud else self._plain
+
+    def quota(self) -> Quota:
+        """The room where the mounted directory is. One small request."""
+        return self._details.room("")
+
+    def close(self) -> None:
+        self._closing.set()
+        self._chunks.close()
+        self._pool.close()

@@ -1,0 +1,115 @@
+"""What Nextcloud's WebDAV says beyond the RFC: its properties, its sums and its locks.
+
+https://docs.nextcloud.com/server/latest/developer_manual/client_apis/WebDAV/basic.html
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from mountd.errors import Corrupt, Locked, LockedByUser, RemoteError
+from mountd.remotes.base import Quota
+from mountd.remotes.http_pool import HttpPool
+from mountd.remotes.webdav_leftovers import Leftovers
+from mountd.remotes.webdav_read import DavReader, Dialect
+from mountd.remotes.webdav_xml import DavItem
+from mountd.types import Entry
+
+_OC = "{http://owncloud.org/ns}"
+_NC = "{http://nextcloud.org/ns}"
+_DAV = "{DAV:}"
+_FREE, _USED = f"{_DAV}quota-available-bytes", f"{_DAV}quota-used-bytes"
+_LOCK, _LOCK_OWNER = f"{_NC}lock", f"{_NC}lock-owner-displayname"
+_PREFIXES = {_DAV: "D", _OC: "oc", _NC: "nc"}
+_EVERY_FILE = tuple(
+    f"{_DAV}{name}" for name in ("resourcetype", "getcontentlength", "getlastmodified", "getetag")
+)
+_MAX_OWNER_CHARS = 200
+
+_SUM = re.compile(r"(?:^|\s)(MD5|SHA1|SHA256):([0-9a-fA-F]{32,64})(?=\s|$)")
+_MAX_SUM_CHARS = 1024
+
+
+def _asking(*extra: str) -> Dialect:
+    """The PROPFIND for what an entry needs, and these."""
+    asked = "".join(_element(tag) for tag in (*_EVERY_FILE, *extra))
+    body = (
+        '<?xml version="1.0" encoding="utf-8"?><D:propfind xmlns:D="DAV:" '
+        'xmlns:oc="http://owncloud.org/ns" xmlns:nc="http://nextcloud.org/ns">'
+        f"<D:prop>{asked}</D:prop></D:propfind>"
+    )
+    inside = {f"{_OC}checksum"} if f"{_OC}checksums" in extra else set()
+    return Dialect(True, body.encode(), frozenset(extra) | inside, check_sum)
+
+
+def _element(tag: str) -> str:
+    namespace, _, name = tag.rpartition("}")
+    return f"<{_PREFIXES[namespace + '}']}:{name}/>"
+
+
+def sums_in(text: str) -> dict[str, str]:
+    """`SHA1:... MD5:...` as it stands in OC-Checksum and oc:checksums: the sums that we can add up
+    ourselves, in lower case."""
+    return {name: value.lower() for name, value in _SUM.findall(text[:_MAX_SUM_CHARS])}
+
+
+def check_sum(what: str, headers: Mapping[str, str], data: bytes) -> None:
+    """Compares a whole file with the sum that came with it. Raises Corrupt.
+
+    The server keeps the sum of whoever uploaded the file, and never looked at it itself.
+    """
+    sums = sums_in(headers.get("oc-checksum", ""))
+    for name in ("SHA256", "SHA1", "MD5"):
+        if name in sums:
+            found = hashlib.new(name.lower(), data, usedforsecurity=False).hexdigest()
+            if found != sums[name]:
+                raise Corrupt(f"{what}: its {name} is {found}, and it was uploaded as {sums[name]}")
+            return
+
+
+LISTING: Final = _asking(f"{_OC}fileid", f"{_OC}permissions", f"{_NC}mount-type")
+_DETAILS: Final = _asking(f"{_OC}checksums", _LOCK, _LOCK_OWNER)
+_ROOM: Final = _asking(_FREE, _USED)
+
+
+class Details:
+    """Questions about one file or directory that no listing asks: dear, or seldom needed."""
+
+    def __init__(self, pool: HttpPool, base: str) -> None:
+        self._pool = pool
+        self._files = DavReader(pool, base, Leftovers(), _DETAILS)
+        self._room = DavReader(pool, base, Leftovers(), _ROOM)
+
+    def find(self, key: str) -> tuple[Entry, str]:
+        """What is at a key, and the MD5 (hex) that its uploader told, or "". Raises NotFound."""
+        entry, item = self._files.look(key, self._pool.deadline_s())
+        return entry, sums_in(item.more.get(f"{_OC}checksums", "")).get("MD5", "")
+
+    def room(self, directory: str) -> Quota:
+        """What fits in there. Raises NotFound."""
+        _, item = self._room.look(directory, self._pool.deadline_s())
+        return quota_in(item)
+
+    def explained(self, error: Locked, key: str) -> Locked:
+        """The same, or LockedByUser where it is the kind of lock that a person takes."""
+        try:
+            _, item = self._files.look(key, self._pool.deadline_s())
+        except RemoteError:
+            return error
+        if item.more.get(_LOCK) not in ("1", "true"):
+            return error
+        owner = item.more.get(_LOCK_OWNER, "")[:_MAX_OWNER_CHARS] or "somebody"
+        return LockedByUser(f"{key!r} is locked by {owner!r}")
+
+
+def quota_in(item: DavItem) -> Quota:
+    """-1 is not computed, -2 unknown and -3 unlimited."""
+    free = _number(item.more.get(_FREE, ""))
+    used = _number(item.more.get(_USED, ""))
+    return Quota(used or 0, free)
+
+
+def _number(text: str) -> int | None:
+    is_one = text.isascii() and text.isdigit() and len(text) < 19
+    return int(text) if is_one else None

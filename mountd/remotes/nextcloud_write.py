@@ -1,0 +1,255 @@
+"""Writes to a Nextcloud, as far as it does more than WebDAV; `webdav_write` does the rest.
+
+A PUT is whole there, keeps the file's id, and is refused by the server itself where `If-Match` or
+`If-None-Match: *` isn't met; so nothing is probed. Its answer tells the new version, and the MD5
+that the server added up while it took the bytes (`X-Hash`), so no PROPFIND follows. `OC-Checksum`
+is kept with the file and compared with nothing (24.0.5: a wrong one is a 201); it is how `identify`
+knows after a restart what we sent. Every body has a Content-Length: one without it bypasses the
+quota.
+"""
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterator
+
+from typing_extensions import Buffer
+
+from mountd.errors import (
+    Corrupt,
+    Locked,
+    NameNotAllowed,
+    NotFound,
+    QuotaExceeded,
+)
+from mountd.remotes.base import ABSENT, Body, Identity, Upload
+from mountd.remotes.http_pool import HttpPool
+from mountd.remotes.http_range import is_tag, opaque_tag
+from mountd.remotes.nextcloud_assembly import Goal
+from mountd.remotes.nextcloud_chunks import ChunkedUploads
+from mountd.remotes.nextcloud_dav import Details
+from mountd.remotes.nextcloud_features import FeaturesDoor
+from mountd.remotes.request_body import SentBody
+from mountd.remotes.webdav_changes import DavChanges
+from mountd.remotes.webdav_leftovers import Leftovers, directory_of
+from mountd.remotes.webdav_path import target_of
+from mountd.remotes.webdav_probe import Enforced, Proof, explained
+from mountd.remotes.webdav_read import DavReader
+from mountd.remotes.webdav_write import DavWriter, mtime_headers
+from mountd.types import Entry, Kind
+
+logger = logging.getLogger(__name__)
+
+_ALL = Enforced(other=True, gone=True, taken=True)
+# 24.0.5. A MOVE gives a collection's `If` a 412 whatever it says: sabre knows no tags of those.
+PROOF = Proof(
+    moves=_ALL, deletes=True, puts=_ALL, keeps_mtime=True, odd_names=True, collections=False
+)
+_SECOND_NS = 1_000_000_000
+
+
+class NextcloudProof:
+    """`webdav_probe.Proves` without a probe."""
+
+    def __init__(self, changes: DavChanges, door: FeaturesDoor) -> None:
+        self._changes = changes
+        self._door = door
+
+    @property
+    def proof(self) -> Proof:
+        return PROOF
+
+    def for_change(self, key: str) -> Proof:
+        self._changes.check_name(key)
+        name = key.removesuffix("/").rpartition("/")[2]
+        rules = self._door.known.names
+        if rules is not None and not rules.allow(name):
+            raise NameNotAllowed(f"{name!r}: this Nextcloud forbids the name")
+        return PROOF
+
+    def for_removal(self, key: str) -> Proof:
+        return PROOF
+
+
+class NextcloudWriter:
+    """The changing half of a `RemoteStore`; its methods promise what that does. Thread-safe.
+
+    Before a server was asked what it is, nothing is changed; one that is no Nextcloud gets what
+    any WebDAV server gets.
+    """
+
+    def __init__(
+        self,
+        pool: HttpPool,
+        base: str,
+        reader: DavReader,
+        leftovers: Leftovers,
+        details: Details,
+        door: FeaturesDoor,
+        chunks: ChunkedUploads,
+        whole_bytes: int,
+    ) -> None:
+        self._pool = pool
+        self._base = base
+        self._reader = reader
+        self._details = details
+        self._door = door
+        self._chunks = chunks
+        self._whole_bytes = whole_bytes
+        self._changes = DavChanges(pool, base)
+        self._prover = NextcloudProof(self._changes, door)
+        self._known = DavWriter(pool, base, reader, leftovers, self._prover)
+        self._plain = DavWriter(pool, base, reader, leftovers)
+        self._keeps_mtime = True
+
+    @property
+    def proof(self) -> Proof:
+        """What is known so far."""
+        return PROOF if self._door.known.is_nextcloud else self._plain.proof
+
+    @property
+    def keeps_mtime(self) -> bool:
+        return self.proof.keeps_mtime and self._keeps_mtime
+
+    def identify(self, key: str) -> Identity:
+        """One PROPFIND. The MD5 is what the uploader said, so it is there only if that was us or
+        another client that says one."""
+        entry, md5 = self._details.find(key)
+        if entry.kind is not Kind.FILE:
+            raise NotFound(f"{key!r} is a directory")
+        return Identity(entry, self._writer().upload_id_of(key, entry.version), md5)
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        """Small files by one request; large ones in chunks, where the server takes such."""
+        writer = self._writer()
+        if writer is self._plain:
+            return writer.put(key, body, expect, upload)
+        self._prover.for_change(key)
+        with self._locks_explained(key):
+            if body.size > self._whole_bytes:
+                if not self._door.known.is_chunked:
+                    return writer.put(key, body, expect, upload)
+                made = self._put_chunked(key, body, expect, upload)
+            else:
+                made = self._put_whole(key, body, expect, upload)
+        writer.remember(key, made.version, upload)
+        return made
+
+    def delete(self, key: str, expect: str | None) -> None:
+        with self._locks_explained(key):
+            self._writer().delete(key, expect)
+
+    def copy(
+        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+    ) -> Entry:
+        with self._locks_explained(key):
+            return self._writer().copy(source, version, key, expect, upload)
+
+    def make_dir(self, key: str) -> None:
+        writer = self._writer()
+        if writer is self._known:
+            self._prover.for_change(key)
+        writer.make_dir(key)
+
+    def remove_dir(self, key: str) -> None:
+        """What comes into the directory between the look and the DELETE goes to the trash with
+        it: the server knows no condition for a directory."""
+        with self._locks_explained(key):
+            self._writer().remove_dir(key)
+
+    def _writer(self) -> DavWriter:
+        return self._known if self._door.get().is_nextcloud else self._plain
+
+    @contextlib.contextmanager
+    def _locks_explained(self, key: str) -> Iterator[None]:
+        """A lock that a person holds is another thing than one of a request under way."""
+        try:
+            yield
+        except Locked as error:
+            better = self._details.explained(error, key)
+            if better is error:
+                raise
+            logger.warning("%s", better)
+            raise better from error
+
+    # Small files
+
+    def _put_whole(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        data = body.read(0, body.size)
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        headers = {"OC-Checksum": f"MD5:{md5}", "X-Hash": "md5", **mtime_headers(upload)}
+        if expect and not is_tag(expect):
+            self._known.check(key, expect, self._pool.deadline_s())
+        answered = self._put_data(key, data, headers, expect)
+        if answered.get("x-hash-md5", md5).lower() != md5:
+            # Once more. Not under our sum: what is broken must never be taken for what we sent.
+            del headers["OC-Checksum"]
+            answered = self._put_data(key, data, headers, _version_in(answered) or expect)
+            if answered.get("x-hash-md5", "").lower() != md5:
+                raise Corrupt(f"{key!r}: the server got other bytes than were sent, twice")
+        return self._made(key, body.size, upload, answered)
+
+    def _put_data(
+        self, key: str, data: Buffer, headers: dict[str, str], expect: str | None
+    ) -> dict[str, str]:
+        conditions: dict[str, str] = {}
+        if expect == ABSENT:
+            conditions["If-None-Match"] = "*"
+        elif expect is not None and is_tag(expect):
+            conditions["If-Match"] = expect
+        with explained(self._reader, key, self._pool.deadline_s):
+            sent = SentBody.of(data)
+            answered = self._changes.put(
+                key, sent, {**headers, **conditions}, self._pool.deadline_s()
+            )
+        if answered is None:
+            raise self._known.refusal(key, expect or ABSENT, self._pool.deadline_s())
+        return dict(answered)
+
+    def _made(self, key: str, size: int, upload: Upload, answered: dict[str, str]) -> Entry:
+        """What the answer says, or else what a look shows."""
+        version = _version_in(answered)
+        keeps_mtime = answered.get("x-oc-mtime") == "accepted"
+        if upload.mtime_ns > 0 and not keeps_mtime:
+            self._keeps_mtime = False
+        mtime_ns = upload.mtime_ns // _SECOND_NS * _SECOND_NS
+        ours = Entry(key.rpartition("/")[2], Kind.FILE, size, mtime_ns, version)
+        if version and keeps_mtime and "x-hash-md5" in answered:
+            return ours
+        found = self._reader.find(key, self._pool.deadline_s())
+        if version and found.version != version:
+            return ours  # somebody has replaced it already
+        if found.size != size:
+            raise Corrupt(f"{key!r}: sent {size} bytes, and {found.size} arrived")
+        return found
+
+    # Large files
+
+    def _put_chunked(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        until_s = self._pool.deadline_s()
+        before = self._known.check(key, expect, until_s)
+        if before == ABSENT:
+            self._check_room(key, body.size)
+        target = target_of(self._base, key)
+        goal = Goal(
+            key,
+            target,
+            self._pool.origin + target,
+            body.size,
+            upload.mtime_ns,
+            expect,
+            before,
+        )
+        features = self._door.known
+        return self._chunks.put(goal, body, upload, features.max_chunk_bytes)
+
+    def _check_room(self, key: str, size: int) -> None:
+        """Before gigabytes of a new file go; a missing directory shows here, too. Whether what is
+        replaced makes room is for the server to say."""
+        room = self._details.room(directory_of(key))
+        if room.free_bytes is not None and size > room.free_bytes:
+            raise QuotaExceeded(f"{key!r} has {size} bytes, and {room.free_bytes} are left")
+
+
+def _version_in(answered: dict[str, str]) -> str:
+    return opaque_tag(answered.get("oc-etag") or answered.get("etag", ""))
