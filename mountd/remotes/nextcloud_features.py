@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mountd.errors import Denied, RemoteError, Throttled, Unreachable
+from mountd.errors import Throttled, Unreachable
 from mountd.remotes.base import NameRules
 from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.http_status import error_of_status
@@ -30,7 +30,8 @@ _EXTENSIONS = (".part",)
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """`version` is "" where no Nextcloud answered: then it is treated as plain WebDAV.
+    """`is_whole`: nothing was held back; who isn't signed in is told less.
+    `version` is "" where no Nextcloud answered: then it is treated as plain WebDAV.
 
     `is_chunked`: large files may go in chunks. Which scheme is up to the server: 2 needs a shared
     cache and an object store there, doesn't show in the capabilities, and falls back to 1.0. So
@@ -45,6 +46,7 @@ class Features:
     max_chunks_at_once: int | None = None
     names: NameRules | None = None
     push_url: str = ""
+    is_whole: bool = True
 
     @property
     def is_nextcloud(self) -> bool:
@@ -74,22 +76,23 @@ class FeaturesDoor:
         if self._known is not None:
             return self._known
         with self._asking:
-            if self._known is None:
-                self._known = self._ask()
-                logger.info("%s: %s", self._pool.origin, self._known)
-            return self._known
+            if self._known is not None:
+                return self._known
+            found = self._ask()
+            logger.info("%s: %s", self._pool.origin, found)
+            if found.is_whole:
+                self._known = found
+            return found
 
     def _ask(self) -> Features:
         headers = {"OCS-APIRequest": "true", "Accept": "application/json"}
         with self._pool.ask("GET", self._target, headers) as answer:
-            error: RemoteError | None = None
             if answer.status != 200:
                 retry_after = answer.headers.get("retry-after")
                 error = error_of_status(answer.status, answer.what, retry_after)
                 if answer.status == 401 or isinstance(error, Throttled | Unreachable):
                     raise error
-                if isinstance(error, Denied):
-                    logger.info("%s: used as plain WebDAV", error)
+                logger.info("%s: used as plain WebDAV", error)
                 return PLAIN
             data = b""
             while chunk := answer.chunk():
@@ -121,6 +124,7 @@ def features_in(data: bytes) -> Features:
         max_chunks_at_once=_positive(at_once),
         names=_names(files),
         push_url=push if isinstance(push, str) and push.startswith(("ws://", "wss://")) else "",
+        is_whole=isinstance(files, Mapping),
     )
 
 

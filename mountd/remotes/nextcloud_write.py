@@ -11,7 +11,7 @@ quota.
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from typing_extensions import Buffer
 
@@ -198,13 +198,20 @@ class NextcloudWriter:
         elif expect is not None and is_tag(expect):
             conditions["If-Match"] = expect
         with explained(self._reader, key, self._pool.deadline_s):
-            sent = SentBody.of(data)
-            answered = self._changes.put(
-                key, sent, {**headers, **conditions}, self._pool.deadline_s()
-            )
+            answered = self._put_file(key, SentBody.of(data), {**headers, **conditions})
         if answered is None:
             raise self._known.refusal(key, expect or ABSENT, self._pool.deadline_s())
         return dict(answered)
+
+    def _put_file(
+        self, key: str, sent: SentBody, headers: dict[str, str]
+    ) -> Mapping[str, str] | None:
+        try:
+            return self._changes.put(key, sent, headers, self._pool.deadline_s())
+        except NotFound:
+            # 409: its directory is missing, or it is one itself.
+            self._known.check(key, None, self._pool.deadline_s())
+            raise
 
     def _made(self, key: str, size: int, upload: Upload, answered: dict[str, str]) -> Entry:
         """What the answer says, or else what a look shows."""

@@ -465,7 +465,9 @@ CAPABILITIES = "/ocs/v2.php/cloud/capabilities?format=json"
 
 def test_nextcloud_addresses_are_mapped_and_its_folder_tags_are_versions() -> None:
     root = "/remote.php/dav/files/ann%20b/a%20c/"
-    capabilities = answer(200, b'{"ocs": {"data": {"version": {"string": "31.0.0"}}}}')
+    capabilities = answer(
+        200, b'{"ocs": {"data": {"version": {"string": "31.0.0"}, "capabilities": {"files": {}}}}}'
+    )
     with raw_http(capabilities, multistatus(response(root, '"tree"'))) as server:
         settings = Settings(
             cache_dir=Path("/nonexistent"),
