@@ -33,7 +33,8 @@ class Entry:
     changes when anything below changes.
 
     `attributes`: what the remote keeps beside the bytes, of `mode` (decimal, with the bits of the
-    file's type), `uid`, `gid` (decimal) and `xattr`; ASCII. None: it didn't say; {}: it has none.
+    file's type), `uid`, `gid` (decimal) and `xattr` (vfs/user_xattrs.py); ASCII. `mtime` is among
+    them where `mtime_ns` is only when the object arrived. None: it didn't say; {}: it has none.
     Entries are compared without them, because most listings don't say.
     """
 

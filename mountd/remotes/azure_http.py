@@ -24,7 +24,7 @@ from mountd.errors import (
 from mountd.remotes.azure_credentials import AzureAccount, sas_query
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.http_status import mtime_ns_of_http_date, retry_after_s
-from mountd.remotes.object_metadata import mtime_ns_of
+from mountd.remotes.object_metadata import attributes_of, mtime_ns_of
 from mountd.remotes.object_store import ListedObject
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.rest import MAX_BODY_BYTES, RestAnswer, RestClient, status_error
@@ -129,7 +129,8 @@ def blob_of(key: str, size: int, answer: RestAnswer, metadata: Mapping[str, str]
     version = opaque_tag(answer.header("etag"))
     if not version:
         raise Corrupt(f"{key}: an answer without an ETag")
-    return ListedObject(key, size, mtime_of(metadata, answer.header("last-modified")), version)
+    mtime_ns = mtime_of(metadata, answer.header("last-modified"))
+    return ListedObject(key, size, mtime_ns, version, attributes_of(metadata))
 
 
 def mtime_of(metadata: Mapping[str, str], last_modified: str) -> int:

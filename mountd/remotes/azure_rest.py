@@ -13,6 +13,7 @@ from mountd.remotes.azure_http import AzureHttp, mtime_of, plain_name
 from mountd.remotes.azure_write import CAPABILITIES, AzureWrites
 from mountd.remotes.base import Body, Capabilities, Upload
 from mountd.remotes.http_range import opaque_tag
+from mountd.remotes.object_metadata import attributes_of
 from mountd.remotes.object_store import FoundObject, ListedObject, ListPage
 from mountd.remotes.rest import check_tag, checked_range, range_header
 from mountd.remotes.xml_pages import children, parse_xml, texts
@@ -151,6 +152,7 @@ def _object_of(
         size = int(properties["Content-Length"])
         plain = {plain_name(written.lower()): text for written, text in metadata.items()}
         mtime_ns = mtime_of(plain, properties["Last-Modified"])
-        return ListedObject(name, size, mtime_ns, opaque_tag(properties["Etag"]))
+        tag = opaque_tag(properties["Etag"])
+        return ListedObject(name, size, mtime_ns, tag, attributes_of(plain))
     except (KeyError, ValueError) as error:
         raise Corrupt(f"an unreadable entry in a listing: {name!r} {properties}") from error

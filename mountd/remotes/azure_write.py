@@ -19,7 +19,7 @@ from mountd.remotes.azure_http import (
 )
 from mountd.remotes.base import ABSENT, Body, Capabilities, Upload
 from mountd.remotes.call import upload_timeout_s
-from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, metadata_of
+from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, copied, metadata_of
 from mountd.remotes.object_store import FoundObject, ListedObject
 from mountd.remotes.rest import RestAnswer
 
@@ -31,6 +31,7 @@ CAPABILITIES = Capabilities(
     conditional_delete=True,
     server_copy=True,
     keeps_attributes=True,
+    lists_attributes=True,
     keeps_mtime=True,
     max_put_bytes=MAX_BLOB_BYTES,
 )
@@ -107,19 +108,19 @@ class AzureWrites:
         before = _found(source, answer)
         if before.version != version:
             raise VersionChanged(self._http.what(source))
-        metadata = metadata_of(upload)
+        metadata = copied(metadata_in(answer.headers), upload)
         if source == key:
             if expect not in (None, version):
                 raise VersionChanged(self._http.what(key))
             return self._set_metadata(before, metadata)
         headers = metadata_headers(metadata) | _condition(expect) | self._copy_source(before)
-        copied = self._http.send("PUT", key, {}, headers)
-        if copied.status not in (201, 202):
-            raise self._http.error(copied, key)
-        if copied.headers.get("x-ms-copy-status", "success") != "success":
-            copied = self._copied(key, copied.header("x-ms-copy-id"), before.size)
+        done = self._http.send("PUT", key, {}, headers)
+        if done.status not in (201, 202):
+            raise self._http.error(done, key)
+        if done.headers.get("x-ms-copy-status", "success") != "success":
+            done = self._copied(key, done.header("x-ms-copy-id"), before.size)
         # Without metadata of its own a copy has the source's.
-        return blob_of(key, before.size, copied, metadata or metadata_in(answer.headers))
+        return blob_of(key, before.size, done, metadata or metadata_in(answer.headers))
 
     def close(self) -> None:
         self._blocks.close()

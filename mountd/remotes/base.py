@@ -73,6 +73,8 @@ class Capabilities:
     step; where False the store looks first and then acts, and a change in between is overwritten.
     `server_copy`: `copy` works without moving the bytes through us. `keeps_attributes`: `put` keeps
     `attributes` (object metadata). `keeps_mtime`: listings show the mtime that came with a put.
+    `keeps_modes`: of the attributes `mode`, `uid` and `gid` are kept, in the file system itself.
+    `lists_attributes`: a listing's entries have their attributes.
     `max_put_bytes`: the largest file that `put` takes; None where no limit is known.
     `put_delta`: it may work here, without moving the bytes that are there already.
     `name_rules`: the names that `put` and `make_dir` refuse; None where none are known (yet: some
@@ -91,6 +93,8 @@ class Capabilities:
     max_put_bytes: int | None = None
     put_delta: bool = False
     name_rules: NameRules | None = None
+    keeps_modes: bool = False
+    lists_attributes: bool = False
 
 
 class Body(Protocol):
@@ -112,7 +116,9 @@ class Body(Protocol):
 @dataclass(frozen=True, slots=True)
 class Upload:
     """What goes with a `Body`. `upload_id`: kept with the object where the remote can keep it, so
-    that `identify` recognises it. `attributes`: object metadata (`mode`, `uid`, ...), ASCII.
+    that `identify` recognises it. `attributes`: object metadata (`mode`, `uid`, ...), ASCII. A
+    copy has its source's metadata with these on top, where "" takes one away, and its source's
+    mtime where none is given.
 
     An upload in several requests may go on where an earlier one of the same bytes to the same key
     broke off, also in another process. `progress` is called in the thread of the `put` (it may

@@ -22,7 +22,7 @@ from mountd.errors import (
 )
 from mountd.remotes.gcs_credentials import GcsAccess
 from mountd.remotes.http_status import retry_after_s
-from mountd.remotes.object_metadata import MTIME, mtime_ns_of
+from mountd.remotes.object_metadata import MTIME, attributes_of, mtime_ns_of
 from mountd.remotes.object_store import ListedObject
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.rest import MAX_BODY_BYTES, RestAnswer, RestClient, status_error
@@ -167,7 +167,9 @@ def object_of(item: Mapping[str, Any]) -> ListedObject:
         made_ns = int(created.timestamp()) * 1_000_000_000 + created.microsecond * 1000
         kept_ns = _kept_mtime_ns(item.get("metadata") or {})
         mtime_ns = made_ns if kept_ns is None else kept_ns
-        return ListedObject(item["name"], int(item["size"]), mtime_ns, str(item["generation"]))
+        attributes = attributes_of(item.get("metadata") or {})
+        size, version = int(item["size"]), str(item["generation"])
+        return ListedObject(item["name"], size, mtime_ns, version, attributes)
     except (KeyError, TypeError, ValueError) as error:
         raise Corrupt(f"an unreadable object: {item}") from error
 

@@ -14,7 +14,7 @@ from mountd.remotes.base import ABSENT, Body, Capabilities, Upload
 from mountd.remotes.call import upload_timeout_s
 from mountd.remotes.gcs_http import OBJECT_FIELDS, GcsHttp, json_of, object_of
 from mountd.remotes.gcs_upload import upload as upload_bytes
-from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, metadata_of
+from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, copied, metadata_of
 from mountd.remotes.object_store import FoundObject, ListedObject
 
 MAX_OBJECT_BYTES = 5 << 40
@@ -43,6 +43,7 @@ class GcsWrites:
             conditional_delete=enforced,
             server_copy=True,
             keeps_attributes=True,
+            lists_attributes=True,
             keeps_mtime=True,
             max_put_bytes=MAX_OBJECT_BYTES,
         )
@@ -89,8 +90,9 @@ class GcsWrites:
             raise VersionChanged(self._http.what(source))
         self._look_first(key, expect)
         resource: dict[str, Any] = {}
-        if metadata := metadata_of(upload):
+        if metadata_of(upload) or upload.attributes:
             kept = {name: found[name] for name in _KEPT_FIELDS if name in found}
+            metadata = copied(found.get("metadata") or {}, upload)
             resource = {**kept, "metadata": metadata}
         condition = {"ifSourceGenerationMatch": version} | _condition(expect)
         return self._rewrite(before, key, condition, resource)

@@ -4,8 +4,10 @@
 rclone writes RFC 3339, so both are read.
 """
 
+import contextlib
 import mimetypes
 import re
+import stat
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -13,18 +15,72 @@ from mountd.remotes.base import Upload
 
 UPLOAD_ID = "mountd-upload"
 MTIME = "mtime"
+MODE, UID, GID, XATTR = "mode", "uid", "gid", "xattr"
+
+MAX_XATTR_CHARACTERS = 8192  # Azure and GCS take 8 KiB of metadata, S3 2 KiB
+_MAX_ID = (1 << 32) - 2
+_TYPES = frozenset((0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK))
+_DIGITS = re.compile(r"\d{1,10}", re.ASCII)
 
 _SECONDS = re.compile(r"(-?)(\d{1,11})(?:\.(\d{1,9})\d*)?", re.ASCII)
 
 
 def metadata_of(upload: Upload) -> dict[str, str]:
     """Everything that is kept with the object, by its plain name."""
-    found = dict(upload.attributes)
+    found = {name: value for name, value in upload.attributes.items() if value}
     if upload.mtime_ns:
         found[MTIME] = mtime_text(upload.mtime_ns)
     if upload.upload_id:
         found[UPLOAD_ID] = upload.upload_id
     return found
+
+
+def copied(source: Mapping[str, str], upload: Upload) -> dict[str, str]:
+    """The metadata of a copy: its source's, anybody's, with what comes with the copy on top. An
+    attribute "" is taken away, and so is what no header can carry."""
+    kept = {
+        name: value
+        for name, value in source.items()
+        if name != UPLOAD_ID and upload.attributes.get(name) != "" and _is_plain(name + value)
+    }
+    return {**kept, **metadata_of(upload)}
+
+
+def attributes_of(metadata: Mapping[str, str]) -> dict[str, str]:
+    """`Entry.attributes`, normalised: untrusted, so what makes no sense is left out."""
+    found: dict[str, str] = {}
+    mode = mode_in(metadata.get(MODE, ""))
+    if mode is not None:
+        found[MODE] = str(mode)
+    for name in (UID, GID):
+        text = metadata.get(name, "")
+        if _DIGITS.fullmatch(text) and int(text) <= _MAX_ID:
+            found[name] = str(int(text))
+    xattr = metadata.get(XATTR, "")
+    if xattr and len(xattr) <= MAX_XATTR_CHARACTERS and _is_plain(xattr):
+        found[XATTR] = xattr
+    return found
+
+
+def mode_in(text: str) -> int | None:
+    """Decimal as s3fs writes it. Octal where it begins with 0, or is no file's mode in decimal:
+    rclone writes 100644."""
+    if not _DIGITS.fullmatch(text):
+        return None
+    if not text.startswith("0") and _is_mode(int(text)):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        if _is_mode(int(text, 8)):
+            return int(text, 8)
+    return None
+
+
+def _is_mode(mode: int) -> bool:
+    return mode <= 0o177777 and stat.S_IFMT(mode) in _TYPES
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def mtime_text(mtime_ns: int) -> str:

@@ -8,8 +8,8 @@ rewritten. `xml_pages` has the measurements.
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from typing_extensions import Buffer
@@ -27,12 +27,13 @@ _PROBE = re.compile(r"(?:.*/)?\.mountd-probe-[0-9a-f]{32}/?", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """One object, by its full key in the bucket."""
+    """One object, by its full key in the bucket. `attributes` as in `Entry`."""
 
     key: str
     size: int
     mtime_ns: int
     version: str
+    attributes: Mapping[str, str] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,7 @@ class ObjectStore:
         name = key.removesuffix("/").rpartition("/")[2]
         if key and not key.endswith("/"):
             found = self._provider.head(full)
-            return Entry(name, Kind.FILE, found.size, found.mtime_ns, found.version)
+            return _file_entry(key, found)
         page = self._provider.list_page(full, "", "", 1)
         # An empty page may have a successor (GCS and Azure say so); that is rare enough to walk.
         while not page.objects and page.next_token:
@@ -284,7 +285,7 @@ def _check_file(key: str) -> None:
 
 def _file_entry(key: str, found: ListedObject) -> Entry:
     name = key.rpartition("/")[2]
-    return Entry(name, Kind.FILE, found.size, found.mtime_ns, found.version)
+    return Entry(name, Kind.FILE, found.size, found.mtime_ns, found.version, found.attributes)
 
 
 def _tree_entries(page: ListPage, prefix: str, cut: int) -> list[tuple[str, Entry]]:
@@ -317,7 +318,7 @@ def _entries(page: ListPage, prefix: str, seen_directories: set[str]) -> list[En
             # A marker, or a server that doesn't group: a directory is what it shows.
             directories.append(prefix + name.partition("/")[0] + "/")
         elif name and not _PROBE.fullmatch(name):
-            entries.append(Entry(name, Kind.FILE, found.size, found.mtime_ns, found.version))
+            entries.append(_file_entry(name, found))
     for full in directories:
         name = full[cut:].removesuffix("/")
         if not full.startswith(prefix) or not full.endswith("/") or "/" in name:

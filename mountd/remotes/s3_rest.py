@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element
 from mountd.errors import Corrupt, RemoteError
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.http_status import mtime_ns_of_http_date
+from mountd.remotes.object_metadata import MTIME, attributes_of, mtime_ns_of, mtime_text
 from mountd.remotes.object_store import ListedObject, ListPage
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.rest import (
@@ -31,6 +32,7 @@ from mountd.remotes.s3_payload import Payload
 from mountd.remotes.xml_pages import children, parse_xml, texts
 
 _ERROR_BODY_BYTES = 1 << 16
+META = "x-amz-meta-"
 NOTHING: Mapping[str, str] = MappingProxyType({})
 _NO_BODY = SentBody.of(b"")
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -195,7 +197,20 @@ def object_of_head(key: str, answer: RestAnswer) -> ListedObject:
     if not size.isdigit() or not version:
         raise Corrupt(f"{key}: HEAD answers without a length or an ETag")
     mtime_ns = mtime_ns_of_http_date(answer.header("last-modified"))
-    return ListedObject(key, int(size), mtime_ns, version)
+    return ListedObject(key, int(size), mtime_ns, version, attributes_in(metadata_in(answer)))
+
+
+def metadata_in(answer: RestAnswer) -> dict[str, str]:
+    """The metadata of an answer, by its plain names."""
+    headers = answer.headers.items()
+    return {name.removeprefix(META): text for name, text in headers if name.startswith(META)}
+
+
+def attributes_in(metadata: Mapping[str, str]) -> dict[str, str]:
+    """With `mtime`, because a listing has the time of arrival only."""
+    kept_ns = mtime_ns_of(metadata)
+    found = attributes_of(metadata)
+    return found if kept_ns is None else {**found, MTIME: mtime_text(kept_ns)}
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from mountd.errors import Corrupt, NotFound, RemoteError, Unreachable, Unsupport
 from mountd.remotes.base import ABSENT, Body, Capabilities, Upload
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.http_status import mtime_ns_of_http_date
-from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, metadata_of
+from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, copied, metadata_of
 from mountd.remotes.object_store import CAPABILITIES, FoundObject, ListedObject, ListPage
 from mountd.remotes.obstore_puts import NotPut, ObstorePuts
 from mountd.remotes.rest import RestAnswer
@@ -32,12 +32,11 @@ from mountd.remotes.s3_multipart import (
 )
 from mountd.remotes.s3_payload import HELD_BYTES, payload_of_part
 from mountd.remotes.s3_probe import Proven, Prover
-from mountd.remotes.s3_rest import S3Rest, object_of_head
+from mountd.remotes.s3_rest import META, S3Rest, attributes_in, metadata_in, object_of_head
 from mountd.remotes.s3_xml import etag_in, mtime_ns_in
 
 SINGLE_PUT_BYTES = HELD_BYTES
 MAX_COPY_BYTES = 5 << 30  # by CopyObject
-_META = "x-amz-meta-"
 _MD5_TAG = re.compile(r'"[0-9a-fA-F]{32}"')
 _DIRECTORY_TYPE = "application/x-directory"
 # What a copy loses with its old metadata, unless it is said again.
@@ -79,7 +78,7 @@ class S3Bucket:
         # Unproved, it may be no MD5; then it is equal to none.
         may_be_md5 = (known is None or known.etag_is_md5) and _is_md5(answer, found.version)
         md5 = found.version.strip('"').lower() if may_be_md5 else ""
-        return FoundObject(found, answer.header(_META + UPLOAD_ID), md5)
+        return FoundObject(found, answer.header(META + UPLOAD_ID), md5)
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> ListedObject:
         """Up to 16 MiB one PUT; beyond in parts, checked before the first and with Complete.
@@ -204,7 +203,8 @@ class S3Bucket:
             raise VersionChanged(f"{source} is {found.version} and not {version}")
         headers = {name: answer.header(name) for name in _COPIED_HEADERS if answer.header(name)}
         upload = _recognisable(upload)
-        headers |= _metadata_headers(upload)
+        metadata = copied(metadata_in(answer), upload)
+        headers |= _metadata_headers(metadata)
         what = {"x-amz-copy-source": self._rest.copy_source(source)}
         if proven.copy_source_if_match:
             what["x-amz-copy-source-if-match"] = version
@@ -214,7 +214,8 @@ class S3Bucket:
             tag = self._multipart.copy(target, what)
             return self._as_listed(key, ListedObject(key, found.size, 0, tag), upload)
         answer = self._copy_whole(proven, key, expect, found, {**headers, **what})
-        made = ListedObject(key, found.size, mtime_ns_in(answer.body), etag_in(answer.body))
+        mtime_ns, tag = mtime_ns_in(answer.body), etag_in(answer.body)
+        made = ListedObject(key, found.size, mtime_ns, tag, attributes_in(metadata))
         return made if made.version and made.mtime_ns else self._as_listed(key, made, upload)
 
     def close(self) -> None:
@@ -353,19 +354,19 @@ def _recognisable(upload: Upload) -> Upload:
 def headers_of(key: str, upload: Upload) -> dict[str, str]:
     """The headers of a new object. Raises Unsupported for attributes that no header carries."""
     kind = _type_of(key)
-    return _metadata_headers(upload) | ({"Content-Type": kind} if kind else {})
+    headers = _metadata_headers(metadata_of(upload))
+    return headers | ({"Content-Type": kind} if kind else {})
 
 
 def _type_of(key: str) -> str:
     return _DIRECTORY_TYPE if key.endswith("/") else content_type_of(key)
 
 
-def _metadata_headers(upload: Upload) -> dict[str, str]:
-    found = metadata_of(upload)
-    for name, value in found.items():
+def _metadata_headers(metadata: Mapping[str, str]) -> dict[str, str]:
+    for name, value in metadata.items():
         if not (name + value).isascii() or not (name + value).isprintable():
             raise Unsupported(f"the attribute {name!r} is not plain ASCII")
-    return {_META + name: value for name, value in found.items()}
+    return {META + name: value for name, value in metadata.items()}
 
 
 def _is_md5(answer: RestAnswer, tag: str) -> bool:

@@ -20,7 +20,7 @@ from mountd.sync.landing import Sent, base_moved, file_landed, remainder
 from mountd.sync.retry import ContentMissing
 from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
-from mountd.vfs.row_attributes import PARTIAL, known
+from mountd.vfs.row_attributes import MTIME_TOO, PARTIAL, known, known_there
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
 from mountd_cache.recovery import TORN_REASON
 
@@ -113,7 +113,7 @@ class Uploader:
             with suppress(NotFound):  # the write itself finds out what that means
                 there = (await self._asker.call(self._store.identify, base.key)).entry
                 kept = (there.version == base.version and there.attributes) or {}
-        return {**kept, **known(change.attributes)}
+        return {**known_there(kept), **known(change.attributes)}
 
     async def _send_content(self, change: Change, attributes: Mapping[str, str]) -> None:
         began = self._journal.next_sequence()
@@ -151,7 +151,9 @@ class Uploader:
             except Unsupported:
                 pass  # too large to be copied, for one
         if PARTIAL in change.attributes:
-            upload = replace(upload, attributes=await self._asked(change, base))
+            mtime_ns = upload.mtime_ns or change.mtime_ns
+            attributes = await self._asked(change, base)
+            upload = replace(upload, mtime_ns=mtime_ns, attributes=attributes)
             if not self._is_wanted(change):
                 return
         body = base_body(self._journal, store, change.content, base, hashed=self._hashed)
@@ -185,7 +187,10 @@ class Uploader:
 
     def _without_content(self, change: Change) -> tuple[UploadId, Upload]:
         id_ = self._id(change)
-        return id_, Upload(str(id_), change.mtime_ns, known(change.attributes))
+        # A copy keeps its source's mtime where we know no more than when that arrived.
+        is_kept = change.attributes.get(PARTIAL) == MTIME_TOO
+        mtime_ns = 0 if is_kept else change.mtime_ns
+        return id_, Upload(str(id_), mtime_ns, known(change.attributes))
 
     def _id(self, change: Change, content: int = 0, layer: int = -1) -> UploadId:
         now_ns, sequence = self._wall_clock(), change.sequence
@@ -339,7 +344,8 @@ class Uploader:
             content, sending.depth
         )
         now_ns = self._wall_clock()
-        sent = Sent(change, sending.upload.mtime_ns, sending.attempt.size, version, there)
+        mtime_ns = sending.upload.mtime_ns or change.mtime_ns
+        sent = Sent(change, mtime_ns, sending.attempt.size, version, known_there(there))
         landed = file_landed(ledger, sent, is_all=is_all, now_ns=now_ns)
         if isinstance(landed, Base):
             left = remainder(ledger.changes[change.key], landed, now_ns)

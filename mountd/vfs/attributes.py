@@ -14,6 +14,7 @@ from mountd.vfs.listing_rows import version_in
 from mountd.vfs.namespace import THERE
 from mountd.vfs.nodes import Node
 from mountd.vfs.overlay import is_hidden, key_of_row
+from mountd.vfs.row_attributes import BUT_MTIME, PARTIAL
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
 from mountd_cache.changes import Change, ChangeKind, ChangeState, Rows
@@ -79,6 +80,8 @@ class SetAttributes:
         attributes = dict(change.attributes)
         attributes |= kept(new.mode, new.uid, new.gid, is_directory=is_directory)
         mtime_ns = change.mtime_ns if new.mtime_ns is None else new.mtime_ns
+        if new.mtime_ns is not None and PARTIAL in attributes:
+            attributes[PARTIAL] = BUT_MTIME
         if attributes == change.attributes and mtime_ns == change.mtime_ns:
             return
         now_ns = self._now_ns()

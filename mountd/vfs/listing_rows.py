@@ -41,14 +41,15 @@ def merged(
         if name in shown.shortened:
             version = f"{version}{SEPARATOR}{entry.name}"
         mtime_ns = min(max(entry.mtime_ns, -MAX_TIME_NS), MAX_TIME_NS)
-        attributes, is_link = packed(entry.attributes), name in shown.links
-        row = Row(name, is_dir, entry.size, mtime_ns, version, 0, attributes, is_link)
+        # A listing that tells attributes tells all of them: those without need no text.
+        said = packed(entry.attributes) if entry.attributes else ""
+        row = Row(name, is_dir, entry.size, mtime_ns, version, 0, said, name in shown.links)
         at = known.get(name)
         if at is not None and old is not None:
             before = old.row(at)
             # What a listing doesn't say of the same version is what was known of it.
-            said = row.attributes
-            row = row._replace(ino=before.ino, attributes=said or before.attributes)
+            is_told = entry.attributes is not None
+            row = row._replace(ino=before.ino, attributes=said if is_told else before.attributes)
             if row == before:
                 unchanged += 1
             elif not _same_thing(row, before):

@@ -52,10 +52,18 @@ def seen(ledger: Ledger, directory: str, listing: Listing) -> Listing:
     return Listing.build(rows)
 
 
-def folded(ledger: Ledger, directory: str, listing: Listing, clean: Collection[Change]) -> Listing:
-    """The listing with what the remote has taken by now."""
+def folded(
+    ledger: Ledger,
+    directory: str,
+    listing: Listing,
+    clean: Collection[Change],
+    *,
+    tells_none: bool = False,
+) -> Listing:
+    """The listing with what the remote has taken by now. `tells_none`: a row says that there are
+    no attributes; else that is what a row without any means."""
     here = [change for change in clean if not change.is_gone]
-    rows = [_row(ledger, change) for change in here]
+    rows = [_row(ledger, change, tells_none) for change in here]
     rows += _kept(
         directory, listing, {change.key for change in clean}, {change.name for change in here}
     )
@@ -88,7 +96,8 @@ def _kept(
             yield listing.row(row)
 
 
-def _row(ledger: Ledger, change: Change) -> Row:
+def _row(ledger: Ledger, change: Change, tells_none: bool = False) -> Row:
+    is_told = not change.is_directory and (tells_none or bool(change.attributes))
     version = change.expect
     if is_shortened(change.name):
         segment = change.key.removesuffix("/")[len(change.directory) :]
@@ -100,7 +109,7 @@ def _row(ledger: Ledger, change: Change) -> Row:
         ledger.mtime_ns_of(change),
         version,
         change.number,
-        "" if change.is_directory else packed(change.attributes),
+        packed(change.attributes) if is_told else "",
         is_change_of_link(change),
     )
 

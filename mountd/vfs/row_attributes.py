@@ -12,9 +12,13 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 PARTIAL: Final = "partial"
+MTIME: Final = "mtime"
 XATTR: Final = "xattr"
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
-_UNKNOWN: Final[Mapping[str, str]] = MappingProxyType({PARTIAL: "1"})
+# As the mark: whether the mtime is only the listing's, too, when the object arrived.
+MTIME_TOO: Final = "mtime"
+BUT_MTIME: Final = "1"
+_UNKNOWN: Final[Mapping[str, str]] = MappingProxyType({PARTIAL: MTIME_TOO})
 _MAX_ID: Final = (1 << 32) - 2  # (uid_t) -1 says "leave it as it is"
 
 
@@ -55,6 +59,12 @@ def unpacked(text: str) -> Mapping[str, str]:
 def known(attributes: Mapping[str, str]) -> dict[str, str]:
     """Without the mark."""
     return {name: value for name, value in attributes.items() if name != PARTIAL}
+
+
+def known_there(attributes: Mapping[str, str]) -> dict[str, str]:
+    """What a remote told, as a change carries it: an mtime has its own place, and what is empty was
+    to be taken away."""
+    return {name: value for name, value in attributes.items() if value and name != MTIME}
 
 
 def is_partial(text: str) -> bool:

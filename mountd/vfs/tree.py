@@ -478,8 +478,13 @@ class Tree:
 
     def carried(self, text: str) -> Mapping[str, str]:
         """A row's attributes as a change carries them."""
-        keeps = self.store.capabilities.keeps_attributes
-        return unpacked(text) if text or keeps else {}
+        return unpacked(text) if text or self.asks_for_attributes else {}
+
+    @property
+    def asks_for_attributes(self) -> bool:
+        """Whether the remote keeps attributes and tells them only for each file by itself."""
+        able = self.store.capabilities
+        return able.keeps_attributes and not able.lists_attributes
 
 
 def key_of(parent: Directory, listing: Listing, row: int) -> str:

@@ -242,7 +242,10 @@ def test_a_copy_keeps_how_a_browser_shows_it(fake: GcsFake, store: RemoteStore) 
     store.copy("source", version, "plain", ABSENT, NOTHING)
     store.copy("source", version, "told", ABSENT, Upload("the-id"))
     assert fake.objects["d/plain"].resource == {**shown, "metadata": {"old": "1"}}
-    assert fake.objects["d/told"].resource == {**shown, "metadata": {"mountd-upload": "the-id"}}
+    assert fake.objects["d/told"].resource == {
+        **shown,
+        "metadata": {"old": "1", "mountd-upload": "the-id"},
+    }
 
 
 def test_a_copy_may_take_several_requests(fake: GcsFake, store: RemoteStore) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mountd.errors import (
     DirectoryNotEmpty,
@@ -94,7 +94,13 @@ class MemoryStore:
 
     # What a test does behind the daemon's back.
 
-    def seed(self, key: str, data: bytes = b"", mtime_ns: int | None = None) -> str:
+    def seed(
+        self,
+        key: str,
+        data: bytes = b"",
+        mtime_ns: int | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> str:
         """Creates or replaces an object (or makes a directory, for `name/`); its new version."""
         with self._lock:
             self._check_name(key)
@@ -104,8 +110,14 @@ class MemoryStore:
                 self._directories.add(key)
                 return ""
             mtime_ns = time.time_ns() if mtime_ns is None else mtime_ns
-            self._objects[key] = _Object(data, next(self._generations), mtime_ns)
+            upload = Upload(attributes=dict(attributes or {}))
+            self._objects[key] = _Object(data, next(self._generations), mtime_ns, upload)
             return self._objects[key].version
+
+    def seed_mtime(self, key: str, mtime_ns: int) -> None:
+        """What the metadata says, behind the version that listings have shown."""
+        with self._lock:
+            self._objects[key] = replace(self._objects[key], mtime_ns=mtime_ns)
 
     def drop(self, key: str) -> None:
         """Removes an object, or a marker or directory with its slash; KeyError if missing."""
@@ -161,7 +173,7 @@ class MemoryStore:
                     raise NotFound(key)
                 return Entry(name, Kind.DIRECTORY, 0, 0, "")
             self._object(key)
-            return self._entry(key)
+            return self._told(key)
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
         self._begin("list")
@@ -198,7 +210,7 @@ class MemoryStore:
         with self._lock:
             found = self._object(key)
             md5 = hashlib.md5(found.data, usedforsecurity=False).hexdigest()
-            return Identity(self._entry(key), found.upload.upload_id, md5)
+            return Identity(self._told(key), found.upload.upload_id, md5)
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         self._begin("put")
@@ -270,7 +282,10 @@ class MemoryStore:
                 raise VersionChanged(f"{source} was {version} and is {found.version}")
             self._check_place(key)
             self._check_version(key, expect)
-            return self._store(key, found.data, upload)
+            kept = {**found.upload.attributes, **upload.attributes}
+            attributes = {name: text for name, text in kept.items() if text}
+            mtime_ns = upload.mtime_ns or found.mtime_ns
+            return self._store(key, found.data, Upload(upload.upload_id, mtime_ns, attributes))
 
     def make_dir(self, key: str) -> None:
         self._begin("make_dir")
@@ -318,7 +333,11 @@ class MemoryStore:
     def _store(self, key: str, data: bytes, upload: Upload) -> Entry:
         mtime_ns = upload.mtime_ns or time.time_ns()
         self._objects[key] = _Object(data, next(self._generations), mtime_ns, upload)
-        return self._entry(key)
+        return self._told(key)
+
+    def _told(self, key: str) -> Entry:
+        """With its attributes, which listings leave out, as on S3."""
+        return replace(self._entry(key), attributes=self._objects[key].upload.attributes)
 
     def _entry(self, key: str) -> Entry:
         name = key.removesuffix("/").rpartition("/")[2]

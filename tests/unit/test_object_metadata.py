@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from mountd.remotes.base import Upload
 from mountd.remotes.object_metadata import (
+    attributes_of,
     content_type_of,
+    copied,
     metadata_of,
     mtime_ns_of,
     mtime_text,
@@ -61,3 +63,58 @@ def test_an_upload_that_says_nothing_leaves_nothing() -> None:
 )
 def test_a_content_type_is_that_of_the_ending(key: str, kind: str) -> None:
     assert content_type_of(key) == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("33188", 0o100644),  # s3fs, and we
+        ("0100644", 0o100644),
+        ("100644", 0o100644),  # rclone
+        ("100755", 0o100755),
+        ("41471", 0o120777),
+        ("0755", 0o755),
+        ("493", 0o755),
+        ("0", 0),
+        ("99999", None),
+        ("0999", None),
+        ("0177777", None),  # no type that a file has
+        ("-1", None),
+        ("rwxr-xr-x", None),
+        ("\u0663\u0663\u0661\u0668\u0668", None),
+        ("9" * 500, None),
+        ("", None),
+    ],
+)
+def test_a_mode_is_read_as_other_programs_write_it(text: str, mode: int | None) -> None:
+    assert attributes_of({"mode": text}) == ({} if mode is None else {"mode": str(mode)})
+
+
+def test_an_owner_that_is_none_is_left_out() -> None:
+    assert attributes_of({"uid": "0012", "gid": "4294967294"}) == {"uid": "12", "gid": "4294967294"}
+    assert attributes_of({"uid": "4294967295", "gid": "-1", "other": "x"}) == {}
+    assert attributes_of({"xattr": "a\nb"}) == {}
+    assert attributes_of({"xattr": "%7B%7D", "uid": "root"}) == {"xattr": "%7B%7D"}
+
+
+@given(st.dictionaries(st.sampled_from(["mode", "uid", "gid", "xattr"]), st.text()))
+def test_whatever_the_metadata_says_no_nonsense_comes_out(metadata: dict[str, str]) -> None:
+    found = attributes_of(metadata)
+    assert attributes_of(found) == found
+    assert all(value.isascii() and value.isprintable() for value in found.values())
+
+
+def test_a_copy_has_what_its_source_had_but_for_what_is_said_anew() -> None:
+    source = {
+        "mountd-upload": "old",
+        "mtime": "5.000000000",
+        "mode": "1",
+        "uid": "7",
+        "x": "theirs",
+    }
+    assert copied({**source, "odd": "\xe4"}, Upload("new", 0, {"mode": "33188", "uid": ""})) == {
+        "mountd-upload": "new",
+        "mtime": "5.000000000",
+        "mode": "33188",
+        "x": "theirs",
+    }

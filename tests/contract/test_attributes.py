@@ -1,0 +1,50 @@
+"""What is kept beside the bytes: read back, and kept where only something else changes."""
+
+import pytest
+
+from mountd.remotes.base import ABSENT, Upload
+from tests.contract.conftest import OpenStore
+from tests.contract.targets import Limit, Target, skip_if
+from tests.contract.test_listing import entries
+from tests.contract.writing import MTIME_NS, write
+
+MODES = {"mode": "33261", "uid": "1000", "gid": "7"}
+ALL = {**MODES, "xattr": "%7B%22user.a%22:%22eA==%22%7D"}
+
+
+def test_attributes_are_read_back(target: Target, open_store: OpenStore) -> None:
+    skip_if(target, Limit.NO_ATTRIBUTES, Limit.ONLY_UPLOAD_ID)
+    store = open_store()
+    made = write(store, "file", b"1", ABSENT, Upload("id", MTIME_NS, ALL))
+    write(store, "none", b"1", ABSENT, Upload("id"))
+    again = open_store()
+    mtime = {} if store.capabilities.keeps_mtime else {"mtime": "1600000000.123456000"}
+    assert again.stat("file").attributes == {**ALL, **mtime}
+    assert again.identify("file").entry.attributes == {**ALL, **mtime}
+    assert again.stat("none").attributes == {}
+    assert made.attributes in (None, {**ALL, **mtime})
+    listed = {entry.name: entry.attributes for entry in entries(again, "")}
+    if store.capabilities.lists_attributes:
+        assert listed == {"file": ALL, "none": {}}
+    else:
+        assert listed == {"file": None, "none": None}
+
+
+@pytest.mark.parametrize("key", ["file", "copied"])
+def test_a_copy_keeps_the_attributes_that_are_not_said_anew(
+    target: Target, open_store: OpenStore, key: str
+) -> None:
+    skip_if(target, Limit.NO_SERVER_COPY, Limit.NO_ATTRIBUTES, Limit.ONLY_UPLOAD_ID)
+    store = open_store()
+    version = write(store, "file", b"1", ABSENT, Upload("id", MTIME_NS, ALL)).version
+    upload = Upload("copied", 0, {"mode": "33188", "gid": ""})
+    made = store.copy("file", version, key, version if key == "file" else ABSENT, upload)
+    found = open_store().stat(key)
+    mtime = {} if store.capabilities.keeps_mtime else {"mtime": "1600000000.123456000"}
+    left = dict(found.attributes or {})
+    if key != "file":
+        left.pop("gid", None)  # `rclone serve s3` adds to the metadata where it is to replace them
+    assert left == {"mode": "33188", "uid": "1000", "xattr": ALL["xattr"], **mtime}
+    assert found.mtime_ns == MTIME_NS or not store.capabilities.keeps_mtime
+    assert key != "file" or made.attributes in (None, found.attributes)
+    assert store.identify(key).upload_id == "copied"
