@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import trio
 
-from mountd.errors import Throttled, Unreachable
+from mountd.errors import NoEntry, Throttled, Unreachable
 from mountd.vfs.nodes import ROOT, Attributes
 from mountd.vfs.nodes import Directory as KnownDirectory
 from mountd.vfs.nodes import Node as KnownNode
@@ -235,10 +235,13 @@ class Daemon:
         return self.loop.call(finish)
 
     async def walk(self, path: Path) -> KnownNode:
-        """As the kernel does, which remembers what it has looked up."""
+        """As the kernel does, which remembers what it has looked up; links lead nowhere."""
         node: KnownNode = self.fs.tree.root
+        is_link = False
         for name in path:
-            await self.look_up(node, name)
+            if is_link:
+                raise NoEntry(name)
+            is_link = (await self.look_up(node, name)).is_link
             node = self.fs.tree.node(self._found)
         return node
 
@@ -250,7 +253,10 @@ class Daemon:
         return found
 
     async def directory_of(self, path: Path) -> KnownDirectory:
-        return self.fs.tree.directory((await self.walk(path)).number)
+        node = await self.walk(path)
+        if self.fs.attributes(node.number).is_link:
+            raise NoEntry(path)
+        return self.fs.tree.directory(node.number)
 
     def forget(self, opened: Iterable[int]) -> None:
         """The kernel drops what nobody uses; `opened`: inodes that somebody does."""

@@ -1,7 +1,7 @@
 """What a POSIX file system does, in memory: the reference of the model tests.
 
 It knows nothing of remotes, queues or crashes. Paths are tuples of names. Errors are OSError with
-the errno that Linux gives.
+the errno that Linux gives. Links lead nowhere.
 """
 
 import errno
@@ -39,12 +39,21 @@ class File:
 class Directory:
     """As `File`."""
 
-    entries: "dict[str, File | Directory]" = field(default_factory=dict)
+    entries: "dict[str, File | Directory | Link]" = field(default_factory=dict)
     mode: int | None = None
     number: int | None = None
 
 
-Node = File | Directory
+@dataclass(eq=False, slots=True)
+class Link:
+    """As `File`."""
+
+    target: bytes
+    mtime_ns: int | None = None
+    number: int | None = None
+
+
+Node = File | Directory | Link
 
 
 class Reference:
@@ -56,6 +65,8 @@ class Reference:
     def find(self, path: Path) -> Node:
         node: Node = self.root
         for name in path:
+            if isinstance(node, Link):
+                fail(errno.ENOENT)
             if not isinstance(node, Directory):
                 fail(errno.ENOTDIR)
             if name not in node.entries:
@@ -65,15 +76,32 @@ class Reference:
 
     def parent(self, path: Path) -> Directory:
         found = self.find(path[:-1])
+        if isinstance(found, Link):
+            fail(errno.ENOENT)
         if not isinstance(found, Directory):
             fail(errno.ENOTDIR)
         return found
 
     def file(self, path: Path) -> File:
         found = self.find(path)
+        if isinstance(found, Link):
+            fail(errno.ENOENT)
         if not isinstance(found, File):
             fail(errno.EISDIR)
         return found
+
+    def link(self, path: Path) -> Link:
+        found = self.find(path)
+        if not isinstance(found, Link):
+            fail(errno.EINVAL)
+        return found
+
+    def make_link(self, path: Path, target: bytes) -> Link:
+        parent = self.parent(path)
+        if path[-1] in parent.entries:
+            fail(errno.EEXIST)
+        made = parent.entries[path[-1]] = Link(target)
+        return made
 
     def create(self, path: Path) -> File:
         parent = self.parent(path)
@@ -91,7 +119,8 @@ class Reference:
 
     def unlink(self, path: Path) -> None:
         self.parent(path)
-        self.file(path)
+        if isinstance(self.find(path), Directory):
+            fail(errno.EISDIR)
         del self.parent(path).entries[path[-1]]
 
     def remove_directory(self, path: Path) -> None:
@@ -138,6 +167,9 @@ class Reference:
 
     def files(self) -> dict[Path, File]:
         return {path: node for path, node in self.walk() if isinstance(node, File)}
+
+    def links(self) -> dict[Path, Link]:
+        return {path: node for path, node in self.walk() if isinstance(node, Link)}
 
 
 def fail(number: int) -> NoReturn:

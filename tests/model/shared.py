@@ -13,6 +13,7 @@ from mountd.errors import FileSystemError, NoEntry, RemoteError, Stale, Throttle
 from mountd.remotes.base import Body, Upload
 from mountd.sync.conflict import is_base_gone
 from mountd.types import Entry
+from mountd.vfs.names import LINK_SUFFIX
 from mountd_cache.changes import Change
 from tests.fakes.memory_store import MemoryStore
 from tests.model.daemon import Daemon
@@ -92,6 +93,7 @@ class Shared:
         self.foreign = 0  # how often others did something
         self._words = 0
         self._seen: dict[Path, int] = {}  # inodes of what was read last
+        self._links: dict[Path, bool] = {}  # whether that was a link
 
     def word(self) -> bytes:
         self._words += 1
@@ -121,6 +123,9 @@ class Shared:
     async def _see(self, path: Path) -> bytes:
         fs = self.daemon.fs
         self._seen[path] = number = (await self.daemon.walk(path)).number
+        self._links[path] = fs.attributes(number).is_link
+        if self._links[path]:
+            return await fs.links.read(number)
         fh = await fs.open(number)
         try:
             return bytes(memoryview(await fs.read(fh, 0, 1 << 20)))
@@ -140,6 +145,8 @@ class Shared:
             before = self.see(path)
         except Unreadable:
             return
+        if before is not None and self._links[path]:
+            return
 
         async def save() -> None:
             fs = self.daemon.fs
@@ -157,13 +164,35 @@ class Shared:
 
         self._try(save)
 
+    def link(self, path: Path, *, replaces: bool) -> None:
+        """A link whose target is a word; it may replace what is there, as `ln -sf` does."""
+        try:
+            before = self.see(path)
+        except Unreadable:
+            return
+        if before is not None and not replaces:
+            return
+
+        async def link() -> None:
+            fs = self.daemon.fs
+            there = await self._number(path) if before is not None else 0
+            parent = await self.daemon.directory_of(path[:-1])
+            name = path[-1].encode() if before is None else b"new"
+            made = await fs.make_link(parent, name, self.word(), {})
+            self.daemon.created(made.number)
+            if before is not None:
+                await fs.rename(parent, b"new", parent, path[-1].encode())
+                self._removed(there, before)
+
+        self._try(link)
+
     def patch(self, path: Path, *, at_end: bool) -> None:
         """Writes a word over the first, or behind the last."""
         try:
             before = self.see(path)
         except Unreadable:
             return
-        if before is None:
+        if before is None or self._links[path]:
             return
 
         async def patch() -> None:
@@ -226,6 +255,8 @@ class Shared:
     def open_log(self, path: Path) -> None:
         async def open_() -> None:
             number = (await self.daemon.walk(path)).number
+            if self.daemon.fs.attributes(number).is_link:
+                return
             fh = await self.daemon.fs.open(number, writes=True)
             self.logs.append(Log(fh, number))
 
@@ -337,9 +368,11 @@ class Shared:
                     waiting.append((*path, name))
                     continue
                 try:
-                    found["/".join((*path, name))] = self.see((*path, name))
+                    data = self.see((*path, name))
                 except Unreadable:
-                    found["/".join((*path, name))] = None
+                    data = None
+                key = "/".join((*path, name))
+                found[key + LINK_SUFFIX * self._links.get((*path, name), False)] = data
         return found
 
     def _listed(self, path: Path) -> list[tuple[str, bool]]:

@@ -15,9 +15,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from mountd.vfs.names import LINK_SUFFIX, TARGET_MAX_BYTES
 from tests.fakes.memory_store import MemoryStore
 from tests.model.daemon import Daemon
-from tests.model.reference import Directory, File, Path
+from tests.model.reference import Directory, File, Link, Path
 from tests.model.steps import ENDS, SETTINGS, events, happen, user_step
 from tests.model.world import World
 
@@ -36,8 +37,8 @@ def _existing(kind: type) -> st.SearchStrategy[Path]:
     return st.runner().flatmap(of)
 
 
-files, directories = _existing(File), _existing(Directory)
-any_path = st.one_of(files, directories, some_path)
+files, directories, links = _existing(File), _existing(Directory), _existing(Link)
+any_path = st.one_of(files, directories, links, some_path)
 new_path = st.one_of(
     near_path, st.tuples(directories, names).map(lambda both: (*both[0], both[1])), any_path
 )
@@ -60,21 +61,26 @@ class Alone(RuleBasedStateMachine):
     def begin(self, data: st.DataObject) -> None:
         store = store_of(data.draw(st.sampled_from(self.kinds)))
         seeds = data.draw(st.lists(st.tuples(some_path, sizes), max_size=4))
+        linked = data.draw(st.lists(st.booleans(), min_size=len(seeds), max_size=len(seeds)))
         self.looks = data.draw(st.booleans())
         self._tokens = 0
-        seeded: dict[Path, bytes] = {}
-        for path, size in seeds:
+        seeded: dict[Path, tuple[bytes, bool]] = {}
+        for (path, size), is_link in zip(seeds, linked, strict=True):
             if not any(path[: len(p)] == p or p[: len(path)] == path for p in seeded):
-                seeded[path] = self.bytes_of(size)
-                store.seed("/".join(path), seeded[path], 1_600_000_000_000_000_000)
+                is_link &= size <= TARGET_MAX_BYTES
+                seeded[path] = self.bytes_of(size), is_link
+                key = "/".join(path) + LINK_SUFFIX * is_link
+                store.seed(key, seeded[path][0], 1_600_000_000_000_000_000)
         self.world = World(store)
         model = self.world.model
-        for path, seed in seeded.items():
+        for path, (seed, is_link) in seeded.items():
             for depth in range(1, len(path)):
                 if path[depth - 1] not in model.parent(path[:depth]).entries:
                     model.make_directory(path[:depth])
-            file = model.create(path)
-            file.data[:] = seed
+            if is_link:
+                model.make_link(path, seed)
+            else:
+                model.create(path).data[:] = seed
 
     def bytes_of(self, size: int) -> bytes:
         """That no other call gives, and without a zero."""
@@ -113,6 +119,21 @@ class Alone(RuleBasedStateMachine):
         beside = (*path[:-1], name)
         if beside != path and (handle := self.world.create(beside, self.bytes_of(size))):
             self.world.close_handle(handle)
+            self.world.rename(beside, path)
+
+    @user_step(path=new_path)
+    def make_link(self, path: Path) -> None:
+        self.world.make_link(path, self.bytes_of(20))
+
+    @user_step(path=st.one_of(links, any_path))
+    def read_link(self, path: Path) -> None:
+        self.world.read_link(path)
+
+    @user_step(path=st.one_of(files, links, any_path), name=names)
+    def replace_by_link(self, path: Path, name: str) -> None:
+        beside = (*path[:-1], name)
+        self.world.make_link(beside, self.bytes_of(10))
+        if beside != path and self.world.is_link(beside):
             self.world.rename(beside, path)
 
     @user_step(path=any_path, writes=st.booleans(), truncates=st.booleans())
@@ -229,7 +250,12 @@ class Alone(RuleBasedStateMachine):
         store, model = self.world.memory, self.world.model
         there = {key for key in list(store.keys()) if not key.endswith("/")}
         wanted = {"/".join(path): file for path, file in model.files().items()}
-        assert there == wanted.keys()
+        links = {"/".join(path) + LINK_SUFFIX: link for path, link in model.links().items()}
+        assert there == wanted.keys() | links.keys()
+        for key, link in links.items():
+            assert store.data(key) == link.target
+            kept_ns = store.stat(key).mtime_ns
+            assert not store.capabilities.server_copy or link.mtime_ns in (None, kept_ns)
         for key, file in wanted.items():
             assert store.data(key) == file.data, key
             if not store.capabilities.server_copy:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.model.reference import Directory, File, Path, Reference
+from tests.model.reference import Directory, File, Link, Node, Path, Reference
 from tests.mount.mounting import Mounted, mounted
 
 pytestmark = [pytest.mark.fuse]
@@ -34,6 +34,9 @@ STEPS = st.one_of(
     st.tuples(st.just("truncate"), paths, sizes),
     st.tuples(st.just("rename"), paths, paths),
     st.tuples(st.just("rename"), paths, paths),
+    st.tuples(st.just("make_link"), paths),
+    st.tuples(st.just("make_link"), paths),
+    st.tuples(st.just("replace_by_link"), paths),
     st.tuples(st.just("unlink"), paths),
     st.tuples(st.just("make_directory"), paths),
     st.tuples(st.just("make_directory"), st.tuples(names)),
@@ -107,6 +110,19 @@ class ThroughMount:
 
         self._both(lambda: self.model.create(path).write(0, data), theirs)
 
+    def make_link(self, path: Path) -> None:
+        target = self._bytes(30)
+        self._both(
+            lambda: self.model.make_link(path, target),
+            lambda: os.symlink(target, os.fsencode(self._at(path))),
+        )
+
+    def replace_by_link(self, path: Path) -> None:
+        self.make_link(("new",))
+        self.rename(("new",), path)
+        if "new" in self.model.root.entries:
+            self.unlink(("new",))
+
     def patch(self, path: Path, offset: int, size: int) -> None:
         data = self._bytes(size)
 
@@ -159,23 +175,25 @@ class ThroughMount:
     def set_time(self, path: Path) -> None:
         def ours() -> None:
             node = self.model.find(path)
-            if isinstance(node, File):
+            if not isinstance(node, Directory):
                 node.mtime_ns = TIME_NS
 
-        self._both(ours, lambda: os.utime(self._at(path), ns=(TIME_NS, TIME_NS)))
+        times = (TIME_NS, TIME_NS)
+        self._both(ours, lambda: os.utime(self._at(path), ns=times, follow_symlinks=False))
 
     def look(self) -> None:
         assert _tree(self.root) == self._wanted()
-        for path, file in self.model.files().items():
-            told = self._at(path).stat()
-            assert told.st_size == len(file.data)
-            assert file.mtime_ns is None or told.st_mtime_ns == file.mtime_ns, path
+        model = self.model
+        sizes = {path: len(file.data) for path, file in model.files().items()}
+        sizes |= {path: len(link.target) for path, link in model.links().items()}
+        for path, node in model.walk():
+            if not isinstance(node, Directory):
+                told = self._at(path).lstat()
+                assert told.st_size == sizes[path]
+                assert node.mtime_ns is None or told.st_mtime_ns == node.mtime_ns, path
 
     def _wanted(self) -> dict[str, bytes | None]:
-        return {
-            "/".join(path): None if isinstance(node, Directory) else bytes(node.data)
-            for path, node in self.model.walk()
-        }
+        return {"/".join(path): _data(node) for path, node in self.model.walk()}
 
     def finish(self) -> None:
         self.look()
@@ -184,13 +202,26 @@ class ThroughMount:
         assert _tree(self.remote) == self._wanted()
 
 
+def _data(node: Node) -> bytes | None:
+    if isinstance(node, Link):
+        return b"-> " + node.target
+    return bytes(node.data) if isinstance(node, File) else None
+
+
 def _tree(root: FolderPath) -> dict[str, bytes | None]:
-    """Everything below; None for a directory."""
-    return {
-        str(path.relative_to(root)): None if path.is_dir() else path.read_bytes()
-        for path in root.rglob("*")
-        if path.parts[len(root.parts)] != ".mountd"
-    }
+    """Everything below; None for a directory, and a link in its two forms is the same."""
+    found: dict[str, bytes | None] = {}
+    for path in root.rglob("*"):
+        name = str(path.relative_to(root))
+        if path.parts[len(root.parts)] == ".mountd":
+            continue
+        if path.is_symlink():
+            found[name] = b"-> " + os.readlink(os.fsencode(path))
+        elif path.name.endswith(".rclonelink"):
+            found[name.removesuffix(".rclonelink")] = b"-> " + path.read_bytes()
+        else:
+            found[name] = None if path.is_dir() else path.read_bytes()
+    return found
 
 
 def _errno(call: Callable[[], object]) -> int:

@@ -15,6 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from mountd.vfs.names import LINK_SUFFIX
 from tests.model.daemon import Daemon
 from tests.model.reference import Path
 from tests.model.shared import Shared, Witness
@@ -59,6 +60,10 @@ class WithOthers(RuleBasedStateMachine):
     def save(self, path: Path) -> None:
         self.shared.save(path)
 
+    @user_step(path=paths, replaces=st.booleans())
+    def link(self, path: Path, replaces: bool) -> None:
+        self.shared.link(path, replaces=replaces)
+
     @user_step(path=paths, at_end=st.booleans())
     def patch(self, path: Path, at_end: bool) -> None:
         self.shared.patch(path, at_end=at_end)
@@ -90,13 +95,13 @@ class WithOthers(RuleBasedStateMachine):
 
     # -- the others
 
-    @user_step(path=paths)
-    def others_put(self, path: Path) -> None:
-        self.shared.put("/".join(path))
+    @user_step(path=paths, is_link=st.booleans())
+    def others_put(self, path: Path, is_link: bool) -> None:
+        self.shared.put("/".join(path) + LINK_SUFFIX * is_link)
 
-    @user_step(path=paths)
-    def others_remove(self, path: Path) -> None:
-        self.shared.vanish("/".join(path))
+    @user_step(path=paths, is_link=st.booleans())
+    def others_remove(self, path: Path, is_link: bool) -> None:
+        self.shared.vanish("/".join(path) + LINK_SUFFIX * is_link)
 
     # -- the daemon and the remote
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from stat import S_IMODE
 from typing import TypeVar
 
-from mountd.errors import FileSystemError, RemoteError, Throttled, Unreachable
+from mountd.errors import FileSystemError, NotPossible, RemoteError, Throttled, Unreachable
 from mountd.fusefs.errno_table import errno_of
 from mountd.vfs.attributes import NewAttributes
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import Attributes
 from tests.fakes.memory_store import MemoryStore
 from tests.model.daemon import Daemon
-from tests.model.reference import Directory, File, Node, Path, Reference
+from tests.model.reference import Directory, File, Link, Node, Path, Reference
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -106,6 +106,9 @@ class World:
         return handle
 
     def open(self, path: Path, *, writes: bool, truncates: bool = False) -> Open | None:
+        if self.is_link(path):
+            return None
+
         async def theirs() -> tuple[int, int]:
             number = (await self.daemon.walk(path)).number
             return await self.fs.open(number, writes=writes, truncates=truncates), number
@@ -120,6 +123,38 @@ class World:
         handle = Open(fh, number, file, writes)
         self.handles.append(handle)
         return handle
+
+    def is_link(self, path: Path) -> bool:
+        """Whether the kernel would try to follow what is there, and ask nobody."""
+        try:
+            return isinstance(self.model.find(path), Link)
+        except OSError:
+            return False
+
+    def make_link(self, path: Path, target: bytes) -> None:
+        async def theirs() -> Attributes:
+            parent = await self.daemon.directory_of(path[:-1])
+            made = await self.fs.make_link(parent, path[-1].encode(), target, {})
+            self.daemon.created(made.number)
+            return made
+
+        answer = self.both(lambda: self.model.make_link(path, target), theirs)
+        if answer is not None:
+            link, made = answer
+            link.number, link.mtime_ns = made.number, made.mtime_ns
+            assert made.is_link
+            assert made.size == len(target)
+
+    def read_link(self, path: Path) -> None:
+        async def theirs() -> bytes:
+            node = await self.daemon.walk(path)
+            if not self.fs.attributes(node.number).is_link:
+                raise NotPossible("the kernel says so itself")
+            return await self.fs.links.read(node.number)
+
+        answer = self.both(lambda: self.model.link(path).target, theirs)
+        if answer is not None:
+            _same_bytes(answer[1], answer[0])
 
     def write(self, handle: Open, offset: int, data: bytes) -> None:
         answer = self.both(lambda: None, lambda: self.fs.write(handle.fh, offset, data))
@@ -165,12 +200,16 @@ class World:
             assert answer[1].size == size
 
     def set_mode(self, path: Path, mode: int) -> None:
+        if self.is_link(path):
+            return
+
         async def theirs() -> Attributes:
             number = (await self.daemon.walk(path)).number
             return await self.fs.set_attributes(number, NewAttributes(mode=mode), None)
 
         answer = self.both(lambda: self.model.find(path), theirs)
         if answer is not None:
+            assert not isinstance(answer[0], Link)
             answer[0].mode = mode
             assert S_IMODE(answer[1].mode or 0) == mode
 
@@ -182,7 +221,7 @@ class World:
         answer = self.both(lambda: self.model.find(path), theirs)
         if answer is not None:
             assert answer[1].mtime_ns == mtime_ns
-            if isinstance(answer[0], File):
+            if not isinstance(answer[0], Directory):
                 answer[0].mtime_ns = mtime_ns
 
     def make_directory(self, path: Path) -> None:
@@ -243,15 +282,18 @@ class World:
             found = rows[name]
             assert found.is_dir == isinstance(node, Directory)
             self._see_number((*path, name), node, found.number)
-            mode = None if found.mode is None else S_IMODE(found.mode)
-            assert node.mode is None or mode == node.mode, (*path, name)
-            if isinstance(node, File):
-                assert found.size == len(node.data), (*path, name)
-                if node.mtime_ns is None:
-                    node.mtime_ns = found.mtime_ns
-                assert found.mtime_ns == node.mtime_ns, (*path, name)
-            else:
+            assert found.is_link == isinstance(node, Link)
+            if not isinstance(node, Link):
+                mode = None if found.mode is None else S_IMODE(found.mode)
+                assert node.mode is None or mode == node.mode, (*path, name)
+            if isinstance(node, Directory):
                 self._look_below((*path, name), node)
+                continue
+            size = len(node.data if isinstance(node, File) else node.target)
+            assert found.size == size, (*path, name)
+            if node.mtime_ns is None:
+                node.mtime_ns = found.mtime_ns
+            assert found.mtime_ns == node.mtime_ns, (*path, name)
 
     def _rows(self, path: Path) -> dict[str, Attributes] | None:
         """readdir and a look-up of each name."""
@@ -261,10 +303,11 @@ class World:
             listing = (await self.fs.read_directory(directory)).listing
             rows: dict[str, Attributes] = {}
             for row in range(len(listing)):
-                name, is_dir, size, mtime_ns, _, number, _, _ = listing.row(row)
+                name, is_dir, size, mtime_ns, _, number, _, is_link = listing.row(row)
                 found = rows[name.decode()] = await self.daemon.look_up(directory, name.decode())
-                told = (found.is_dir, found.size, found.mtime_ns, found.number)
-                assert told == (is_dir, size, mtime_ns, number), f"{name!r} in {path}"
+                told = (found.is_dir, found.is_link, found.size, found.mtime_ns, found.number)
+                said = (is_dir, is_link, size, mtime_ns, number)
+                assert told == said, f"{name!r} in {path}"
                 assert self.fs.attributes(number).size == size
             assert len(rows) == len(listing)
             return rows
@@ -284,6 +327,8 @@ class World:
             if handle is not None:
                 self.read(handle)
                 self.close_handle(handle)
+        for path in self.model.links():
+            self.read_link(path)
         for handle in self.handles:
             self.read(handle)
 
