@@ -45,6 +45,7 @@ class WriteBack:
             fs.queue_view,
             write_back_s=settings.write_back_s,
             max_transfers=settings.max_transfers,
+            small_at_once=remote.small_uploads,
             remote_is_well=lambda: remote.health.state in UP,
             landing=fs.queue_view.landing,
             pressed=lambda: fs.writes.is_pressed,

@@ -21,6 +21,7 @@ from typing_extensions import Buffer
 from mountd.types import Entry
 
 ABSENT: Final = ""  # as `expect`: nothing is there
+LIGHT_BYTES: Final = 64 << 10  # an upload of so many takes no longer than any small request
 MAX_TOKEN: Final = 2048  # characters in an `Upload.resume`
 
 _NO_ATTRIBUTES: Final[Mapping[str, str]] = MappingProxyType({})

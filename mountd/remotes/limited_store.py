@@ -15,7 +15,7 @@ from typing_extensions import Buffer
 
 from mountd.errors import Throttled, Unreachable
 from mountd.remotes import call
-from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
+from mountd.remotes.base import LIGHT_BYTES, Body, Capabilities, Identity, RemoteStore, Upload
 from mountd.remotes.limit import Limiter, Wait
 from mountd.types import Entry
 
@@ -63,27 +63,35 @@ class Pace:
 
 
 class Uploads:
-    """At most `max_parallel` uploads at once, at `bandwidth_up` bytes per second together."""
+    """At most `max_parallel` uploads at once, at `bandwidth_up` bytes per second together.
+
+    Small ones (LIGHT_BYTES) don't count among these, but are `max_light` at most: see lanes.py.
+    """
 
     def __init__(
         self,
         max_parallel: int,
+        max_light: int = 0,
         *,
         bandwidth_up: int | None = None,
         interrupt: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Wait = threading.Event.wait,
     ) -> None:
-        self.limiter = Limiter(
-            max_parallel,
-            interrupt=interrupt,
-            longest_wait_s=LONGEST_WAIT_S,
-            clock=clock,
-            wait=wait,
+        self.limiter, self.light = (
+            Limiter(
+                at_most,
+                interrupt=interrupt,
+                longest_wait_s=LONGEST_WAIT_S,
+                clock=clock,
+                wait=wait,
+            )
+            for at_most in (max_parallel, max_light or max_parallel)
         )
         self._pace = Pace(bandwidth_up, interrupt=interrupt, clock=clock, wait=wait)
         self._bandwidth_up = bandwidth_up
         self._max_parallel = max_parallel
+        self._max_light = max_light or max_parallel
         self._clock = clock
 
     @contextmanager
@@ -93,19 +101,22 @@ class Uploads:
         The caller's deadline moves on by the wait for others, and by what our own limit adds to
         the body's time.
         """
+        limiter, at_once = self.limiter, self._max_parallel
+        if body.size <= LIGHT_BYTES:
+            limiter, at_once = self.light, self._max_light
         began_s = self._clock()
-        self.limiter.acquire()
+        limiter.acquire()
         try:
             more_s = self._clock() - began_s
             if self._bandwidth_up:
-                more_s += body.size * self._max_parallel / self._bandwidth_up
+                more_s += body.size * at_once / self._bandwidth_up
             token = call.deadline_s.set(call.deadline_s.get() + more_s)
             try:
                 yield _PacedBody(body, self._pace) if self._bandwidth_up else body
             finally:
                 call.deadline_s.reset(token)
         finally:
-            self.limiter.release()
+            limiter.release()
 
 
 class _PacedBody:

@@ -14,9 +14,13 @@ from mountd.remotes.limit import Limiter
 from mountd.remotes.limited_store import LimitedStore, Uploads
 from mountd.remotes.retry import RetryingStore
 
+# Uploads of small files that may be under way for each of `max_transfers`.
+SMALL_PER_TRANSFER = 4
+
 
 class RemoteStack:
-    """One remote as the daemon uses it: `store` for requests, the rest for status."""
+    """One remote as the daemon uses it: `store` for requests, the rest for status.
+    `small_uploads`: how many small files may be under way."""
 
     def __init__(self, native: RemoteStore, settings: Settings) -> None:
         self.counting = CountingStore(native)
@@ -26,13 +30,17 @@ class RemoteStack:
             bandwidth_down=settings.bandwidth_down,
             interrupt=self.health.interrupt,
         )
+        parallel, transfers = native.capabilities.max_parallel, settings.max_transfers
+        self.small_uploads = _uploads_at_once(parallel, SMALL_PER_TRANSFER * transfers)
         self.uploads = Uploads(
-            _uploads_at_once(native.capabilities.max_parallel, settings.max_transfers),
+            _uploads_at_once(parallel, transfers),
+            self.small_uploads,
             bandwidth_up=settings.bandwidth_up,
             interrupt=self.health.interrupt,
         )
         self.health.subscribe(lambda snapshot: self.limiter.expel())
         self.health.subscribe(lambda snapshot: self.uploads.limiter.expel())
+        self.health.subscribe(lambda snapshot: self.uploads.light.expel())
         limited = LimitedStore(
             self.counting, self.limiter, self.health.small_took, uploads=self.uploads
         )

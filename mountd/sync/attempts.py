@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, TypeVar
 
-import trio
-
 from mountd.errors import NotFound, VersionChanged
 from mountd.remotes.base import Identity, RemoteStore
 from mountd.sync.body import RANGE_BYTES
+from mountd.sync.call_threads import CallThreads
 from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
 from mountd_cache.changes import Change
@@ -127,15 +126,13 @@ class Asker:
     A call that is cancelled goes on in its thread, and what it writes may still land.
     """
 
-    def __init__(self, store: RemoteStore, doubts: Doubts, *, at_once: int) -> None:
+    def __init__(self, store: RemoteStore, doubts: Doubts, threads: CallThreads) -> None:
         self.store = store
         self.doubts = doubts
-        self._limiter = trio.CapacityLimiter(at_once)
+        self._threads = threads
 
     async def call(self, function: Callable[..., _T], *arguments: object) -> _T:
-        return await trio.to_thread.run_sync(
-            function, *arguments, abandon_on_cancel=True, limiter=self._limiter
-        )
+        return await self._threads.run(function, *arguments)
 
     async def whose(
         self, key: str, since_ns: int, attempt: Attempt | None = None, *others: Attempt

@@ -30,6 +30,21 @@ class Failures:
         self._journal = journal
         self._remote_is_well = remote_is_well
         self._jitter = jitter
+        self._faults = 0  # in a row
+        self._last_fault = ""
+
+    def fault(self, error: Exception) -> float:
+        """Something in the queue itself has failed. Logged once, also when it goes on; the seconds
+        to leave it alone for."""
+        reason = one_line(error)
+        if reason != self._last_fault:
+            log.error("the sync queue failed, and goes on", exc_info=error)
+            self._last_fault = reason
+        self._faults += 1
+        return backoff_s(error, self._faults, self._jitter())
+
+    def no_fault(self) -> None:
+        self._faults = 0
 
     def clear(self, key: str) -> None:
         self.troubles.pop(key, None)

@@ -12,7 +12,7 @@ import platform
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -22,8 +22,10 @@ from mountd.sync import tally
 from mountd.sync.attempts import Asker, Doubts
 from mountd.sync.base import NumberState, QueueCounts, QueueItem, QueueView, SyncJournal
 from mountd.sync.bring_in import BringIn
+from mountd.sync.call_threads import CallThreads
 from mountd.sync.drain import Drain
 from mountd.sync.failures import Failures
+from mountd.sync.lanes import Lanes
 from mountd.sync.lost_race import LostRaces
 from mountd.sync.namespace import NamespaceSender
 from mountd.sync.retry import StillRead
@@ -33,7 +35,6 @@ from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Rows
 
 log = logging.getLogger(__name__)
 
-BIG_BYTES: Final = 8 << 20
 _PIECE: Final = 100  # changes that are looked at between two checkpoints: 1 ms
 _REST: Final = 9.0  # times as long as a look took
 _POLL_S: Final = 5.0  # while the remote is not well; who knows better calls `wake`
@@ -42,12 +43,6 @@ _LONG_UPLOAD_S: Final = 6.0  # others don't change when a file that is open is s
 
 
 _Act = Callable[[Change], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    change: Change
-    is_big: bool
 
 
 class SyncQueue:
@@ -65,6 +60,7 @@ class SyncQueue:
         *,
         write_back_s: float,
         max_transfers: int,
+        small_at_once: int = 0,
         wall_clock: Callable[[], int] = time.time_ns,
         remote_is_well: Callable[[], bool] = lambda: True,
         host: str | None = None,
@@ -73,22 +69,25 @@ class SyncQueue:
         pressed: Callable[[], bool] = lambda: False,
         spare: Callable[[Change], Awaitable[bool]] | None = None,
     ) -> None:
-        """`pressed`: whether there is so little room left for staged bytes that nothing may wait;
-        who makes it so calls `wake`. `spare`: awaited before a change is sent, False where what it
-        replaces is still read."""
+        """`small_at_once`: how many may be under way when they are small, if that is more than
+        `max_transfers`. `pressed`: whether there is so little room left for staged bytes that
+        nothing may wait; who makes it so calls `wake`. `spare`: awaited before a change is sent,
+        False where what it replaces is still read."""
         self._pressed = pressed
         self._spare = spare
         self._journal = journal
         self._ledger = journal.ledger
         self._view = view
         self._write_back_s = write_back_s
-        self._max_transfers = max(1, max_transfers)
         self._wall_clock = wall_clock
         self._remote_is_well = remote_is_well
         self._store = store
         self._real_directories = store.capabilities.real_directories
         self._doubts = Doubts(journal.id, wall_clock())
-        asker = Asker(store, self._doubts, at_once=self._max_transfers)
+        self._lanes = Lanes(self._ledger, max_transfers, small_at_once)
+        self._in_flight = self._lanes.in_flight
+        self._threads = CallThreads(self._lanes.at_once)
+        asker = Asker(store, self._doubts, self._threads)
         host = host or platform.node() or "host"
         self._lost = LostRaces(journal, view, host=host, wall_clock=wall_clock)
         self._uploader = Uploader(
@@ -101,14 +100,12 @@ class SyncQueue:
         )
         self._namespace = NamespaceSender(journal, asker, view, self._lost, wall_clock=wall_clock)
         self._bring_in = BringIn(journal, asker, view)
-        self._in_flight: dict[str, _Flight] = {}
         self._contents_in_flight: dict[int, str] = {}
         self._failures = Failures(journal, remote_is_well=remote_is_well, jitter=jitter)
         self._troubles = self._failures.troubles
         self._sent: dict[int, int] = {}  # see Drain
         self._took_s: dict[int, float] = {}  # by inode, where it was long
         self._schedule: Schedule | None = None
-        self._to_start: list[Change] = []
         self._drains: list[Drain] = []
         self._urgent: set[str] = set()  # what must go before what somebody waits for
         self._woken = trio.Event()
@@ -120,6 +117,12 @@ class SyncQueue:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled. No error ends it."""
+        try:
+            await self._run(task_status)
+        finally:
+            self._threads.rest()
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
@@ -128,10 +131,13 @@ class SyncQueue:
                 self._look_cost_s = 0.0
                 try:
                     wait_s = await self._look()
-                except Exception:  # a fault in here must not end what carries the data away
-                    log.exception("the sync queue failed, and goes on")
-                    wait_s = _POLL_S
-                await trio.sleep(self._look_cost_s * _REST)
+                    pause_s = self._look_cost_s * _REST
+                    self._failures.no_fault()
+                except Exception as error:  # must not end what carries the data away
+                    # Not to be woken from that: what fails wakes us again at once.
+                    pause_s = self._failures.fault(error)
+                    wait_s = 0.0
+                await trio.sleep(pause_s)
                 with trio.move_on_after(wait_s):
                     await self._woken.wait()
 
@@ -252,9 +258,11 @@ class SyncQueue:
             self._failures.denied = False  # what was refused is gone
         self._failures.prune()
         is_more = self._look_at_drains(schedule)
-        self._to_start = schedule.ready[::-1]
+        self._lanes.fill(schedule.ready)
+        if not schedule.ready and not self._in_flight:
+            self._threads.rest()
         for change in schedule.stage:
-            if self._has_room(change):
+            if self._remote_is_well() and self._lanes.has_room(change):
                 self._begin(change, self._bring_in.stage)
         self._start()
         self._look_cost_s += time.perf_counter() - began_s
@@ -310,32 +318,15 @@ class SyncQueue:
         """Starts what is ready, as far as there is room."""
         if self._schedule is None or not self._remote_is_well():
             return
-        kept: list[Change] = []
-        while self._to_start and len(self._in_flight) < self._max_transfers:
-            change = self._to_start.pop()
-            if not self._schedule.may_go(change):
-                continue
-            if self._has_room(change):
+        while (change := self._lanes.next()) is not None:
+            if self._schedule.may_go(change):
                 self._begin(change, self._send)
-            else:
-                kept.append(change)
-        self._to_start.extend(reversed(kept))
-
-    def _has_room(self, change: Change) -> bool:
-        """A quarter of the slots is kept free of big files, so that small ones aren't starved."""
-        if len(self._in_flight) >= self._max_transfers or not self._remote_is_well():
-            return False
-        big = sum(flight.is_big for flight in self._in_flight.values())
-        return not self._is_big(change) or big < max(1, self._max_transfers * 3 // 4)
-
-    def _is_big(self, change: Change) -> bool:
-        return self._ledger.size_of(change) >= BIG_BYTES and not change.is_gone
 
     # -- one change
 
     def _begin(self, change: Change, act: _Act) -> None:
         assert self._nursery is not None
-        self._in_flight[change.key] = _Flight(change, self._is_big(change))
+        self._lanes.begin(change)
         if change.content:
             self._contents_in_flight[change.content] = change.key
         self._nursery.start_soon(self._one, change, act)
@@ -348,13 +339,13 @@ class SyncQueue:
         else:
             self._failures.succeeded(change)
         finally:
-            del self._in_flight[change.key]
+            self._lanes.end(change)
             self._contents_in_flight.pop(change.content, None)
             self.wake()
         try:
             self._start()
-        except Exception:  # would end `run`; the next look does the same
-            log.exception("the sync queue failed, and goes on")
+        except Exception as error:  # would end `run`; the next look does the same
+            self._failures.fault(error)
 
     async def _try(self, change: Change, act: _Act) -> None:
         try:

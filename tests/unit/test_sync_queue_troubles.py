@@ -15,12 +15,14 @@ from mountd.errors import (
     Unreachable,
 )
 from mountd.sync.base import QueueCounts
+from mountd.sync.queue import SyncQueue
 from mountd_cache.changes import ChangeState
 from tests.conftest import ExpectedLog
 from tests.fakes.body import BytesBody
+from tests.fakes.local_tree import LocalTree
 from tests.fakes.memory_journal import MemoryJournal, reopened
 from tests.fakes.memory_store import MemoryStore
-from tests.fakes.syncing import in_flight, syncing
+from tests.fakes.syncing import in_flight, now_ns, syncing
 
 
 @pytest.fixture
@@ -361,3 +363,41 @@ async def test_a_killed_process_leaves_nothing_that_its_successor_takes_for_a_co
         found = dict(zip(store.keys(), map(store.data, store.keys()), strict=True))
         assert found == {"same": b"1", "more": b"12"}
         assert store.stat("same").version == version
+
+
+# -- a fault of its own
+
+
+async def test_a_fault_of_the_queue_itself_is_logged_once_and_not_run_into_again_and_again(
+    autojump_clock: MockClock,
+    store: MemoryStore,
+    expected_log: ExpectedLog,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected_log("the sync queue failed, and goes on")
+    looks = 0
+
+    def pressed() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks < 8:
+            raise RuntimeError("a fault")
+        return False
+
+    journal = MemoryJournal()
+    tree = LocalTree(journal, store, now_ns)
+    queue = SyncQueue(
+        journal, store, tree, write_back_s=0.0, max_transfers=4, wall_clock=now_ns, pressed=pressed
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(queue.run)
+        tree.write("a", b"1")
+        with trio.move_on_after(30.0):
+            while True:  # as a user who goes on writing
+                queue.wake()
+                await trio.sleep(0.01)
+        assert looks < 8
+        await queue.drain()
+        nursery.cancel_scope.cancel()
+    assert store.keys() == ["a"]
+    assert sum("the sync queue failed" in record.getMessage() for record in caplog.records) == 1

@@ -1,0 +1,130 @@
+"""The queue's own threads, and how many changes may be under way."""
+
+import threading
+
+import pytest
+import trio
+import trio.testing
+
+from mountd.errors import NotFound
+from mountd.remotes.base import LIGHT_BYTES
+from mountd.sync.call_threads import CallThreads
+from mountd.sync.lanes import BIG_BYTES, Lanes
+from mountd_cache.changes import Change, ChangeKind
+from mountd_cache.ledger import Ledger
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+async def test_a_call_returns_or_raises_what_its_function_does() -> None:
+    threads = CallThreads(2)
+    assert await threads.run(divmod, 7, 2) == (3, 1)
+    with pytest.raises(NotFound):
+        await threads.run(_raise, NotFound("gone"))
+    assert await threads.run(threading.current_thread) is not threading.current_thread()
+    threads.rest()
+    assert await threads.run(divmod, 7, 2) == (3, 1)
+    threads.rest()
+
+
+async def test_no_more_calls_run_than_are_allowed_and_all_of_them_end() -> None:
+    threads, gate = CallThreads(3), threading.Semaphore(0)
+    running: set[int] = set()
+    most: list[int] = []
+
+    def call(number: int) -> int:
+        running.add(number)
+        most.append(len(running))
+        gate.acquire()
+        running.discard(number)
+        return number
+
+    found: list[int] = []
+
+    async def one(number: int) -> None:
+        found.append(await threads.run(call, number))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(one, number)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.release(20)
+    assert sorted(found) == list(range(20))
+    assert max(most) <= 3
+    threads.rest()
+
+
+async def test_a_call_that_is_cancelled_goes_on_and_harms_nobody() -> None:
+    threads, gate, done = CallThreads(1), threading.Event(), threading.Event()
+
+    def call() -> None:
+        gate.wait()
+        done.set()
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await threads.run(call)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(threads.run, call)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    assert not done.is_set()
+    gate.set()
+    assert await threads.run(divmod, 7, 2) == (3, 1)
+    assert done.is_set()
+    threads.rest()
+
+
+def _change(key: str, since_ns: int, size: int, kind: ChangeKind = ChangeKind.FILE) -> Change:
+    return Change(
+        key=key,
+        directory="",
+        name=key.encode(),
+        number=since_ns,
+        kind=kind,
+        sequence=since_ns,
+        since_ns=since_ns,
+        changed_ns=since_ns,
+        size=size,
+    )
+
+
+def _began(lanes: Lanes) -> list[str]:
+    keys: list[str] = []
+    while (change := lanes.next()) is not None:
+        lanes.begin(change)
+        keys.append(change.key)
+    return keys
+
+
+def test_small_changes_go_many_at_once_and_others_do_not_wait_for_them() -> None:
+    lanes = Lanes(Ledger(), max_transfers=4, at_once=10)
+    small = [_change(f"s{at:02d}", at, LIGHT_BYTES) for at in range(20)]
+    plain = [_change(f"p{at:02d}", 5 + at, LIGHT_BYTES + 1) for at in range(20)]
+    lanes.fill(sorted([*small, *plain], key=lambda change: change.since_ns))
+    began = _began(lanes)
+    assert sorted(began) == sorted([f"s{at:02d}" for at in range(8)] + ["p00", "p01"])
+    for key in began[:6]:
+        lanes.end(lanes.in_flight[key].change)
+    assert {"p02", "p03"} <= set(_began(lanes))
+    assert sum(key.startswith("p") for key in lanes.in_flight) == 4
+    assert not lanes.has_room(small[-1])
+
+
+def test_a_quarter_of_the_transfers_is_kept_free_of_big_files() -> None:
+    lanes = Lanes(Ledger(), max_transfers=4, at_once=0)
+    big = [_change(f"b{at}", at, BIG_BYTES) for at in range(9)]
+    lanes.fill([*big, _change("p", 20, BIG_BYTES - 1), _change("q", 21, BIG_BYTES - 1)])
+    assert _began(lanes) == ["b0", "b1", "b2", "p"]
+    lanes.end(big[0])
+    assert _began(lanes) == ["b3"]
+
+
+def test_what_carries_no_bytes_is_small() -> None:
+    lanes = Lanes(Ledger(), max_transfers=1, at_once=3)
+    gone = [_change(f"g{at}", at, BIG_BYTES, ChangeKind.GONE_FILE) for at in range(5)]
+    lanes.fill(gone)
+    assert _began(lanes) == ["g0", "g1", "g2"]
