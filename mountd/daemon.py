@@ -125,6 +125,7 @@ class Daemon:
             url=plan.source.text.rstrip("/"),
             limit_bytes=lambda: folder.limit_bytes,
             read_only=settings.read_only,
+            asks_for_metadata=settings.metadata == "full",
             remote_is_well=lambda: self.remote.health.state is HealthState.OK,
         )
         self.write_back = WriteBack(self.journal, self.fs, self.remote, settings)
@@ -150,6 +151,7 @@ class Daemon:
             await nursery.start(control.serve)
             await nursery.start(self.blocks.run)
             await nursery.start(self.fs.tree.run)
+            await nursery.start(self.fs.asking.run)
             await nursery.start(self.write_back.run)
             await self._prove_remote(nursery)
             nursery.start_soon(scan_cache, self.block_files.scan)

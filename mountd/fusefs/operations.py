@@ -87,6 +87,8 @@ class Operations(WriteOperations):
             if self._virtual.is_directory(parent_inode):
                 return _absent(0.0)
             parent = self._tree.directory(parent_inode)
+            if self._fs.asking.is_on:
+                await self._fs.asking.name(parent, name)
             try:
                 return self._entry(await self._tree.lookup(parent, name))
             except NoEntry:
@@ -139,7 +141,10 @@ class Operations(WriteOperations):
                 opened.cached = await self._fs.read_directory(opened.directory)
             opened.used = True
             if start_id >= FIRST_ROW or self._dots(opened.directory, start_id, token):
-                self._rows(opened, max(0, start_id - DOT_DOT), token)
+                first, end = max(0, start_id - DOT_DOT), len(opened.cached.listing)
+                if self._fs.asking.is_on:
+                    end = await self._fs.asking.rows(opened.directory, opened.cached, first)
+                self._rows(opened, first, end, token)
         except Exception as exc:
             fail(exc)
 
@@ -155,8 +160,11 @@ class Operations(WriteOperations):
                     return False
         return True
 
-    def _rows(self, opened: OpenDirectory, first: int, token: pyfuse3.ReaddirToken) -> None:
-        """Fills the reply. One EntryAttributes serves for all rows: readdir_reply copies it."""
+    def _rows(
+        self, opened: OpenDirectory, first: int, end: int, token: pyfuse3.ReaddirToken
+    ) -> None:
+        """Fills the reply with rows before `end`. One EntryAttributes serves for all of them:
+        readdir_reply copies it."""
         listing, directory = opened.cached.listing, opened.directory
         entry = pyfuse3.EntryAttributes()
         entry.st_nlink = 1
@@ -168,7 +176,8 @@ class Operations(WriteOperations):
         no_mtime_ns = self._no_mtime_ns
         changed = self._tree.ledger.by_number
         current = self._fs.changed_since(directory, opened.cached)
-        for position in range(first, len(listing)):
+        told = self._tree.known.told
+        for position in range(first, end):
             row, source = position, listing
             if current is not None:
                 now = self._now(directory, current, listing, row)
@@ -189,6 +198,9 @@ class Operations(WriteOperations):
             except NameNotAllowed as exc:
                 log.warning("%r in %r is left out: %s", name, directory.key, exc)
                 continue
+            if told and number in told:
+                attributes = told[number].text
+                mtime_ns = told[number].mtime_ns or mtime_ns
             if attributes:
                 mode, uid, gid = shown_in(attributes)
                 entry.st_uid = owner.uid if uid is None else uid
@@ -218,10 +230,10 @@ class Operations(WriteOperations):
             return listing, row
         if found is None:
             return None
+        if found.change is None:  # the current row knows more, if it is the same file
+            return current.listing, current.listing.find(name)
         if found.number == listing.ino(row):
             return listing, row
-        if found.change is None:
-            return current.listing, current.listing.find(name)
         made = Row(name, found.is_directory, found.size, 0, found.version, found.number)
         return Listing.build([made]), 0
 

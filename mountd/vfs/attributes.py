@@ -131,5 +131,5 @@ class SetAttributes:
             size=at.size,
             mtime_ns=at.mtime_ns,
             state=ChangeState.CLEAN,
-            attributes={} if at.is_dir else self._tree.carried(at.attributes),
+            attributes=self._tree.known.carried(at),
         )

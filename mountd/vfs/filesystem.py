@@ -10,6 +10,7 @@ from typing_extensions import Buffer
 
 from mountd.errors import NoAttribute, ReadOnly, RemoteError, Stale
 from mountd.remotes.base import RemoteStore
+from mountd.vfs.asking import Asking
 from mountd.vfs.attributes import NewAttributes, SetAttributes
 from mountd.vfs.files import Handle, OpenFiles, RemoteFile
 from mountd.vfs.folding import Folding
@@ -53,6 +54,7 @@ class FileSystem:
         url: str,
         limit_bytes: Callable[[], int],
         read_only: bool = False,
+        asks_for_metadata: bool = False,
         remote_is_well: Callable[[], bool] = lambda: True,
         wall_clock: Callable[[], float] = time.time,
         wall_clock_ns: Callable[[], int] = time.time_ns,
@@ -89,6 +91,7 @@ class FileSystem:
             self.tree, self.files, self.writes, wall_clock_ns=wall_clock_ns
         )
         self.folding = Folding(journal, self.tree, metadata)
+        self.asking = Asking(self.tree, wait_s=wait_s, is_wanted=asks_for_metadata)
         self.last_readers = LastReaders(self.files, self.writes)
         self.queue_view = QueueView(self.tree, self.files, self.writes, self.names, self.folding)
         self.state_of: Callable[[int], str | None] = lambda number: None

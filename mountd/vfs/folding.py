@@ -79,7 +79,7 @@ class Folding:
         clean = clean_changes(self._ledger, directory)
         cached = self._metadata.get(directory)
         if clean and cached is not None:
-            tells_none = self._tree.asks_for_attributes
+            tells_none = self._tree.known.must_be_asked
             listing = folded(self._ledger, directory, cached.listing, clean, tells_none=tells_none)
             if listing.to_bytes() != cached.listing.to_bytes():
                 self._metadata.put(directory, listing, cached.fetched_at)

@@ -110,7 +110,7 @@ class Namespace:
             version = THERE
         return Found(
             *(key, name, at.ino, at.is_dir, version, at.size, at.mtime_ns, None),
-            {} if at.is_dir else self.tree.carried(at.attributes),
+            self.tree.known.carried(at),
             at.is_link,
         )
 

@@ -33,6 +33,13 @@ class Shown(NamedTuple):
 UNKNOWN: Final = Shown(None, None, None)
 
 
+class Told(NamedTuple):
+    """What the remote told of a row that has none of it: its text, and its mtime, if any."""
+
+    text: str
+    mtime_ns: int | None
+
+
 def packed(attributes: Mapping[str, str] | None) -> str:
     """A row's text."""
     if attributes is None or attributes == _UNKNOWN:
@@ -85,6 +92,18 @@ def shown(attributes: Mapping[str, str]) -> Shown:
         _number(attributes.get("uid"), _MAX_ID),
         _number(attributes.get("gid"), _MAX_ID),
     )
+
+
+def mtime_ns_in(text: str) -> int | None:
+    """Of seconds with a fraction of nine digits, as `Entry.attributes` has them."""
+    seconds, _, fraction = text.partition(".")
+    digits = seconds.removeprefix("-")
+    if len(fraction) != 9 or len(digits) > 10 or not (digits + fraction).isascii():
+        return None
+    if not digits.isdigit() or not fraction.isdigit():
+        return None
+    mtime_ns = int(digits) * 1_000_000_000 + int(fraction)
+    return min(-mtime_ns if seconds.startswith("-") else mtime_ns, (1 << 63) - 1)
 
 
 def _number(text: str | None, most: int) -> int | None:

@@ -187,7 +187,7 @@ class Subtree:
                 found = Found(
                     *(key, name, number or self._names.new_number(), is_directory, version),
                     *(entry.size, (at.mtime_ns if at else 0) or entry.mtime_ns, None),
-                    {} if is_directory else self._tree.carried(said),
+                    {} if is_directory else self._tree.known.carried_text(said),
                 )
                 self._move(move, directory, found)
 

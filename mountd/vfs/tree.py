@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import trio
@@ -32,6 +32,7 @@ from mountd.errors import (
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.call import prefetching
 from mountd.types import Entry, Kind
+from mountd.vfs.known_attributes import KnownAttributes
 from mountd.vfs.listing_rows import merged, raw_segment, row_of, version_in
 from mountd.vfs.nodes import ROOT, Attributes, Directory, Node
 from mountd.vfs.overlay import (
@@ -42,7 +43,7 @@ from mountd.vfs.overlay import (
     seen,
     waiting_below,
 )
-from mountd.vfs.row_attributes import UNKNOWN, shown, shown_in, unpacked
+from mountd.vfs.row_attributes import UNKNOWN, shown, shown_in
 from mountd_cache.changes import ABSENT, Change
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
@@ -86,6 +87,7 @@ class Tree:
     ) -> None:
         self.store = store
         self.cache = cache
+        self.known = KnownAttributes(store)
         self.ledger = ledger or Ledger()
         self.ttl_s = ttl_s
         self.wait_s = wait_s
@@ -464,7 +466,7 @@ class Tree:
 
     def row_attributes(self, cached: CachedListing, row: int) -> Attributes:
         """Of a name that is as the listing says."""
-        found = cached.listing.row(row)
+        found = self.known.of(cached.listing.row(row))
         return Attributes(
             found.ino,
             found.is_dir,
@@ -475,16 +477,6 @@ class Tree:
             *(shown_in(found.attributes) if found.attributes else UNKNOWN),
             is_link=found.is_link,
         )
-
-    def carried(self, text: str) -> Mapping[str, str]:
-        """A row's attributes as a change carries them."""
-        return unpacked(text) if text or self.asks_for_attributes else {}
-
-    @property
-    def asks_for_attributes(self) -> bool:
-        """Whether the remote keeps attributes and tells them only for each file by itself."""
-        able = self.store.capabilities
-        return able.keeps_attributes and not able.lists_attributes
 
 
 def key_of(parent: Directory, listing: Listing, row: int) -> str:

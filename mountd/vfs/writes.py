@@ -190,7 +190,7 @@ class Writes:
             expect=file.version,
             size=file.size,  # what it is if a power cut takes the content
             mtime_ns=file.mtime_ns,
-            attributes=self._tree.carried(attributes),
+            attributes=self._tree.known.carried_text(attributes),
         )
         self._commit_content(change, content)
         return content
@@ -225,7 +225,7 @@ class Writes:
         if is_hidden(self._ledger, directory, cached.listing, row):
             raise Stale(f"inode {node.number} has no name any more")
         at = cached.listing.row(row)
-        return self._files.remote_file_of(node), at.name, at.attributes
+        return self._files.remote_file_of(node), at.name, self._tree.known.of(at).attributes
 
     def _is_taken(self, directory: str, name: bytes) -> bool:
         """Whether a change or a directory has that name."""

@@ -55,6 +55,7 @@ async def mounted_files(
     remote_is_well: Callable[[], bool] = lambda: True,
     queue: bool = False,
     slow_metadata: bool = False,
+    asks_for_metadata: bool = False,
 ) -> AsyncIterator[MountedFiles]:
     """A FileSystem whose caches live in `folder`; use the same folder for a remount. With `queue`
     it sends what is written; folding and checkpoints are the caller's to run."""
@@ -81,6 +82,7 @@ async def mounted_files(
         wait_s=wait_s,
         url="memory://",
         limit_bytes=lambda: cache_bytes,
+        asks_for_metadata=asks_for_metadata,
         remote_is_well=remote_is_well,
         wall_clock=clock or time.time,
         wall_clock_ns=wall_clock_ns,
@@ -106,6 +108,7 @@ async def mounted_files(
         async with trio.open_nursery() as nursery:
             await nursery.start(blocks.run)
             await nursery.start(fs.tree.run)
+            await nursery.start(fs.asking.run)
             if mounted.queue is not None:
                 await nursery.start(mounted.queue.run)
             yield mounted

@@ -1,8 +1,13 @@
 """What a file has beside its bytes survives whoever changes something else, also where this mount
 has never asked for it."""
 
+import threading
 from pathlib import Path
 
+import trio
+
+from mountd.errors import Unreachable
+from mountd.vfs.asking import REST_S
 from mountd.vfs.attributes import NewAttributes
 from mountd.vfs.filesystem import FileSystem
 from tests.fakes.memory_store import MemoryStore
@@ -78,3 +83,101 @@ async def test_a_time_that_only_says_when_an_object_arrived_is_not_written_over_
         await fs.rename(fs.tree.root, b"dated", fs.tree.root, b"d")
         await drained(mounted)
         assert (store.upload("r").mtime_ns, store.upload("d").mtime_ns) == (77, 99)
+
+
+# metadata = "full"
+
+
+async def shown(fs: FileSystem, names: list[str]) -> list[int | None]:
+    """The modes that LOOKUP answers."""
+    root, modes = fs.tree.root, []
+    for name in names:
+        await fs.asking.name(root, name.encode())
+        modes.append((await fs.tree.lookup(root, name.encode())).mode)
+    return modes
+
+
+def many(count: int) -> MemoryStore:
+    store = MemoryStore()
+    for i in range(count):
+        store.seed(f"f{i:03}", b"x", 5, {"mode": str(0o100600 + i % 8)})
+    return store
+
+
+async def test_full_metadata_are_asked_once_for_each_version_also_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    store = many(20)
+    names = [f"f{i:03}" for i in range(20)]
+    modes = [0o100600 + i % 8 for i in range(20)]
+    async with mounted_files(store, tmp_path, asks_for_metadata=True) as mounted:
+        assert await shown(mounted.fs, names) == modes
+        assert await shown(mounted.fs, names) == modes
+        assert store.calls["stat"] == 20
+    async with mounted_files(store, tmp_path, asks_for_metadata=True) as mounted:
+        assert await shown(mounted.fs, names) == modes
+        assert store.calls["stat"] == 20
+        store.seed("f003", b"new", 5, {"mode": str(0o100755)})
+        mounted.fs.refresh(b"")
+        assert await shown(mounted.fs, ["f003", "f004"]) == [0o100755, 0o100604]
+        assert store.calls["stat"] == 21
+    async with mounted_files(store, tmp_path) as mounted:
+        assert await owner(mounted.fs, "f003") == (0o100755, None, None)
+
+
+async def test_a_directory_is_asked_ahead_of_its_reader_and_each_file_once(tmp_path: Path) -> None:
+    store = many(300)
+    async with mounted_files(store, tmp_path, asks_for_metadata=True) as mounted:
+        fs = mounted.fs
+        cached = await fs.read_directory(fs.tree.root)
+        at = 0
+        while at < 300:
+            at = await fs.asking.rows(fs.tree.root, cached, at)
+            assert fs.tree.row_attributes(cached, at - 1).mode == 0o100600 + (at - 1) % 8
+        assert store.calls["stat"] == 300
+
+
+async def test_without_full_metadata_nothing_is_asked(tmp_path: Path) -> None:
+    store = many(3)
+    async with mounted_files(store, tmp_path) as mounted:
+        assert not mounted.fs.asking.is_on
+        assert await owner(mounted.fs, "f001") == (None, None, None)
+        assert store.calls["stat"] == 0
+
+
+async def test_a_failure_gives_what_the_listing_says_and_is_asked_again_later(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    store = many(3)
+    async with mounted_files(store, tmp_path, asks_for_metadata=True) as mounted:
+        fs = mounted.fs
+        await fs.read_directory(fs.tree.root)
+        store.fail_next(Unreachable("down"))
+        assert await shown(fs, ["f001", "f002"]) == [None, None]
+        assert store.calls["stat"] == 1
+        mock_clock.jump(REST_S)
+        assert await shown(fs, ["f001", "f002"]) == [0o100601, 0o100602]
+
+
+async def test_an_answer_about_another_version_is_not_believed(tmp_path: Path) -> None:
+    store = many(3)
+    async with mounted_files(store, tmp_path, asks_for_metadata=True) as mounted:
+        fs = mounted.fs
+        await fs.read_directory(fs.tree.root)
+        store.seed("f001", b"other", 5, {"mode": str(0o100777)})
+        store.drop("f002")
+        assert await shown(fs, ["f001", "f002", "f000"]) == [None, None, 0o100600]
+
+
+async def test_who_waits_for_a_remote_that_does_not_answer_gets_what_the_listing_says(
+    tmp_path: Path,
+) -> None:
+    store = many(3)
+    async with mounted_files(store, tmp_path, asks_for_metadata=True, wait_s=0.1) as mounted:
+        fs = mounted.fs
+        await fs.read_directory(fs.tree.root)
+        store.gate = threading.Event()
+        try:
+            assert await shown(fs, ["f001"]) == [None]
+        finally:
+            store.gate.set()

@@ -1,0 +1,117 @@
+"""Modes, owners and times through a mounted bucket: kept for whoever mounts it next."""
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.mount.mounting import Mounted, mounted
+from tests.servers.s3.launch import S3Server
+
+pytestmark = [pytest.mark.fuse, pytest.mark.server]
+
+Mount = Callable[..., Mounted]
+MTIME_NS = 1_234_567_890_123_456_789
+
+
+@pytest.fixture
+def mount(s3_server: S3Server, tmp_path: Path) -> Iterator[Mount]:
+    """Mounts s3://b; unmounts when it is called again (a remount). `cache`: the cache's folder."""
+    with ExitStack() as stack:
+
+        def again(cache: str = "cache", **options: object) -> Mounted:
+            stack.close()
+            options["cache_dir"] = tmp_path / cache
+            return stack.enter_context(
+                mounted("s3://b", tmp_path, environment=s3_server.environment(), **options)
+            )
+
+        yield again
+
+
+def flush(mount: Mounted) -> None:
+    mount.cli("flush", str(mount.path), "--timeout", "25")
+
+
+def test_chmod_x_is_there_for_another_machine_and_after_a_remount(
+    s3_server: S3Server, mount: Mount
+) -> None:
+    s3_server.make_bucket("b")
+    script = mount().path / "run.sh"
+    script.write_text("#!/bin/sh\necho it runs\n")
+    script.chmod(0o750)
+    os.chown(script, 1234, 5678)
+    os.utime(script, ns=(MTIME_NS, MTIME_NS))
+    wanted = script.stat()
+    for cache, metadata in (("cache", "fast"), ("other", "full"), ("other", "fast")):
+        found = (mount(cache, metadata=metadata).path / "run.sh").stat()
+        assert stat.S_IMODE(found.st_mode) == 0o750, (cache, metadata)
+        assert (found.st_uid, found.st_gid) == (1234, 5678)
+        assert found.st_mtime_ns == wanted.st_mtime_ns == MTIME_NS
+    assert subprocess.run([script], capture_output=True, check=True).stdout == b"it runs\n"
+
+
+def test_ls_costs_lists_with_fast_and_a_head_for_each_file_once_with_full(
+    s3_server: S3Server, mount: Mount
+) -> None:
+    s3_server.seed("b", directories=0, files=500, size=10)
+    counts: list[tuple[int, int]] = []
+    for cache, metadata in (("a", "fast"), ("b", "full"), ("b", "full")):
+        path = mount(cache, metadata=metadata).path
+        s3_server.clear_log()
+        for _ in range(2):
+            done = subprocess.run(["ls", "-l", path], capture_output=True, check=True, text=True)
+            assert len(done.stdout.splitlines()) == 501
+        lists, heads = s3_server.log(op="ListObjectsV2"), s3_server.log(op="HeadObject")
+        assert len(lists) + len(heads) == len(s3_server.log())
+        counts.append((len(lists), len(heads)))
+    assert counts[0][1] == 0
+    assert counts[0][0] <= 1
+    assert counts[1][1] == 500
+    assert counts[2][1] == 0
+
+
+def test_chmod_is_one_copy_and_keeps_what_others_put_beside_the_bytes(
+    s3_server: S3Server, mount: Mount
+) -> None:
+    s3_server.make_bucket("b")
+    s3_server.put("b", "f", b"bytes", headers={"x-amz-meta-theirs": "1", "x-amz-meta-uid": "77"})
+    s3_server.put("b", "first", b"")
+    found = mount()
+    (found.path / "first").write_bytes(b"what the server enforces is proved now")
+    flush(found)
+    s3_server.clear_log()
+    (found.path / "f").chmod(0o700)
+    flush(found)
+    assert sorted(entry.op for entry in s3_server.log()) == ["CopyObject", "HeadObject"]
+    again = mount("other", metadata="full").path / "f"
+    assert (stat.S_IMODE(again.stat().st_mode), again.stat().st_uid) == (0o700, 77)
+    assert again.read_bytes() == b"bytes"
+
+
+@pytest.mark.parametrize("command", [["cp", "-a"], ["rsync", "-a"]], ids=["cp", "rsync"])
+def test_a_copied_tree_is_the_same_on_another_machine(
+    s3_server: S3Server, mount: Mount, tmp_path: Path, command: list[str]
+) -> None:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not here")
+    s3_server.make_bucket("b")
+    source = tmp_path / "source"
+    source.mkdir()
+    for mode in (0o600, 0o644, 0o755, 0o440):
+        path = source / f"{mode:o}"
+        path.write_bytes(b"x" * mode)
+        os.utime(path, ns=(MTIME_NS, MTIME_NS + mode))
+        path.chmod(mode)
+    path = mount().path
+    subprocess.run([*command, f"{source}/.", f"{path}/tree"], check=True, timeout=60)
+    copied = mount("other", metadata="full").path / "tree"
+    for original in source.iterdir():
+        was, now = original.stat(), (copied / original.name).stat()
+        assert (now.st_mode, now.st_mtime_ns) == (was.st_mode, was.st_mtime_ns), original.name
+        assert (copied / original.name).read_bytes() == original.read_bytes()
