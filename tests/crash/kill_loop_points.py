@@ -233,3 +233,28 @@ def _file_points(cache: Path, rng: random.Random) -> list[Point]:
             late_s=late(),
         ),
     ]
+
+
+def rename_points(server: S3Server, cache: Path, old: str, new: str) -> list[Point]:
+    """Between all steps of the rename of the directory `old` to `new`, which has clean files `a`
+    and `sub/c`, `edited` over a base, and `queued`: each step held, and done without an answer."""
+    steps = [("listing of the subtree", "ListObjectsV2", rf"^{old}/$")]
+    for name in ("a", "sub/c"):
+        steps.append((f"copy of {name}", "CopyObject", rf"^{new}/{name}$"))
+        steps.append((f"delete of {name}", "DeleteObject", rf"^{old}/{name}$"))
+    steps += [
+        ("look at what is copied", "HeadObject", rf"^{old}/a$"),
+        ("base of the edited file", "GetObject", rf"^{old}/edited$"),
+        ("put of the edited file", "PutObject", rf"^{new}/edited$"),
+        ("delete of the edited file", "DeleteObject", rf"^{old}/edited$"),
+        ("put of the queued file", "PutObject", rf"^{new}/queued$"),
+        ("marker of the new directory", "PutObject", rf"^{new}/$"),
+        ("marker of a directory in it", "PutObject", rf"^{new}/sub/$"),
+        ("delete of the old marker", "DeleteObject", rf"^{old}/$"),
+    ]
+    found: list[Point] = []
+    for what, op, key in steps:
+        found.append(AtRequest(server, f"{what} held", op, key=key))
+        if op in ("CopyObject", "DeleteObject", "PutObject"):
+            found.append(AtRequest(server, f"{what} done, no answer", op, is_done=True, key=key))
+    return [*found, AtFile("record in the log", cache / "journal" / "log", IN_MODIFY, bool)]

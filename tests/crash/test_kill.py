@@ -27,6 +27,17 @@ def test_nothing_that_was_acknowledged_is_lost_when_the_daemon_is_killed(tmp_pat
     assert "0 losses" in ended.stdout
 
 
+def test_a_kill_between_any_two_steps_of_a_directorys_rename_leaves_the_renamed_tree(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "tests.crash.kill_rename", str(tmp_path / "run")]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=WITHIN_S, check=False
+    )
+    assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-8000:]
+    assert "26 points, 0 losses" in ended.stdout
+
+
 def test_a_kill_right_after_the_first_file_and_a_remote_that_is_gone_keep_no_mount_away(
     s3_server: S3Server, tmp_path: Path
 ) -> None:
