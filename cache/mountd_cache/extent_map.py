@@ -23,10 +23,13 @@ class ExtentMap:
     @classmethod
     def from_edges(cls, edges: Sequence[int]) -> "ExtentMap":
         """Of start, end, start, end, ...: what `edges` returned. ValueError for anything else."""
+        if len(edges) == 2:  # nearly every file that was written here
+            start, end = edges
+            if 0 <= start < end:
+                made = cls.__new__(cls)
+                made._starts, made._ends, made.total = [start], [end], end - start
+                return made
         made = cls()
-        if len(edges) == 2 and 0 <= edges[0] < edges[1]:  # nearly every file that was written here
-            made._starts, made._ends, made.total = [edges[0]], [edges[1]], edges[1] - edges[0]
-            return made
         if len(edges) % 2 or not all(map(lt, edges, edges[1:])) or (edges and edges[0] < 0):
             raise ValueError(f"no extents: {list(edges[:10])}")
         made._starts, made._ends = list(edges[::2]), list(edges[1::2])

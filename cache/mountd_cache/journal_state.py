@@ -50,10 +50,10 @@ class JournalState:
 
     def load(self, rows: Rows, torn: dict[FileKey, ExtentMap]) -> None:
         """As `rows`, from the database: nothing of it is dirty."""
-        self.ledger.apply(rows)
+        self.ledger.load(rows)
         self.torn |= torn
-        for content in rows.contents:
-            self._count(content.id)
+        self._counted = {content.id: content.staged_bytes for content in rows.contents}
+        self.staged_bytes = sum(self._counted.values())
 
     def rows(self, rows: Rows) -> None:
         """One atomic step."""
