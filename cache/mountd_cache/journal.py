@@ -26,7 +26,7 @@ from mountd_cache.journal_store import JournalTooNew
 from mountd_cache.log_format import SegmentTooNew
 from mountd_cache.oplog import OpLog
 from mountd_cache.proofs import Unproved
-from mountd_cache.records import Cover, Freeze, Release, pack, pack_write
+from mountd_cache.records import Cover, Dated, Freeze, Release, fits_dated, pack, pack_write
 from mountd_cache.recovery import Recovered, Recovery, recover
 from mountd_cache.sidecar import pack_sidecar
 from mountd_cache.staging import FileKey, Staging
@@ -192,6 +192,17 @@ class Journal:
         if done != len(view):
             self._finish(key, offset, memoryview(view), done, mtime_ns)
         self._note_write(key, offset, view, mtime_ns, covers)
+
+    def set_mtime(self, content: int, mtime_ns: int) -> None:
+        """The kernel sends one for each file that was written, at its close: 5 us; as rows 33."""
+        dated = Dated(content, mtime_ns)
+        if fits_dated(mtime_ns):
+            self._log.append(pack(dated))
+            self._state.date(dated)
+        else:
+            copy = self.ledger.contents[content].copy()
+            copy.mtime_ns = mtime_ns
+            self.commit(Rows(contents=(copy,)))
 
     def freeze(self, content: int) -> int:
         """How many layers from the bottom have what is there now, for `Content.pieces`: they don't

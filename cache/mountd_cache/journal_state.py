@@ -12,7 +12,7 @@ from mountd_cache.changes import Content, Rows
 from mountd_cache.extent_map import ExtentMap
 from mountd_cache.ledger import Ledger
 from mountd_cache.proofs import Proofs, Unproved
-from mountd_cache.records import Cover, Freeze, Record, Release, Synced, Torn, Write
+from mountd_cache.records import Cover, Dated, Freeze, Record, Release, Synced, Torn, Write
 from mountd_cache.staging import FileKey
 
 _UNLINKED: Final = -1  # as the size of a file
@@ -86,6 +86,11 @@ class JournalState:
         proofs.add(unproved, covers)
         if key in self.torn:
             self._set_torn(key, self.torn[key].without(start, end))
+
+    def date(self, dated: Dated) -> None:
+        """A content has another mtime; nobody wrote to it."""
+        self.ledger.contents[dated.content].mtime_ns = dated.mtime_ns
+        self.dirty.contents.add(dated.content)
 
     def freeze(self, freeze: Freeze) -> None:
         """A content has a new layer, which has nothing."""
@@ -185,6 +190,10 @@ class JournalState:
                 if record.content not in self.ledger.contents:
                     raise Inconsistent(f"{record.content} is torn")
                 self.tear(record)
+            case Dated():
+                if record.content not in self.ledger.contents:
+                    raise Inconsistent(f"a time for {record.content}")
+                self.date(record)
 
     def _set_torn(self, key: FileKey, ranges: ExtentMap) -> None:
         self.torn.pop(key, None)

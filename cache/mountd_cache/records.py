@@ -20,6 +20,7 @@ SYNCED: Final = 3
 FREEZE: Final = 4
 RELEASE: Final = 5
 TORN: Final = 6
+DATED: Final = 8
 
 # kind, content, layer, offset, length, mtime in ns, CRC32C of the bytes
 _WRITE: Final = struct.Struct("<BQIQIqI")
@@ -29,6 +30,7 @@ _MARK: Final = struct.Struct("<QIQ")  # content, layer, writes up to this lsn ar
 _FREEZE: Final = struct.Struct("<BQI")  # kind, content, number of the new layer
 _TORN: Final = struct.Struct("<BQI")  # kind, content, layer
 _RANGE: Final = struct.Struct("<QQ")  # start, end
+_DATED: Final = struct.Struct("<BQq")  # kind, content, mtime in ns
 _INT64: Final = 2**63
 
 _encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -101,7 +103,20 @@ class Torn:
     ranges: tuple[tuple[int, int], ...]
 
 
-Record = Rows | Write | Synced | Freeze | Release | Torn
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """A content has another mtime; a time of the years 1678 to 2262."""
+
+    content: int
+    mtime_ns: int
+
+
+Record = Rows | Write | Synced | Freeze | Release | Torn | Dated
+
+
+def fits_dated(mtime_ns: int) -> bool:
+    """Whether a `Dated` can say this time."""
+    return -_INT64 <= mtime_ns < _INT64
 
 
 def pack_write(
@@ -139,6 +154,8 @@ def pack(record: Record) -> bytes:
         case Torn(content, layer, ranges):
             packed = b"".join(_RANGE.pack(*part) for part in ranges)
             return _TORN.pack(TORN, content, layer) + packed
+        case Dated(content, mtime_ns):
+            return _DATED.pack(DATED, content, mtime_ns)
 
 
 def unpack(payload: bytes) -> Record:
@@ -163,6 +180,8 @@ def unpack(payload: bytes) -> Record:
             case 6:
                 _, content, layer = _TORN.unpack_from(payload)
                 return Torn(content, layer, tuple(_RANGE.iter_unpack(payload[_TORN.size :])))
+            case 8:
+                return Dated(*_DATED.unpack(payload)[1:])
     except (ValueError, TypeError, LookupError, struct.error) as error:
         raise BadRecord(f"a record that can't be read: {payload[:40]!r}: {error}") from error
     raise BadRecord(f"a record of the unknown kind {payload[0]}")

@@ -22,7 +22,7 @@ from mountd_cache.ledger import Ledger
 from mountd_cache.log_format import HEADER_SIZE
 from mountd_cache.log_reader import LogEnd, Segment, find_segments, read_log
 from mountd_cache.quarantine import SetAside, quarantine
-from mountd_cache.records import Freeze, Record, Release, Torn, Write
+from mountd_cache.records import Dated, Freeze, Record, Release, Torn, Write
 from mountd_cache.sidecar import pack_sidecar
 from mountd_cache.staging import FileKey, data_name
 
@@ -306,7 +306,7 @@ def _concerned(later: list[Record], state: JournalState) -> Iterator[str]:
             case Rows():
                 keys = {*record.forget, *(change.key for change in record.changes)}
                 contents = {*record.drop, *(content.id for content in record.contents)}
-            case Write() | Freeze() | Release():
+            case Write() | Freeze() | Release() | Dated():
                 contents = {record.content}
         keys |= {state.ledger.owner[id_] for id_ in contents if id_ in state.ledger.owner}
         yield from (key for key in keys if key in state.ledger.changes)

@@ -64,9 +64,7 @@ class SetAttributes:
         content = self._writes.content_of(node.number)
         if new.mtime_ns is not None and content is not None:
             if content.mtime_ns != new.mtime_ns:
-                dated = content.copy()
-                dated.mtime_ns = new.mtime_ns
-                self._journal.commit(Rows(contents=(dated,)))
+                self._journal.set_mtime(content.id, new.mtime_ns)
             new = replace(new, mtime_ns=None)
         if (new.mode, new.uid, new.gid, new.mtime_ns) == (None, None, None, None):
             return

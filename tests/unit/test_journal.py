@@ -373,3 +373,19 @@ def test_a_segment_of_a_later_version_is_left_alone(folder: Path) -> None:
     with pytest.raises(JournalTooNew, match="format 2"):
         Journal.open(folder)
     assert path.read_bytes() == data
+
+
+def test_a_time_of_any_year_is_kept_and_is_no_write(journal: Journal, folder: Path) -> None:
+    content = create(journal, "x", b"bytes")
+    for mtime_ns in (-5, 7, 2**63, -(2**70)):
+        journal.set_mtime(content.id, mtime_ns)
+        journal = again(journal, folder)
+        found = journal.ledger.contents[content.id]
+        assert (found.mtime_ns, found.changed_ns) == (mtime_ns, 2)
+        checkpoint(journal)
+    assert journal.begin_checkpoint() is None
+    journal.set_mtime(content.id, 8)
+    checkpoint(journal)
+    journal = again(journal, folder)
+    assert journal.ledger.contents[content.id].mtime_ns == 8
+    journal.close()

@@ -26,6 +26,7 @@ from mountd_cache.log_format import (
 from mountd_cache.records import (
     BadRecord,
     Cover,
+    Dated,
     Freeze,
     Record,
     Release,
@@ -88,6 +89,7 @@ _RECORDS = st.one_of(
     st.builds(Synced, _U64, _U64, st.lists(st.tuples(_U64, _U32, _U64), max_size=3).map(tuple)),
     st.builds(Freeze, _U64, _U32),
     st.builds(Release, _U64, _U32, _BASES, st.booleans(), st.lists(CHANGES, max_size=2).map(tuple)),
+    st.builds(Dated, _U64, _I64),
     st.builds(Torn, _U64, _U32, st.lists(st.tuples(_U64, _U64), max_size=3).map(tuple)),
 )
 
