@@ -25,6 +25,7 @@ from mountd.remotes.webdav_read import DavReader
 from mountd.source import Source
 from mountd.types import Entry
 
+LOCKED_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 # A small look must not wait behind a chunk; a server with a few PHP workers bears no more.
 _SPARE_CONNECTIONS = 2
 _CAPABILITIES = replace(CAPABILITIES, strong_version=True, max_put_bytes=MAX_FILE_BYTES)
@@ -32,11 +33,12 @@ _CAPABILITIES = replace(CAPABILITIES, strong_version=True, max_put_bytes=MAX_FIL
 
 @dataclass(frozen=True, slots=True)
 class Uploading:
-    """How large files go: in what pieces, which are also the largest that go whole; and the pauses
-    between looks at an upload that is being assembled."""
+    """How files go. Larger ones than `chunk_bytes` in such pieces; `pauses_s` between looks at an
+    upload that is being assembled; `locked_s` before a PUT that met another one goes again."""
 
     chunk_bytes: int = CHUNK_BYTES
     pauses_s: Sequence[float] = PAUSES_S
+    locked_s: Sequence[float] = LOCKED_S
 
 
 def open_nextcloud(
@@ -99,6 +101,8 @@ class NextcloudStore:
             self._door,
             self._chunks,
             uploading.chunk_bytes,
+            self._closing,
+            uploading.locked_s,
         )
         self._capabilities = replace(_CAPABILITIES, max_parallel=at_once)
 

@@ -11,13 +11,16 @@ quota.
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+import random
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 
 from typing_extensions import Buffer
 
 from mountd.errors import (
     Corrupt,
     Locked,
+    LockedByUser,
     NameNotAllowed,
     NotFound,
     QuotaExceeded,
@@ -88,6 +91,8 @@ class NextcloudWriter:
         door: FeaturesDoor,
         chunks: ChunkedUploads,
         whole_bytes: int,
+        closing: threading.Event,
+        pauses_s: Sequence[float],
     ) -> None:
         self._pool = pool
         self._base = base
@@ -96,6 +101,8 @@ class NextcloudWriter:
         self._door = door
         self._chunks = chunks
         self._whole_bytes = whole_bytes
+        self._closing = closing
+        self._pauses_s = pauses_s
         self._changes = DavChanges(pool, base)
         self._prover = NextcloudProof(self._changes, door)
         self._known = DavWriter(pool, base, reader, leftovers, self._prover)
@@ -165,6 +172,9 @@ class NextcloudWriter:
         """A lock that a person holds is another thing than one of a request under way."""
         try:
             yield
+        except LockedByUser as error:
+            logger.warning("%s", error)
+            raise
         except Locked as error:
             better = self._details.explained(error, key)
             if better is error:
@@ -204,6 +214,22 @@ class NextcloudWriter:
         return dict(answered)
 
     def _put_file(
+        self, key: str, sent: SentBody, headers: dict[str, str]
+    ) -> Mapping[str, str] | None:
+        """After a 423 again: nothing was done, and another request holds the file for a moment."""
+        for pause_s in self._pauses_s:
+            try:
+                return self._put_once(key, sent, headers)
+            except Locked as error:
+                better = self._details.explained(error, key)
+                if better is not error:
+                    raise better from error
+                # Two who got it from one another must not come back in step.
+                if self._closing.wait(pause_s * random.uniform(0.5, 1.5)):
+                    raise
+        return self._put_once(key, sent, headers)
+
+    def _put_once(
         self, key: str, sent: SentBody, headers: dict[str, str]
     ) -> Mapping[str, str] | None:
         try:
