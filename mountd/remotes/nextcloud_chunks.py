@@ -22,7 +22,6 @@ from mountd.types import Entry
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES: Final = 16 << 20
-MIN_CHUNK_BYTES: Final = 5 << 20
 MAX_CHUNK_BYTES: Final = 5 << 30
 MAX_CHUNKS: Final = 10_000
 MAX_FILE_BYTES: Final = MAX_CHUNKS * MAX_CHUNK_BYTES
@@ -234,8 +233,9 @@ def chunk_bytes_for(size: int, chunk_bytes: int) -> int:
     if size > MAX_FILE_BYTES:
         raise Unsupported(f"{size} bytes are more than {MAX_CHUNKS} chunks can have")
     needed = -(-size // MAX_CHUNKS)
-    needed = -(-needed // _GRAIN_BYTES) * _GRAIN_BYTES
-    return max(chunk_bytes, needed)
+    if needed <= chunk_bytes:
+        return chunk_bytes
+    return -(-needed // _GRAIN_BYTES) * _GRAIN_BYTES
 
 
 def _chunks(size: int, chunk_bytes: int) -> list[_Chunk]:

@@ -97,10 +97,14 @@ class UploadFolders:
         """A new folder's name."""
         folder = f"mountd-{self._machine}-{uuid.uuid4().hex}"
         headers = {"Destination": destination, TOTAL_HEADER: str(size)}
-        with self._pool.ask("MKCOL", target_of(self._root, folder), headers) as answer:
-            if not 200 <= answer.status < 300:
+        try:
+            with self._pool.ask("MKCOL", target_of(self._root, folder), headers) as answer:
+                if 200 <= answer.status < 300:
+                    return folder
                 raise error_of(answer)
-        return folder
+        except Unreachable:
+            self.remove(folder)  # it may be there, and nobody else knows its name
+            raise
 
     def put(self, folder: str, number: int, sent: SentBody, headers: Mapping[str, str]) -> None:
         """One chunk. Raises UploadLost, and Unreachable where it may be sent again."""

@@ -263,7 +263,7 @@ class Probe:
         """What a MOVE enforces, and whether it keeps the version. `_there` is what was moved."""
         taken = not self._move(self._there, overwrite=False)
         refuses = not self._move(self._there, _NOBODYS_TAG)
-        gone = not self._move(self._gone, _NOBODYS_TAG)
+        gone = self._refuses_gone()
         before = self._find(self._moved)
         version = self._find(self._there).version
         accepts = is_tag(version) and self._move(self._there, version)
@@ -272,6 +272,12 @@ class Probe:
         after = self._find(self._there)
         keeps = (after.version, after.mtime_ns) == (before.version, before.mtime_ns)
         return Enforced(refuses and accepts, gone, taken), keeps
+
+    def _refuses_gone(self) -> bool:
+        try:
+            return not self._move(self._gone, _NOBODYS_TAG)
+        except NotFound:
+            return True  # sabre, and so Nextcloud, says 404 to a condition on what isn't there
 
     def _move(self, key: str, tag: str = "", *, overwrite: bool = True) -> bool:
         """Whether a MOVE to `key` was done. Where it was and should not have been, what was moved

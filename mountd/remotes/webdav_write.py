@@ -215,14 +215,17 @@ class DavWriter:
             raise Unsupported("the mounted directory itself can't be removed")
         until_s = self._pool.deadline_s()
         proof = self._prover.for_removal(key)
+        refused = ""
         for _ in range(_REMOVE_DIR_ATTEMPTS):
             tag = self._files.own_tag_if_empty(key, until_s)
             if tag is None:
                 break
-            is_sure = proof.deletes and proof.collections and tag
+            # The same tag was refused: this server (sabre, for one) refuses any of a collection.
+            is_sure = proof.deletes and proof.collections and tag and tag != refused
             condition = self._changes.condition(key, tag) if is_sure else ""
             if self._changes.delete(key, until_s, condition):
                 return
+            refused = tag
         raise DirectoryNotEmpty(key)
 
     # Putting in place

@@ -1,4 +1,4 @@
-"""nextcloud:// against a server that is shaped like one, with small chunks so that they are used."""
+"""nextcloud:// against a server shaped like one; chunks are small, so that they are used."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,0 +1,190 @@
+"""nextcloud:// and small files, names, room and listings, on the Nextcloud-shaped server."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mountd.config import Settings
+from mountd.errors import Corrupt, NameNotAllowed, QuotaExceeded, RemoteError, VersionChanged
+from mountd.remotes.base import ABSENT, Quota, Upload
+from mountd.remotes.nextcloud import NextcloudStore, Uploading, open_nextcloud
+from mountd.source import Source
+from tests.fakes.body import BytesBody
+from tests.servers.nextcloud.launch import NextcloudServer
+
+pytestmark = pytest.mark.server
+
+MTIME_NS = 1_600_000_000_000_000_000
+OpenStore = Callable[[], NextcloudStore]
+
+
+@pytest.fixture
+def open_store(nextcloud_server: NextcloudServer) -> Iterator[OpenStore]:
+    opened: list[NextcloudStore] = []
+
+    def opener() -> NextcloudStore:
+        settings = Settings(
+            cache_dir=Path("/nonexistent"),
+            request_timeout_s=5.0,
+            endpoint=nextcloud_server.url,
+            max_transfers=4,
+            credentials={"user": nextcloud_server.user, "password": nextcloud_server.password},
+        )
+        source = Source("nextcloud", "cloud", "", "nextcloud://cloud")
+        waits_s = (0.02,) * 8
+        opened.append(open_nextcloud(source, settings, Uploading(1 << 20, waits_s, waits_s)))
+        return opened[-1]
+
+    yield opener
+    for store in opened:
+        store.close()
+
+
+def put(store: NextcloudStore, key: str, data: bytes, expect: str | None = ABSENT) -> str:
+    return store.put(key, BytesBody(data), expect, Upload("id", MTIME_NS)).version
+
+
+def test_capabilities_are_asked_for_once_and_then_a_listing_is_one_request(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.mkdir("d")
+    store = open_store()
+    assert store.capabilities.name_rules is None
+    for directory in ("", "d/", ""):
+        list(store.list(directory))
+    assert [entry.method for entry in nextcloud_server.log()] == ["GET"] + ["PROPFIND"] * 3
+    able = store.capabilities
+    assert (able.conditional_put, able.conditional_delete, able.keeps_mtime) == (True,) * 3
+    assert able.name_rules is not None
+    assert store.features.version == "31.0.5"
+
+
+def test_another_process_knows_by_the_sum_what_was_sent(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    first = open_store()
+    put(first, "f", b"data")
+    assert first.identify("f").upload_id == "id"
+    found = open_store().identify("f")
+    assert (found.upload_id, found.md5) == ("", "8d777f385d3dfec8815d20f7496026dc")
+    nextcloud_server.put("f", b"theirs")
+    assert (first.identify("f").upload_id, first.identify("f").md5) == ("", "")
+
+
+def test_a_whole_download_is_compared_with_its_sum_and_a_part_is_not(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    wrong = "MD5:" + "0" * 32
+    nextcloud_server.put("f", b"data", checksum=wrong)
+    store = open_store()
+    version = store.stat("f").version
+    assert store.read("f", 0, 3, version) == b"dat"
+    with pytest.raises(Corrupt, match="MD5"):
+        store.read("f", 0, 4, version)
+
+
+def test_tags_that_a_web_server_has_rewritten_are_still_the_same_version(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.configure(gzip_etags=True)
+    store = open_store()
+    version = put(store, "f", b"data")
+    assert store.stat("f").version == version
+    assert store.read("f", 0, 4, version) == b"data"
+    assert put(store, "f", b"more", version) != version
+
+
+@pytest.mark.parametrize("name", ["a.part", ".htaccess", "a\\b", "a\nb", "n" * 251])
+def test_a_name_that_the_server_forbids_is_refused_without_sending_it(
+    open_store: OpenStore, nextcloud_server: NextcloudServer, name: str
+) -> None:
+    store = open_store()
+    list(store.list(""))
+    nextcloud_server.clear_log()
+    for call in (lambda: put(store, name, b"x"), lambda: store.make_dir(f"{name}/")):
+        with pytest.raises(NameNotAllowed):
+            call()
+    assert nextcloud_server.log() == []
+    rules = store.capabilities.name_rules
+    assert rules is not None
+    assert not rules.allow(name)
+
+
+def test_room_is_told_and_its_lack_is_a_quota_error(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    put(store, "f", b"data")
+    assert store.quota() == Quota(4, None)
+    nextcloud_server.configure(quota_bytes=10)
+    assert store.quota() == Quota(4, 6)
+    with pytest.raises(QuotaExceeded):
+        put(store, "g", b"too much")
+    assert nextcloud_server.tree() == ["f"]
+
+
+def test_what_is_deleted_is_in_the_trash(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    store.make_dir("d/")
+    put(store, "d/f", b"data")
+    store.delete("d/f", None)
+    store.remove_dir("d/")
+    assert [each["original"] for each in nextcloud_server.trash()] == ["d/f", "d"]
+
+
+def test_of_many_who_replace_a_file_at_once_one_wins_and_the_others_are_told(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    version = put(store, "f", b"first")
+    nextcloud_server.faults({"method": "PUT", "latency_ms": 20.0})
+    outcomes: list[str | RemoteError] = []
+
+    def write(number: int) -> None:
+        try:
+            outcomes.append(put(store, "f", b"%d" % number, version))
+        except RemoteError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    won = [each for each in outcomes if isinstance(each, str)]
+    assert len(won) == 1
+    assert all(isinstance(each, VersionChanged | str) for each in outcomes)
+    assert store.stat("f").version == won[0]
+
+
+def test_a_server_without_capabilities_is_served_as_plain_webdav(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.faults({"op": "Capabilities", "status": 404})
+    nextcloud_server.mkdir("d")
+    store = open_store()
+    assert [entry.version for page in store.list("") for entry in page] == [""]
+    version = put(store, "d/f", b"data")
+    assert store.read("d/f", 0, 4, version) == b"data"
+    assert put(store, "d/f", bytes(3 << 20), version) != version
+    store.delete("d/f", None)
+    store.remove_dir("d/")
+    assert nextcloud_server.tree() == []
+    assert not store.features.is_nextcloud
+    assert nextcloud_server.log(tree="uploads") == []
+    assert len(nextcloud_server.log(op="Capabilities")) == 1
+
+
+def test_an_upload_without_a_length_never_goes_out(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    put(store, "empty", b"")
+    put(store, "large", bytes(3 << 20))
+    for entry in nextcloud_server.log(method="PUT"):
+        assert entry.headers["content-length"].isdigit()
+        assert "transfer-encoding" not in entry.headers
