@@ -39,6 +39,7 @@ from mountd.remotes.health import HealthState
 from mountd.remotes.registry import open_store
 from mountd.remotes.stack import RemoteStack
 from mountd.status import StatusReport
+from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.virtual_files import VirtualFiles
 from mountd.writeback import SYNCFS_WITHIN_S, WriteBack, hand_over_dirty_pages
@@ -128,7 +129,8 @@ class Daemon:
             asks_for_metadata=settings.metadata == "full",
             remote_is_well=lambda: self.remote.health.state is HealthState.OK,
         )
-        self.write_back = WriteBack(self.journal, self.fs, self.remote, settings)
+        unfinished = UnfinishedUploads.load(folder.path / "uploads")
+        self.write_back = WriteBack(self.journal, self.fs, self.remote, settings, unfinished)
         self.fuse = FuseMount(plan.mountpoint)
         self._abandoned = False
         self._stop_by_s = math.inf  # on trio's clock; set by the first signal

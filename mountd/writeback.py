@@ -15,6 +15,7 @@ from mountd.errors import NotSent, Stale, StartError
 from mountd.remotes.health import HealthState
 from mountd.remotes.stack import RemoteStack
 from mountd.sync.queue import SyncQueue
+from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
 from mountd_cache.changes import ChangeState
 from mountd_cache.journal import Journal
@@ -33,7 +34,12 @@ class WriteBack:
     """The queue of one mount and what keeps it durable. `run` owns its tasks."""
 
     def __init__(
-        self, journal: Journal, fs: FileSystem, remote: RemoteStack, settings: Settings
+        self,
+        journal: Journal,
+        fs: FileSystem,
+        remote: RemoteStack,
+        settings: Settings,
+        unfinished: UnfinishedUploads | None = None,
     ) -> None:
         self._journal = journal
         self._fs = fs
@@ -50,6 +56,7 @@ class WriteBack:
             landing=fs.queue_view.landing,
             pressed=lambda: fs.writes.is_pressed,
             spare=fs.last_readers.spare,
+            unfinished=unfinished,
         )
         fs.writes.queue = self.queue
         fs.state_of = self.queue.state_of

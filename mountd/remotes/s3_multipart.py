@@ -2,7 +2,8 @@
 
 Nothing is there before Complete, so a part that fails is sent again: of the 60,000 requests of a
 terabyte one always fails. Complete itself is sent once; whether a lost one took effect is for the
-sync queue to find out.
+sync queue to find out. An upload that broke off is gone on with (`base.Upload`): parts whose size
+and MD5 are those of the body are not sent again.
 
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html
 """
@@ -17,7 +18,8 @@ from dataclasses import dataclass, replace
 from typing_extensions import Buffer
 
 from mountd.errors import RemoteError, Throttled, Unreachable, Unsupported
-from mountd.remotes.base import Body
+from mountd.remotes.base import Body, Upload
+from mountd.remotes.going_on import may_go_on, tell
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.rest import RestAnswer
@@ -25,7 +27,8 @@ from mountd.remotes.s3_delta import MAX_PART_BYTES, MAX_PARTS, DeltaPart
 from mountd.remotes.s3_errors import error_code, s3_error, write_error
 from mountd.remotes.s3_payload import payload_of, payload_of_part
 from mountd.remotes.s3_rest import S3Rest
-from mountd.remotes.s3_xml import complete_body, etag_in, upload_id_in
+from mountd.remotes.s3_unfinished import Parts, S3Uploads, is_there, token_of, upload_id_of
+from mountd.remotes.s3_xml import complete_body, etag_in
 
 MAX_OBJECT_BYTES = MAX_PARTS * MAX_PART_BYTES
 PART_BYTES = 16 << 20
@@ -45,12 +48,14 @@ CheckTag = Callable[[RestAnswer, bytes], None]
 @dataclass(frozen=True, slots=True)
 class Target:
     """The object to be made. `headers`: its metadata. `condition` is called when the parts are
-    there: it gives the headers of Complete, or looks itself and raises VersionChanged."""
+    there: it gives the headers of Complete, or looks itself and raises VersionChanged. `upload`:
+    what may be gone on with, and who is told."""
 
     key: str
     size: int
     headers: Mapping[str, str]
     condition: Callable[[], Mapping[str, str]]
+    upload: Upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class _Part:
     number: int
     start: int
     end: int
+    there: Parts
 
     @property
     def query(self) -> dict[str, str]:
@@ -72,12 +78,14 @@ _SendPart = Callable[[_Part, threading.Event], str]
 class S3Multipart:
     """Makes objects in parts. Thread-safe; all objects share a few threads.
 
-    After any error the parts are thrown away (best effort), and the object is made only if the
-    answer to Complete was lost.
+    After an error the object is made only if the answer to Complete was lost. The parts are thrown
+    away (best effort), but for those of a `put` that may go on. With copied parts nothing is gone
+    on with: what they are can't be verified.
     """
 
     def __init__(self, rest: S3Rest) -> None:
         self._rest = rest
+        self._uploads = S3Uploads(rest)
         self._lock = threading.Lock()
         self._threads = _Threads()
 
@@ -87,7 +95,7 @@ class S3Multipart:
         `check_tag` compares a part's answer with its MD5. What the body raises passes through.
         """
         spans = part_spans(target.size, PART_BYTES)
-        return self._make(target, spans, self._of_body(body, check_tag))
+        return self._make(target, spans, self._of_body(body, check_tag), goes_on=True)
 
     def copy(self, target: Target, source: Mapping[str, str]) -> str:
         """As `put`; `source` are the headers that say what is copied, and what it must be."""
@@ -111,6 +119,10 @@ class S3Multipart:
         spans = [(part.start, part.end) for part in parts]
         return self._make(target, spans, send_or_copy, at_once=_THREADS)
 
+    def abandon(self, key: str, token: str) -> None:
+        """As `RemoteStore.abandon`."""
+        self._uploads.abort(key, upload_id_of(token))
+
     def close(self) -> None:
         """Parts that haven't begun never do: their objects fail with Unreachable."""
         with self._lock:
@@ -122,6 +134,9 @@ class S3Multipart:
 
         def send(part: _Part, stop: threading.Event) -> str:
             payload = payload_of_part(body, part.start, part.end, rest.signs_bodies)
+            tag = is_there(part.there, part.number, part.end - part.start, payload.md5)
+            if tag:
+                return tag
             payload = replace(payload, sent=_unless_stopped(payload.sent, stop))
             answer = rest.send("PUT", part.key, part.query, payload=payload)
             if answer.status >= 300:
@@ -151,25 +166,36 @@ class S3Multipart:
         spans: Sequence[tuple[int, int]],
         send: _SendPart,
         at_once: int = _AT_ONCE,
+        goes_on: bool = False,
     ) -> str:
-        upload_id = self._create(target)
+        upload_id, there = self._begin(target, goes_on)
+        is_known = tell(target.upload, token_of(upload_id))
         try:
             parts = [
-                _Part(target.key, upload_id, number, start, end)
+                _Part(target.key, upload_id, number, start, end, there)
                 for number, (start, end) in enumerate(spans, 1)
             ]
-            return self._complete(target, upload_id, self._send_all(parts, send, at_once))
-        except BaseException:
-            # Also after a lost Complete: what isn't done by now should not be done later.
-            with contextlib.suppress(RemoteError):
-                self._rest.send("DELETE", target.key, {"uploadId": upload_id})
+            version = self._complete(target, upload_id, self._send_all(parts, send, at_once))
+        except BaseException as error:
+            if not (goes_on and is_known and may_go_on(error)):
+                # Also after a lost Complete: what isn't done by now should not be done later.
+                with contextlib.suppress(RemoteError):
+                    self._uploads.abort(target.key, upload_id)
+                    tell(target.upload, "")
             raise
+        tell(target.upload, "")
+        return version
 
-    def _create(self, target: Target) -> str:
-        answer = self._rest.send("POST", target.key, {"uploads": ""}, target.headers)
-        if answer.status >= 300:
-            raise write_error(answer, self._rest.what(target.key), False)
-        return upload_id_in(answer.body)
+    def _begin(self, target: Target, goes_on: bool) -> tuple[str, Parts]:
+        """An upload, and what is there of it: the one of before if that is possible."""
+        before = upload_id_of(target.upload.resume)
+        if before and goes_on:
+            there = self._uploads.parts(target.key, before)
+            if there is not None:
+                return before, there
+        elif before:
+            self._uploads.abort(target.key, before)
+        return self._uploads.create(target.key, target.headers), {}
 
     def _send_all(self, parts: Sequence[_Part], send: _SendPart, at_once: int) -> list[str]:
         """The parts' ETags. The first error stops the others, and is raised when they have."""

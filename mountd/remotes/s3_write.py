@@ -167,13 +167,13 @@ class S3Bucket:
             "x-amz-copy-source": self._rest.copy_source(source),
             "x-amz-copy-source-if-match": version,
         }
-        target = self._target(proven, key, body.size, expect, headers_of(key, upload))
+        target = self._target(proven, key, body.size, expect, upload)
         check_tag = partial(self._check_tag, proven)
         made = self._multipart.put_delta(target, parts, body, check_tag, what)
         return self._as_listed(key, ListedObject(key, body.size, 0, made), upload)
 
     def abandon(self, key: str, token: str) -> None:
-        """Nothing: no upload outlives its call here."""
+        self._multipart.abandon(key, token)
 
     def delete(self, key: str, expect: str | None) -> None:
         """One request where DELETE is conditional, else two: S3 doesn't say that nothing was
@@ -210,7 +210,7 @@ class S3Bucket:
             what["x-amz-copy-source-if-match"] = version
         if found.size > MAX_COPY_BYTES:
             self._require(key, expect)
-            target = self._target(proven, key, found.size, expect, headers)
+            target = self._target(proven, key, found.size, expect, upload, headers)
             tag = self._multipart.copy(target, what)
             return self._as_listed(key, ListedObject(key, found.size, 0, tag), upload)
         answer = self._copy_whole(proven, key, expect, found, {**headers, **what})
@@ -232,7 +232,7 @@ class S3Bucket:
     ) -> ListedObject:
         # Looks first, so that gigabytes aren't sent for nothing; Complete has the last word.
         self._require(key, expect)
-        target = self._target(proven, key, body.size, expect, headers_of(key, upload))
+        target = self._target(proven, key, body.size, expect, upload)
         version = self._multipart.put(target, body, partial(self._check_tag, proven))
         return self._as_listed(key, ListedObject(key, body.size, 0, version), upload)
 
@@ -242,11 +242,13 @@ class S3Bucket:
         key: str,
         size: int,
         expect: str | None,
-        headers: Mapping[str, str],
+        upload: Upload,
+        headers: Mapping[str, str] | None = None,
     ) -> Target:
         is_absent = expect == ABSENT
         enforced = proven.complete_if_none_match if is_absent else proven.complete_if_match
-        return Target(key, size, headers, lambda: self._condition(key, expect, enforced))
+        headers = headers_of(key, upload) if headers is None else headers
+        return Target(key, size, headers, lambda: self._condition(key, expect, enforced), upload)
 
     def _copy_whole(
         self,

@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape
 
 from mountd.errors import Corrupt
 from mountd.remotes.http_range import opaque_tag
-from mountd.remotes.xml_pages import parse_xml, texts
+from mountd.remotes.xml_pages import children, parse_xml, texts
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
@@ -27,6 +27,22 @@ def upload_id_in(body: bytes) -> str:
     if not found:
         raise Corrupt("an upload in parts without an UploadId")
     return found
+
+
+def parts_in(body: bytes) -> tuple[dict[int, tuple[int, str]], int]:
+    """A page of ListParts: size and ETag by part number, and the number after which the next page
+    begins; 0: there is none. Raises Corrupt for what can't be read."""
+    root = parse_xml(body.strip())
+    top = texts(root)
+    try:
+        rows = [texts(element) for tag, element in children(root) if tag == "Part"]
+        found = {
+            int(row["PartNumber"]): (int(row["Size"]), opaque_tag(row["ETag"])) for row in rows
+        }
+        is_more = top["IsTruncated"] == "true"
+        return found, int(top["NextPartNumberMarker"]) if is_more else 0
+    except (KeyError, ValueError) as error:
+        raise Corrupt("an unreadable list of parts") from error
 
 
 def etag_in(body: bytes) -> str:

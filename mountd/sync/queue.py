@@ -26,10 +26,12 @@ from mountd.sync.call_threads import CallThreads
 from mountd.sync.drain import Drain
 from mountd.sync.failures import Failures
 from mountd.sync.lanes import Lanes
+from mountd.sync.leftovers import Leftovers
 from mountd.sync.lost_race import LostRaces
 from mountd.sync.namespace import NamespaceSender
 from mountd.sync.retry import StillRead
 from mountd.sync.schedule import Moment, Schedule
+from mountd.sync.unfinished import UnfinishedUploads
 from mountd.sync.uploader import BaseGone, Conflict, Landing, Uploader
 from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Rows
 
@@ -68,11 +70,13 @@ class SyncQueue:
         landing: Landing = lambda change, body, depth, version: None,
         pressed: Callable[[], bool] = lambda: False,
         spare: Callable[[Change], Awaitable[bool]] | None = None,
+        unfinished: UnfinishedUploads | None = None,
     ) -> None:
         """`small_at_once`: how many may be under way when they are small, if that is more than
         `max_transfers`. `pressed`: whether there is so little room left for staged bytes that
         nothing may wait; who makes it so calls `wake`. `spare`: awaited before a change is sent,
-        False where what it replaces is still read."""
+        False where what it replaces is still read. `unfinished`: uploads that former
+        processes have begun."""
         self._pressed = pressed
         self._spare = spare
         self._journal = journal
@@ -88,6 +92,7 @@ class SyncQueue:
         self._in_flight = self._lanes.in_flight
         self._threads = CallThreads(self._lanes.at_once)
         asker = Asker(store, self._doubts, self._threads)
+        unfinished = unfinished if unfinished is not None else UnfinishedUploads()
         host = host or platform.node() or "host"
         self._lost = LostRaces(journal, view, host=host, wall_clock=wall_clock)
         self._uploader = Uploader(
@@ -97,7 +102,9 @@ class SyncQueue:
             wall_clock=wall_clock,
             sent_content=self._content_sent,
             landing=landing,
+            unfinished=unfinished,
         )
+        self._leftovers = Leftovers(unfinished, journal, asker)
         self._namespace = NamespaceSender(journal, asker, view, self._lost, wall_clock=wall_clock)
         self._bring_in = BringIn(journal, asker, view)
         self._contents_in_flight: dict[int, str] = {}
@@ -265,10 +272,24 @@ class SyncQueue:
             if self._remote_is_well() and self._lanes.has_room(change):
                 self._begin(change, self._bring_in.stage)
         self._start()
+        sweep_s = self._sweep()
         self._look_cost_s += time.perf_counter() - began_s
         if is_more:
             return 0.0
-        return schedule.look_again_s if self._remote_is_well() else _POLL_S
+        return min(schedule.look_again_s, sweep_s) if self._remote_is_well() else _POLL_S
+
+    def _sweep(self) -> float:
+        """Seconds until unfinished uploads are to be looked at again."""
+        in_flight = self._contents_in_flight, self._in_flight
+        again_s = self._leftovers.look_again_s(*in_flight)
+        if again_s <= 0 and self._remote_is_well() and self._nursery is not None:
+            self._nursery.start_soon(self._end_leftovers)
+            return math.inf
+        return again_s
+
+    async def _end_leftovers(self) -> None:
+        await self._leftovers.sweep(self._contents_in_flight, self._in_flight)
+        self.wake()
 
     async def _looked(self) -> Schedule:
         schedule = Schedule(self._ledger, self._moment())
@@ -362,11 +383,11 @@ class SyncQueue:
                 self._lost.base_gone(change.key, gone.base)
 
     async def _send(self, change: Change) -> None:
-        if self._spare is not None:
-            if not await self._spare(change):
-                raise StillRead("what it replaces is too large to be kept, and is still read")
-            if self._ledger.changes.get(change.key) is not change:
-                return
+        if self._spare is not None and not await self._spare(change):
+            raise StillRead("what it replaces is too large to be kept, and is still read")
+        await self._leftovers.clear_way(change)
+        if self._ledger.changes.get(change.key) is not change:
+            return
         if change.kind is not ChangeKind.FILE:
             await self._namespace.send(change)
             return

@@ -18,10 +18,11 @@ from mountd.sync.body import StagedBody, base_body, frozen_body
 from mountd.sync.delta import put_body
 from mountd.sync.landing import Sent, base_moved, file_landed, remainder
 from mountd.sync.retry import ContentMissing
+from mountd.sync.unfinished import MIN_BYTES, Unfinished, UnfinishedUploads
 from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
 from mountd.vfs.row_attributes import MTIME_TOO, PARTIAL, known, known_there
-from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
+from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Content, Rows
 from mountd_cache.recovery import TORN_REASON
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Uploader:
         wall_clock: Callable[[], int],
         sent_content: Callable[[int, int], None] = lambda content, sequence: None,
         landing: Landing = lambda change, body, depth, version: None,
+        unfinished: UnfinishedUploads | None = None,
     ) -> None:
         self._journal = journal
         self._ledger = journal.ledger
@@ -85,6 +87,7 @@ class Uploader:
         self._wall_clock = wall_clock
         self._sent_content = sent_content
         self._landing = landing
+        self._unfinished = unfinished if unfinished is not None else UnfinishedUploads()
 
     async def send(self, change: Change) -> None:
         """A FILE. Raises BaseGone, Conflict, any RemoteError, and OSError from the local disk."""
@@ -116,25 +119,41 @@ class Uploader:
         return {**known_there(kept), **known(change.attributes)}
 
     async def _send_content(self, change: Change, attributes: Mapping[str, str]) -> None:
-        began = self._journal.next_sequence()
         content = self._ledger.contents.get(change.content)
         if content is None:
             raise ContentMissing(f"the staged bytes of {change.key} are not there")
         if self._journal.is_torn(content.id):
             raise ContentMissing(TORN_REASON)
+        state = self._state_to_send(change, content)
+        content = self._ledger.contents[content.id]
+        depth = state.depth_in(change, content)
+        id_ = UploadId.parse(state.id) or self._id(change, content.id, state.layer)
+        upload = Upload(str(id_), state.mtime_ns, attributes)
+        if depth == 0 and content.base is not None:
+            await self._send_copy(change, content.base, id_, upload)
+        else:
+            body = frozen_body(self._journal, self._store, content, depth, hashed=self._hashed)
+            sending = self._of_body(change, body, id_, upload, depth, state)
+            await self._land(replace(sending, began=state.began))
+
+    def _state_to_send(self, change: Change, content: Content) -> Unfinished:
+        """The one whose upload has begun (leftovers.py has ended what isn't worth it), or the file
+        as it is now: then what it is known by has no token."""
+        begun = self._unfinished.of(content.id)
+        depth = begun.depth_in(change, content) if begun is not None else 0
+        if begun is not None and depth and not self._journal.is_torn(content.id, depth):
+            return begun
+        began = self._journal.next_sequence()
         depth = len(content.layers) - 1
         if depth < _MOST_LAYERS or self._journal.is_torn(content.id, depth):
             depth = self._journal.freeze(content.id)
             content = self._ledger.contents[content.id]
         layer = content.layers[depth - 1].number if depth else -1
-        id_ = self._id(change, content.id, layer)
-        upload = Upload(str(id_), content.mtime_ns, attributes)
-        if depth == 0 and content.base is not None:
-            await self._send_copy(change, content.base, id_, upload)
-        else:
-            body = frozen_body(self._journal, self._store, content, depth, hashed=self._hashed)
-            sending = self._of_body(change, body, id_, upload, depth)
-            await self._land(replace(sending, began=began))
+        size = content.layers[depth - 1].size if depth else 0
+        id_ = str(self._id(change, content.id, layer))
+        return Unfinished(
+            *(content.id, layer, change.key, id_, content.mtime_ns, change.attributes, began, size)
+        )
 
     async def _send_copy(self, change: Change, base: Base, id_: UploadId, upload: Upload) -> None:
         """A file that the remote has, under another name."""
@@ -197,7 +216,13 @@ class Uploader:
         return UploadId.of(self._journal.id, change.key, now_ns, sequence, content, layer)
 
     def _of_body(
-        self, change: Change, body: StagedBody, id_: UploadId, upload: Upload, depth: int
+        self,
+        change: Change,
+        body: StagedBody,
+        id_: UploadId,
+        upload: Upload,
+        depth: int,
+        state: Unfinished | None = None,
     ) -> _Sending:
         most = self._store.capabilities.max_put_bytes
         if most is not None and body.size > most:
@@ -205,7 +230,10 @@ class Uploader:
 
         def put(expect: str) -> Entry:
             try:
-                return put_body(self._store, change.key, body, expect, upload)
+                how = upload
+                if state is not None and body.size >= MIN_BYTES:
+                    how = self._unfinished.going_on(state, upload)
+                return put_body(self._store, change.key, body, expect, how)
             finally:
                 if change.content:
                     self._journal.unpin(change.content)

@@ -1,0 +1,95 @@
+"""Multipart uploads that are begun, gone on with, or ended: all but their parts and Complete.
+
+https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListParts.html
+"""
+
+from collections.abc import Mapping
+
+from mountd.errors import Corrupt, RemoteError, Throttled, Unreachable
+from mountd.remotes.http_range import opaque_tag
+from mountd.remotes.rest import RestAnswer
+from mountd.remotes.s3_errors import error_code, write_error
+from mountd.remotes.s3_rest import S3Rest
+from mountd.remotes.s3_xml import parts_in, upload_id_in
+
+_LEAD = "s3-parts "
+
+# By part number: its size, and its ETag.
+Parts = Mapping[int, tuple[int, str]]
+
+
+def token_of(upload_id: str) -> str:
+    return _LEAD + upload_id
+
+
+def upload_id_of(token: str) -> str:
+    """The opposite of `token_of`; "" for any other text."""
+    return token.removeprefix(_LEAD) if token.startswith(_LEAD) else ""
+
+
+class S3Uploads:
+    """Thread-safe."""
+
+    def __init__(self, rest: S3Rest) -> None:
+        self._rest = rest
+
+    def create(self, key: str, headers: Mapping[str, str]) -> str:
+        """The id of a new upload."""
+        answer = self._rest.send("POST", key, {"uploads": ""}, headers)
+        if answer.status >= 300:
+            raise self._error(answer, key)
+        return upload_id_in(answer.body)
+
+    def parts(self, key: str, upload_id: str) -> Parts | None:
+        """What is there of an upload. None where there is no such upload any more, and where it
+        can't be listed: then it is ended. Raises Unreachable and Throttled."""
+        try:
+            return self._listed(key, upload_id)
+        except (Unreachable, Throttled):
+            raise
+        except RemoteError:  # a right that is missing, or a server that doesn't know the request
+            self.abort(key, upload_id)
+            return None
+
+    def abort(self, key: str, upload_id: str) -> None:
+        """Ends it, with its parts. It may be gone already. Raises as any request."""
+        if not upload_id:
+            return  # without an id the request would delete the object
+        answer = self._rest.send("DELETE", key, {"uploadId": upload_id})
+        if answer.status >= 300 and not _is_gone(answer):
+            raise self._error(answer, key)
+
+    def _listed(self, key: str, upload_id: str) -> Parts | None:
+        found: dict[int, tuple[int, str]] = {}
+        after = 0
+        while True:
+            query = {"uploadId": upload_id}
+            if after:
+                query["part-number-marker"] = str(after)
+            answer = self._rest.send("GET", key, query)
+            if _is_gone(answer):
+                return None
+            if answer.status != 200:
+                raise self._error(answer, key)
+            page, following = parts_in(answer.body)
+            found |= page
+            if not following:
+                return found
+            if following <= after:
+                raise Corrupt(f"{self._rest.what(key)}: a list of parts that doesn't go on")
+            after = following
+
+    def _error(self, answer: RestAnswer, key: str) -> RemoteError:
+        return write_error(answer, self._rest.what(key), False)
+
+
+def _is_gone(answer: RestAnswer) -> bool:
+    """Whether the server says that there is no such upload (some say so without a code)."""
+    return answer.status == 404 and error_code(answer.body) != "NoSuchBucket"
+
+
+def is_there(parts: Parts, number: int, size: int, md5: bytes) -> str:
+    """The ETag of a part that has these bytes, or "". An ETag that is no MD5 proves nothing."""
+    found_size, tag = parts.get(number, (0, ""))
+    is_same = found_size == size and tag.strip('"').lower() == md5.hex()
+    return opaque_tag(tag) if is_same else ""

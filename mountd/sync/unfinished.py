@@ -1,0 +1,199 @@
+"""Large uploads that have begun and are not complete, known also after a restart.
+
+One small file for each, `FOLDER/CONTENT`, written once when the upload has begun and removed when
+nothing is left of it: docs/format.md says what is in it. What is read there is not trusted: an
+upload that is gone on with is compared with what is staged, and one that is ended was nobody's.
+Losing such a file costs room on the remote, not data.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Self
+
+from crc32c import crc32c
+
+from mountd.remotes.base import MAX_TOKEN, Upload
+from mountd.sync.upload_id import UploadId
+from mountd_cache.changes import ZERO, Change, Content
+from mountd_cache.durable_io import DISK, TEMP_PREFIX, DurableIO, make_private_dir
+from mountd_cache.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+MIN_BYTES: Final = 8 << 20  # smaller files go in one request, or in a moment
+_HEAD: Final = "mountd upload, format 1"
+_MOST_BYTES: Final = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An upload of one state of a content. `layer`: the number of its highest layer. `id`: what
+    the object is to be known by. `began`: it was frozen after that sequence. `token`: see
+    `remotes.base.Upload`."""
+
+    content: int
+    layer: int
+    key: str
+    id: str
+    mtime_ns: int
+    attributes: Mapping[str, str]
+    began: int
+    size: int
+    token: str = ""
+
+    def depth_in(self, change: Change, content: Content) -> int:
+        """How many layers from the bottom are the state that was being sent to this key. 0: the
+        change is about something else by now, or the state can't be told from others."""
+        is_same = (self.key, self.content) == (change.key, content.id)
+        if not is_same or dict(self.attributes) != dict(change.attributes):
+            return 0
+        # The top layer takes writes: only what lies below it is frozen.
+        for depth, layer in enumerate(content.layers[:-1], 1):
+            if layer.number == self.layer:
+                return depth if layer.size == self.size else 0
+        return 0
+
+    def is_possible(self, ledger: Ledger) -> bool:
+        """Whether it may still be gone on with; if not, it can only be ended."""
+        change, content = ledger.changes.get(self.key), ledger.contents.get(self.content)
+        return change is not None and content is not None and self.depth_in(change, content) > 0
+
+    def is_worth_it(self, content: Content) -> bool:
+        """Whether most of what was being sent is in the file still: else it were sent for nothing.
+        As long as it takes to look at all extents."""
+        pieces = content.pieces(0, min(self.size, content.size))
+        same = sum(p.end - p.start for p in pieces if ZERO < p.layer <= self.layer)
+        return 2 * same >= self.size
+
+
+class UnfinishedUploads:
+    """`note` and `forget` may be called in any thread, and block on the disk."""
+
+    def __init__(self, folder: Path | None = None, disk: DurableIO = DISK) -> None:
+        """In memory alone where `folder` is None."""
+        self._folder = folder
+        self._disk = disk
+        self._lock = threading.Lock()
+        self._known: dict[int, Unfinished] = {}
+
+    @classmethod
+    def load(cls, folder: Path, disk: DurableIO = DISK) -> Self:
+        """What former processes have left. Blocks; a folder that can't be used is logged."""
+        try:
+            make_private_dir(folder)
+            paths = [path for path in folder.iterdir() if not path.name.startswith(TEMP_PREFIX)]
+        except OSError as error:
+            log.warning("uploads will not be gone on with after a restart: %s", error)
+            return cls()
+        made = cls(folder, disk)
+        for path in paths:
+            found = _read(path)
+            if found is None:
+                log.info("%s says nothing that can be used, and is removed", path)
+                path.unlink(missing_ok=True)
+            else:
+                made._known[found.content] = found
+        return made
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def of(self, content: int) -> Unfinished | None:
+        return self._known.get(content)
+
+    def all(self) -> list[Unfinished]:
+        with self._lock:
+            return list(self._known.values())
+
+    def at(self, key: str) -> list[Unfinished]:
+        """Those that would put something at that key."""
+        return [each for each in self.all() if each.key == key] if self._known else []
+
+    def going_on(self, state: Unfinished, upload: Upload) -> Upload:
+        """`upload` of that state with what a `put` needs to go on, and to be gone on with."""
+        known = self._known.get(state.content)
+        token = known.token if known is not None and known.id == state.id else ""
+        return replace(upload, resume=token, progress=partial(self.note, state))
+
+    def note(self, upload: Unfinished, token: str) -> None:
+        """The upload has this token now; "": nothing is left of it. Where the disk doesn't take
+        it, it is known as long as the process lives."""
+        if not token:
+            self.forget(upload.content)
+            return
+        new = replace(upload, token=token)
+        with self._lock:
+            self._known[new.content] = new
+            if self._folder is None:
+                return
+            try:
+                self._disk.write_file(self._folder / str(new.content), _packed(new))
+            except OSError as error:
+                log.info("the upload of %r is not kept for a restart: %s", new.key, error)
+
+    def forget(self, content: int, token: str | None = None) -> None:
+        """Nothing is left of it; with `token`: of this one, if it is the one that is known."""
+        with self._lock:
+            known = self._known.get(content)
+            if known is None or token not in (None, known.token):
+                return
+            del self._known[content]
+            if self._folder is not None:
+                try:
+                    # Not durable: a file that comes back is about an upload that is gone.
+                    (self._folder / str(content)).unlink(missing_ok=True)
+                except OSError as error:
+                    log.info("%s can't be removed: %s", self._folder / str(content), error)
+
+
+def _packed(upload: Unfinished) -> bytes:
+    value = {each.name: getattr(upload, each.name) for each in fields(upload)}
+    value["attributes"] = dict(upload.attributes)
+    text = json.dumps(value, sort_keys=True)  # ASCII; lone surrogates are escaped
+    return f"{_HEAD}, {crc32c(text.encode()):08x}\n{text}\n".encode()
+
+
+def _read(path: Path) -> Unfinished | None:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        head, text, rest = data.decode("ascii").split("\n")
+        if head != f"{_HEAD}, {crc32c(text.encode()):08x}" or rest or len(data) > _MOST_BYTES:
+            return None
+        found = _checked(json.loads(text))
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if found.content == _number(path.name) else None
+
+
+def _checked(found: Any) -> Unfinished:
+    """Raises ValueError or TypeError for anything but what `_packed` writes."""
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    upload = Unfinished(**found)
+    numbers = (upload.content, upload.layer, upload.mtime_ns, upload.began, upload.size)
+    texts = (upload.key, upload.id, upload.token)
+    if not all(type(number) is int for number in numbers):
+        raise ValueError("no number")
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ValueError("no text")
+    if not isinstance(upload.attributes, dict):
+        raise ValueError("no attributes")
+    if not all(isinstance(value, str) for value in upload.attributes.values()):
+        raise ValueError("no text")
+    token = upload.token
+    if len(token) > MAX_TOKEN or not token.isascii() or not token.isprintable():
+        raise ValueError("no token")
+    id_ = UploadId.parse(upload.id)
+    if id_ is None or (id_.content, id_.layer) != (upload.content, upload.layer):
+        raise ValueError("the id of something else")
+    return upload
+
+
+def _number(name: str) -> int:
+    return int(name) if name.isascii() and name.isdigit() else -1
