@@ -7,6 +7,7 @@ debug text is looked at, because nothing else knows any more whether it was a 50
 """
 
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,7 +21,15 @@ from obstore.exceptions import (
 )
 from typing_extensions import Buffer
 
-from mountd.errors import Corrupt, Denied, RemoteError, Throttled, Unreachable, VersionChanged
+from mountd.errors import (
+    Corrupt,
+    Denied,
+    NotFound,
+    RemoteError,
+    Throttled,
+    Unreachable,
+    VersionChanged,
+)
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.object_store import PlainReads
 
@@ -30,6 +39,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 5.0
+MAX_IDS = 1 << 14  # 4 MB; of the versions that were read first, the ids are forgotten
+SUSPENDED = "null"  # the id of what is written while versioning is off: it does not stay
 _UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
 _DEBUG = "\n\nDebug source:\n"
 # In the debug form a body is one quoted, escaped line, so it can't forge these lines.
@@ -61,7 +72,8 @@ class ObstoreReads:
     """A `RangeReader` over an obstore store, with `plain` for what obstore can't do.
 
     `if_match`: the options that make a read conditional on a version; `version_of`: the version
-    of an answer, "" where it has none.
+    of an answer, "" where it has none. `notes_ids`: answers may tell the id of a version that stays
+    when it is overwritten or deleted.
     """
 
     def __init__(
@@ -73,14 +85,31 @@ class ObstoreReads:
         version_of: Callable[["GetResult"], str] = lambda result: opaque_tag(
             result.meta["e_tag"] or ""
         ),
+        notes_ids: bool = False,
     ) -> None:
+        self._notes_ids = notes_ids
         self._store = store
         self._plain = plain
         self._timeout_s = request_timeout_s
         self._if_match = if_match
         self._version_of = version_of
+        self._lock = threading.Lock()
+        # Of buckets that keep versions: S3's own id of a (key, version), from answers to reads.
+        self._ids: dict[tuple[str, str], str] = {}
 
     def read(self, key: str, start: int, end: int, version: str) -> Buffer:
+        """Where another version is there by now, or none: the one that is asked for is read by its
+        id, if the bucket keeps versions and an answer has told the id."""
+        try:
+            return self._read(key, start, end, version)
+        except (VersionChanged, NotFound):
+            kept = self._ids.get((key, version))
+            data = self._read_kept(key, start, end, version, kept) if kept else None
+            if data is None:
+                raise
+            return data
+
+    def _read(self, key: str, start: int, end: int, version: str) -> Buffer:
         if self._plain.ranges_come_as_200 or not is_speakable(key):
             return self._plain.read_range(key, start, end, version)
         options: GetOptions = self._if_match(version) if version else {}
@@ -103,11 +132,39 @@ class ObstoreReads:
     def close(self) -> None:
         """obstore has nothing to close: its connections go with the store."""
 
+    def _read_kept(self, key: str, start: int, end: int, version: str, id_: str) -> Buffer | None:
+        """None where the bucket has it no longer, or doesn't let us read it."""
+        options: GetOptions = {**self._if_match(version), "range": (start, end), "version": id_}
+        try:
+            result = obstore.get(self._store, key, options=options)
+            self._check_head(result, key, start, end, version)
+            data = result.bytes()
+        except (
+            *(PreconditionError, PermissionDeniedError, UnauthenticatedError),
+            *(FileNotFoundError, VersionChanged),
+        ):
+            return None
+        except BaseError as error:
+            raise Unreachable(f"{key}, version {id_}: {_first_line(error)}") from error
+        if len(data) != end - start:
+            raise Unreachable(f"{key}: {len(data)} of {end - start} bytes came", answered=True)
+        return data
+
+    def _note_id(self, key: str, version: str, id_: str | None) -> None:
+        if not id_ or id_ == SUSPENDED or (key, version) in self._ids:
+            return
+        with self._lock:
+            self._ids[key, version] = id_
+            if len(self._ids) > MAX_IDS:
+                del self._ids[next(iter(self._ids))]
+
     def _check_head(
         self, result: "GetResult", key: str, start: int, end: int, version: str
     ) -> None:
         if version:
             found = self._version_of(result)
+            if self._notes_ids:
+                self._note_id(key, found, result.meta["version"])
             if not found:
                 raise Corrupt(f"{key}: the answer doesn't say which version it is")
             if found != version:

@@ -39,7 +39,7 @@ def open_s3(
         place = access.place(bucket)
         rest = S3Rest(place, access.credentials, timeout_s)
         obstore = _obstore(place, access, timeout_s)
-        reads = ObstoreReads(obstore, rest, timeout_s)
+        reads = ObstoreReads(obstore, rest, timeout_s, notes_ids=True)
         prover = Prover(rest, f"{prefix}/" if prefix else "", memory)
         puts = None if access.is_anonymous else ObstorePuts(obstore, timeout_s)
         return ObjectStore(S3Bucket(rest, prover, puts), reads, prefix, page_size)

@@ -46,14 +46,17 @@ class BringIn:
 
     async def from_cache(self, key: str, base_key: str) -> bool:
         """Whether the change at `key` needs nothing any more of the version at `base_key`, which
-        the remote has no longer: the cache had every byte of it that was not staged."""
+        is not there any longer: the cache had every byte of it that was not staged, or the remote
+        keeps old versions. Raises RemoteErrors."""
         change = self._journal.ledger.changes.get(key)
         if change is None or change.is_clean or change.is_gone:
             return False
         content = self._journal.ledger.content_of(change)
         base = content.base if content is not None else change.base
-        if base is None or base.key != base_key or not await self._is_kept(change, base):
+        if base is None or base.key != base_key:
             return False
+        if not await self._is_kept(change, base):
+            return content is not None and await self._from_old_version(change)
         change = self._journal.ledger.changes.get(key)
         if change is None or not (change.content or change.base == base):
             return False  # it became another while the cache was looked through
@@ -69,6 +72,14 @@ class BringIn:
             self._fill(key, id_, hole[0], memoryview(data))
             await trio.lowlevel.checkpoint()
         return False
+
+    async def _from_old_version(self, change: Change) -> bool:
+        try:
+            await self.stage(change)
+        except BaseGone:
+            return False
+        content = self._content(change.key, change.content)
+        return content is not None and content.base is None
 
     async def _is_kept(self, change: Change, base: Base) -> bool:
         """Looked for before anything is staged: what is half there helps nobody."""

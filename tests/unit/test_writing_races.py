@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from mountd.errors import Unreachable, Unsupported
+from mountd.errors import Stale, Unreachable, Unsupported
 from mountd.vfs.last_readers import LastReaders
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
@@ -341,9 +341,11 @@ async def test_what_is_too_large_to_be_kept_goes_when_the_mount_does(tmp_path: P
         fs.release(fh)
 
 
-async def test_a_reader_never_keeps_the_queue_for_more_than_ten_minutes(tmp_path: Path) -> None:
-    clock = Clock()
-    async with file_system(MemoryStore({"f": BIG}), tmp_path, cache_bytes=len(BIG)) as fs:
+async def test_a_reader_never_keeps_the_queue_for_more_than_ten_minutes_and_is_told_then(
+    tmp_path: Path,
+) -> None:
+    clock, memory = Clock(), MemoryStore({"f": BIG})
+    async with file_system(memory, tmp_path, cache_bytes=len(BIG)) as fs:
         readers = LastReaders(fs.files, fs.writes, clock=clock)
         fh = await fs.open((await walk(fs, "f")).number)
         await fs.unlink(fs.tree.root, b"f")
@@ -353,4 +355,7 @@ async def test_a_reader_never_keeps_the_queue_for_more_than_ten_minutes(tmp_path
         assert not await readers.spare(change)
         clock.now_s += 2
         assert await readers.spare(change)
+        memory.drop("f")
+        with pytest.raises(Stale):
+            await fs.read(fh, 0, len(BIG))
         fs.release(fh)
