@@ -152,6 +152,10 @@ class NoSpace(FileSystemError):
     """The cache is full of what the remote does not have yet."""
 
 
+class TooLarge(FileSystemError):
+    """There is no room for a value of that size, whatever else is there."""
+
+
 class StartError(Exception):
     """Ends a command: one line that names the thing and the fix, and an exit code."""
 

@@ -36,6 +36,7 @@ ERRNO: dict[type[BaseException], int] = {
     errors.NotPossible: errno.EINVAL,
     errors.CrossDevice: errno.EXDEV,
     errors.NoSpace: errno.ENOSPC,
+    errors.TooLarge: errno.E2BIG,
     errors.NotSent: errno.EIO,
     errors.Lost: errno.EIO,
     TimeoutError: errno.ETIMEDOUT,

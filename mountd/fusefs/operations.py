@@ -36,6 +36,7 @@ from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.names import NAME_MAX_BYTES
 from mountd.vfs.nodes import ROOT, Attributes, Directory
 from mountd.vfs.row_attributes import shown_in
+from mountd.vfs.user_xattrs import check_name, is_users
 from mountd.vfs.virtual_files import FIRST_HANDLE, VirtualFiles
 from mountd_cache.listing import Listing, Row
 from mountd_cache.metadata_cache import CachedListing
@@ -315,6 +316,8 @@ class Operations(WriteOperations):
         try:
             if self._virtual.attributes(inode) is not None:
                 raise NoAttribute(name)
+            if is_users(name):
+                return await self._fs.user_xattrs.get(inode, name)
             return self._fs.xattr(inode, name)
         except Exception as exc:
             fail(exc)
@@ -325,7 +328,36 @@ class Operations(WriteOperations):
         try:
             if self._virtual.attributes(inode) is not None:
                 return []
-            return self._fs.xattr_names(inode)
+            return [*self._fs.xattr_names(inode), *self._fs.user_xattrs.names(inode)]
+        except Exception as exc:
+            fail(exc)
+
+    # pyfuse3 looks after XATTR_CREATE and XATTR_REPLACE, with getxattr.
+    async def setxattr(
+        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        self._check_xattr(inode, name)
+        try:
+            await self._fs.user_xattrs.set(inode, name, value)
+        except Exception as exc:
+            fail(exc)
+
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._check_xattr(inode, name)
+        try:
+            await self._fs.user_xattrs.remove(inode, name)
+        except Exception as exc:
+            fail(exc)
+
+    def _check_xattr(self, inode: int, name: bytes) -> None:
+        """FUSEError unless somebody may change that one."""
+        if not self._xattrs:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        try:
+            if self._virtual.attributes(inode) is not None:
+                raise NotPermitted("the status can't be changed")
+            self._fs.check_writable()
+            check_name(name)
         except Exception as exc:
             fail(exc)
 

@@ -15,10 +15,10 @@ from typing import Final
 
 import trio
 
-from mountd.errors import NameNotAllowed, NotFound, RemoteError
+from mountd.errors import NameNotAllowed, NotFound, RemoteError, Unreachable
 from mountd.types import Entry
 from mountd.vfs.listing_rows import version_in
-from mountd.vfs.nodes import Directory
+from mountd.vfs.nodes import Directory, Node
 from mountd.vfs.row_attributes import MTIME, Told, is_partial, known_there, mtime_ns_in, packed
 from mountd.vfs.tree import Tree, key_of
 from mountd_cache.listing import Listing
@@ -46,6 +46,7 @@ class _Question:
     version: str
     done: trio.Event
     is_begun: bool = False
+    error: Exception | None = None
 
 
 class Asking:
@@ -90,6 +91,23 @@ class Asking:
         row = cached.listing.find(name)
         if row >= 0:
             await self._wait(self._ask(parent, cached.listing, range(row, row + 1), first=True))
+
+    async def inode(self, node: Node) -> None:
+        """Waits for the attributes of a file that is as its listing says, whatever `metadata` is:
+        somebody wants to know. Raises what the remote does, TimeoutError, and Stale."""
+        cached, row = self._tree.locate(node)
+        assert node.parent is not None
+        if self._nursery is None:
+            raise Unreachable("nothing is asked yet")
+        asked = self._ask(node.parent, cached.listing, range(row, row + 1), first=True)
+        await self._wait(asked)
+        for question in asked:
+            if not question.done.is_set():
+                raise TimeoutError(f"{question.key!r}: no answer in {self._wait_s:g} s")
+            if question.error is not None:
+                raise question.error
+        if not asked and trio.current_time() < self._rests_until_s:
+            raise Unreachable("the remote failed just now, and is asked again in some seconds")
 
     async def rows(self, directory: Directory, cached: CachedListing, first: int) -> int:
         """Waits for the attributes of the rows from `first` on that one answer may have; returns
@@ -177,9 +195,12 @@ class Asking:
                     limiter=self._limiter,
                 )
                 self._heard(question, entry)
-        except NotFound:
-            pass  # the next LIST knows
+            else:
+                question.error = Unreachable("the remote failed just now")
+        except NotFound as error:
+            question.error = error  # the next LIST knows
         except Exception as error:  # whatever it is, it must not end the mount
+            question.error = error
             self._rests_until_s = trio.current_time() + REST_S
             if isinstance(error, (RemoteError, OSError)):
                 log.debug("the metadata of %r could not be asked: %s", question.key, error)

@@ -5,7 +5,7 @@
 
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from mountd.errors import Stale
@@ -14,7 +14,7 @@ from mountd.vfs.listing_rows import version_in
 from mountd.vfs.namespace import THERE
 from mountd.vfs.nodes import Node
 from mountd.vfs.overlay import is_hidden, key_of_row
-from mountd.vfs.row_attributes import BUT_MTIME, PARTIAL
+from mountd.vfs.row_attributes import BUT_MTIME, PARTIAL, XATTR
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
 from mountd_cache.changes import Change, ChangeKind, ChangeState, Rows
@@ -73,18 +73,28 @@ class SetAttributes:
             return  # nobody can look; the kernel brings its times late
         self._change(change or self._as_listed(node), new)
 
+    def set_xattrs(self, node: Node, text: str) -> None:
+        """All of a file's xattrs (user_xattrs.py); "" takes them away."""
+        change = self._ledger.by_number.get(node.number)
+        if change is None and not self._has_name(node):
+            raise Stale(f"inode {node.number} has no name any more")
+        change = change or self._as_listed(node)
+        self._commit(change, {**change.attributes, XATTR: text}, change.mtime_ns)
+
     def _change(self, change: Change, new: NewAttributes) -> None:
-        is_directory = change.is_directory
         attributes = dict(change.attributes)
-        attributes |= kept(new.mode, new.uid, new.gid, is_directory=is_directory)
+        attributes |= kept(new.mode, new.uid, new.gid, is_directory=change.is_directory)
         mtime_ns = change.mtime_ns if new.mtime_ns is None else new.mtime_ns
         if new.mtime_ns is not None and PARTIAL in attributes:
             attributes[PARTIAL] = BUT_MTIME
+        self._commit(change, attributes, mtime_ns)
+
+    def _commit(self, change: Change, attributes: Mapping[str, str], mtime_ns: int) -> None:
         if attributes == change.attributes and mtime_ns == change.mtime_ns:
             return
         now_ns = self._now_ns()
         # A directory's attributes are kept here only: most remotes have no place for them.
-        clean = change.is_clean and is_directory
+        clean = change.is_clean and change.is_directory
         state = ChangeState.CLEAN if clean else ChangeState.PENDING
         is_lost = self._writes.is_lost(change)
         self._journal.commit(
@@ -118,7 +128,7 @@ class SetAttributes:
         """The change that says what the listing says."""
         cached, row = self._tree.locate(node)
         assert node.parent is not None
-        at = cached.listing.row(row)
+        at = self._tree.known.of(cached.listing.row(row))
         return Change(
             key=key_of_row(node.parent.key, cached.listing, row),
             directory=node.parent.key,

@@ -23,6 +23,7 @@ from mountd.vfs.overlay import is_changed
 from mountd.vfs.queue_view import QueueView
 from mountd.vfs.subtree import Subtree
 from mountd.vfs.tree import Tree
+from mountd.vfs.user_xattrs import UserXattrs
 from mountd.vfs.writes import Writes
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.changes import Base, Content
@@ -92,6 +93,7 @@ class FileSystem:
         )
         self.folding = Folding(journal, self.tree, metadata)
         self.asking = Asking(self.tree, wait_s=wait_s, is_wanted=asks_for_metadata)
+        self.user_xattrs = UserXattrs(self.tree, journal, self.asking, self.attributes_of_files)
         self.last_readers = LastReaders(self.files, self.writes)
         self.queue_view = QueueView(self.tree, self.files, self.writes, self.names, self.folding)
         self.state_of: Callable[[int], str | None] = lambda number: None

@@ -104,7 +104,7 @@ class Namespace:
         row = listing.find(name)
         if row < 0 or is_hidden(self.ledger, parent.key, listing, row):
             return None
-        at = listing.row(row)
+        at = self.tree.known.of(listing.row(row))
         key, version = key_of_row(parent.key, listing, row), version_in(at.version)
         if at.is_dir:
             version = THERE

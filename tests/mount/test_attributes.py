@@ -1,5 +1,6 @@
 """Modes, owners and times through a mounted bucket: kept for whoever mounts it next."""
 
+import errno
 import os
 import shutil
 import stat
@@ -115,3 +116,53 @@ def test_a_copied_tree_is_the_same_on_another_machine(
         was, now = original.stat(), (copied / original.name).stat()
         assert (now.st_mode, now.st_mtime_ns) == (was.st_mode, was.st_mtime_ns), original.name
         assert (copied / original.name).read_bytes() == original.read_bytes()
+
+
+def errno_of(function: Callable[..., object], *arguments: object) -> int:
+    with pytest.raises(OSError, match=r".") as caught:
+        function(*arguments)
+    assert caught.value.errno is not None
+    return caught.value.errno
+
+
+def test_xattrs_are_kept_on_the_remote(s3_server: S3Server, mount: Mount, tmp_path: Path) -> None:
+    s3_server.make_bucket("b")
+    path = mount().path / "f"
+    path.write_bytes(b"bytes")
+    odd = os.fsdecode(b"user.\xff\n \xc3\xa4")
+    os.setxattr(path, "user.a", b"1", os.XATTR_CREATE)
+    assert errno_of(os.setxattr, path, "user.a", b"2", os.XATTR_CREATE) == errno.EEXIST
+    os.setxattr(path, "user.a", b"2", os.XATTR_REPLACE)
+    assert errno_of(os.setxattr, path, "user.b", b"2", os.XATTR_REPLACE) == errno.ENODATA
+    os.setxattr(path, odd, bytes(range(256)))
+    assert errno_of(os.getxattr, path, "user.none") == errno.ENODATA
+    assert errno_of(os.removexattr, path, "user.none") == errno.ENODATA
+    assert errno_of(os.setxattr, path, "user.large", bytes(4000)) == errno.E2BIG
+    assert errno_of(os.setxattr, path, "user.mountd.state", b"") == errno.EPERM
+    assert errno_of(os.setxattr, path, "trusted.a", b"") == errno.EOPNOTSUPP
+    assert errno_of(os.setxattr, path, "security.a", b"") == errno.EOPNOTSUPP
+    assert errno_of(os.setxattr, path.parent, "user.a", b"") == errno.EOPNOTSUPP
+    subprocess.run(["cp", "-a", path, path.parent / "copied"], check=True, timeout=60)
+    path.rename(path.parent / "moved")
+    for cache in ("cache", "other"):
+        folder = mount(cache).path
+        for name in ("copied", "moved"):
+            assert os.getxattr(folder / name, "user.a") == b"2", (cache, name)
+            assert os.getxattr(folder / name, odd) == bytes(range(256))
+            assert {"user.a", odd} <= set(os.listxattr(folder / name))
+            assert "user.mountd.etag" in os.listxattr(folder / name)
+    folder = mount("third", read_only=True).path
+    s3_server.clear_log()
+    for _ in range(3):
+        assert os.getxattr(folder / "moved", "user.a") == b"2"
+    assert len(s3_server.log(op="HeadObject")) == 1
+    assert errno_of(os.setxattr, folder / "moved", "user.a", b"") == errno.EROFS
+    assert errno_of(os.removexattr, folder / "moved", "user.a") == errno.EROFS
+
+
+def test_xattrs_that_have_no_place_are_refused(mount: Mount, tmp_path: Path) -> None:
+    (tmp_path / "remote").mkdir()
+    with mounted(f"file://{tmp_path}/remote", tmp_path) as found:
+        (found.path / "f").write_bytes(b"x")
+        assert errno_of(os.setxattr, found.path / "f", "user.a", b"") == errno.EOPNOTSUPP
+        assert errno_of(os.getxattr, found.path / "f", "user.a") == errno.ENODATA
