@@ -12,27 +12,15 @@ from typing import Final
 from mountd.errors import (
     Exists,
     IsADirectory,
-    NameTooLong,
     NoEntry,
     NotADirectory,
     NotEmpty,
-    NotPermitted,
     NotPossible,
     Stale,
 )
-from mountd.types import Kind
+from mountd.vfs import new_keys
 from mountd.vfs.files import OpenFiles
 from mountd.vfs.listing_rows import version_in
-from mountd.vfs.names import (
-    FILE_SUFFIX,
-    LINK_SUFFIX,
-    NAME_MAX_BYTES,
-    PROBE_PREFIX,
-    RESERVED,
-    may_be_link,
-    raw_name_and_kind,
-    shown_name,
-)
 from mountd.vfs.nodes import Directory, Node
 from mountd.vfs.overlay import is_change_of_link, is_empty, is_hidden, key_of_row
 from mountd.vfs.tree import Tree
@@ -169,7 +157,7 @@ class Namespace:
         cached = await self.listing(parent)
         if self.find(parent, cached, name) is not None:
             raise Exists(name)
-        key = self._key(parent, name, is_directory=True)
+        key = new_keys.key_of_directory(parent, name)
         change = replace(
             self._change(key, parent, name, self.new_number(), ChangeKind.DIRECTORY),
             expect=self.expected(parent, cached.listing, name, key),
@@ -359,55 +347,12 @@ class Namespace:
         self._next_number += 1
         return self._next_number - 1
 
-    def key_of_directory(self, parent: Directory, name: bytes) -> str:
-        """Raises NameNotAllowed."""
-        return self._key(parent, name, is_directory=True)
-
     def key_of_file(
         self, parent: Directory, cached: CachedListing, name: bytes, *, is_link: bool = False
     ) -> str:
-        """Raises NameNotAllowed, NotPossible, and Exists where the file has another name now: one
-        whose spelling says that there is a directory beside it, or that there is none."""
-        if is_link:
-            return self._key_of_link(parent, cached, name)
-        key = self._key(parent, name, is_directory=False)
-        if may_be_link(key[len(parent.key) :]):
-            raise NotPossible(f"{name!r}: the remote has links under such names")
-        if key[len(parent.key) :].startswith(PROBE_PREFIX):
-            raise NotPossible(name)  # nobody would see it again
-        if raw_name_and_kind(name, at_root=not parent.key)[1] is Kind.FILE:
-            beside = self.find(parent, cached, name.removesuffix(FILE_SUFFIX))
-            if beside is None or not beside.is_directory:
-                raise NotPossible(name)
-            return key
-        other = self.find(parent, cached, name + FILE_SUFFIX)
-        if other is not None and other.key == key:
-            raise Exists(name)
-        return key
-
-    def _key_of_link(self, parent: Directory, cached: CachedListing, name: bytes) -> str:
-        key = self._key(parent, name, is_directory=True).removesuffix("/") + LINK_SUFFIX
-        raw = key[len(parent.key) :]
-        if not may_be_link(raw) or raw.startswith(PROBE_PREFIX):
-            raise NotPossible(name)
-        if len(raw.encode("utf-8", "surrogatepass")) > NAME_MAX_BYTES:
-            raise NameTooLong(f"{name!r}: a link's name is longer on the remote")
-        # What is there as a plain file, and what would get in the link's way at the next LIST.
-        plain = shown_name(raw, at_root=not parent.key)
-        for beside in (plain, plain + FILE_SUFFIX, name + FILE_SUFFIX):
-            other = self.find(parent, cached, beside)
-            if other is not None and other.key in (key, key.removesuffix(LINK_SUFFIX)):
-                raise Exists(name)
-        return key
-
-    def _key(self, parent: Directory, name: bytes, *, is_directory: bool) -> str:
-        """Raises NameNotAllowed."""
-        raw, kind = raw_name_and_kind(name, at_root=not parent.key)
-        if not parent.key and name == RESERVED.encode():
-            raise NotPermitted(name)
-        if kind is Kind.FILE and is_directory:
-            raise NotPossible(name)
-        return parent.key + raw + ("/" if is_directory else "")
+        """Where a new file or link goes; raises as `new_keys.key_of_file`."""
+        key_of = new_keys.key_of_link if is_link else new_keys.key_of_file
+        return key_of(parent, name, lambda beside: self.find(parent, cached, beside))
 
     def _change(
         self, key: str, parent: Directory, name: bytes, number: int, kind: ChangeKind

@@ -30,8 +30,10 @@ def is_change_of_link(change: Change) -> bool:
 
 
 def gone_files(ledger: Ledger, directory: str) -> list[str]:
-    """The remote's names of the files in `directory` that were taken away here."""
-    return [key[len(directory) :] for key in ledger.gone.get(directory, ()) if key[-1:] != "/"]
+    """The remote's names of the files in `directory` that were taken away here and may still be
+    there. What is there after the remote has removed ours is somebody else's."""
+    gone = ledger.gone.get(directory, {}).values()
+    return [c.key[len(directory) :] for c in gone if not c.is_clean and c.key[-1:] != "/"]
 
 
 def is_hidden(ledger: Ledger, directory: str, listing: Listing, row: int) -> bool:

@@ -94,3 +94,33 @@ def test_what_is_written_through_a_link_goes_to_what_it_points_to(tmp_path: Path
         assert (root / "d/file").read_text() == "12"
     found = {str(p.relative_to(remote)): p.read_text() for p in remote.rglob("*") if p.is_file()}
     assert found == {"d/file": "12", "f.rclonelink": "l/file", "l.rclonelink": "d"}
+
+
+def test_rclone_reads_the_links_that_were_made_here_and_makes_those_that_are_read_here(
+    tmp_path: Path,
+) -> None:
+    def rclone(source: str, target: str) -> None:
+        program = str(Path(sys.executable).parent / "rclone")
+        command = [program, "copy", source, target, "--config", "/dev/null"]
+        subprocess.run(command, check=True, timeout=60)
+
+    ours, remote, back = (tmp_path / name for name in ("ours", "remote", "back"))
+    (ours / "d").mkdir(parents=True)
+    targets = {"up": "d/x", "d/link": "../nowhere", "äö": "/etc/hostname"}
+    for name, target in targets.items():
+        (ours / name).symlink_to(target)
+    rclone(f":local,links:{ours}", str(remote))
+    with mounted(f"file://{remote}", tmp_path) as mount:
+        for name, target in targets.items():
+            assert (mount.path / name).readlink() == Path(target)
+        (mount.path / "d/made").symlink_to("here")
+        (mount.path / "up").rename(mount.path / "d/moved")
+        mount.cli("flush", str(mount.path), "--timeout", "25")
+    rclone(str(remote), f":local,links:{back}")
+    found = {str(p.relative_to(back)): str(p.readlink()) for p in back.rglob("*") if not p.is_dir()}
+    assert found == {
+        "d/link": "../nowhere",
+        "d/made": "here",
+        "d/moved": "d/x",
+        "äö": "/etc/hostname",
+    }

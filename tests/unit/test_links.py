@@ -406,3 +406,22 @@ async def test_without_the_remote_links_are_made_and_those_read_before_are_read(
         await link(fs, "new", b"n")
         assert await target(fs, "new") == b"n"
         assert await target(fs, "old") == b"t"
+
+
+async def test_a_foreign_file_in_the_place_of_one_that_became_a_link_here_is_seen(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore({})
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs, queue = mounted.fs, mounted.queue
+        assert queue is not None
+        await make(fs, "f", b"never sent")
+        await link(fs, "l", b"t")
+        await rename(fs, "l", "f")
+        store.seed("f", b"theirs")
+        await queue.drain("", 5.0)
+        fs.refresh(b"")
+        await names(fs)
+        fs.refresh(b"")
+        assert await names(fs) == ["f", "f.rclonelink"]
+        assert await read(fs, "f") == b"theirs"
