@@ -7,11 +7,12 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.servers.nextcloud.launch import ControlError, NextcloudServer
-from tests.servers.raw_nextcloud import RawDav, raw_dav
+from tests.servers.raw_nextcloud import RawDav, parse_multistatus, raw_dav
 
 pytestmark = pytest.mark.server
 
 CAPABILITIES = "/ocs/v2.php/cloud/capabilities?format=json"
+OCS = {"OCS-APIRequest": "true"}
 
 
 @pytest.fixture
@@ -47,6 +48,11 @@ def test_the_files_of_somebody_else_are_not_there(
     nextcloud_server.put("f", b"1", user="bob")
     assert dav.raw("GET", "/remote.php/dav/files/bob/f").status == 404
     assert dav.raw("GET", "/remote.php/webdav/f").status == 404
+    seen = dav.raw("PROPFIND", "/remote.php/dav/files/bob/", b"", {"Depth": "1"})
+    assert (seen.status, list(parse_multistatus(seen.body))) == (
+        207,
+        ["/remote.php/dav/files/bob/"],
+    )
 
 
 def test_login_flow_v2_gives_an_app_password_once_it_is_granted(
@@ -75,14 +81,15 @@ def test_login_flow_v2_gives_an_app_password_once_it_is_granted(
 def test_capabilities_say_what_is_set_up_and_little_without_a_password(
     dav: RawDav, nextcloud_server: NextcloudServer
 ) -> None:
-    nextcloud_server.configure(version="24.0.5.1", bulkupload="", modern_names=False)
-    told = json.loads(dav.raw("GET", CAPABILITIES).body)["ocs"]
+    nextcloud_server.configure(version="24.0.5.1", bulkupload="")
+    told = json.loads(dav.raw("GET", CAPABILITIES, b"", OCS).body)["ocs"]
     assert told["meta"]["statuscode"] == 200
     assert told["data"]["version"]["major"] == 24
     assert told["data"]["capabilities"]["dav"] == {"chunking": "1.0"}
     assert "forbidden_filenames" not in told["data"]["capabilities"]["files"]
+    assert dav.raw("GET", CAPABILITIES).status == 412
     dav.authorization = ""
-    public = json.loads(dav.raw("GET", CAPABILITIES).body)["ocs"]["data"]["capabilities"]
+    public = json.loads(dav.raw("GET", CAPABILITIES, b"", OCS).body)["ocs"]["data"]["capabilities"]
     assert "dav" not in public
 
 

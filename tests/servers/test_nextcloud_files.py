@@ -118,6 +118,11 @@ def test_ranges_and_if_range(dav: RawDav) -> None:
     assert part.headers["content-range"] == "bytes 2-4/10"
     assert dav.files("GET", "f", Range="bytes=2-4", If_Range='"old"').status == 200
     assert dav.files("GET", "f", Range="bytes=10-").status == 416
+    assert dav.files("GET", "f", Range="bytes=4-2").status == 416
+    assert dav.files("GET", "f", Range="bytes=0-1,4-5").status == 200
+    assert dav.files("GET", "f", Range="bytes=-3").body == b"789"
+    dav.files("PUT", "empty", b"", Content_Length="0")
+    assert dav.files("GET", "empty", Range="bytes=0-0").status == 200
     assert dav.files("GET", "f", Range="bytes=0-1", If_Match='"old"').status == 412
 
 
@@ -135,10 +140,11 @@ def test_x_hash_gives_the_servers_own_hash(dav: RawDav) -> None:
     assert answer.headers["x-hash-sha256"] == digest
 
 
-def test_missing_parents_are_409_unless_they_shall_be_made(dav: RawDav) -> None:
-    assert dav.files("PUT", "a/b/f", b"1").status == 409
+def test_missing_parents_are_404_or_409_unless_a_put_shall_make_them(dav: RawDav) -> None:
+    assert dav.files("PUT", "a/b/f", b"1").status == 404
     assert dav.files("MKCOL", "a/b").status == 409
-    assert dav.files("PUT", "a/b/f", b"1", X_NC_WebDAV_AutoMkcol="1").status == 201
+    assert dav.files("MKCOL", "a/b", X_NC_WebDAV_Auto_Mkcol="1").status == 409
+    assert dav.files("PUT", "a/b/f", b"1", X_NC_WebDAV_Auto_Mkcol="1").status == 201
     assert dav.files("MKCOL", "a/b").status == 405
     assert dav.files("PUT", "a/b", b"1").status == 409
 
@@ -217,18 +223,60 @@ def test_deletes_land_in_the_trash_and_can_be_restored(
 
 
 @pytest.mark.parametrize(
-    ("name", "status"),
+    ("name", "status", "old_status"),
     [
-        ("x.part", 423),
-        ("y" * 250, 500),
-        ("y" * 251, 400),
-        ("a\\b", 400),
-        ("a\nb", 400),
-        (".htaccess", 403),
+        ("x.part", 400, 423),
+        ("y" * 250, 201, 500),
+        ("\u00e4" * 125, 201, 500),
+        ("y" * 251, 400, 400),
+        ("a\\b", 400, 400),
+        ("a\nb", 400, 400),
+        (".htaccess", 400, 403),
+        ("a:b*", 201, 201),
     ],
 )
-def test_names_that_nextcloud_refuses(dav: RawDav, name: str, status: int) -> None:
+def test_names_that_nextcloud_refuses(
+    dav: RawDav, nextcloud_server: NextcloudServer, name: str, status: int, old_status: int
+) -> None:
     assert dav.files("PUT", name, b"1").status == status
+    nextcloud_server.configure(version="24.0.5.1")
+    nextcloud_server.mkdir("old")
+    assert dav.files("PUT", f"old/{name}", b"1").status == old_status
+
+
+def test_an_mtime_in_the_first_day_of_1970_is_500_with_the_file_written(
+    dav: RawDav, nextcloud_server: NextcloudServer
+) -> None:
+    for wrong in ("0", "86400", "abc"):
+        assert dav.files("PUT", "f", wrong.encode(), X_OC_MTime=wrong).status == 500
+        assert nextcloud_server.read("f") == wrong.encode()
+    assert dav.files("PUT", "f", b"1", X_OC_MTime="86401").status == 204
+
+
+def test_on_a_local_disk_two_writes_of_one_size_and_mtime_have_one_etag(
+    dav: RawDav, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.configure(stat_etags=True)
+    first = dav.files("PUT", "f", b"one", X_OC_MTime="1700000000", OC_Checksum="SHA256:1")
+    root = dav.prop("", "d:getetag")
+    again = dav.files("PUT", "f", b"two", X_OC_MTime="1700000000", OC_Checksum="SHA256:2")
+    assert again.etag == first.etag
+    assert dav.prop("f", "oc:checksums") == "SHA256:2"
+    assert dav.prop("", "d:getetag") != root
+    longer = dav.files("PUT", "f", b"three", X_OC_MTime="1700000000")
+    assert longer.etag != first.etag
+    assert dav.files("PUT", "f", b"three", X_OC_MTime="1700000001").etag != longer.etag
+
+
+def test_on_a_local_disk_two_writes_in_one_second_have_one_etag(
+    dav: RawDav, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.configure(stat_etags=True, clock_s=1_700_000_000)
+    first = dav.files("PUT", "f", b"one")
+    assert dav.files("PUT", "f", b"other", If_Match=first.etag).etag == first.etag
+    assert dav.files("PUT", "f", b"third", If_Match=first.etag).status == 204
+    nextcloud_server.configure(clock_s=1_700_000_001)
+    assert dav.files("PUT", "f", b"third").etag != first.etag
 
 
 def test_a_decomposed_name_is_stored_composed(
@@ -253,6 +301,7 @@ def test_quota_is_507_with_a_length_and_bypassed_without(
     target = f"/remote.php/dav/files/{nextcloud_server.user}/h"
     assert dav.raw("PUT", target, chunked, {"Transfer-Encoding": "chunked"}).status == 201
     assert dav.prop("", "d:quota-available-bytes") == "0"
+    assert dav.files("MKCOL", "d").status == 507
 
 
 def test_what_the_permissions_lack_is_403(dav: RawDav, nextcloud_server: NextcloudServer) -> None:

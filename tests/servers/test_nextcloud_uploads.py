@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from hashlib import md5
+from hashlib import md5, sha256
 
 import pytest
 
@@ -44,9 +44,11 @@ def test_chunks_are_joined_in_the_order_of_their_names(
         OC_Total_Length="15",
         X_OC_MTime="1600000000",
         OC_Checksum="SHA256:ab",
+        X_Hash="md5",
     )
     assert done.status == 201
     assert done.headers["x-oc-mtime"] == "accepted"
+    assert done.headers["x-hash-md5"] == md5(b"000010000200010").hexdigest()
     node = nextcloud_server.node("big")
     assert node
     assert (node.mtime_s, node.checksum, f'"{node.etag}"') == (
@@ -77,7 +79,6 @@ def test_what_has_come_of_an_upload_can_be_listed(
     found = {href.rpartition("/")[2]: row["d:getcontentlength"] for href, row in rows.items()}
     assert found == {"": None, ".file": "5", "00001": "3", "00002": "2"}
     assert len(dav.props("", "d:resourcetype", depth="1", tree="uploads")) == 2
-    assert dav.uploads("GET", "u1/00001").status == 405
     assert dav.uploads("DELETE", "u1").status == 204
     assert dav.uploads("PROPFIND", "u1").status == 404
 
@@ -103,7 +104,8 @@ def test_a_wrong_total_is_400_and_too_much_is_507_early_and_late(
     nextcloud_server.configure(quota_bytes=49)
     assert dav.uploads("MOVE", "u1/.file", Destination=url).status == 507
     assert dav.uploads("PUT", "u1/2", b"x", Destination=url, OC_Total_Length="50").status == 507
-    assert dav.uploads("MKCOL", "u2", Destination=url, OC_Total_Length="50").status == 507
+    # MKCOL doesn't look.
+    assert dav.uploads("MKCOL", "u2", Destination=url, OC_Total_Length="50").status == 201
     assert list(nextcloud_server.uploads()["u1"]["chunks"]) == ["00001"]
 
 
@@ -132,12 +134,12 @@ def test_an_assembly_within_the_gateways_timeout_answers_when_it_is_done(
     assert (done.status, done.etag) == (201, f'"{node.etag}"')
 
 
-def test_an_expired_upload_is_404_at_the_move_and_409_at_a_chunk(
+def test_an_expired_upload_is_404_at_the_move_and_at_a_chunk(
     dav: RawDav, nextcloud_server: NextcloudServer
 ) -> None:
     url = begin(dav, nextcloud_server, b"data")
     assert nextcloud_server.expire_uploads() == 1
-    assert dav.uploads("PUT", "u1/00002", b"x", Destination=url).status == 409
+    assert dav.uploads("PUT", "u1/00002", b"x", Destination=url).status == 404
     assert dav.uploads("MOVE", "u1/.file", Destination=url).status == 404
 
 
@@ -244,6 +246,24 @@ def test_a_wrong_md5_ends_a_bulk_upload_with_400_and_what_was_written_before(
     answer = bulk(dav, part("a", b"1"), part("b", b"2", X_File_MD5="00"), part("c", b"3"))
     assert answer.status == 400
     assert list(json.loads(answer.body)) == ["a"]
+    assert nextcloud_server.tree() == ["a"]
+
+
+def test_a_bulk_part_with_a_checksum_needs_no_md5_and_leaves_no_checksum(
+    dav: RawDav, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.put("a", b"old", checksum="SHA256:old")
+    right = "SHA256:" + sha256(b"1").hexdigest()
+    assert bulk(dav, part("a", b"1", X_File_MD5="00", OC_Checksum=right)).status == 200
+    assert dav.prop("a", "oc:checksums") is None
+    assert bulk(dav, part("a", b"2", OC_Checksum=right)).status == 400
+    assert nextcloud_server.read("a") == b"1"
+
+
+def test_a_forbidden_extension_makes_a_bulk_upload_a_500_after_what_came_before(
+    dav: RawDav, nextcloud_server: NextcloudServer
+) -> None:
+    assert bulk(dav, part("a", b"1"), part("b.part", b"2"), part("c", b"3")).status == 500
     assert nextcloud_server.tree() == ["a"]
 
 

@@ -67,7 +67,7 @@ def login_flow(service: Service, request: Request, path: str, body: bytes) -> Re
         base = service.base_url()
         return json_response(
             {
-                "poll": {"token": flow.poll_token, "endpoint": f"{base}/login/v2/poll"},
+                "poll": {"token": flow.poll_token, "endpoint": f"{base}/index.php/login/v2/poll"},
                 "login": f"{base}/index.php/login/v2/flow/{flow.flow_token}",
             }
         )

@@ -93,14 +93,18 @@ class App:
         place = place_of(request.raw_path)
         if not place.tree:
             raise refused(404, request.raw_path)
-        if place.user and place.user != account.user:
-            raise refused(404, f"Principal with name {place.user} not found")
+        # Of somebody else's files one sees an empty folder.
+        is_empty_folder = not place.path and request.op == "Propfind"
+        if place.user not in ("", account.user) and not is_empty_folder:
+            raise refused(404, f"File not found: {place.path} in '{place.user}'")
         return account
 
     def _perform(
         self, account: Account, request: Request, effects: Effects, body: bytes
     ) -> Response:
         service, op = self._service, request.op
+        if place_of(request.raw_path).user not in ("", account.user):
+            return _named(properties.empty_folder(request, body))
         if op in ("Get", "Head"):
             return _named(read(service, request, account.tree.require(request.key), effects))
         if op in ("Lock", "Unlock"):
@@ -115,8 +119,6 @@ class App:
             return _named(_ACTS[op](service, account, request, effects))
         if op in _DOCUMENTED and (op != "Bulk" or service.settings.bulkupload):
             return _named(_DOCUMENTED[op](service, account, request, body))
-        if request.bucket == "uploads" and request.method in ("GET", "HEAD"):
-            raise refused(405, "Reading intermediate uploads is not allowed")
         raise refused(501, f"{request.method} {op or UNKNOWN} is not here")
 
 

@@ -5,11 +5,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.servers.nextcloud.refusals import refused
-from tests.servers.s3.bodies import Body, Extent, Spool, SpoolRegion, body_of_bytes
+from tests.servers.s3.bodies import Body, Extent, Spool, SpoolRegion, body_of_bytes, read_span
 from tests.servers.s3.message import Request, Response
+from tests.servers.s3.wire import part_of, span_size
 
 IN_MEMORY = 64 * 1024
+_PIECE = 2**20
 _HASHES = ("md5", "sha1", "sha256")
+
+
+def hashes_of(body: Body, asked: str) -> dict[str, str]:
+    """The answer headers that X-Hash asks for, of a body that is all there."""
+    headers = {}
+    for name in _HASHES:
+        if asked in (name, "all"):
+            digest = hashlib.new(name, usedforsecurity=False)
+            for span in body.spans():
+                for at in range(0, span_size(span), _PIECE):
+                    digest.update(read_span(part_of(span, at, min(at + _PIECE, span_size(span)))))
+            headers[f"X-Hash-{name.upper()}"] = digest.hexdigest()
+    return headers
 
 
 @dataclass(frozen=True, slots=True)

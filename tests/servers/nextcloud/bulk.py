@@ -1,14 +1,17 @@
 """POST /remote.php/dav/bulk: many files in one multipart/related body.
 
-Read as strictly as Nextcloud reads it: CRLF everywhere, Content-Length and X-File-MD5 in each part,
-the last boundary followed by CRLF. A part that can't be read ends it with a 400 and what is written
-so far; a part that can't be written is an entry with `error` in a 200.
+Read as strictly as Nextcloud reads it: CRLF everywhere, Content-Length and X-File-MD5 or
+OC-Checksum (which is then the one that counts) in each part, the last boundary followed by CRLF. A
+part that can't be read ends it with a 400 and what is written so far; a part that can't be written
+is an entry with `error` in a 200, but for a name like `x.part`, which makes it all a 500 after the
+parts before it were written.
 """
 
+import hashlib
 import json
-from hashlib import md5
 from typing import Any
 
+from tests.servers.nextcloud.mtimes import sane_mtime
 from tests.servers.nextcloud.names import check_new_name, normal
 from tests.servers.nextcloud.permissions import (
     check_quota,
@@ -39,6 +42,8 @@ def bulk(service: Service, account: Account, request: Request, body: bytes) -> R
             status = 400
             break
         path = headers.get("x-file-path", "")
+        if path.lower().endswith((".part", ".filepart")):
+            raise refused(500, "Call to a member function getETag() on null", "Error")
         try:
             written[path] = _write(service, account, path, headers, content)
         except S3Error as error:
@@ -80,14 +85,23 @@ class _Parts:
                 raise _BadPart("An error occurred while reading headers of a part")
             headers[name.strip().lower()] = value.strip()
         length = headers.get("content-length", "")
-        if not length.isdecimal() or "x-file-md5" not in headers:
-            raise _BadPart("Content-Length and X-File-MD5 must be there")
+        promised = headers.get("oc-checksum") or f"md5:{headers.get('x-file-md5', '')}"
+        if not length.isdecimal() or promised == "md5:":
+            raise _BadPart("Content-Length and a checksum must be there")
         start = blank + 4
         content = self._body[start : start + int(length)]
-        if md5(content, usedforsecurity=False).hexdigest() != headers["x-file-md5"]:
-            raise _BadPart("Computed md5 hash is incorrect.")
+        _check_hash(content, promised)
         self._at = start + int(length) + 2
         return headers, content
+
+
+def _check_hash(content: bytes, promised: str) -> None:
+    algorithm, _, digest = promised.partition(":")
+    name = algorithm.lower()
+    if name not in ("md5", "sha1", "sha256"):
+        raise _BadPart(f"{algorithm} is unknown")
+    if hashlib.new(name, content, usedforsecurity=False).hexdigest() != digest:
+        raise _BadPart(f"Computed {name} hash is incorrect.")
 
 
 def _write(
@@ -95,7 +109,7 @@ def _write(
 ) -> dict[str, Any]:
     """Like a PUT without conditions: what was there is overwritten."""
     tree = account.tree
-    where = normal(path.strip("/"))
+    where = normal(path.replace("\\", "/").strip("/"))
     parent, name = tree.parent_of(where)
     existing = parent.entries().get(name)
     if existing is None:
@@ -106,11 +120,10 @@ def _write(
         check_unlocked(existing, account.user)
     check_quota(service, account.user, len(content))
     mtime = headers.get("x-file-mtime") or headers.get("x-oc-mtime")
-    try:
-        mtime_s = None if mtime is None else int(float(mtime))
-    except ValueError:
-        raise refused(400, "X-OC-MTime header must be a valid integer") from None
+    mtime_s = None if mtime is None else sane_mtime(mtime)
+    uploaded_s = 0 if existing is None else existing.uploaded_s
     node = tree.write(parent, name, body_of_bytes(content), mtime_s)
+    node.uploaded_s = uploaded_s
     service.announce(account.user, [node.id])
     return {
         "error": False,

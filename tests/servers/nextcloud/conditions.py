@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.servers.nextcloud.refusals import refused
-from tests.servers.s3.message import Request, parse_http_date
+from tests.servers.s3.message import Request, S3Error, parse_http_date
 
 # The expression is SabreDAV's in what it takes: one token and one ETag per parenthesis.
 _IF = re.compile(
@@ -32,15 +32,16 @@ def check_conditions(request: Request, target: Target | None) -> bool:
         if target is None:
             raise refused(412, "An If-Match header was specified and the resource did not exist")
         if match != "*" and etag not in _listed(match):
-            raise refused(
-                412, "An If-Match header was specified, but none of the specified ETags matched."
+            raise _failed(
+                "An If-Match header was specified, but none of the specified ETags matched.", etag
             )
     none_match = headers.get("if-none-match")
     if none_match and target is not None and (none_match == "*" or etag in _listed(none_match)):
         if request.method == "GET":
             return False
-        raise refused(
-            412, "An If-None-Match header was specified, but the ETag matched (or * was specified)."
+        raise _failed(
+            "An If-None-Match header was specified, but the ETag matched (or * was specified).",
+            etag,
         )
     return _check_dates(headers, target, asked_for_etag=bool(none_match))
 
@@ -55,6 +56,13 @@ def _check_dates(headers: dict[str, str], target: Target | None, *, asked_for_et
     if unmodified is not None and target.mtime_s > unmodified:
         raise refused(412, "An If-Unmodified-Since header was specified, but the entity changed.")
     return True
+
+
+def _failed(message: str, etag: str | None) -> S3Error:
+    error = refused(412, message)
+    if etag:
+        error.headers["ETag"] = etag
+    return error
 
 
 def _listed(header: str) -> list[str]:

@@ -138,7 +138,7 @@ class Control:
         }
 
     def _settings(self, spec: Json) -> Json:
-        self._service.settings = changed(self._service.settings, spec)
+        self._service.configure(changed(self._service.settings, spec))
         return as_json(self._service.settings)
 
     def _listen(self, spec: Json) -> Json:
@@ -155,7 +155,7 @@ class Control:
         service = self._service
         service.knobs.clear()
         service.log.clear()
-        service.settings = Settings()
+        service.configure(Settings())
         service.flows.clear()
         service.auth_failures = 0
         service.accounts.clear()
@@ -265,7 +265,7 @@ class Control:
     def _deny(self, spec: Json) -> Json:
         node = self._who(spec).tree.require(spec["path"].strip("/"))
         node.denied = spec["letters"]
-        self._who(spec).tree.changed(node, own=True)
+        self._who(spec).tree.changed(node)
         return {}
 
     def _lock(self, spec: Json) -> Json:

@@ -70,7 +70,7 @@ def copy(service: Service, account: Account, request: Request, effects: Effects)
         remove(service, account, to.existing)
     made = account.tree.copy(source, to.parent, to.name)
     service.announce(account.user, [made.id])
-    return _done(made, to)
+    return Response(201 if to.existing is None else 204, {"OC-FileId": oc_id(made)})
 
 
 def _checked(service: Service, account: Account, request: Request) -> Destination:

@@ -28,6 +28,8 @@ def ocs(service: Service, request: Request, path: str) -> Response:
     if request.query.get("format") != "json" and "json" not in request.headers.get("accept", ""):
         headers = {"Content-Type": "application/xml; charset=utf-8"}
         return Response(200, headers, b'<?xml version="1.0"?>\n<ocs><meta/></ocs>\n')
+    if "ocs-apirequest" not in request.headers:
+        return json_response({"message": "CSRF check failed"}, 412)
     if path == "cloud/capabilities":
         signed_in = find_account(service, request) is not None
         return _answer(capabilities(service, signed_in=signed_in))
@@ -56,14 +58,16 @@ def capabilities(service: Service, *, signed_in: bool) -> dict[str, Any]:
         "edition": "",
         "extendedSupport": False,
     }
-    offered: dict[str, Any] = {"core": {"pollinterval": 60, "webdav-root": "remote.php/webdav"}}
+    offered: dict[str, Any] = {"bruteforce": {"delay": 0, "allow-listed": False}, "theming": {}}
     if signed_in:
+        offered["core"] = {"pollinterval": 60, "webdav-root": "remote.php/webdav"}
         dav = {"chunking": settings.chunking, "bulkupload": settings.bulkupload}
         offered["dav"] = {name: value for name, value in dav.items() if value}
-        offered["checksums"] = {
-            "supportedTypes": ["SHA1", "MD5", "SHA256"],
-            "preferredUploadType": "SHA1",
-        }
+        if settings.checksum_types:
+            offered["checksums"] = {
+                "supportedTypes": list(settings.checksum_types),
+                "preferredUploadType": settings.checksum_types[0],
+            }
         offered["files"] = _files(service)
         if settings.notify_push:
             offered["notify_push"] = {
@@ -84,7 +88,11 @@ def _files(service: Service) -> dict[str, Any]:
         "undelete": settings.trashbin,
         "versioning": True,
     }
-    if settings.modern_names:
+    if settings.release >= 30:
+        found["chunked_upload"] = {
+            "max_size": settings.max_chunk_bytes,
+            "max_parallel_count": settings.max_parallel_chunks,
+        }
         found["forbidden_filenames"] = list(settings.forbidden_names)
         found["forbidden_filename_basenames"] = list(settings.forbidden_basenames)
         found["forbidden_filename_characters"] = list(settings.forbidden_characters)

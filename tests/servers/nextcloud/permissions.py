@@ -9,7 +9,7 @@ def permissions(service: Service, node: Node) -> str:
     """S shared, R may be shared, M mounted, G readable, D, N V (rename, move), W or C K."""
     mount = node.mount()
     letters = ("S" if mount == "shared" else "") + "R" + ("M" if mount else "")
-    if int(service.settings.version.partition(".")[0]) >= 26:
+    if service.settings.release >= 26:
         letters += "G"
     letters += "DNV" + ("CK" if node.is_folder else "W")
     denied = "".join(each.denied for each in node.lineage())

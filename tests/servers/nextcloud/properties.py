@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from tests.servers.nextcloud import davxml
+from tests.servers.nextcloud.mtimes import sane_mtime
 from tests.servers.nextcloud.permissions import check_unlocked, free_bytes, need, permissions
-from tests.servers.nextcloud.refusals import refused
 from tests.servers.nextcloud.service import INSTANCE_ID, Account, Service
 from tests.servers.nextcloud.tree import Node
 from tests.servers.s3.message import STATUS_TEXT, Request, Response, http_date
@@ -46,11 +46,15 @@ def _used(service: Service, account: Account, node: Node) -> Value:
 def _checksums(service: Service, account: Account, node: Node) -> Value:
     if not node.checksum:
         return None
-    return f"<oc:checksum>{escape(node.checksum)}</oc:checksum>"
+    return "".join(f"<oc:checksum>{escape(each)}</oc:checksum>" for each in node.checksum.split())
+
+
+def _upload_time(service: Service, account: Account, node: Node) -> Value:
+    return None if node.is_folder else str(node.uploaded_s)
 
 
 def _mount_root(service: Service, account: Account, node: Node) -> Value:
-    return "true" if node.mount_type or node.parent is None else "false"
+    return "true" if node.mount_type else "false"
 
 
 def _children(service: Service, *, folders: bool, node: Node) -> Value:
@@ -110,7 +114,8 @@ _GETTERS: dict[str, Getter] = {
     "nc:is-mount-root": _mount_root,
     "nc:has-preview": lambda service, account, node: "false",
     "nc:creation_time": lambda service, account, node: str(node.created_s),
-    "nc:upload_time": lambda service, account, node: str(node.uploaded_s),
+    "nc:upload_time": _upload_time,
+    "nc:hidden": lambda service, account, node: "false",
     "nc:contained-folder-count": lambda service, account, node: _children(
         service, folders=True, node=node
     ),
@@ -171,8 +176,18 @@ def propfind(service: Service, account: Account, request: Request, body: bytes) 
     return davxml.multistatus(entries)
 
 
+def empty_folder(request: Request, body: bytes) -> Response:
+    """What one sees of somebody else's files."""
+    asked = davxml.asked_properties(body)
+    known = "<d:resourcetype><d:collection/></d:resourcetype>"
+    found = known if "d:resourcetype" in asked else ""
+    missing = [name for name in asked if name != "d:resourcetype"]
+    shown = () if is_minimal(request) else missing
+    return davxml.multistatus([davxml.entry(request.raw_path.rstrip("/") + "/", found, shown)])
+
+
 def proppatch(service: Service, account: Account, request: Request, body: bytes) -> Response:
-    """lastmodified (both spellings), creation_time and favorite can be set; others are kept
+    """d:lastmodified (not getlastmodified), creation_time and favorite can be set; others are kept
     nowhere but answered 200, as custom properties are."""
     node = account.tree.require(request.key)
     check_unlocked(node, account.user)
@@ -181,23 +196,26 @@ def proppatch(service: Service, account: Account, request: Request, body: bytes)
     if denied:
         return _patched(request, {name: 403 if name in denied else 424 for name in patch.set})
     for name, text in patch.set.items():
-        if name in ("d:lastmodified", "d:getlastmodified", "nc:creation_time"):
+        if name in ("d:lastmodified", "nc:creation_time"):
             need(service, node, "W" if not node.is_folder else "C")
-            try:
-                seconds = int(float(text))
-            except ValueError:
-                raise refused(400, "lastmodified is no number") from None
+            seconds = sane_mtime(text)
             if name == "nc:creation_time":
                 node.created_s = seconds
             else:
-                node.mtime_s = seconds
-                account.tree.changed(node, own=True)
-                node.mtime_s = seconds
+                account.tree.touch(node, seconds)
     return _patched(request, dict.fromkeys((*patch.set, *patch.removed), 200))
 
 
 _PROTECTED = frozenset(
-    ("oc:id", "oc:fileid", "oc:permissions", "oc:size", "oc:checksums", "d:getcontentlength")
+    (
+        "oc:id",
+        "oc:fileid",
+        "oc:permissions",
+        "oc:size",
+        "oc:checksums",
+        "d:getcontentlength",
+        "d:getlastmodified",
+    )
 )
 
 

@@ -34,7 +34,8 @@ def error_response(error: S3Error, request: Request | None) -> Response:
         text = f"<html><body><h1>{status} from the proxy</h1></body></html>"
         return Response(status, {"Content-Type": "text/html"} | error.headers, text.encode())
     # The knobs order errors by S3's names.
-    name = error.code if "\\" in error.code else _CLASSES.get(status, "Exception")
+    is_php = "\\" in error.code or error.code in ("Error", "InvalidArgumentException")
+    name = error.code if is_php else _CLASSES.get(status, "Exception")
     text = (
         '<?xml version="1.0" encoding="utf-8"?>\n'
         '<d:error xmlns:d="DAV:" xmlns:s="http://sabredav.org/ns">\n'

@@ -6,7 +6,7 @@ from tests.servers.s3.message import Request
 LOGGED_HEADERS = (
     *("depth", "destination", "if", "if-match", "if-none-match", "if-range", "overwrite", "range"),
     *("oc-checksum", "oc-total-length", "x-oc-mtime", "x-hash", "content-length"),
-    *("transfer-encoding", "accept", "x-nc-webdav-automkcol", "user-agent"),
+    *("transfer-encoding", "accept", "x-nc-webdav-auto-mkcol", "user-agent"),
 )
 
 

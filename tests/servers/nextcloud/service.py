@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tests.servers.nextcloud.requestlog import LogRecord
 from tests.servers.nextcloud.settings import Settings
-from tests.servers.nextcloud.tree import Node, Tree, new_etag
+from tests.servers.nextcloud.tree import Node, Storage, Tree, new_etag
 from tests.servers.s3.bodies import Body, PatternSource, Spool
 from tests.servers.s3.knobs import Knobs
 
@@ -95,6 +95,7 @@ class Service:
     spool: Spool
     timers: Timers
     settings: Settings = field(default_factory=Settings)
+    storage: Storage = field(default_factory=Storage)
     accounts: dict[str, Account] = field(default_factory=dict)
     knobs: Knobs = field(default_factory=Knobs)
     log: deque[LogRecord] = field(default_factory=lambda: deque(maxlen=MAX_RECORDS))
@@ -107,8 +108,13 @@ class Service:
     announce: Callable[[str, list[int]], None] = lambda user, ids: None
     _writers: dict[tuple[str, str], "weakref.WeakSet[WriterToken]"] = field(default_factory=dict)
 
+    def configure(self, settings: Settings) -> None:
+        self.settings = settings
+        self.storage.stat_etags = settings.stat_etags
+        self.storage.clock_s = settings.clock_s
+
     def add_account(self, user: str, password: str) -> Account:
-        account = Account(user, password, Tree(self.ids), display_name=user)
+        account = Account(user, password, Tree(self.ids, self.storage), display_name=user)
         self.accounts[user] = account
         return account
 

@@ -8,22 +8,27 @@ NO_QUOTA = -3
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`chunking` and `bulkupload` are what the capabilities offer ("" leaves them out).
+    """Nextcloud 32 on object storage, as it is set up when nobody changes anything.
+
+    `chunking`, `bulkupload` and `checksum_types` are what the capabilities offer ("" or () leaves
+    them out; Nextcloud 32 says nothing of checksums). `version` decides over names (what the
+    capabilities say of them, and the errors), and over what a server before 30 doesn't have.
 
     `strict_chunks`: an upload that was begun with a Destination is chunking v2 with object storage
     behind it: numbers from 1 to 10000 only, each but the last of at least `min_chunk_bytes`.
     `assembly_s`: how long the final MOVE works; past `gateway_timeout_s` the client gets a 504
-    while it goes on. `upload_ttl_s` after its last use an upload folder is gone. `modern_names`:
-    the capabilities list forbidden names as from release 30, else only `blacklisted_files`.
+    while it goes on. `upload_ttl_s` after its last use an upload folder is gone.
     `files_lock` is the app of that name; without it LOCK is a 501. `trashbin` False: deletes are
     final. `quota_bytes` -3: none; -1 and -2 are what an external storage may say.
-    `brute_force_sleep_ms`: slept once per wrong password so far, at most 25 s.
+    `brute_force_sleep_ms`: slept at a wrong password, twice as long at each further one, at most
+    25 s. `gzip_etags`: a web server in front spoils the ETag of what it compresses. `stat_etags`
+    and `clock_s`: see `tree.Storage`.
     """
 
-    version: str = "31.0.5.1"
+    version: str = "32.0.1.2"
     chunking: str = "1.0"
     bulkupload: str = "1.0"
-    modern_names: bool = True
+    checksum_types: tuple[str, ...] = ()
     forbidden_names: tuple[str, ...] = (".htaccess",)
     forbidden_basenames: tuple[str, ...] = ()
     forbidden_characters: tuple[str, ...] = ("\\", "/")
@@ -32,6 +37,8 @@ class Settings:
     files_lock: bool = False
     trashbin: bool = True
     auto_mkcol: bool = True
+    max_chunk_bytes: int = 100 * 2**20
+    max_parallel_chunks: int = 5
     folder_tar: bool = True
     maintenance: bool = False
     strict_chunks: bool = False
@@ -42,6 +49,14 @@ class Settings:
     quota_bytes: int = NO_QUOTA
     brute_force_sleep_ms: float = 0.0
     gzip_etags: bool = False
+    stat_etags: bool = False
+    clock_s: int = 0
+
+    @property
+    def release(self) -> int:
+        """What differs by it: names (their capabilities and errors from 30 on), the G of
+        oc:permissions and the limits of chunked uploads in the capabilities."""
+        return int(self.version.partition(".")[0])
 
 
 _NAMES = frozenset(each.name for each in fields(Settings))

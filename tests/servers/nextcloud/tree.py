@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import md5
 from itertools import count
 
@@ -16,6 +17,23 @@ _salt = os.urandom(8).hex()
 def new_etag() -> str:
     """32 hexadecimal digits that no node ever had; without quotes."""
     return md5(f"{_salt}{next(_numbers)}".encode(), usedforsecurity=False).hexdigest()
+
+
+@dataclass(slots=True)
+class Storage:
+    """How the disk below behaves. `clock_s` not 0: time stands still there.
+
+    `stat_etags`: a file's ETag is what Nextcloud makes of a local disk's stat, a hash of mtime in
+    whole seconds, inode and size, and not even that is made anew while the mtime stays: two writes
+    within a second, or of the same size with the same X-OC-MTime, have one ETag (measured on
+    32.0.1). Otherwise every write gives a new one, as object storage does.
+    """
+
+    stat_etags: bool = False
+    clock_s: int = 0
+
+    def now_s(self) -> int:
+        return self.clock_s or int(time.time())
 
 
 class UserLock:
@@ -107,8 +125,9 @@ class Node:
 class Tree:
     """One account's files. Paths are relative, without slashes at the ends."""
 
-    def __init__(self, ids: "Iterator[int]") -> None:
+    def __init__(self, ids: "Iterator[int]", storage: Storage) -> None:
         self._ids = ids
+        self._storage = storage
         self.root = Node(next(ids), "", folder=True)
 
     def find(self, path: str) -> Node | None:
@@ -126,17 +145,17 @@ class Tree:
             raise refused(404, f"File with name /{path} could not be located")
         return node
 
-    def parent_of(self, path: str) -> tuple[Node, str]:
-        """The folder that `path` is or would be in, and the name. 409 where there is none."""
+    def parent_of(self, path: str, *, missing: int = 409) -> tuple[Node, str]:
+        """The folder that `path` is or would be in, and the name. `missing`: the status where
+        there is none."""
         folder, _, name = path.rpartition("/")
         node = self.find(folder)
         if node is None or not node.is_folder:
-            raise refused(409, "Files cannot be created in non-existent collections")
+            raise refused(missing, f"File with name /{folder} could not be located")
         return node, name
 
     def make_folder(self, parent: Node, name: str) -> Node:
         folder = Node(next(self._ids), name, folder=True)
-        folder.created_s = folder.mtime_s
         self.attach(folder, parent, name)
         return folder
 
@@ -152,23 +171,43 @@ class Tree:
         node = parent.entries().get(name)
         if node is None:
             node = Node(next(self._ids), name, folder=False)
+            node.mtime_s = 0
             self.attach(node, parent, name, quiet=True)
         elif node.is_folder:
             raise refused(409, "PUT is not allowed on non-files.")
-        now_s = int(time.time())
+        now_s = self._storage.now_s()
         grown = body.size - node.size
         node.body, node.size = body, body.size
-        node.mtime_s = now_s if mtime_s is None else mtime_s
         node.uploaded_s = now_s
         node.checksum = ""
-        self.changed(node, grown, own=True)
+        self._stamp(node, now_s)
+        self.changed(node, grown)
+        if mtime_s is not None:
+            self.touch(node, mtime_s)
         return node
+
+    def touch(self, node: Node, mtime_s: int) -> None:
+        if node.is_folder:
+            self.changed(node)
+            node.mtime_s = mtime_s
+        else:
+            self._stamp(node, mtime_s)
+            self.changed(node)
+
+    def _stamp(self, node: Node, mtime_s: int) -> None:
+        """A file's time and ETag, after a write or a touch."""
+        if not self._storage.stat_etags:
+            node.etag = new_etag()
+        elif node.mtime_s != mtime_s:
+            text = f"{mtime_s}/{node.id}/{node.size}"
+            node.etag = md5(text.encode(), usedforsecurity=False).hexdigest()
+        node.mtime_s = mtime_s
 
     def attach(self, node: Node, parent: Node, name: str, *, quiet: bool = False) -> None:
         node.name, node.parent = name, parent
         parent.entries()[name] = node
         if not quiet:
-            self.changed(parent, node.size, own=True)
+            self.changed(parent, node.size)
 
     def detach(self, node: Node) -> None:
         parent = node.parent
@@ -176,7 +215,7 @@ class Tree:
             raise refused(403, "the root stays")
         del parent.entries()[node.name]
         node.parent = None
-        self.changed(parent, -node.size, own=True)
+        self.changed(parent, -node.size)
 
     def copy(self, source: Node, parent: Node, name: str) -> Node:
         made = self._copied(source)
@@ -186,7 +225,7 @@ class Tree:
     def _copied(self, source: Node) -> Node:
         made = Node(next(self._ids), source.name, folder=source.is_folder)
         made.body, made.size = source.body, source.size
-        made.mtime_s, made.checksum = source.mtime_s, source.checksum
+        made.mtime_s = source.mtime_s
         if source.children is not None:
             made.children = {}
             for name, child in source.children.items():
@@ -195,21 +234,16 @@ class Tree:
                 made.children[name] = copied
         return made
 
-    def changed(self, node: Node, grown: int = 0, *, own: bool) -> None:
-        """New ETags from `node` (with `own`: its own too) to the root, and their sizes and times.
+    def changed(self, node: Node, grown: int = 0) -> None:
+        """New ETags, sizes and times for `node`, if it is a folder, and all folders above it.
 
-        Sizes are always right; ETags stop where a mount doesn't propagate, and in it only files
-        get new ones.
+        Sizes are always right; where a mount doesn't propagate, no folder gets a new ETag.
         """
-        line = list(node.lineage())
-        silent = next((i for i, each in enumerate(line) if not each.propagates), -1)
-        now_s = int(time.time())
-        for index, each in enumerate(line):
-            if each.is_folder:
-                each.size += grown
-            if silent >= 0 and each.is_folder:
-                continue
-            if index or own:
+        line = [each for each in node.lineage() if each.is_folder]
+        silent = any(not each.propagates for each in line)
+        now_s = self._storage.now_s()
+        for each in line:
+            each.size += grown
+            if not silent:
                 each.etag = new_etag()
-            if each.is_folder and each.mtime_s < now_s:
-                each.mtime_s = now_s
+                each.mtime_s = max(each.mtime_s, now_s)

@@ -7,7 +7,7 @@ which the quota is known early; only object storage makes v2 stricter (`strict_c
 import time
 
 from tests.servers.nextcloud import davxml
-from tests.servers.nextcloud.bodies_in import Arrived, UploadReceiver
+from tests.servers.nextcloud.bodies_in import Arrived, UploadReceiver, hashes_of
 from tests.servers.nextcloud.conditions import Target, check_conditions
 from tests.servers.nextcloud.moving import Destination, destination_of
 from tests.servers.nextcloud.permissions import check_quota, check_unlocked, free_bytes
@@ -50,7 +50,6 @@ def make(service: Service, account: Account, request: Request, effects: Effects)
         raise refused(403, "Permission denied to create file")
     if name in account.uploads:
         raise refused(405, "The resource you tried to create already exists")
-    _check_total(service, account, request)
     upload = Upload(name, request.headers.get("destination", ""))
     account.uploads[name] = upload
     return Response(201)
@@ -71,7 +70,7 @@ def put_chunk(
     name, _, chunk_name = request.key.partition("/")
     upload = account.uploads.get(name)
     if upload is None or not chunk_name:
-        raise refused(409, "Files cannot be created in non-existent collections")
+        raise refused(404, f"File with name //{name} could not be located")
     if "/" in chunk_name or chunk_name == FUTURE_FILE:
         raise refused(403, "Permission denied to put into this file")
     if service.settings.strict_chunks and upload.destination:
@@ -84,14 +83,11 @@ def put_chunk(
 
     def commit(arrived: Arrived) -> Response:
         if account.uploads.get(name) is not upload:
-            raise refused(409, "Files cannot be created in non-existent collections")
+            raise refused(404, f"File with name //{name} could not be located")
         replaced = chunk_name in upload.chunks
-        chunk = Chunk(arrived.body)
-        upload.chunks[chunk_name] = chunk
+        upload.chunks[chunk_name] = Chunk(arrived.body)
         upload.used_s = time.monotonic()
-        etag = f'"{chunk.etag}"'
-        headers = {"ETag": etag, "OC-ETag": etag, **arrived.hash_headers}
-        return Response(204 if replaced else 201, headers)
+        return Response(204 if replaced else 201, dict(arrived.hash_headers))
 
     return UploadReceiver(service.spool, request, commit)
 
@@ -120,7 +116,7 @@ def listing(service: Service, account: Account, request: Request, body: bytes) -
         rows: list[Row] = [(f"{base}/", None, "", 0)]
         if deep:
             rows += [
-                (f"{base}/{davxml.encoded(each.name)}/", None, each.etag, 0)
+                (f"{base}/{davxml.encoded(each.name)}/", None, "", 0)
                 for each in account.uploads.values()
             ]
         return _rows(rows, asked, request)
@@ -143,7 +139,7 @@ def listing(service: Service, account: Account, request: Request, body: bytes) -
         if not chunks:
             raise refused(404, f"{chunk_name} could not be located")
         return _rows(chunks, asked, request)
-    folder: list[Row] = [(f"{base}/", None, upload.etag, 0)]
+    folder: list[Row] = [(f"{base}/", None, "", 0)]
     return _rows([*folder, future, *chunks] if deep else folder, asked, request)
 
 
@@ -158,7 +154,6 @@ def _rows(rows: list[Row], asked: tuple[str, ...], request: Request) -> Response
             known["d:getetag"] = f"&quot;{etag}&quot;"
         if size is not None:
             known["d:getcontentlength"] = str(size)
-            known["oc:size"] = str(size)
         found = "".join(f"<{name}>{known[name]}</{name}>" for name in asked if name in known)
         missing = () if is_minimal(request) else [name for name in asked if name not in known]
         entries.append(davxml.entry(href, found, missing))
@@ -214,7 +209,7 @@ def _begin(
         upload.assembling = False
         names = sorted(upload.chunks, key=_order)
         body = join_bodies([upload.chunks[name].body for name in names])
-        arrived = Arrived(body, {})
+        arrived = Arrived(body, hashes_of(body, request.headers.get("x-hash", "")))
         try:
             node, headers = keep_file(service, account, to.path, request, arrived)
         except S3Error as error:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from tests.servers.nextcloud.bodies_in import Arrived, UploadReceiver
 from tests.servers.nextcloud.conditions import Target, check_conditions, check_if_header
+from tests.servers.nextcloud.mtimes import mtime_of
 from tests.servers.nextcloud.names import check_new_name
 from tests.servers.nextcloud.permissions import check_quota, check_unlocked, need
 from tests.servers.nextcloud.places import place_of_url
@@ -24,6 +25,8 @@ from tests.servers.s3.xmltext import escape
 MAX_ON_DISK = 255
 # The server's own name for a file under way: `.ocTransferId`, up to ten digits, `.part`.
 PART_SUFFIX = 28
+# What a new folder is taken to need of the quota, though it uses nothing of it.
+FOLDER_BYTES = 4096
 
 
 def check_all_conditions(account: Account, request: Request, effects: Effects) -> None:
@@ -42,43 +45,35 @@ def check_if(account: Account, request: Request) -> None:
     check_if_header(request, resolve)
 
 
-def mtime_of(request: Request) -> int | None:
-    """X-OC-MTime in whole seconds, fractions cut off. Raises 400 for what is no number."""
-    text = request.headers.get("x-oc-mtime", "")
-    if not text:
-        return None
-    try:
-        return int(float(text))
-    except ValueError:
-        raise refused(400, "X-OC-MTime header must be a valid integer") from None
-
-
 def check_may_write(service: Service, account: Account, path: str, request: Request) -> None:
     """Everything but conditions and quota that can refuse a new content at `path`."""
     tree = account.tree
-    if service.settings.auto_mkcol and request.headers.get("x-nc-webdav-automkcol") == "1":
-        tree.make_folders(path.rpartition("/")[0])
     node = tree.find(path)
     if node is not None and node.is_folder:
         raise refused(409, "PUT is not allowed on non-files.")
-    parent, name = tree.parent_of(path)
+    parent, name = tree.parent_of(path, missing=404)
     if node is None:
         check_new_name(name, service.settings)
         need(service, parent, "C")
     else:
         need(service, node, "W")
         check_unlocked(node, account.user)
-    if len(name.encode()) + PART_SUFFIX > MAX_ON_DISK:
+    if service.settings.release < 30 and len(name.encode()) + PART_SUFFIX > MAX_ON_DISK:
         raise refused(500, "file name too long", "OCP\\Files\\GenericFileException")
 
 
 def keep_file(
     service: Service, account: Account, path: str, request: Request, arrived: Arrived
 ) -> tuple[Node, dict[str, str]]:
-    """Makes what arrived the content of `path`; the node, and the answer's headers."""
-    mtime_s = mtime_of(request)
+    """Makes what arrived the content of `path`; the node, and the answer's headers.
+
+    An mtime that is refused (500) is looked at when the content is already there.
+    """
     parent, name = account.tree.parent_of(path)
-    node = account.tree.write(parent, name, arrived.body, mtime_s)
+    node = account.tree.write(parent, name, arrived.body)
+    mtime_s = mtime_of(request)
+    if mtime_s is not None:
+        account.tree.touch(node, mtime_s)
     node.checksum = request.headers.get("oc-checksum", "").strip()
     headers = {"OC-FileId": oc_id(node), **arrived.hash_headers}
     if mtime_s is not None:
@@ -89,6 +84,10 @@ def keep_file(
 
 def put(service: Service, account: Account, request: Request, effects: Effects) -> UploadReceiver:
     path = request.key
+    if "content-range" in request.headers:
+        raise refused(400, "Content-Range on PUT requests are forbidden.")
+    if service.settings.auto_mkcol and request.headers.get("x-nc-webdav-auto-mkcol") == "1":
+        account.tree.make_folders(path.rpartition("/")[0])
     check_all_conditions(account, request, effects)
     check_may_write(service, account, path, request)
     length = request.headers.get("content-length", "")
@@ -123,13 +122,12 @@ def _let_go(token: WriterToken) -> None:
 def mkcol(service: Service, account: Account, request: Request, effects: Effects) -> Response:
     path = request.key
     check_all_conditions(account, request, effects)
-    if service.settings.auto_mkcol and request.headers.get("x-nc-webdav-automkcol") == "1":
-        account.tree.make_folders(path.rpartition("/")[0])
     parent, name = account.tree.parent_of(path)
     if not name or name in parent.entries():
         raise refused(405, "The resource you tried to create already exists")
     check_new_name(name, service.settings)
     need(service, parent, "C")
+    check_quota(service, account.user, FOLDER_BYTES)
     folder = account.tree.make_folder(parent, name)
     service.announce(account.user, [folder.id])
     return Response(201, {"OC-FileId": oc_id(folder)})
@@ -162,13 +160,14 @@ def lock(service: Service, account: Account, request: Request) -> Response:
     """The user locks of files_lock; without the app SabreDAV knows no LOCK."""
     if not service.settings.files_lock:
         raise refused(
-            501, f"There was no plugin in the system that was willing to handle {request.method}"
+            501,
+            f"There was no plugin in the system that was willing to handle {request.method}",
         )
     node = account.tree.require(request.key)
     check_unlocked(node, account.user)
     locking = request.method == "LOCK"
     node.lock = UserLock(account.user, account.display_name, 0) if locking else None
-    account.tree.changed(node, own=True)
+    account.tree.changed(node)
     if node.lock is None:
         return Response(200, {"Content-Type": "application/xml; charset=utf-8"})
     text = (

@@ -98,12 +98,12 @@ def _first(spans: list[Span], size: int) -> list[Span]:
         count_here = min(size, span_size(span))
         if not count_here:
             break
-        kept.append(_part(span, 0, count_here))
+        kept.append(part_of(span, 0, count_here))
         size -= count_here
     return kept
 
 
-def _part(span: Span, start: int, end: int) -> Span:
+def part_of(span: Span, start: int, end: int) -> Span:
     if isinstance(span, tuple):
         return (span[0], span[1] + start, end - start)
     return span[start:end]
@@ -117,11 +117,11 @@ def _flip(spans: list[Span], at: int) -> list[Span]:
         if not 0 <= at < size:
             flipped.append(span)
         else:
-            byte = read_span(_part(span, at, at + 1))[0]
+            byte = read_span(part_of(span, at, at + 1))[0]
             flipped += [
-                _part(span, 0, at),
+                part_of(span, 0, at),
                 memoryview(bytes([byte ^ 0xFF])),
-                _part(span, at + 1, size),
+                part_of(span, at + 1, size),
             ]
         at -= size
     return [span for span in flipped if span_size(span)]
