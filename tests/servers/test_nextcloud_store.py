@@ -58,7 +58,7 @@ def test_capabilities_are_asked_for_once_and_then_a_listing_is_one_request(
     able = store.capabilities
     assert (able.conditional_put, able.conditional_delete, able.keeps_mtime) == (True,) * 3
     assert able.name_rules is not None
-    assert store.features.version == "31.0.5"
+    assert store.features.version == "32.0.1"
 
 
 def test_another_process_knows_by_the_sum_what_was_sent(
