@@ -16,7 +16,9 @@ from mountd.vfs.nodes import Directory
 from mountd.vfs.overlay import is_change_of_link
 from mountd_cache.changes import Change, ChangeKind, Rows
 
+# With targets of 512 bytes at most: 8 MiB where a remote is made to take much.
 MAX_KNOWN = 1 << 14
+KNOWN_MAX_BYTES = 512
 
 ReadStart = Callable[[int, int], Awaitable[bytes]]
 
@@ -89,6 +91,8 @@ class Links:
         self._journal.end_sync(mark)
 
     def _know(self, number: int, target: bytes) -> None:
+        if len(target) > KNOWN_MAX_BYTES:
+            return
         self._known[number] = target
         if len(self._known) > MAX_KNOWN:
             del self._known[next(iter(self._known))]
