@@ -5,12 +5,13 @@ bound on a whole call (`deadline.py`).
 """
 
 import contextlib
+import functools
 import os
 import ssl
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 from urllib.parse import urljoin, urlsplit
@@ -21,9 +22,9 @@ from typing_extensions import Buffer
 
 from mountd.errors import Unreachable
 from mountd.remotes.deadline import DeadlineBackend, socket_deadline
+from mountd.remotes.http_connections import KEEPALIVE_S, HttpConnections
 from mountd.remotes.request_body import BodyFailed, BodyFeed, SentBody
 
-KEEPALIVE_S = 30.0
 _DRAIN_BYTES = 64 << 10  # of an error's body, so that its connection can be kept
 _REDIRECTS = frozenset((301, 302, 307, 308))
 _MAX_REDIRECTS = 3
@@ -38,7 +39,15 @@ class Answer:
     closes the connection where the rest is long.
     """
 
-    def __init__(self, response: httpcore.Response, target: str, what: str, until_s: float) -> None:
+    def __init__(
+        self,
+        response: httpcore.Response,
+        target: str,
+        what: str,
+        until_s: float,
+        ended: Callable[[], None],
+    ) -> None:
+        """`ended` is called when the response is closed."""
         self.status: int = response.status
         self.target = target
         self.headers: dict[str, str] = {}
@@ -48,6 +57,7 @@ class Answer:
         self._response = response
         self._chunks = response.iter_stream()
         self._until_s = until_s
+        self._ended = ended
 
     def renew(self, until_s: float) -> None:
         """More time, for the next page of a stream."""
@@ -71,7 +81,10 @@ class Answer:
             if kind is None or self.status >= 300:
                 self._drain()
         finally:
-            self._response.close()
+            try:
+                self._response.close()
+            finally:
+                self._ended()
 
     def _drain(self) -> None:
         """Reads a short rest. Why it failed doesn't matter: what was asked for has arrived."""
@@ -102,7 +115,7 @@ class HttpPool:
         self._headers = [("Host", parts.netloc), *headers.items()]
         self._max_connections = max_connections
         self._lock = threading.Lock()
-        self._pool: httpcore.ConnectionPool | None = None
+        self._made: HttpConnections | None = None
 
     def deadline_s(self) -> float:
         """When a call that begins now must end, on `time.monotonic`."""
@@ -140,9 +153,9 @@ class HttpPool:
     def close(self) -> None:
         """Closes the connections; calls under way fail with Unreachable. Can be used again."""
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.close()
+            made, self._made = self._made, None
+        if made is not None:
+            made.close()
 
     def _ask_once(
         self, method: str, target: str, headers: Mapping[str, str], body: SentBody, until_s: float
@@ -154,14 +167,20 @@ class HttpPool:
             httpcore.URL(scheme=self._scheme, host=self._host, port=self._port, target=target),
             headers=[*self._headers, *headers.items(), *_length(method, headers, body)],
             content=feed if body.size else None,
-            extensions={"timeout": {"pool": max(0.0, until_s - time.monotonic())}},
         )
         response: httpcore.Response | None = None
+        connections = self._connections()
         with contextlib.suppress(BodyFailed), _transport_errors(what), socket_deadline(until_s):
-            response = self._connections().handle_request(request)
+            connection = connections.take(until_s)
+            try:
+                response = connection.handle_request(request)
+            finally:
+                if response is None:
+                    connections.give_back(connection)
         if response is None:
             raise feed.failure()
-        return Answer(response, target, what, feed.until_s)
+        ended = functools.partial(connections.give_back, connection)
+        return Answer(response, target, what, feed.until_s, ended)
 
     def _redirected(self, answer: Answer, location: str) -> str:
         parts = urlsplit(urljoin(f"{self.origin}{answer.target}", location))
@@ -172,18 +191,22 @@ class HttpPool:
             )
         return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
-    def _connections(self) -> httpcore.ConnectionPool:
+    def _connections(self) -> HttpConnections:
         with self._lock:
-            if self._pool is None:
-                self._pool = httpcore.ConnectionPool(
+            if self._made is None:
+                # Only to make connections by: it knows how, also through a proxy.
+                pool = httpcore.ConnectionPool(
                     ssl_context=_ssl_context() if self._scheme == "https" else None,
                     proxy=_proxy_for(self._scheme, self._host),
-                    max_connections=self._max_connections,
-                    max_keepalive_connections=self._max_connections,
                     keepalive_expiry=KEEPALIVE_S,
                     network_backend=DeadlineBackend(),
                 )
-            return self._pool
+                origin = httpcore.URL(
+                    scheme=self._scheme, host=self._host, port=self._port, target="/"
+                ).origin
+                make = functools.partial(pool.create_connection, origin)
+                self._made = HttpConnections(make, self._max_connections)
+            return self._made
 
 
 def _length(method: str, headers: Mapping[str, str], body: SentBody) -> list[tuple[str, str]]:

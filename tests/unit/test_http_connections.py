@@ -1,0 +1,133 @@
+"""Connections that are kept: used again, bounded, and closed when nobody needs them."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpcore
+import pytest
+
+from mountd.errors import Unreachable
+from mountd.remotes.http_connections import HttpConnections
+from mountd.remotes.http_pool import HttpPool
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        server = self.server
+        assert isinstance(server, _Server)
+        server.peers.append(self.client_address)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        if self.path == "/close":
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.peers: list[object] = []
+
+
+@pytest.fixture
+def server() -> Iterator[_Server]:
+    server = _Server()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def _pool(server: _Server, most: int = 2, timeout_s: float = 5.0) -> HttpPool:
+    return HttpPool(f"http://127.0.0.1:{server.server_port}", {}, most, timeout_s)
+
+
+def _get(pool: HttpPool, target: str = "/") -> bytes:
+    with pool.ask("GET", target, {}) as answer:
+        return answer.chunk()
+
+
+def test_a_connection_is_used_again_and_one_that_the_server_closes_is_not(server: _Server) -> None:
+    pool = _pool(server)
+    for target in ("/", "/", "/close", "/", "/"):
+        assert _get(pool, target) == b"ok"
+    assert len(set(server.peers[:3])) == 1
+    assert len(set(server.peers)) == 2
+    pool.close()
+    assert _get(pool) == b"ok"
+    assert len(set(server.peers)) == 3
+    pool.close()
+
+
+def test_an_answer_that_nobody_read_gives_its_connection_back(server: _Server) -> None:
+    pool = _pool(server, most=1)
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError), pool.ask("GET", "/", {}):
+            raise ZeroDivisionError
+    assert _get(pool) == b"ok"
+    pool.close()
+
+
+def test_who_finds_no_free_connection_in_time_is_told_so(server: _Server) -> None:
+    pool = _pool(server, most=1)
+    with (
+        pool.ask("GET", "/", {}),
+        pytest.raises(Unreachable, match="no answer in time"),
+        pool.ask("GET", "/", {}, until_s=time.monotonic() + 0.05),
+    ):
+        pass
+    assert _get(pool) == b"ok"
+    assert len(server.peers) == 2
+    pool.close()
+
+
+def test_a_server_that_refuses_costs_no_slot() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        pool = HttpPool(f"http://127.0.0.1:{closed.getsockname()[1]}", {}, 1, 5.0)
+        for _ in range(3):
+            with pytest.raises(Unreachable, match="refused"):
+                _get(pool)
+    pool.close()
+
+
+def test_close_closes_also_what_is_under_way(server: _Server) -> None:
+    pool = HttpConnections(_NeverMade, 2)
+    until_s = time.monotonic() + 60.0
+    first, second = pool.take(until_s), pool.take(until_s)
+    pool.give_back(first)
+    pool.close()
+    assert (first.is_closed(), second.is_closed()) == (True, True)
+    pool.give_back(second)
+    assert pool.take(until_s) not in (first, second)
+
+
+class _NeverMade(httpcore.ConnectionInterface):
+    """A connection that is idle until it is closed."""
+
+    def __init__(self) -> None:
+        self._is_closed = False
+
+    def close(self) -> None:
+        self._is_closed = True
+
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    def is_idle(self) -> bool:
+        return not self._is_closed
+
+    def has_expired(self) -> bool:
+        return False
