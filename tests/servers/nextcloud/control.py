@@ -36,9 +36,10 @@ class Port(Protocol):
 
 
 class Control:
-    def __init__(self, service: Service, port: Port) -> None:
+    def __init__(self, service: Service, port: Port, push: Port) -> None:
         self._service = service
         self._port = port
+        self._push = push
         self.held: list[Callable[[], None]] = []
         self._actions: dict[str, Callable[[Json], Json]] = {
             "ping": lambda spec: {"ok": True},
@@ -132,6 +133,7 @@ class Control:
             "max_rss_bytes": usage.ru_maxrss * 1024,
             "spool_bytes": self._service.spool.used_bytes(),
             "connections": self._port.connection_count,
+            "push_connections": self._push.connection_count,
             "held": len(self.held),
             "requests": len(self._service.log),
             "auth_failures": self._service.auth_failures,
@@ -142,16 +144,19 @@ class Control:
         return as_json(self._service.settings)
 
     def _listen(self, spec: Json) -> Json:
+        port = self._push if spec.get("push") else self._port
         if spec.get("open", True):
-            self._port.reopen()
+            port.reopen()
         else:
-            self._port.shut(drop=spec.get("drop", True), for_s=spec.get("for_s"))
+            port.shut(drop=spec.get("drop", True), for_s=spec.get("for_s"))
         return {}
 
     def _reset(self, spec: Json) -> Json:
         """Back to an empty, honest server with the one account that is given."""
         self._release({})
         self._port.reopen()
+        self._push.shut(drop=True, for_s=None)
+        self._push.reopen()
         service = self._service
         service.knobs.clear()
         service.log.clear()

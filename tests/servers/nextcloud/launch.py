@@ -138,6 +138,13 @@ class NextcloudServer:
     def accept_connections(self) -> None:
         self._process.call("listen", {"open": True})
 
+    def refuse_push(self, *, drop: bool = True) -> None:
+        """Closes the port of notify_push, and resets who listens there unless `drop` is False."""
+        self._process.call("listen", {"push": True, "open": False, "drop": drop})
+
+    def accept_push(self) -> None:
+        self._process.call("listen", {"push": True, "open": True})
+
     def reset(self) -> None:
         """Back to an empty, honest server with an empty log: for between tests."""
         self._process.call("reset", {"user": self.user, "password": self.password})
@@ -189,7 +196,8 @@ class NextcloudServer:
             time.sleep(0.005)
 
     def stats(self) -> dict[str, Any]:
-        """cpu_s, max_rss_bytes, spool_bytes, connections, held, requests, auth_failures."""
+        """cpu_s, max_rss_bytes, spool_bytes, connections, push_connections, held, requests,
+        auth_failures."""
         found: dict[str, Any] = self._process.call("stats", {})
         return found
 

@@ -10,6 +10,7 @@ from itertools import count
 
 from tests.servers.nextcloud.app import App
 from tests.servers.nextcloud.control import Control
+from tests.servers.nextcloud.push import PushConnection, PushHub
 from tests.servers.nextcloud.service import Service
 from tests.servers.s3.connection import Connection
 from tests.servers.s3.loop import Loop
@@ -34,14 +35,23 @@ class Server:
         self._numbers = count(1)
         service = Service(spool_in(options.data), self._loop)
         service.add_account(options.user, options.password)
-        self.dav = Listener(self._loop, options.port, lambda sock: self._connect(sock, self.dav))
-        self.control = Listener(self._loop, 0, lambda sock: self._connect(sock, self.control))
+        self.dav: Listener[Connection] = Listener(
+            self._loop, options.port, lambda sock: self._connect(sock, self.dav)
+        )
+        self.control: Listener[Connection] = Listener(
+            self._loop, 0, lambda sock: self._connect(sock, self.control)
+        )
+        hub = PushHub(service)
+        self.push: Listener[PushConnection] = Listener(
+            self._loop, 0, lambda sock: PushConnection(self._loop, sock, hub, self.push.forget)
+        )
         service.port = self.dav.port
-        self._app = App(service, Control(service, self.dav))
+        service.push_port = self.push.port
+        self._app = App(service, Control(service, self.dav, self.push))
         if options.exit_with_stdin:
             StdinWatch(self._loop)
 
-    def _connect(self, sock: socket.socket, listener: Listener) -> Connection:
+    def _connect(self, sock: socket.socket, listener: Listener[Connection]) -> Connection:
         return Connection(self._loop, sock, self._app, next(self._numbers), listener.forget)
 
     def run(self) -> None:

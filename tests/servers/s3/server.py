@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from typing import Generic, Protocol, TypeVar
 
 from tests.servers.s3.app import App
 from tests.servers.s3.connection import Connection
@@ -23,15 +24,22 @@ BACKLOG = 1024
 ACCEPTS_PER_TURN = 64
 
 
-class Listener:
+class Abortable(Protocol):
+    def abort(self) -> None: ...
+
+
+_Connection = TypeVar("_Connection", bound=Abortable)
+
+
+class Listener(Generic[_Connection]):
     """A TCP port on 127.0.0.1 and its connections. `connect` makes a connection of a socket."""
 
     def __init__(
-        self, loop: Loop, port: int, connect: Callable[[socket.socket], Connection]
+        self, loop: Loop, port: int, connect: Callable[[socket.socket], _Connection]
     ) -> None:
         self._loop = loop
         self._connect = connect
-        self._connections: set[Connection] = set()
+        self._connections: set[_Connection] = set()
         self._sock = _bound(port)
         self.port: int = self._sock.getsockname()[1]
         self._open = False
@@ -51,7 +59,7 @@ class Listener:
             sock.setblocking(False)
             self._connections.add(self._connect(sock))
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: _Connection) -> None:
         self._connections.discard(connection)
 
     def reopen(self) -> None:
@@ -127,13 +135,17 @@ class Server:
         self._numbers = count(1)
         verifier = Verifier(options.credentials, options.region)
         service = Service(verifier, spool_in(options.data), options.region)
-        self.s3 = Listener(self._loop, options.port, lambda sock: self._connect(sock, self.s3))
-        self.control = Listener(self._loop, 0, lambda sock: self._connect(sock, self.control))
+        self.s3: Listener[Connection] = Listener(
+            self._loop, options.port, lambda sock: self._connect(sock, self.s3)
+        )
+        self.control: Listener[Connection] = Listener(
+            self._loop, 0, lambda sock: self._connect(sock, self.control)
+        )
         self._app = App(service, Control(service, self.s3))
         if options.exit_with_stdin:
             StdinWatch(self._loop)
 
-    def _connect(self, sock: socket.socket, listener: Listener) -> Connection:
+    def _connect(self, sock: socket.socket, listener: Listener[Connection]) -> Connection:
         return Connection(self._loop, sock, self._app, next(self._numbers), listener.forget)
 
     def run(self) -> None:
