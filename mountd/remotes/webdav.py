@@ -14,6 +14,7 @@ from mountd.remotes.base import Body, Capabilities, Identity, Upload
 from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.webdav_leftovers import Leftovers
 from mountd.remotes.webdav_path import encode_path
+from mountd.remotes.webdav_probe import NOTHING, Proof
 from mountd.remotes.webdav_read import DavReader
 from mountd.remotes.webdav_write import DavWriter
 from mountd.source import Source
@@ -59,6 +60,7 @@ class WebdavStore:
     def __init__(self, pool: HttpPool, base: str, max_parallel: int) -> None:
         self._pool = pool
         self._capabilities = replace(CAPABILITIES, max_parallel=max_parallel)
+        self._shown_proof: Proof = NOTHING
         leftovers = Leftovers()
         self._reader = DavReader(pool, base, leftovers)
         self._writer = DavWriter(pool, base, self._reader, leftovers)
@@ -68,12 +70,16 @@ class WebdavStore:
         """What a server enforces is known only after the first write, and only where it locks a
         file for a change (Nextcloud, ownCloud) it is one step: see `webdav_write`."""
         proof = self._writer.proof
-        return replace(
-            self._capabilities,
-            conditional_put=proof.puts is not None and proof.puts.everything,
-            conditional_delete=proof.puts is not None and proof.deletes,
-            keeps_mtime=proof.keeps_mtime,
-        )
+        if proof is not self._shown_proof:
+            # Asked for at each create: 14 us if it were made anew each time.
+            self._capabilities = replace(
+                self._capabilities,
+                conditional_put=proof.puts is not None and proof.puts.everything,
+                conditional_delete=proof.puts is not None and proof.deletes,
+                keeps_mtime=proof.keeps_mtime,
+            )
+            self._shown_proof = proof
+        return self._capabilities
 
     def stat(self, key: str) -> Entry:
         return self._reader.stat(key)

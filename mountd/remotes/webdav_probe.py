@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from mountd.errors import (
     Denied,
@@ -95,6 +95,9 @@ class Proof:
     collections: bool = True
 
 
+NOTHING: Final = Proof()
+
+
 class Proves(Protocol):
     """Where a `Proof` comes from."""
 
@@ -145,7 +148,7 @@ class Prover:
     @property
     def proof(self) -> Proof:
         """See `Proves`."""
-        return self._proved or Proof()
+        return self._proved or NOTHING
 
     def for_change(self, key: str) -> Proof:
         """See `Proves`."""

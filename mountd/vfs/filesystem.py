@@ -84,6 +84,7 @@ class FileSystem:
             self.files,
             self.writes,
             keeps_empty_directories=store.capabilities.real_directories,
+            name_rules=lambda: store.capabilities.name_rules,
             wall_clock_ns=wall_clock_ns,
         )
         self.subtree = Subtree(self.names, wait_s=wait_s)

@@ -12,12 +12,14 @@ from typing import Final
 from mountd.errors import (
     Exists,
     IsADirectory,
+    NameNotAllowed,
     NoEntry,
     NotADirectory,
     NotEmpty,
     NotPossible,
     Stale,
 )
+from mountd.remotes.base import NameRules
 from mountd.vfs import new_keys
 from mountd.vfs.files import OpenFiles
 from mountd.vfs.listing_rows import version_in
@@ -62,8 +64,11 @@ class Namespace:
         writes: Writes,
         *,
         keeps_empty_directories: bool,
+        name_rules: Callable[[], NameRules | None] = lambda: None,
         wall_clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._ask_name_rules = name_rules
+        self._name_rules: NameRules | None = None
         self.tree = tree
         self.ledger = tree.ledger
         self.writes = writes
@@ -157,7 +162,7 @@ class Namespace:
         cached = await self.listing(parent)
         if self.find(parent, cached, name) is not None:
             raise Exists(name)
-        key = new_keys.key_of_directory(parent, name)
+        key = self.key_of_directory(parent, name)
         change = replace(
             self._change(key, parent, name, self.new_number(), ChangeKind.DIRECTORY),
             expect=self.expected(parent, cached.listing, name, key),
@@ -352,7 +357,22 @@ class Namespace:
     ) -> str:
         """Where a new file or link goes; raises as `new_keys.key_of_file`."""
         key_of = new_keys.key_of_link if is_link else new_keys.key_of_file
-        return key_of(parent, name, lambda beside: self.find(parent, cached, beside))
+        key = key_of(parent, name, lambda beside: self.find(parent, cached, beside))
+        return self._allowed(parent, key)
+
+    def key_of_directory(self, parent: Directory, name: bytes) -> str:
+        """Where a new directory goes; raises as `new_keys.key_of_directory`."""
+        return self._allowed(parent, new_keys.key_of_directory(parent, name))
+
+    def _allowed(self, parent: Directory, key: str) -> str:
+        """The same key. Raises NameNotAllowed where the remote would refuse its name."""
+        rules = self._name_rules
+        if rules is None:  # the remote tells them with its first answer, if at all
+            rules = self._name_rules = self._ask_name_rules()
+        raw = key[len(parent.key) :].removesuffix("/")
+        if rules is not None and not rules.allow(raw):
+            raise NameNotAllowed(f"{raw!r}: the remote forbids the name")
+        return key
 
     def _change(
         self, key: str, parent: Directory, name: bytes, number: int, kind: ChangeKind

@@ -23,7 +23,6 @@ from mountd.types import Entry, Kind
 from mountd.vfs.listing_rows import version_in, without_replaced
 from mountd.vfs.names import shown_names
 from mountd.vfs.namespace import THERE, Found, Namespace
-from mountd.vfs.new_keys import key_of_directory
 from mountd.vfs.nodes import Directory
 from mountd.vfs.overlay import gone_files, key_of_row
 from mountd.vfs.row_attributes import packed
@@ -81,7 +80,7 @@ class Subtree:
         )
         if target is not None and self._ledger.shown.get(target.key):
             raise Exists(to_name)
-        key = key_of_directory(to_parent, to_name)
+        key = self._names.key_of_directory(to_parent, to_name)
         move = Move(source.key, key)
         # The moved directory itself last: it replaces what was at the target.
         self._move_remote(move, entries)
@@ -108,7 +107,7 @@ class Subtree:
             raise NoEntry(from_name)
         if not source.is_directory:
             raise NotADirectory(from_name)
-        key = key_of_directory(to_parent, to_name)
+        key = self._names.key_of_directory(to_parent, to_name)
         expect = names.expected(to_parent, to_cached.listing, to_name, key)
         target = names.find(to_parent, to_cached, to_name)
         return source, target, expect, from_cached.listing

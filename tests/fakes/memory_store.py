@@ -22,7 +22,7 @@ from mountd.errors import (
     Unsupported,
     VersionChanged,
 )
-from mountd.remotes.base import ABSENT, Body, Capabilities, Identity, Upload
+from mountd.remotes.base import ABSENT, Body, Capabilities, Identity, NameRules, Upload
 from mountd.types import Entry, Kind
 
 GATE_TIMEOUT_S = 30.0
@@ -55,7 +55,7 @@ class MemoryStore:
 
     `enforces=False` is a remote that ignores conditions: the store looks first and then acts, and
     what came in between is overwritten. `between_look_and_act`, called with the key, is where a
-    test puts that in.
+    test puts that in. `name_rules` are only told, for others to obey.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class MemoryStore:
     ) -> None:
         self.calls: Counter[str] = Counter()
         self.gate: threading.Event | None = None
+        self.name_rules: NameRules | None = None
         self.between_look_and_act: Callable[[str], object] = lambda key: None
         self._capabilities = Capabilities(
             strong_version=True,
@@ -162,7 +163,7 @@ class MemoryStore:
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._capabilities
+        return replace(self._capabilities, name_rules=self.name_rules)
 
     def stat(self, key: str) -> Entry:
         self._begin("stat")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mountd.errors import Exists, FileSystemError, NameNotAllowed
+from mountd.remotes.base import NameRules
 from mountd.vfs.attributes import NewAttributes
 from mountd_cache.changes import ChangeState, Rows
 from tests.fakes.memory_store import MemoryStore
@@ -36,6 +37,29 @@ async def test_a_name_that_the_listing_would_show_otherwise_is_refused(
             with pytest.raises((FileSystemError, NameNotAllowed)):
                 await rename(fs, "d", name)
         assert await names(fs) == ["a", "d"]
+
+
+async def test_a_name_that_the_remote_forbids_is_refused_at_once_and_asks_nothing(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore({"a": b"1", "d/x": b"", "old.part": b"2"})
+    store.name_rules = NameRules(names=frozenset((".htaccess",)), extensions=(".part",))
+    async with mounted_files(store, tmp_path) as mounted:
+        fs, root = mounted.fs, mounted.fs.tree.root
+        assert await names(fs) == ["a", "d", "old.part"]
+        calls = store.calls.total()
+        for name in ("b.part", ".HTACCESS"):
+            with pytest.raises(NameNotAllowed):
+                await fs.create(root, name.encode(), {})
+            with pytest.raises(NameNotAllowed):
+                await fs.make_directory(root, name.encode(), {})
+            with pytest.raises(NameNotAllowed):
+                await rename(fs, "a", name)
+            with pytest.raises(NameNotAllowed):
+                await rename(fs, "d", name)
+        assert store.calls.total() == calls
+        await rename(fs, "old.part", "new")
+        assert await names(fs) == ["a", "d", "new"]
 
 
 async def test_a_file_beside_a_directory_keeps_its_place_when_the_directory_goes(

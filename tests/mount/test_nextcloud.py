@@ -1,0 +1,98 @@
+"""The real daemon on a Nextcloud-shaped server."""
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.mount.mounting import Mounted, mounted
+from tests.servers.nextcloud.launch import NextcloudServer
+
+pytestmark = [pytest.mark.fuse, pytest.mark.server]
+
+Mount = Callable[[], Mounted]
+CHUNK = 16 << 20
+
+
+@pytest.fixture
+def mount(nextcloud_server: NextcloudServer, tmp_path: Path) -> Iterator[Mount]:
+    """Mounts the account; unmounts at the end, or when it is called again (a remount)."""
+    with ExitStack() as stack:
+
+        def again() -> Mounted:
+            stack.close()
+            return stack.enter_context(
+                mounted(
+                    f"nextcloud://{nextcloud_server.user}@cloud/",
+                    tmp_path,
+                    environment={"MOUNTD_PASSWORD": nextcloud_server.password},
+                    endpoint=nextcloud_server.url,
+                    cache_size="1GiB",
+                )
+            )
+
+        yield again
+
+
+def large(size: int) -> bytes:
+    """No two chunks are alike."""
+    piece = bytes(range(256)) * 4096
+    return b"".join(n.to_bytes(8, "big") + piece[8:] for n in range(size >> 20))
+
+
+def flush(mount: Mounted) -> None:
+    mount.cli("flush", str(mount.path), "--timeout", "25")
+
+
+def test_small_files_are_one_request_each_and_their_directory_one_more(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    at = mount()
+    list(at.path.iterdir())
+    nextcloud_server.clear_log()
+    (at.path / "d").mkdir()
+    for number in range(20):
+        (at.path / "d" / f"f{number}").write_bytes(b"%d" % number)
+    flush(at)
+    assert len(nextcloud_server.tree()) == 21
+    sent = [entry.method for entry in nextcloud_server.log() if entry.method != "PROPFIND"]
+    assert sorted(sent) == ["MKCOL"] + ["PUT"] * 20
+
+
+def test_a_name_that_the_server_forbids_is_einval_at_once(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    at = mount()
+    list(at.path.iterdir())
+    with pytest.raises(OSError) as of_file:
+        (at.path / "a.part").write_bytes(b"x")
+    with pytest.raises(OSError) as of_directory:
+        (at.path / "b.part").mkdir()
+    assert (of_file.value.errno, of_directory.value.errno) == (errno.EINVAL, errno.EINVAL)
+    flush(at)
+    assert nextcloud_server.tree() == []
+
+
+def test_a_killed_daemons_upload_goes_on_after_its_chunks(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    at = mount()
+    (at.path / "first").write_bytes(b"1")
+    flush(at)
+    data = large(6 * CHUNK)
+    nextcloud_server.faults({"op": "PutChunk", "path": "0000[4-9]$", "hold": True})
+    (at.path / "large").write_bytes(data)
+    nextcloud_server.wait_for_requests(6, op="PutChunk", timeout_s=25.0)
+    at.kill()
+    nextcloud_server.clear_faults()
+    nextcloud_server.release()
+    nextcloud_server.clear_log()
+    at = mount()
+    flush(at)
+    assert nextcloud_server.read("large") == data
+    sent = sorted(entry.path[-5:] for entry in nextcloud_server.log(op="PutChunk"))
+    assert "00001" not in sent
+    assert nextcloud_server.log(op="MakeUpload") == []
+    assert nextcloud_server.uploads() == {}
