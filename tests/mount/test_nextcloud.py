@@ -1,6 +1,5 @@
 """The real daemon on a Nextcloud-shaped server."""
 
-import errno
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -66,11 +65,10 @@ def test_a_name_that_the_server_forbids_is_einval_at_once(
 ) -> None:
     at = mount()
     list(at.path.iterdir())
-    with pytest.raises(OSError) as of_file:
+    with pytest.raises(OSError, match="Invalid argument"):
         (at.path / "a.part").write_bytes(b"x")
-    with pytest.raises(OSError) as of_directory:
+    with pytest.raises(OSError, match="Invalid argument"):
         (at.path / "b.part").mkdir()
-    assert (of_file.value.errno, of_directory.value.errno) == (errno.EINVAL, errno.EINVAL)
     flush(at)
     assert nextcloud_server.tree() == []
 
