@@ -53,6 +53,8 @@ class LocalStore:
             max_parallel=max_parallel,
             server_copy=True,
             keeps_mtime=True,
+            keeps_modes=True,
+            lists_attributes=True,
         )
 
     @property

@@ -19,6 +19,7 @@ from mountd.errors import (
     Unreachable,
     VersionChanged,
 )
+from mountd.remotes.local_modes import attributes_in
 from mountd.remotes.temporary_names import is_temporary
 from mountd.types import Entry, Kind
 
@@ -117,10 +118,11 @@ def scanned(path_fd: int) -> Iterator[Iterator[os.DirEntry[str]]]:
 def entry_of(name: str, status: os.stat_result) -> Entry | None:
     """None for what is neither a file nor a directory."""
     if modes.S_ISDIR(status.st_mode):
-        return Entry(name, Kind.DIRECTORY, 0, max(0, status.st_mtime_ns), "")
+        mtime_ns = max(0, status.st_mtime_ns)
+        return Entry(name, Kind.DIRECTORY, 0, mtime_ns, "", attributes_in(status))
     if modes.S_ISREG(status.st_mode):
-        size = status.st_size
-        return Entry(name, Kind.FILE, size, max(0, status.st_mtime_ns), version_of(status))
+        size, mtime_ns = status.st_size, max(0, status.st_mtime_ns)
+        return Entry(name, Kind.FILE, size, mtime_ns, version_of(status), attributes_in(status))
     return None
 
 

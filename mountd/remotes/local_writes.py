@@ -16,6 +16,7 @@ import os
 import stat as modes
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from mountd.errors import (
     Corrupt,
@@ -29,6 +30,7 @@ from mountd.errors import (
     VersionChanged,
 )
 from mountd.remotes.base import ABSENT, Body, Upload
+from mountd.remotes.local_modes import attributes_in, set_attributes
 from mountd.remotes.local_tree import (
     LocalTree,
     can_be_a_name,
@@ -77,8 +79,12 @@ class LocalWrites:
     def copy(
         self, source: str, version: str, key: str, expect: str | None, upload: Upload
     ) -> Entry:
+        if source == key:
+            return self._change(key, version, expect, upload)
         with self._tree.opened(source) as (path_fd, _):
             check_version(source, path_fd, version)
+            given = attributes_in(os.fstat(path_fd)) | dict(upload.attributes)
+            upload = replace(upload, attributes=given)
             with self._tree.errors(source):
                 source_fd = os.open(f"/proc/self/fd/{path_fd}", os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -91,6 +97,23 @@ class LocalWrites:
                 return self._write(key, fill, expect, upload)
             finally:
                 os.close(source_fd)
+
+    def _change(self, key: str, version: str, expect: str | None, upload: Upload) -> Entry:
+        """A copy onto itself: the bytes stay where they are."""
+        with self._tree.opened(key) as (path_fd, _):
+            check_version(key, path_fd, version)
+            if expect not in (None, version):
+                raise VersionChanged(f"{key!r} was to be {expect!r} and is {version!r}")
+            path = f"/proc/self/fd/{path_fd}"
+            with self._errors(key):
+                status = _tell(path, upload)
+                with contextlib.suppress(PermissionError):  # we may not read it
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        os.fsync(fd)
+                    finally:
+                        os.close(fd)
+        return _entry(key, status)
 
     def delete(self, key: str, expect: str | None) -> None:
         with self._tree.opened(key) as (fd, _):
@@ -137,9 +160,7 @@ class LocalWrites:
                     _compare(key, _look(key, parent_fd, name), expect)
                     _move(key, parent_fd, temporary, name, exclusive=expect == ABSENT)
                     _sync_directory(parent_fd)
-        entry = entry_of(key.rpartition("/")[2], status)
-        assert entry is not None
-        return entry
+        return _entry(key, status)
 
     @contextlib.contextmanager
     def _parent(self, key: str) -> Iterator[tuple[int, str]]:
@@ -245,15 +266,28 @@ def _take_over(fd: int, before: os.stat_result) -> None:
 
 
 def _finish(fd: int, upload: Upload) -> os.stat_result:
+    status = _tell(fd, upload)
+    os.fsync(fd)
+    return status
+
+
+def _tell(file: int | str, upload: Upload) -> os.stat_result:
+    """What goes with the bytes, to a file by its descriptor or a path that leads to it."""
     if upload.mtime_ns:
-        os.utime(fd, ns=(time.time_ns(), upload.mtime_ns))
-    status = os.fstat(fd)
+        os.utime(file, ns=(time.time_ns(), upload.mtime_ns))
+    status = os.stat(file)
     if upload.upload_id:
         kept = f"{version_of(status)} {upload.upload_id}".encode()
         with contextlib.suppress(OSError):  # this file system has none
-            os.setxattr(fd, _UPLOAD_ID, kept)
-    os.fsync(fd)
-    return status
+            os.setxattr(file, _UPLOAD_ID, kept)
+    set_attributes(file, upload.attributes)  # last: it may take away that we may write
+    return os.stat(file)
+
+
+def _entry(key: str, status: os.stat_result) -> Entry:
+    entry = entry_of(key.rpartition("/")[2], status)
+    assert entry is not None
+    return entry
 
 
 def _move(key: str, parent_fd: int, temporary: str, name: str, exclusive: bool) -> None:

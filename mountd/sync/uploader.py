@@ -191,7 +191,8 @@ class Uploader:
         base = Base(change.key, change.expect, change.size)
         sending = _Sending(change, attempt, upload, copy, source=base)
         try:
-            if able.server_copy and able.keeps_attributes and change.expect != ABSENT:
+            keeps = able.keeps_attributes or able.keeps_modes
+            if able.server_copy and keeps and change.expect != ABSENT:
                 await self._land(sending)
                 return
         except Unsupported:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mountd.errors import VersionChanged
 from mountd.remotes.base import ABSENT, Upload
 from tests.contract.conftest import OpenStore
 from tests.contract.targets import Limit, Target, skip_if
@@ -48,3 +49,26 @@ def test_a_copy_keeps_the_attributes_that_are_not_said_anew(
     assert found.mtime_ns == MTIME_NS or not store.capabilities.keeps_mtime
     assert key != "file" or made.attributes in (None, found.attributes)
     assert store.identify(key).upload_id == "copied"
+
+
+def test_modes_are_kept_where_files_have_their_own(target: Target, open_store: OpenStore) -> None:
+    store = open_store()
+    if not store.capabilities.keeps_modes:
+        pytest.skip("no modes")
+    made = write(store, "file", b"1", ABSENT, Upload("id", MTIME_NS, {"mode": str(0o100600)}))
+    usual = write(store, "usual", b"1", ABSENT, Upload("id", 0, {"mode": str(0o100644)}))
+    assert (made.attributes, usual.attributes) == ({"mode": str(0o100600)}, {})
+    replaced = write(store, "file", b"2", made.version, Upload("id"))
+    assert replaced.attributes == {"mode": str(0o100600)}
+    copied = store.copy("file", replaced.version, "copied", ABSENT, Upload("copied", MTIME_NS))
+    assert copied.attributes == {"mode": str(0o100600)}
+    changed = store.copy("copied", copied.version, "copied", copied.version, Upload("c", 0, MODES))
+    assert changed.version == copied.version
+    assert (changed.attributes or {})["mode"] == MODES["mode"]
+    assert store.identify("copied").upload_id == "c"
+    listed = {entry.name: entry.attributes for entry in entries(open_store(), "")}
+    assert listed == {"file": {"mode": str(0o100600)}, "usual": {}, "copied": changed.attributes}
+    with pytest.raises(VersionChanged):
+        store.copy("copied", replaced.version, "copied", replaced.version, Upload("d"))
+    with pytest.raises(VersionChanged):
+        store.copy("copied", copied.version, "copied", ABSENT, Upload("d"))

@@ -166,3 +166,26 @@ def test_xattrs_that_have_no_place_are_refused(mount: Mount, tmp_path: Path) -> 
         (found.path / "f").write_bytes(b"x")
         assert errno_of(os.setxattr, found.path / "f", "user.a", b"") == errno.EOPNOTSUPP
         assert errno_of(os.getxattr, found.path / "f", "user.a") == errno.ENODATA
+
+
+def test_modes_of_a_local_tree_are_real(tmp_path: Path) -> None:
+    remote = tmp_path / "remote"
+    remote.mkdir()
+    for name, mode in (("private", 0o600), ("usual", 0o644), ("run.sh", 0o755)):
+        (remote / name).write_bytes(b"x")
+        (remote / name).chmod(mode)
+    with mounted(f"file://{remote}", tmp_path) as found:
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in found.path.iterdir()}
+        assert modes == {"private": 0o600, "usual": 0o644, "run.sh": 0o755}
+        os.close(os.open(found.path / "secret", os.O_CREAT | os.O_WRONLY, 0o600))
+        inode = (remote / "run.sh").stat().st_ino
+        (found.path / "run.sh").chmod(0o500)
+        os.utime(found.path / "usual", ns=(MTIME_NS, MTIME_NS))
+        flush(found)
+        assert stat.S_IMODE((remote / "secret").stat().st_mode) == 0o600
+        assert stat.S_IMODE((remote / "run.sh").stat().st_mode) == 0o500
+        assert (remote / "run.sh").stat().st_ino == inode  # not a byte of it moved
+        assert (remote / "usual").stat().st_mtime_ns == MTIME_NS
+        (remote / "private").chmod(0o640)
+        found.cli("refresh", str(found.path))
+        assert stat.S_IMODE((found.path / "private").stat().st_mode) == 0o640
