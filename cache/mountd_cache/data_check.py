@@ -12,7 +12,7 @@ from mountd_cache.journal_state import JournalState
 from mountd_cache.proofs import Proofs, Unproved, is_proved
 from mountd_cache.quarantine import SetAside
 from mountd_cache.sidecar import PAGE, BadSidecar, unpack_sidecar
-from mountd_cache.staging import FileKey, data_name, parse_data_name
+from mountd_cache.staging import SPARE, FileKey, data_name, parse_data_name
 
 _NO_PROOFS: Final = Proofs()
 
@@ -45,6 +45,7 @@ class DataCheck:
 
     def run(self) -> Findings:
         """Raises OSError."""
+        self._take_back_spares()
         self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._check_files()
@@ -55,6 +56,23 @@ class DataCheck:
                 self._prove(key, proofs)
         self._find_orphans()
         return self._findings
+
+    def _take_back_spares(self) -> None:
+        """A spare that has bytes was a layer's file already when the power went, and the new name
+        was lost."""
+        for name in [name for name in self._files if name.startswith(SPARE)]:
+            path = self._folder / name
+            if os.stat(path).st_size <= PAGE:
+                continue
+            key = _key_in(path)
+            if key is None or data_name(key) in self._files:
+                continue
+            content = self._state.ledger.contents.get(key[0])
+            is_wanted = content and any(layer.number == key[1] for layer in content.layers)
+            if is_wanted or key in self._state.gone:
+                self._disk.rename(path, self._folder / data_name(key))
+                self._files.remove(name)
+                self._files.add(data_name(key))
 
     def _check_files(self) -> None:
         for content in self._state.ledger.contents.values():
@@ -124,7 +142,7 @@ class DataCheck:
             path, key = self._folder / name, parse_data_name(name)
             if key is not None and key in self._state.gone:
                 continue
-            is_ours = key is not None or name.startswith(TEMP_PREFIX)
+            is_ours = key is not None or name.startswith((TEMP_PREFIX, SPARE))
             if is_ours and path.is_file() and os.stat(path).st_size <= PAGE:
                 self._findings.useless.append(path)
             else:
@@ -144,6 +162,16 @@ class _Reader:
         if len(found) != end - start:
             raise EOFError
         return found
+
+
+def _key_in(path: Path) -> FileKey | None:
+    """Of which layer a data file says that it is."""
+    try:
+        with open(path, "rb") as file:
+            found = unpack_sidecar(file.read(PAGE))
+        return int(found["content"]), int(found["layer"])
+    except (OSError, BadSidecar, KeyError, TypeError, ValueError):
+        return None
 
 
 def describe(path: Path) -> str:

@@ -122,8 +122,7 @@ class Durability:
             self._sync_files(checkpoint.unsynced)
             self._store.save(checkpoint.update)
             if checkpoint.update.unlinked:
-                self._staging.unlink(checkpoint.update.unlinked)
-                self._staging.forget_unlinked()
+                self._staging.retire(tuple(checkpoint.update.unlinked))
             self._log.trim(checkpoint.lsn)
             self._log.keep_spare()
         finally:

@@ -29,7 +29,7 @@ from mountd_cache.proofs import Unproved
 from mountd_cache.records import Cover, Dated, Freeze, Release, fits_dated, pack, pack_write
 from mountd_cache.recovery import Recovered, Recovery, recover
 from mountd_cache.sidecar import pack_sidecar
-from mountd_cache.staging import FileKey, Staging
+from mountd_cache.staging import RECYCLE_FROM, FileKey, Staging
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,11 @@ class Journal:
         disk: FileIO = DISK,
         boot_id: str | None = None,
         wall_clock: Callable[[], int] = time.time_ns,
+        recycle_from: int = RECYCLE_FROM,
     ) -> Self:
         """The journal in `folder`, which is made private and recovered. Blocks: 1.4 s with
         100,000 changes that all have contents. `wall_clock`: nanoseconds since the epoch.
+        `recycle_from`: see Staging.
 
         Raises OSError (EWOULDBLOCK: another process has it open), DirectoryNotPrivate, and
         JournalTooNew, which leaves everything as it was.
@@ -81,7 +83,8 @@ class Journal:
             with collector_off():
                 boot_id = boot_id or this_boot()
                 found = recover(folder, disk=disk, boot_id=boot_id, now_ns=wall_clock())
-                journal = cls._begin(folder, found, disk, lock_fd)
+                staging = Staging(folder / "staging", disk=disk, recycle_from=recycle_from)
+                journal = cls._begin(folder, found, disk, lock_fd, staging)
         except SegmentTooNew as error:
             os.close(lock_fd)
             raise JournalTooNew(f"{error}: use the later mountd that wrote it") from error
@@ -92,9 +95,10 @@ class Journal:
         return journal
 
     @classmethod
-    def _begin(cls, folder: Path, found: Recovered, disk: FileIO, lock_fd: int) -> Self:
+    def _begin(
+        cls, folder: Path, found: Recovered, disk: FileIO, lock_fd: int, staging: Staging
+    ) -> Self:
         """Begins a new log after what was found, and writes down what recovery decided."""
-        staging = Staging(folder / "staging", disk=disk)
         try:
             log = OpLog(
                 folder / "log",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mountd_cache.staging import SPARE
 from tests.servers.s3.launch import LogEntry, S3Server
 
 ANSWER_LATE_MS = 60_000.0
@@ -209,7 +210,13 @@ def _file_points(cache: Path, rng: random.Random) -> list[Point]:
     def is_frozen(name: str) -> bool:
         return name.endswith(".data") and not name.endswith("-0.data")
 
-    log, staging = journal / "log", journal / "staging"
+    def is_data(name: str) -> bool:
+        return name.endswith(".data")
+
+    def is_spare(name: str) -> bool:
+        return name.startswith(SPARE)
+
+    log, staging, made = journal / "log", journal / "staging", IN_CREATE | IN_MOVED_TO
     return [
         AtFile("checkpoint begins", log, IN_CREATE | IN_MOVED_TO, is_log, late_s=late()),
         AtFile(
@@ -221,8 +228,9 @@ def _file_points(cache: Path, rng: random.Random) -> list[Point]:
             late_s=late(),
         ),
         AtFile("log is trimmed", log, IN_DELETE, is_log, late_s=late()),
-        AtFile("data file is made", staging, IN_CREATE, bool, count=count, late_s=late()),
-        AtFile("state is frozen", staging, IN_CREATE, is_frozen, count=count, late_s=late()),
+        AtFile("data file is made", staging, made, is_data, count=count, late_s=late()),
+        AtFile("frozen file is written", staging, made, is_frozen, count=count, late_s=late()),
+        AtFile("data file is spared", staging, IN_MOVED_TO, is_spare, count=count, late_s=late()),
         AtFile("data file goes", staging, IN_DELETE, bool, count=count, late_s=late()),
         AtFile(
             "listings are written",

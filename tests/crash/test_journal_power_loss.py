@@ -39,7 +39,7 @@ def run_of_crashes(rng: random.Random, root: Path) -> None:
                 actor.run(rng.randrange(60))
                 while rng.random() < 0.4:
                     actor.journal.abandon()  # killed, and started again on the same boot
-                    journal = Journal.open(folder, disk=disk, boot_id=str(boot))
+                    journal = Journal.open(folder, disk=disk, boot_id=str(boot), recycle_from=1)
                     actor = Actor(journal, rng, history)
                     actor.run(rng.randrange(30))
             actor.journal.abandon()
@@ -59,7 +59,7 @@ def one_boot(
     history: History | None,
     journal_id: str | None,
 ) -> Actor:
-    journal = Journal.open(folder, disk=disk, boot_id=boot_id)
+    journal = Journal.open(folder, disk=disk, boot_id=boot_id, recycle_from=1)
     if history is not None:
         check(journal, history)
         assert journal.id == journal_id, "a power cut was taken for damage"
