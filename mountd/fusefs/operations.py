@@ -73,6 +73,7 @@ class Operations(WriteOperations):
         super().__init__(fs, virtual, owner, flush)
         self._files = fs.files
         self._xattrs = xattrs
+        self._asking = fs.asking if fs.asking.is_wanted else None
         self._directories: dict[int, OpenDirectory] = {}
         self._next_directory = 1
 
@@ -88,8 +89,8 @@ class Operations(WriteOperations):
             if self._virtual.is_directory(parent_inode):
                 return _absent(0.0)
             parent = self._tree.directory(parent_inode)
-            if self._fs.asking.is_on:
-                await self._fs.asking.name(parent, name)
+            if self._asking is not None and self._asking.is_on:
+                await self._asking.name(parent, name)
             try:
                 return self._entry(await self._tree.lookup(parent, name))
             except NoEntry:
@@ -143,8 +144,8 @@ class Operations(WriteOperations):
             opened.used = True
             if start_id >= FIRST_ROW or self._dots(opened.directory, start_id, token):
                 first, end = max(0, start_id - DOT_DOT), len(opened.cached.listing)
-                if self._fs.asking.is_on:
-                    end = await self._fs.asking.rows(opened.directory, opened.cached, first)
+                if self._asking is not None and self._asking.is_on:
+                    end = await self._asking.rows(opened.directory, opened.cached, first)
                 self._rows(opened, first, end, token)
         except Exception as exc:
             fail(exc)

@@ -209,7 +209,9 @@ class WriteOperations(pyfuse3.Operations):
         entry = pyfuse3.EntryAttributes()
         owner = self._owner
         entry.st_ino = attributes.number
-        mode = owner.mode(attributes.mode, is_dir=attributes.is_dir)
+        mode = owner.directory_mode if attributes.is_dir else owner.file_mode
+        if attributes.mode is not None:
+            mode = owner.mode(attributes.mode, is_dir=attributes.is_dir)
         entry.st_mode = LINK_MODE if attributes.is_link else mode
         entry.st_nlink = 1  # for a directory too: find(1) then does not count on 2 + children
         entry.st_uid = owner.uid if attributes.uid is None else attributes.uid

@@ -56,7 +56,7 @@ class Asking:
     def __init__(self, tree: Tree, *, wait_s: float, is_wanted: bool) -> None:
         self._tree = tree
         self._wait_s = wait_s
-        self._is_wanted = is_wanted
+        self.is_wanted = is_wanted
         self._waiting: deque[_Question] = deque()
         self._questions: dict[int, _Question] = {}  # by inode, until they are done
         self._workers = 0
@@ -83,7 +83,7 @@ class Asking:
     @property
     def is_on(self) -> bool:
         """Whether there is anything to ask here."""
-        return self._is_wanted and self._nursery is not None and self._tree.known.must_be_asked
+        return self.is_wanted and self._nursery is not None and self._tree.known.must_be_asked
 
     async def name(self, parent: Directory, name: bytes) -> None:
         """Waits for one name's attributes, before it is looked up."""

@@ -466,7 +466,10 @@ class Tree:
 
     def row_attributes(self, cached: CachedListing, row: int) -> Attributes:
         """Of a name that is as the listing says."""
-        found = self.known.of(cached.listing.row(row))
+        found = cached.listing.row(row)
+        if self.known.told:
+            found = self.known.of(found)
+        mode, uid, gid = shown_in(found.attributes) if found.attributes else UNKNOWN
         return Attributes(
             found.ino,
             found.is_dir,
@@ -474,8 +477,10 @@ class Tree:
             found.mtime_ns,
             version_in(found.version),
             self.timeout_s(cached),
-            *(shown_in(found.attributes) if found.attributes else UNKNOWN),
-            is_link=found.is_link,
+            mode,
+            uid,
+            gid,
+            found.is_link,
         )
 
 
