@@ -90,7 +90,7 @@ class Daemon:
         self._plan = plan
         self._source = plan.source.text
         self._folder = folder
-        self.remote = RemoteStack(open_store(plan.source, settings), settings)
+        self.remote = RemoteStack(open_store(plan.source, settings, folder.path), settings)
         stack.callback(self.remote.store.close)
         self.journal = Journal.open(folder.path / "journal")
         stack.callback(self.journal.close)

@@ -1,14 +1,17 @@
 """SOURCE -> RemoteStore. Stores are imported only when their scheme is used: boto3 alone costs
 0.3 s and 40 MB."""
 
+from pathlib import Path
+
 from mountd.config import Settings
 from mountd.errors import UsageError
 from mountd.remotes.base import RemoteStore
 from mountd.source import Source
 
 
-def open_store(source: Source, settings: Settings) -> RemoteStore:
-    """The bare store for `source`; no request is made yet.
+def open_store(source: Source, settings: Settings, folder: Path | None = None) -> RemoteStore:
+    """The bare store for `source`; no request is made yet. `folder`: of this source alone, where a
+    store may remember what it has found out about the server.
 
     Raises UsageError for a scheme that nobody serves or an extra that is not installed,
     CredentialsError where it is clear without a request that there are none.
@@ -25,8 +28,10 @@ def open_store(source: Source, settings: Settings) -> RemoteStore:
     match source.scheme:
         case "s3":
             from mountd.remotes.s3 import open_s3
+            from mountd.remotes.s3_memory import ProvenFile
 
-            return open_s3(source, settings)
+            memory = ProvenFile(folder / "s3-proven.json") if folder is not None else None
+            return open_s3(source, settings, memory=memory)
         case "gs":
             from mountd.remotes.gcs import open_gcs
 

@@ -86,6 +86,8 @@ def test_a_killed_upload_goes_on_where_it_was(s3_server: S3Server, mount: Mount)
     assert sent(s3_server) <= SIZE + 4 * PART
     assert not uploads_left(s3_server)
     assert second.status()["queue"]["conflicts"] == 0
+    # What the server enforces was proved by the first daemon.
+    assert not s3_server.log(prefix=".mountd-probe")
 
 
 def test_a_stop_with_a_rest_is_gone_on_with(s3_server: S3Server, mount: Mount) -> None:

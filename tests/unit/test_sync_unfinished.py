@@ -1,0 +1,116 @@
+"""Uploads that are under way, as they are kept for another process."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mountd.remotes.base import Upload
+from mountd.sync.unfinished import Unfinished, UnfinishedUploads
+from mountd_cache.changes import Base, Change, ChangeKind, Content, Layer
+
+SIZE = 100
+STATE = Unfinished(
+    *(7, 1, "d/n\udcff\u00fc", "journal-7-1-3-0badcafe-1", 5, {"mode": "33188"}, 9, SIZE)
+)
+
+
+def load(folder: Path) -> UnfinishedUploads:
+    return UnfinishedUploads.load(folder / "uploads")
+
+
+def test_another_process_goes_on_with_what_was_noted(tmp_path: Path) -> None:
+    first = load(tmp_path)
+    upload = first.going_on(STATE, Upload("id"))
+    assert upload.progress is not None
+    upload.progress("token one")
+    upload.progress("token two")
+    second = load(tmp_path)
+    assert second.all() == [replace(STATE, token="token two")]
+    assert second.going_on(STATE, Upload("id")).resume == "token two"
+    other = replace(STATE, id="journal-7-1-4-0badcafe-1")
+    assert second.going_on(other, Upload("id")).resume == ""
+
+
+def test_what_came_to_its_end_is_forgotten(tmp_path: Path) -> None:
+    uploads = load(tmp_path)
+    uploads.note(STATE, "token")
+    uploads.forget(STATE.content, "another token")
+    assert len(load(tmp_path)) == 1
+    uploads.note(STATE, "")
+    assert (len(uploads), len(load(tmp_path))) == (0, 0)
+    assert list((tmp_path / "uploads").iterdir()) == []
+
+
+def test_a_spoilt_file_is_removed_and_the_others_count(tmp_path: Path) -> None:
+    uploads = load(tmp_path)
+    uploads.note(STATE, "token")
+    whole = (tmp_path / "uploads" / "7").read_bytes()
+    spoilt = {
+        "1": b"",
+        "2": whole[:-2],
+        "3": whole.replace(b"token", b"tokem", 1),
+        "4": whole,  # under another's name
+        "5": b"\xff" * 100,
+        "6": b"x" * 100_000,
+    }
+    for name, data in spoilt.items():
+        (tmp_path / "uploads" / name).write_bytes(data)
+    assert load(tmp_path).all() == [replace(STATE, token="token")]
+    assert [path.name for path in (tmp_path / "uploads").iterdir()] == ["7"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(STATE, token="\n"),
+        replace(STATE, token="x" * 3000),
+        replace(STATE, id="none"),
+        replace(STATE, id="journal-8-1-3-0badcafe-1"),
+        replace(STATE, key=""),
+    ],
+)
+def test_what_makes_no_sense_is_not_believed(tmp_path: Path, wrong: Unfinished) -> None:
+    load(tmp_path).note(wrong, wrong.token or "token")
+    assert len(load(tmp_path)) == 0
+
+
+def test_without_a_folder_it_is_known_as_long_as_the_process_lives() -> None:
+    uploads = UnfinishedUploads()
+    uploads.note(STATE, "token")
+    assert uploads.of(7) == replace(STATE, token="token")
+
+
+def of_file(*layers: Layer) -> tuple[Change, Content]:
+    key = STATE.key
+    change = Change(key, "d/", b"n", 2, ChangeKind.FILE, content=7, attributes=STATE.attributes)
+    return change, Content(7, Base(key, "v", 10), list(layers))
+
+
+def written(number: int, size: int, floor: int, *extents: tuple[int, int]) -> Layer:
+    layer = Layer(number, size, floor)
+    for start, end in extents:
+        layer.extents.add(start, end)
+    return layer
+
+
+def test_only_the_frozen_state_of_that_file_is_gone_on_with() -> None:
+    change, content = of_file(
+        written(0, 50, 10), written(1, SIZE, 50, (0, 100)), Layer(2, 100, 100)
+    )
+    assert STATE.depth_in(change, content) == 2
+    assert STATE.depth_in(replace(change, key="other"), content) == 0
+    assert STATE.depth_in(replace(change, attributes={}), content) == 0
+    top = Content(7, None, content.layers[:2])
+    assert STATE.depth_in(change, top) == 0  # it takes writes
+    assert replace(STATE, size=99).depth_in(change, content) == 0
+    assert STATE.depth_in(change, Content(7, None, [content.layers[2], Layer(3, 1, 1)])) == 0
+
+
+def test_it_is_worth_it_while_half_of_it_is_in_the_file() -> None:
+    frozen = written(1, SIZE, 0, (0, 100))
+    for rewritten, is_worth_it in ((0, True), (50, True), (51, False), (100, False)):
+        _, content = of_file(frozen, written(2, SIZE, 100, (0, rewritten)))
+        assert STATE.is_worth_it(content) is is_worth_it
+    _, truncated = of_file(frozen, written(2, 0, 0))
+    assert not STATE.is_worth_it(truncated)
