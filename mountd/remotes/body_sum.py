@@ -33,6 +33,11 @@ class RunningSum:
         """The bytes [start, end), which begin no later than where the sum ends."""
         return SentBody(end - start, lambda: self._read(start, end))
 
+    def pass_by(self, end: int) -> None:
+        """Adds the bytes [0, end) without sending them."""
+        for _ in self._read(0, end):
+            pass
+
     def with_last(self, start: int, data: Buffer) -> str:
         """The sum with `data` at its end."""
         self._add(start, data)

@@ -101,7 +101,7 @@ class GcsRest:
         raise Unsupported("here every file is sent whole")
 
     def abandon(self, key: str, token: str) -> None:
-        """Nothing: no upload outlives its call here."""
+        self._writes.abandon(key, token)
 
     def delete(self, key: str, expect: str | None) -> None:
         self._writes.delete(key, expect)

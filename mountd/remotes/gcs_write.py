@@ -13,6 +13,7 @@ from mountd.errors import Corrupt, NameNotAllowed, NotFound, Unreachable, Versio
 from mountd.remotes.base import ABSENT, Body, Capabilities, Upload
 from mountd.remotes.call import upload_timeout_s
 from mountd.remotes.gcs_http import OBJECT_FIELDS, GcsHttp, json_of, object_of
+from mountd.remotes.gcs_session import end_session, session_in
 from mountd.remotes.gcs_upload import upload as upload_bytes
 from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, copied, metadata_of
 from mountd.remotes.object_store import FoundObject, ListedObject
@@ -68,7 +69,12 @@ class GcsWrites:
         if kind := content_type_of(key):
             resource["contentType"] = kind
         query = {"fields": f"{OBJECT_FIELDS},crc32c"} | _condition(expect)
-        return object_of(upload_bytes(self._http, query, resource, body))
+        return object_of(upload_bytes(self._http, query, resource, body, upload))
+
+    def abandon(self, key: str, token: str) -> None:
+        session = session_in(self._http, token)
+        if session:
+            end_session(self._http, key, session)
 
     def delete(self, key: str, expect: str | None) -> None:
         looks = expect is not None and not self.capabilities.conditional_delete
