@@ -99,7 +99,7 @@ class AzureRest:
         raise Unsupported("here every file is sent whole")
 
     def abandon(self, key: str, token: str) -> None:
-        """Nothing: no upload outlives its call here."""
+        """Nothing: blocks that are not committed go by themselves, after a week."""
 
     def delete(self, key: str, expect: str | None) -> None:
         self._writes.delete(key, expect)

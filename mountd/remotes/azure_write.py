@@ -74,7 +74,7 @@ class AzureWrites:
         if kind := content_type_of(key):
             headers["x-ms-blob-content-type"] = kind
         if body.size > BLOCK_BYTES:
-            answer = self._blocks.put(key, body, headers, is_bound=expect is not None)
+            answer = self._blocks.put(key, body, headers, upload, is_bound=expect is not None)
         else:
             data = body.read(0, body.size)
             md5 = hashlib.md5(data, usedforsecurity=False).digest()
