@@ -27,7 +27,7 @@ from mountd.types import Entry
 # "write" is any of the six that change something.
 Reads = Literal["stat", "list", "read", "identify", "list_tree"]
 Writes = Literal["put", "put_delta", "delete", "copy", "make_dir", "remove_dir"]
-Operation = Reads | Writes | Literal["write", "*"]
+Operation = Reads | Writes | Literal["abandon", "write", "*"]
 _WRITES = frozenset(get_args(Writes))
 _Answer = TypeVar("_Answer")
 

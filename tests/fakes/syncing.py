@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from mountd.remotes.base import RemoteStore
 from mountd.sync.base import SyncJournal
 from mountd.sync.queue import SyncQueue
+from mountd.sync.unfinished import UnfinishedUploads
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.local_tree import LocalTree
 from tests.fakes.memory_journal import MemoryJournal
@@ -49,6 +50,7 @@ async def syncing(
     journal: SyncJournal | None = None,
     write_back_s: float = 1.0,
     max_transfers: int = 4,
+    unfinished: UnfinishedUploads | None = None,
 ) -> AsyncIterator[Syncing]:
     faults = FaultStore(store, hang_limit_s=10.0)
     journal = journal or MemoryJournal()
@@ -65,6 +67,7 @@ async def syncing(
         remote_is_well=is_well.is_set,
         host="box",
         jitter=lambda: 0.0,
+        unfinished=unfinished,
     )
     tree.wake = queue.wake
     async with trio.open_nursery() as nursery:
