@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from mountd.errors import Denied, Unreachable
 from mountd.sync.unfinished import UnfinishedUploads
+from tests.conftest import ExpectedLog
 from tests.fakes.memory_journal import MemoryJournal, reopened
 from tests.fakes.parts_store import PART, PartsStore
 from tests.fakes.syncing import Syncing, syncing
@@ -141,8 +142,9 @@ async def test_a_discarded_upload_is_ended(clock: MockClock, store: PartsStore) 
 
 
 async def test_somebody_elses_file_ends_it_and_ours_becomes_a_conflict_copy(
-    clock: MockClock, store: PartsStore
+    clock: MockClock, store: PartsStore, expected_log: ExpectedLog
 ) -> None:
+    expected_log("conflict: 'a' changed on the remote")
     async with syncing(store) as s:
         await broken_off(s, store)
         store.seed("a", b"theirs")
