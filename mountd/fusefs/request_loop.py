@@ -2,8 +2,8 @@
 
 pyfuse3 takes its lock and its waiting from a module that it calls `trio` and that `pyfuse3.asyncio`
 replaces, and so does this. With trio's own, each request costs two switches of tasks, two rounds
-of the event loop and one epoll_ctl, which is more than most handlers: of the 610 us of CPU that
-create, write and close of a small file took, in six requests, 250 went there.
+of the event loop and one epoll_ctl, which is more than most handlers: of the 650 us of CPU that
+create, write and close of a small file took, in seven requests, some 170 went there.
 
 A program that waits for an answer asks again some 20 us after it has got it. So the worker that has
 answered looks for that long whether the next request is there, and reads it with no round in
