@@ -16,6 +16,7 @@ from typing import Final
 import trio
 
 from mountd.errors import NameNotAllowed, NotFound, RemoteError, Unreachable
+from mountd.remotes.call import prefetching
 from mountd.types import Entry
 from mountd.vfs.listing_rows import version_in
 from mountd.vfs.nodes import Directory, Node
@@ -38,13 +39,15 @@ LOOK_EVERY_S: Final = 1.0
 
 @dataclass(eq=False, slots=True)
 class _Question:
-    """About one row. `done` is set with or without an answer."""
+    """About one row. `done` is set with or without an answer. `is_ahead`: nobody waits for it yet,
+    so that reads go first."""
 
     number: int
     directory: str
     key: str
     version: str
     done: trio.Event
+    is_ahead: bool
     is_begun: bool = False
     error: Exception | None = None
 
@@ -150,10 +153,12 @@ class Asking:
                 except NameNotAllowed:
                     continue
                 version = version_in(row.version)
-                question = _Question(number, directory.key, key, version, trio.Event())
+                done = trio.Event()
+                question = _Question(number, directory.key, key, version, done, not first)
                 self._questions[number] = question
                 if not first:
                     self._waiting.append(question)
+            question.is_ahead = question.is_ahead and not first
             asked.append(question)
         if first:
             # Somebody waits: before what is only asked ahead.
@@ -186,6 +191,7 @@ class Asking:
             self._workers -= 1
 
     async def _answer(self, question: _Question) -> None:
+        prefetching.set(question.is_ahead)  # in this worker's own copy of the context
         try:
             if trio.current_time() >= self._rests_until_s:
                 entry = await trio.to_thread.run_sync(
