@@ -343,6 +343,8 @@ class Shared:
         copies = [key for key in objects if "(conflict " in key]
         assert len(copies) <= self.foreign, copies
         stuck = {change.key for change in unsent}
+        # As long as ours waits, a link of others' with its name is not seen, nor a file with ours.
+        stuck |= {key + LINK_SUFFIX for key in stuck} | {k.removesuffix(LINK_SUFFIX) for k in stuck}
         wanted = {key: data for key, data in objects.items() if key not in stuck}
         view = {key: data for key, data in self._view().items() if key not in stuck}
         assert view == wanted

@@ -425,3 +425,27 @@ async def test_a_foreign_file_in_the_place_of_one_that_became_a_link_here_is_see
         fs.refresh(b"")
         assert await names(fs) == ["f", "f.rclonelink"]
         assert await read(fs, "f") == b"theirs"
+
+
+@pytest.mark.parametrize("ours_is_link", [False, True])
+async def test_what_others_made_under_the_name_of_ours_is_seen_once_ours_was_sent(
+    tmp_path: Path, ours_is_link: bool
+) -> None:
+    store = MemoryStore({"other": b""})
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        if ours_is_link:
+            await link(fs, "x", b"ours")
+            store.seed("x", b"theirs")
+        else:
+            await make(fs, "x", b"ours")
+            store.seed("x.rclonelink", b"theirs")
+        fs.refresh(b"")
+        assert await names(fs) == ["other", "x"]
+        assert await is_link(fs, "x") is ours_is_link
+        await sent(mounted)
+        fs.refresh(b"")
+        assert await names(fs) == ["other", "x", "x.rclonelink"]
+        theirs, made_here = ("x", "x.rclonelink") if ours_is_link else ("x.rclonelink", "x")
+        assert await read(fs, theirs) == b"theirs"
+        assert await read(fs, made_here) == b"ours"
