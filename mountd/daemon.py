@@ -38,6 +38,7 @@ from mountd.fusefs.operations import Operations, ownership
 from mountd.remotes.health import HealthState
 from mountd.remotes.registry import open_store
 from mountd.remotes.stack import RemoteStack
+from mountd.room import Room
 from mountd.status import StatusReport
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
@@ -91,6 +92,7 @@ class Daemon:
         self._source = plan.source.text
         self._folder = folder
         self.remote = RemoteStack(open_store(plan.source, settings, folder.path), settings)
+        self.room = Room(self.remote.store)
         stack.callback(self.remote.store.close)
         self.journal = Journal.open(folder.path / "journal")
         stack.callback(self.journal.close)
@@ -159,6 +161,7 @@ class Daemon:
             nursery.start_soon(scan_cache, self.block_files.scan)
             nursery.start_soon(tidy_memory, self._moved)
             nursery.start_soon(probe_remote, self.remote.health)
+            nursery.start_soon(self.room.keep)
             self._let_kernel_forget(nursery)
             self.fuse.mount(self._operations(), self._mount_options())
             try:
@@ -221,7 +224,9 @@ class Daemon:
         )
         virtual = VirtualFiles(lambda: json.dumps(self.status.as_dict(), indent=1).encode())
         flush = self.write_back.flush_handle if settings.durability == "remote" else None
-        return Operations(self.fs, virtual, owner, xattrs=settings.xattrs, flush=flush)
+        return Operations(
+            self.fs, virtual, owner, xattrs=settings.xattrs, flush=flush, room=self.room.now
+        )
 
     def _mount_options(self) -> set[str]:
         settings = self._plan.settings

@@ -32,6 +32,7 @@ from mountd.fusefs.write_operations import (
     WriteOperations,
     fail,
 )
+from mountd.remotes.base import Quota
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.names import NAME_MAX_BYTES
 from mountd.vfs.nodes import ROOT, Attributes, Directory
@@ -68,12 +69,15 @@ class Operations(WriteOperations):
         *,
         xattrs: bool,
         flush: Callable[[int], Awaitable[None]] | None = None,
+        room: Callable[[], Quota | None] = lambda: None,
     ) -> None:
-        """`flush` is called with a handle before close(2) returns; None: nothing hangs on it."""
+        """`flush` is called with a handle before close(2) returns; None: nothing hangs on it.
+        `room` is what is known of the remote's, at once."""
         super().__init__(fs, virtual, owner, flush)
         self._files = fs.files
         self._xattrs = xattrs
         self._asking = fs.asking if fs.asking.is_wanted else None
+        self._room = room
         self._directories: dict[int, OpenDirectory] = {}
         self._next_directory = 1
 
@@ -301,6 +305,10 @@ class Operations(WriteOperations):
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = STATFS_BLOCK
         data.f_blocks = data.f_bfree = data.f_bavail = STATFS_BLOCKS
+        room = self._room()
+        if room is not None and room.free_bytes is not None:
+            data.f_bfree = data.f_bavail = room.free_bytes // STATFS_BLOCK
+            data.f_blocks = data.f_bfree + -(-room.used_bytes // STATFS_BLOCK)
         data.f_files = data.f_ffree = data.f_favail = 1 << 32
         data.f_namemax = NAME_MAX_BYTES
         return data

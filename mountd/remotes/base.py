@@ -80,6 +80,7 @@ class Capabilities:
     `put_delta`: it may work here, without moving the bytes that are there already.
     `name_rules`: the names that `put` and `make_dir` refuse; None where none are known (yet: some
     remotes tell with their first answer).
+    `tells_quota`, `native_move`: the doors of `optional_doors` work.
     """
 
     strong_version: bool
@@ -94,6 +95,8 @@ class Capabilities:
     max_put_bytes: int | None = None
     put_delta: bool = False
     name_rules: NameRules | None = None
+    tells_quota: bool = False
+    native_move: bool = False
     keeps_modes: bool = False
     lists_attributes: bool = False
 

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from typing_extensions import Buffer
 
-from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
+from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
+from mountd.remotes.optional_doors import move_dir_in, quota_of
 from mountd.types import Entry
 
 _Answer = TypeVar("_Answer")
@@ -156,6 +157,15 @@ class CountingStore:
         with self._lock:
             self._up_bytes += counted.read_bytes
         return entry
+
+    def quota(self) -> Quota:
+        with self._lock:
+            self._stat += 1
+        return quota_of(self._store)
+
+    def move_dir(self, source: str, key: str) -> None:
+        self._count_put()
+        move_dir_in(self._store, source, key)
 
     def abandon(self, key: str, token: str) -> None:
         self._count_put()

@@ -32,7 +32,8 @@ from typing import TypeVar
 from typing_extensions import Buffer
 
 from mountd.errors import ContainerMissing, Denied, NotFound, RemoteError, Throttled, Unreachable
-from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
+from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
+from mountd.remotes.optional_doors import move_dir_in, quota_of
 from mountd.types import Entry
 
 SLOW_S = 5.0  # for a stat, or one page of a listing
@@ -352,6 +353,12 @@ class HealthStore:
         return self._write(
             lambda: self._store.put_delta(key, body, expect, upload, source, version, same)
         )
+
+    def quota(self) -> Quota:
+        return self._read(lambda: quota_of(self._store))
+
+    def move_dir(self, source: str, key: str) -> None:
+        self._write(lambda: move_dir_in(self._store, source, key))
 
     def abandon(self, key: str, token: str) -> None:
         self._write(lambda: self._store.abandon(key, token))

@@ -15,8 +15,17 @@ from typing_extensions import Buffer
 
 from mountd.errors import Throttled, Unreachable
 from mountd.remotes import call
-from mountd.remotes.base import LIGHT_BYTES, Body, Capabilities, Identity, RemoteStore, Upload
+from mountd.remotes.base import (
+    LIGHT_BYTES,
+    Body,
+    Capabilities,
+    Identity,
+    Quota,
+    RemoteStore,
+    Upload,
+)
 from mountd.remotes.limit import Limiter, Wait
+from mountd.remotes.optional_doors import move_dir_in, quota_of
 from mountd.types import Entry
 
 BURST_S = 1.0
@@ -192,6 +201,13 @@ class LimitedStore:
     ) -> Entry:
         with self._uploads.begin(body) as paced, self._slot():
             return self._store.put_delta(key, paced, expect, upload, source, version, same)
+
+    def quota(self) -> Quota:
+        return self._small(lambda: quota_of(self._store))
+
+    def move_dir(self, source: str, key: str) -> None:
+        with self._slot():
+            move_dir_in(self._store, source, key)
 
     def abandon(self, key: str, token: str) -> None:
         with self._slot():

@@ -28,7 +28,9 @@ from mountd.types import Entry
 LOCKED_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 # A small look must not wait behind a chunk; a server with a few PHP workers bears no more.
 _SPARE_CONNECTIONS = 2
-_CAPABILITIES = replace(CAPABILITIES, strong_version=True, max_put_bytes=MAX_FILE_BYTES)
+_CAPABILITIES = replace(
+    CAPABILITIES, strong_version=True, max_put_bytes=MAX_FILE_BYTES, tells_quota=True
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class NextcloudStore:
             conditional_delete=proof.puts is not None and proof.deletes,
             keeps_mtime=self._writer.keeps_mtime,
             name_rules=self._door.known.names,
+            native_move=self._door.known.is_nextcloud,
         )
 
     @property
@@ -171,6 +174,10 @@ class NextcloudStore:
 
     def remove_dir(self, key: str) -> None:
         self._writer.remove_dir(key)
+
+    def move_dir(self, source: str, key: str) -> None:
+        """One MOVE: what is inside keeps its ids, shares and old versions."""
+        self._writer.move_dir(source, key)
 
     def _files(self) -> DavReader:
         """Only a Nextcloud's directories have tags that prove what is below them."""

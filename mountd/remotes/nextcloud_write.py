@@ -24,6 +24,8 @@ from mountd.errors import (
     NameNotAllowed,
     NotFound,
     QuotaExceeded,
+    Unsupported,
+    VersionChanged,
 )
 from mountd.remotes.base import ABSENT, Body, Identity, Upload
 from mountd.remotes.http_pool import HttpPool
@@ -163,6 +165,18 @@ class NextcloudWriter:
         it: the server knows no condition for a directory."""
         with self._locks_explained(key):
             self._writer().remove_dir(key)
+
+    def move_dir(self, source: str, key: str) -> None:
+        """See `optional_doors`. Unsupported on a server that is no Nextcloud."""
+        if self._writer() is self._plain:
+            raise Unsupported("this server may move a directory in parts")
+        if not source or not key or key.startswith(source):
+            raise Unsupported(f"{source!r} can't be moved to {key!r}")
+        self._prover.for_change(key)
+        with self._locks_explained(source):
+            until_s = self._pool.deadline_s()
+            if not self._changes.move(source, key, until_s, overwrite=False):
+                raise VersionChanged(f"something is at {key!r}")
 
     def _writer(self) -> DavWriter:
         return self._known if self._door.get().is_nextcloud else self._plain

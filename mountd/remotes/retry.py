@@ -25,7 +25,8 @@ from typing_extensions import Buffer
 
 from mountd.errors import Locked, RemoteError, Throttled, Unreachable
 from mountd.remotes import call
-from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
+from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
+from mountd.remotes.optional_doors import move_dir_in, quota_of
 from mountd.types import Entry, Kind
 
 UNANSWERED_ATTEMPTS = 3
@@ -174,6 +175,9 @@ class RetryingStore:
     def stat(self, key: str) -> Entry:
         return self._retry(self._store.stat, key)
 
+    def quota(self) -> Quota:
+        return self._retry(quota_of, self._store)
+
     def identify(self, key: str) -> Identity:
         return self._retry(self._store.identify, key)
 
@@ -202,6 +206,10 @@ class RetryingStore:
     ) -> Entry:
         with self._deadline(call.upload_timeout_s(self._timeout_s, body.size)):
             return self._store.put_delta(key, body, expect, upload, source, version, same)
+
+    def move_dir(self, source: str, key: str) -> None:
+        with self._deadline(self._timeout_s):
+            move_dir_in(self._store, source, key)
 
     def abandon(self, key: str, token: str) -> None:
         with self._deadline(self._timeout_s):

@@ -1,5 +1,7 @@
 """The real daemon on a Nextcloud-shaped server."""
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -71,6 +73,17 @@ def test_a_name_that_the_server_forbids_is_einval_at_once(
         (at.path / "b.part").mkdir()
     flush(at)
     assert nextcloud_server.tree() == []
+
+
+def test_df_shows_the_accounts_room(mount: Mount, nextcloud_server: NextcloudServer) -> None:
+    nextcloud_server.put("f", bytes(8192))
+    nextcloud_server.configure(quota_bytes=1 << 20)
+    at = mount()
+    deadline_s = time.monotonic() + 10
+    while (found := os.statvfs(at.path)).f_bavail > 1000 and time.monotonic() < deadline_s:
+        pass
+    assert found.f_frsize * found.f_bavail == (1 << 20) - 8192
+    assert found.f_frsize * found.f_blocks == 1 << 20
 
 
 def test_a_killed_daemons_upload_goes_on_after_its_chunks(

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from mountd.config import Settings
-from mountd.errors import Corrupt, NameNotAllowed, QuotaExceeded, RemoteError, VersionChanged
+from mountd.errors import (
+    Corrupt,
+    NameNotAllowed,
+    NotFound,
+    QuotaExceeded,
+    RemoteError,
+    Unsupported,
+    VersionChanged,
+)
 from mountd.remotes.base import ABSENT, Quota, Upload
 from mountd.remotes.nextcloud import NextcloudStore, Uploading, open_nextcloud
 from mountd.source import Source
@@ -123,6 +131,32 @@ def test_room_is_told_and_its_lack_is_a_quota_error(
     with pytest.raises(QuotaExceeded):
         put(store, "g", b"too much")
     assert nextcloud_server.tree() == ["f"]
+
+
+def test_a_directory_moves_in_one_request_and_its_files_stay_what_they_are(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    before = nextcloud_server.put("a/b/f", b"data")
+    nextcloud_server.mkdir("taken")
+    list(store.list(""))
+    assert store.capabilities.native_move
+    nextcloud_server.clear_log()
+    store.move_dir("a/", "c/")
+    assert [entry.method for entry in nextcloud_server.log()] == ["MOVE"]
+    assert nextcloud_server.node("c/b/f") == before
+    with pytest.raises(VersionChanged):
+        store.move_dir("c/", "taken/")
+    with pytest.raises(NotFound):
+        store.move_dir("gone/", "new/")
+    with pytest.raises(NotFound):
+        store.move_dir("c/", "gone/new/")
+    with pytest.raises(NameNotAllowed):
+        store.move_dir("c/", "x.part/")
+    for key in ("c/", "c/d/", ""):
+        with pytest.raises(Unsupported):
+            store.move_dir("c/", key)
+    assert sorted(nextcloud_server.tree()) == ["c/", "c/b/", "c/b/f", "taken/"]
 
 
 def test_what_is_deleted_is_in_the_trash(

@@ -1,0 +1,40 @@
+"""What only some remotes can do. The wrappers have these doors too, and say Unsupported for a
+store that has not; `Capabilities` says it without asking."""
+
+from typing import Protocol, runtime_checkable
+
+from mountd.errors import Unsupported
+from mountd.remotes.base import Quota, RemoteStore
+
+
+@runtime_checkable
+class TellsQuota(Protocol):
+    def quota(self) -> Quota:
+        """The room where the mounted prefix is. One small request; raises any `RemoteError`."""
+        ...
+
+
+@runtime_checkable
+class MovesDirectories(Protocol):
+    def move_dir(self, source: str, key: str) -> None:
+        """Moves a directory with all that is in it, on the remote's side and in one step; what
+        is inside keeps its versions. Both keys end with a slash.
+
+        NotFound where it, or the new parent, is missing; VersionChanged where something is at
+        `key` already. After Unreachable it may have happened, or may happen yet: then look.
+        """
+        ...
+
+
+def quota_of(store: RemoteStore) -> Quota:
+    """As `TellsQuota.quota`. Unsupported where the remote tells none."""
+    if not isinstance(store, TellsQuota):
+        raise Unsupported("this remote does not tell its room")
+    return store.quota()
+
+
+def move_dir_in(store: RemoteStore, source: str, key: str) -> None:
+    """As `MovesDirectories.move_dir`. Unsupported where directories move file by file."""
+    if not isinstance(store, MovesDirectories):
+        raise Unsupported("this remote moves no directories")
+    store.move_dir(source, key)
