@@ -70,24 +70,48 @@ def _set_privately(number: str, levers: KernelLevers) -> None:
     """Where nobody has mounted fusectl, as in most containers: in a mount namespace of a child's
     own, which nobody else sees and which ends with it."""
     script = (
-        f"mount -t fusectl fusectl {CONNECTIONS} && cd {CONNECTIONS}/{number} && "
         f"echo {MAX_BACKGROUND} > max_background && "
         f"echo {CONGESTION_THRESHOLD} > congestion_threshold && "
         "cat max_background congestion_threshold"
     )
     try:
-        done = subprocess.run(
-            ["unshare", "--mount", "sh", "-c", script],
-            capture_output=True,
-            text=True,
-            timeout=PRIVATE_TIMEOUT_S,
-            check=True,
-        )
-        background, threshold = map(int, done.stdout.split())
+        background, threshold = map(int, _privately(number, script).split())
     except (OSError, subprocess.SubprocessError, ValueError) as exc:
         log.debug("fusectl could not be mounted privately: %s", exc)
         return
     levers.max_background, levers.congestion_threshold = background, threshold
+
+
+def _privately(number: str, script: str) -> str:
+    """What `script` says in the connection's folder. Raises OSError, SubprocessError."""
+    enter = f"mount -t fusectl fusectl {CONNECTIONS} && cd {CONNECTIONS}/{number} && "
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", enter + script],
+        capture_output=True,
+        text=True,
+        timeout=PRIVATE_TIMEOUT_S,
+        check=True,
+    )
+    return done.stdout
+
+
+def connection_of(mountpoint: Path) -> str:
+    """The kernel's number of the FUSE mount at `mountpoint`, "" where there is none."""
+    mount = mount_at(str(mountpoint), read_mounts())
+    return mount.device.partition(":")[2] if mount is not None else ""
+
+
+def abort(number: str) -> None:
+    """Ends all that waits for an answer on that connection, with an error. Blocking, short; where
+    neither way is allowed it does nothing."""
+    try:
+        (CONNECTIONS / number / "abort").write_text("1\n")
+    except OSError as exc:
+        log.debug("connection %s was not aborted: %s", number, exc)
+        try:
+            _privately(number, "echo 1 > abort")
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("requests that hang may keep this process from ending: %s", error)
 
 
 def _set(path: Path, value: int, notes: list[str]) -> int | None:

@@ -1,9 +1,9 @@
 """Mounting and unmounting: the session that pyfuse3 keeps in module globals, one per process."""
 
-import contextlib
 import logging
 import os
 import subprocess
+import threading
 import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +13,7 @@ import trio
 
 from mountd.errors import MountPointError
 from mountd.fusefs import request_loop
+from mountd.fusefs.kernel import abort, connection_of
 from mountd.fusefs.operations import Operations
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ UNMOUNT_TIMEOUT_S = 10.0
 # What requests in hand have to end once `terminate` was called; a hanging one may wait for a
 # minute, and whoever asked for it gets ENOTCONN either way.
 TERMINATE_WITHIN_S = 5.0
+TOLD_WITHIN_S = 1.0
 
 
 class FuseMount:
@@ -32,6 +34,9 @@ class FuseMount:
         self._mounted = False
         self._detached = False
         self._serving = trio.CancelScope()
+        self._connection = ""
+        self._telling = 0  # threads that the kernel may keep waiting; all below this lock
+        self._told = threading.Condition()
 
     @property
     def is_mounted(self) -> bool:
@@ -48,6 +53,7 @@ class FuseMount:
                 f"cannot mount at {self.mountpoint}: {exc}; `mountd doctor` says what is missing"
             ) from exc
         self._mounted = True
+        self._connection = connection_of(self.mountpoint)
 
     async def serve(self) -> None:
         """Answers requests until the mount is gone."""
@@ -65,7 +71,22 @@ class FuseMount:
     async def invalidate(self, entries: Iterable[tuple[int, bytes]]) -> None:
         """Makes the kernel forget (parent inode, name) pairs, each with all that is below it.
         In a thread: the kernel may wait for a request of ours meanwhile."""
-        await trio.to_thread.run_sync(_invalidate, list(entries), abandon_on_cancel=True)
+        await trio.to_thread.run_sync(self._invalidate, list(entries), abandon_on_cancel=True)
+
+    def _invalidate(self, entries: Iterable[tuple[int, bytes]]) -> None:
+        for parent, name in entries:
+            with self._told:
+                if not self._mounted:
+                    return  # there is no session any more, and nobody who could remember
+                self._telling += 1
+            try:
+                pyfuse3.invalidate_entry(parent, name)
+            except FileNotFoundError:
+                pass  # the kernel did not know it
+            finally:
+                with self._told:
+                    self._telling -= 1
+                    self._told.notify_all()
 
     async def unmount(self, *, lazy: bool = False) -> str | None:
         """Unmounts while `serve` goes on answering; what the tool said where it could not."""
@@ -87,17 +108,26 @@ class FuseMount:
         return None
 
     def close(self) -> None:
-        """Ends the session, and the mount where it is still there. Harmless when not mounted."""
-        if self._mounted:
+        """Ends the session, and the mount where it is still there. Harmless when not mounted.
+        Blocks for a moment where a thread is just telling the kernel something."""
+        with self._told:
+            if not self._mounted:
+                return
             self._mounted = False
-            # libfuse would try to unmount what is detached already, and complain.
-            pyfuse3.close(unmount=not self._detached)
+            if not self._all_told():
+                # It waits for a directory that a request has locked which nobody answers any more;
+                # this process could not even end. And no session may go below a thread's feet.
+                abort(self._connection)
+                if not self._detached:  # libfuse doesn't do it once the connection is gone
+                    self._unmount(lazy=True)
+                if not self._all_told():
+                    log.warning("the kernel keeps a thread waiting; the session stays as it is")
+                    return
+        # libfuse would try to unmount what is detached already, and complain.
+        pyfuse3.close(unmount=not self._detached)
 
-
-def _invalidate(entries: Iterable[tuple[int, bytes]]) -> None:
-    for parent, name in entries:
-        with contextlib.suppress(FileNotFoundError):  # the kernel did not know it
-            pyfuse3.invalidate_entry(parent, name)
+    def _all_told(self) -> bool:
+        return self._told.wait_for(lambda: not self._telling, TOLD_WITHIN_S)
 
 
 def mount_options(source_text: str, *, read_only: bool, allow_other: bool) -> set[str]:

@@ -149,3 +149,48 @@ def _wait_for_line(log: Path, words: str) -> None:
     while words not in log.read_text():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.01)
+
+
+def test_a_daemon_ends_although_the_kernel_is_being_told_of_a_name_that_somebody_looks_up(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    """The kernel forgets no name in a directory while a look-up there waits for its answer."""
+    s3_server.put("b", "d/f", b"1")
+    with mounted(
+        "s3://b", tmp_path, environment=s3_server.environment(), metadata_ttl_s=1
+    ) as found:
+        assert os.listdir(found.path / "d") == ["f"]
+        time.sleep(1.2)
+        s3_server.faults({"op": "ListObjectsV2", "hold": True})
+        looks = subprocess.Popen(["stat", str(found.path / "new")], stderr=subprocess.DEVNULL)
+        try:
+            s3_server.wait_for_requests(1, op="ListObjectsV2")
+            refresh = subprocess.Popen(
+                [sys.executable, "-m", "mountd", "refresh", str(found.path / "d")],
+                env=found.environment,
+                stderr=subprocess.DEVNULL,
+            )
+            _wait_until_told(found.process.pid)
+            found.process.terminate()
+            _wait_for_line(found.log, "SIGTERM: unmounting")
+            found.process.terminate()
+            assert found.process.wait(SOON_S) in (0, 75)
+            assert not is_mounted(found.path)
+        finally:
+            looks.kill()
+            s3_server.release()
+            s3_server.clear_faults()
+        looks.wait(SOON_S)
+        refresh.wait(SOON_S)
+    assert "Traceback" not in found.log.read_text()
+
+
+def _wait_until_told(pid: int) -> None:
+    """Until a thread of the daemon waits in the kernel for the directory."""
+    until_s = time.monotonic() + SOON_S
+    while time.monotonic() < until_s:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        if any("inval_entry" in (task / "wchan").read_text() for task in tasks):
+            return
+        time.sleep(0.02)
+    raise AssertionError("the kernel was not told")
