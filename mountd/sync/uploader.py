@@ -10,7 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mountd.errors import Corrupt, NotFound, RemoteError, Unreachable, Unsupported, VersionChanged
+from mountd.errors import (
+    Corrupt,
+    Denied,
+    NotFound,
+    RemoteError,
+    Unreachable,
+    Unsupported,
+    VersionChanged,
+)
 from mountd.remotes.base import Upload
 from mountd.sync.attempts import Asker, Attempt, Found, Owner
 from mountd.sync.base import QueueView, SyncJournal
@@ -113,7 +121,9 @@ class Uploader:
         base = base or Base(change.key, change.expect, change.size)
         kept: Mapping[str, str] = {}
         if base.version != ABSENT:
-            with suppress(NotFound):  # the write itself finds out what that means
+            # What NotFound means is found out by the write itself; and whoever may write but not
+            # read must still be able to replace a file.
+            with suppress(NotFound, Denied):
                 there = (await self._asker.call(self._store.identify, base.key)).entry
                 kept = (there.version == base.version and there.attributes) or {}
         return {**known_there(kept), **known(change.attributes)}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import trio
 
-from mountd.errors import Unreachable
+from mountd.errors import Denied, Unreachable
 from mountd.vfs.asking import REST_S
 from mountd.vfs.attributes import NewAttributes
 from mountd.vfs.filesystem import FileSystem
@@ -181,3 +181,17 @@ async def test_who_waits_for_a_remote_that_does_not_answer_gets_what_the_listing
             assert await shown(fs, ["f001"]) == [None]
         finally:
             store.gate.set()
+
+
+async def test_who_may_write_and_not_read_can_replace_a_file(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.seed("f", b"hello", 5, ALL)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        fh = await fs.open((await walk(fs, "f")).number, writes=True, truncates=True)
+        store.fail_next(Denied("HEAD"))
+        await fs.write(fh, 0, b"new")
+        fs.release(fh)
+        await drained(mounted)
+        assert (store.data("f"), store.upload("f").attributes) == (b"new", {})
+        assert store.calls["identify"] == 1
