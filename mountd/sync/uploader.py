@@ -134,11 +134,9 @@ class Uploader:
             raise ContentMissing(f"the staged bytes of {change.key} are not there")
         if self._journal.is_torn(content.id):
             raise ContentMissing(TORN_REASON)
-        state = self._state_to_send(change, content)
+        state, id_, depth = self._state_to_send(change, content)
         content = self._ledger.contents[content.id]
-        depth = state.depth_in(change, content)
-        id_ = UploadId.parse(state.id) or self._id(change, content.id, state.layer)
-        upload = Upload(str(id_), state.mtime_ns, attributes)
+        upload = Upload(state.id, state.mtime_ns, attributes)
         if depth == 0 and content.base is not None:
             await self._send_copy(change, content.base, id_, upload)
         else:
@@ -146,13 +144,14 @@ class Uploader:
             sending = self._of_body(change, body, id_, upload, depth, state)
             await self._land(replace(sending, began=state.began))
 
-    def _state_to_send(self, change: Change, content: Content) -> Unfinished:
+    def _state_to_send(self, change: Change, content: Content) -> tuple[Unfinished, UploadId, int]:
         """The one whose upload has begun (leftovers.py has ended what isn't worth it), or the file
-        as it is now: then what it is known by has no token."""
+        as it is now: then what it is known by has no token. With its depth."""
         begun = self._unfinished.of(content.id)
         depth = begun.depth_in(change, content) if begun is not None else 0
-        if begun is not None and depth and not self._journal.is_torn(content.id, depth):
-            return begun
+        id_ = UploadId.parse(begun.id) if begun is not None and depth else None
+        if begun is not None and id_ and not self._journal.is_torn(content.id, depth):
+            return begun, id_, depth
         began = self._journal.next_sequence()
         depth = len(content.layers) - 1
         if depth < _MOST_LAYERS or self._journal.is_torn(content.id, depth):
@@ -160,10 +159,12 @@ class Uploader:
             content = self._ledger.contents[content.id]
         layer = content.layers[depth - 1].number if depth else -1
         size = content.layers[depth - 1].size if depth else 0
-        id_ = str(self._id(change, content.id, layer))
-        return Unfinished(
-            *(content.id, layer, change.key, id_, content.mtime_ns, change.attributes, began, size)
+        id_ = self._id(change, content.id, layer)
+        state = Unfinished(
+            *(content.id, layer, change.key, str(id_), content.mtime_ns),
+            *(change.attributes, began, size),
         )
+        return state, id_, depth
 
     async def _send_copy(self, change: Change, base: Base, id_: UploadId, upload: Upload) -> None:
         """A file that the remote has, under another name."""
