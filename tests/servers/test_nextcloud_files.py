@@ -111,7 +111,7 @@ def test_a_folder_matches_no_etag(dav: RawDav) -> None:
     assert dav.files("DELETE", "d", If_Match=etag).status == 412
 
 
-def test_ranges_and_if_range(dav: RawDav) -> None:
+def test_ranges_and_if_range(dav: RawDav, nextcloud_server: NextcloudServer) -> None:
     etag = dav.files("PUT", "f", b"0123456789").etag
     part = dav.files("GET", "f", Range="bytes=2-4", If_Range=etag)
     assert (part.status, part.body) == (206, b"234")
@@ -121,6 +121,10 @@ def test_ranges_and_if_range(dav: RawDav) -> None:
     assert dav.files("GET", "f", Range="bytes=4-2").status == 416
     assert dav.files("GET", "f", Range="bytes=0-1,4-5").status == 200
     assert dav.files("GET", "f", Range="bytes=-3").body == b"789"
+    assert dav.files("GET", "f", Range="bytes=0-0").body == b"0"
+    nextcloud_server.configure(zero_end_is_open=True)
+    first_byte = dav.files("GET", "f", Range="bytes=0-0")
+    assert (first_byte.status, first_byte.headers["content-range"]) == (206, "bytes 0-9/10")
     dav.files("PUT", "empty", b"", Content_Length="0")
     assert dav.files("GET", "empty", Range="bytes=0-0").status == 200
     assert dav.files("GET", "f", Range="bytes=0-1", If_Match='"old"').status == 412

@@ -47,7 +47,9 @@ def read(service: Service, request: Request, node: Node, effects: Effects) -> Re
     span = None
     text = request.headers.get("range", "")
     if text and not effects.ignore_range and _if_range_holds(request, node):
-        span = _span(text, node.size)
+        # SabreDAV takes an end of 0 for none: a 206 with everything (measured on 32.0.1).
+        is_open = service.settings.zero_end_is_open and text == "bytes=0-0"
+        span = _span("bytes=0-" if is_open else text, node.size)
     if span is None:
         return Response(200, headers, node.body)
     start, end = span

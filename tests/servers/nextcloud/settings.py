@@ -22,7 +22,8 @@ class Settings:
     final. `quota_bytes` -3: none; -1 and -2 are what an external storage may say.
     `brute_force_sleep_ms`: slept at a wrong password, twice as long at each further one, at most
     25 s. `gzip_etags`: a web server in front spoils the ETag of what it compresses. `stat_etags`
-    and `clock_s`: see `tree.Storage`.
+    and `clock_s`: see `tree.Storage`. `zero_end_is_open`: the range bytes=0-0 gets everything. The
+    real one has these two ways; they are off until the store can live with them.
     """
 
     version: str = "32.0.1.2"
@@ -49,6 +50,7 @@ class Settings:
     quota_bytes: int = NO_QUOTA
     brute_force_sleep_ms: float = 0.0
     gzip_etags: bool = False
+    zero_end_is_open: bool = False
     stat_etags: bool = False
     clock_s: int = 0
 
