@@ -160,6 +160,13 @@ class BlockCache:
             self._make_room_for_urgent()
         self._nursery.start_soon(self._fetch, fetch)
 
+    def take(self, fetch: Fetch) -> None:
+        """One whose data is there."""
+        self.used_bytes += fetch.length
+        self._keep(fetch)
+        fetch.done.set()
+        self.settle(fetch)
+
     def hold(self, fetch: Fetch) -> None:
         """Somebody waits for it, or is about to take it: it stays."""
         fetch.waiters += 1

@@ -177,6 +177,16 @@ class CachedFile:
             if not fetch.waiters:
                 fetch.served = fetch.length
 
+    def keep_data(self, data: Buffer) -> None:
+        """As `keep`, of the whole file, whose bytes are here already: no thread has to bring them
+        (0.1 ms). Not where a part of it is there or on its way."""
+        if self._gaps(0, self.size, True) != [(0, self.size)] or not self._cache.room(self.size):
+            return
+        fetch = Fetch(self, 0, self.size, False, trio.Event(), memoryview(data).cast("B"))
+        fetch.served = fetch.length
+        self._attach(fetch)
+        self._cache.take(fetch)
+
     def advise(self, start: int, end: int) -> None:
         """Asks the disk to read ahead what is in the block files."""
         block_size = self._cache.block_size
@@ -199,6 +209,12 @@ class CachedFile:
             self._detach(fetch)
             fetch.given_up = True
 
+    def _attach(self, fetch: Fetch) -> None:
+        block_size = self._cache.block_size
+        for index in range(fetch.start // block_size, -(-fetch.end // block_size)):
+            self._by_block.setdefault(index, []).append(fetch)
+        self._fetches += 1
+
     def _detach(self, fetch: Fetch) -> None:
         block_size = self._cache.block_size
         for index in range(fetch.start // block_size, -(-fetch.end // block_size)):
@@ -209,10 +225,7 @@ class CachedFile:
 
     def _begin_one(self, start: int, end: int, urgent: bool) -> None:
         fetch = Fetch(self, start, end, urgent, trio.Event())
-        block_size = self._cache.block_size
-        for index in range(start // block_size, -(-end // block_size)):
-            self._by_block.setdefault(index, []).append(fetch)
-        self._fetches += 1
+        self._attach(fetch)
         self.running_bytes += fetch.length
         self._cache.begin(fetch)
 

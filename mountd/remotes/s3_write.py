@@ -54,11 +54,15 @@ class S3Bucket:
         self._rest = rest
         self._prover = prover
         self._small_puts = small_puts
+        self._told: tuple[Proven | None, Capabilities] | None = None
         self._multipart = S3Multipart(rest)
 
     @property
     def capabilities(self) -> Capabilities:
-        return capabilities_of(self._prover.known, self._rest.place.is_aws)
+        known = self._prover.known
+        if self._told is None or self._told[0] is not known:  # asked several times per upload
+            self._told = known, capabilities_of(known, self._rest.place.is_aws)
+        return self._told[1]
 
     @property
     def proven(self) -> Proven | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mountd.errors import NotFound, VersionChanged
-from mountd.remotes.base import RemoteStore
+from mountd.remotes.base import LIGHT_BYTES, RemoteStore
 from mountd.sync.base import SyncJournal
 from mountd_cache.changes import BASE, ZERO, Base, Content, Piece
 
@@ -18,8 +18,9 @@ class StagedBody:
     """A `Body`: staged bytes, zeros, and what the base on the remote has. Any thread.
 
     Where its pieces are is fixed here, on the loop's thread; a content that is pinned may change
-    or be dropped meanwhile. `gone` is the base if the remote has that version no longer. With
-    `hashed` it keeps an MD5 of what is read from the front to the end.
+    or be dropped meanwhile. `held`: all of its bytes, once a small one was read. `gone` is the base
+    if the remote has that version no longer. With `hashed` it keeps an MD5 of what is read from the
+    front to the end.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class StagedBody:
         hashed: bool = False,
     ) -> None:
         self.gone: Base | None = None
+        self.held: bytes | None = None
         self._journal = journal
         self._store = store
         self._content_id = content_id
@@ -70,6 +72,8 @@ class StagedBody:
             for piece in self._between(start, end)
         ]
         data = parts[0] if len(parts) == 1 else b"".join(parts)
+        if len(data) == self._size <= LIGHT_BYTES:
+            self.held = data
         if self._hash is not None:
             with self._lock:
                 if start <= self._hashed < end:

@@ -226,10 +226,11 @@ class OpenFiles:
         cached.close()
         return reached == file.size
 
-    def keep_sent(self, file: RemoteFile, body: Body) -> None:
+    def keep_sent(self, file: RemoteFile, body: Body, held: bytes | None = None) -> None:
         """Puts what was just sent into the cache, as far as memory and the disk's backlog allow.
 
-        `body` may be gone by the time that it is read: then it comes from the remote.
+        `held`: all of its bytes, where they are at hand. `body` may be gone by the time that it is
+        read: then it comes from the remote.
         """
         remote = self._fetcher(file)
 
@@ -241,7 +242,10 @@ class OpenFiles:
 
         room = min(file.size, self._blocks.backlog_room)
         cached = self._blocks.file(file.digest, file.size, fetch)
-        cached.keep(0, room)
+        if held is not None and room == file.size == len(held):
+            cached.keep_data(held)
+        else:
+            cached.keep(0, room)
         cached.close()
 
     def opened(self, node: Node) -> RemoteFile | None:

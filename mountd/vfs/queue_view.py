@@ -1,6 +1,7 @@
 """What the sync queue may know of the file system, and what it tells it."""
 
 from collections.abc import Callable, Container
+from typing import Protocol
 
 from typing_extensions import Buffer
 
@@ -15,6 +16,13 @@ from mountd_cache.changes import BASE, Base, Change
 
 # Larger files (checkpoints, archives) are rarely read again soon, and would push out what is.
 MAX_KEPT_BYTES = 64 << 20
+
+
+class SentBody(Body, Protocol):
+    """`held`: all of its bytes, where they are at hand."""
+
+    @property
+    def held(self) -> bytes | None: ...
 
 
 class QueueView:
@@ -34,7 +42,7 @@ class QueueView:
     def is_open_for_writing(self, number: int) -> bool:
         return self._writes.is_open_for_writing(number)
 
-    def landing(self, change: Change, body: Body, depth: int, version: str) -> None:
+    def landing(self, change: Change, body: SentBody, depth: int, version: str) -> None:
         """The remote has that frozen state, as `version`, and its staged bytes are about to go: a
         file that was written whole here goes on being read without the remote."""
         content = self._tree.ledger.content_of(change)
@@ -42,7 +50,7 @@ class QueueView:
             return
         if all(piece.layer != BASE for piece in content.pieces(0, body.size, depth)):
             file = remote_file_at(change.key, version, body.size, content.mtime_ns)
-            self._files.keep_sent(file, body)
+            self._files.keep_sent(file, body, body.held)
 
     def sent(self, change: Change) -> None:
         """The remote has taken it."""

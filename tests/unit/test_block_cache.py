@@ -388,3 +388,29 @@ def test_pieces_cover_a_range_exactly_and_stay_within_blocks(
         assert index * block_size <= low < high <= (index + 1) * block_size
         position = high
     assert position == start + length
+
+
+async def test_bytes_that_are_at_hand_are_kept_without_a_fetch() -> None:
+    blocks, remote = DictBlocks(), Remote()
+    data = BODY[: PAGE + 100]
+    async with cache_over(blocks) as cache:
+        file = cache.file(b"sent", len(data), remote.fetch)
+        file.keep_data(data)
+        await until(lambda: blocks.present(b"sent", 0, 0, len(data)) and not cache.used_bytes)
+        assert blocks.read(b"sent", 0, 0, len(data)) == data
+        assert bytes(memoryview(await file.read(0, 9, (0, 9)))) == data[:9]
+        file.keep_data(data)  # they are there
+        assert cache.used_bytes == 0
+        file.close()
+    assert remote.fetched == []
+
+
+async def test_bytes_at_hand_that_find_no_room_are_dropped() -> None:
+    blocks, remote = DictBlocks(), Remote()
+    data = BODY[:PAGE]
+    async with cache_over(blocks, backlog=PAGE - 1) as cache:
+        file = cache.file(b"sent", len(data), remote.fetch)
+        file.keep_data(data)
+        assert cache.used_bytes == 0
+        file.close()
+    assert (blocks.pages, remote.fetched) == ({}, [])
