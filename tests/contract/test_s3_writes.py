@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mountd.errors import (
+    ContainerMissing,
     Corrupt,
     Denied,
     RemoteError,
@@ -146,6 +147,28 @@ def test_a_write_that_fails_is_the_error_that_it_is(
     assert type(failure(lambda: write(store, "file", b"1"))) is expected
     assert ops(s3_server) == ["PutObject"] * 3
     assert s3_server.keys(BUCKET) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ({"status": 404}, ContainerMissing),
+        ({"status": 404, "code": "NotOurs"}, Unreachable),
+        ({"status": 404, "code": "NoSuchKey"}, VersionChanged),
+        ({"status": 403}, Denied),
+        ({"status": 409}, VersionChanged),
+        ({"status": 503}, Throttled),
+    ],
+    ids=str,
+)
+def test_a_small_replacement_that_fails_is_the_error_that_it_is(
+    s3_server: S3Server, store: RemoteStore, fault: dict[str, Any], expected: type[RemoteError]
+) -> None:
+    # obstore says 412 for any 404 to If-Match: a bucket or a proxy that is away is no conflict.
+    made = write(store, "file", b"1")
+    s3_server.faults({"op": "PutObject", **fault})
+    overwrite = partial(write, store, "file", b"22", made.version)
+    assert type(failure(overwrite)) is expected
 
 
 def test_a_small_write_that_fails_once_is_made_by_the_second(
