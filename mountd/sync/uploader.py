@@ -418,8 +418,13 @@ class Uploader:
         found = await self._asker.whose(base.key, behind.since_ns, None, *others)
         if found.owner is not Owner.OURS or found.entry is None or found.id is None:
             return False
-        if found.id.content not in (0, change.content):
-            return False  # 0: a copy onto itself has the same bytes
+        if found.id.content == 0:
+            # A copy onto itself has the bytes of what it replaced, and what that was is in the
+            # journal as long as nobody knows that it has landed.
+            if behind.key != base.key or behind.expect != base.version:
+                return False
+        elif found.id.content != change.content:
+            return False
         new = Base(base.key, found.entry.version, found.entry.size)
         rows = base_moved(self._ledger, base, new, [key])
         if base.key == key and _is_of_attributes(change) and change.expect == base.version:

@@ -324,14 +324,18 @@ class Namespace:
         if not made.content:
             base = change.base if change is not None and change.base else None
             base = base or Base(source.key, source.version, source.size)
-            made = replace(made, base=base)
-            if base.key == key and base.version == expect:
-                # It is back where it came from: nothing has to travel.
-                made = replace(made, base=None, state=ChangeState.CLEAN)
-        gone = self._change(
-            source.key, from_parent, source.name, source.number, ChangeKind.GONE_FILE
-        )
-        return made, (replace(gone, expect=source.version),)
+            made = made_from(base, made, self.ledger.changes.get(key))
+        return made, (self.left_behind(source, from_parent.key),)
+
+    def left_behind(self, source: Found, directory: str) -> Change:
+        """What is at the key that a file or directory was renamed from."""
+        kind = ChangeKind.GONE_DIRECTORY if source.is_directory else ChangeKind.GONE_FILE
+        gone = self.change_at(source.key, directory, source.name, source.number, kind)
+        gone = replace(gone, expect=source.version)
+        if source.change is None or source.change.is_clean:
+            # As the remote has them: see `made_from`.
+            gone = replace(gone, mtime_ns=source.mtime_ns, attributes=source.attributes)
+        return gone
 
     def as_lost_as(self, change: Change, made: Change) -> Change:
         """`made` with the content of `change`. Where a power cut took that it can't be sent."""
@@ -394,3 +398,16 @@ class Namespace:
             since_ns=before.since_ns if before and not before.is_clean else now_ns,
             changed_ns=now_ns,
         )
+
+
+def made_from(base: Base, made: Change, before: Change | None) -> Change:
+    """A renamed file without staged bytes. Where it is back at its old key, no bytes have to
+    travel, and others' there are no conflict; CLEAN unless its time or attributes have changed
+    since. `before`: what was at its key."""
+    if (base.key, base.version) != (made.key, made.expect):
+        return replace(made, base=base)
+    is_same = before is not None and (before.mtime_ns, before.attributes) == (
+        made.mtime_ns,
+        made.attributes,
+    )
+    return replace(made, state=ChangeState.CLEAN) if is_same else made

@@ -22,7 +22,7 @@ from mountd.errors import (
 from mountd.types import Entry, Kind
 from mountd.vfs.listing_rows import version_in, without_replaced
 from mountd.vfs.names import shown_names
-from mountd.vfs.namespace import THERE, Found, Namespace
+from mountd.vfs.namespace import THERE, Found, Namespace, made_from
 from mountd.vfs.nodes import Directory
 from mountd.vfs.overlay import gone_files, key_of_row
 from mountd.vfs.row_attributes import packed
@@ -213,14 +213,12 @@ class Subtree:
         if not found.is_directory and not made.content:
             base = change.base if change else None
             base = base or Base(found.key, found.version, found.size)
-            made = replace(made, base=base)
+            made = made_from(base, made, before)
         move.put[key] = made
         self._leave(move, directory, found)
 
     def _leave(self, move: Move, directory: str, found: Found) -> None:
-        kind = ChangeKind.GONE_DIRECTORY if found.is_directory else ChangeKind.GONE_FILE
-        gone = self._names.change_at(found.key, directory, found.name, found.number, kind)
-        move.put[found.key] = replace(gone, expect=found.version)
+        move.put[found.key] = self._names.left_behind(found, directory)
 
     def _move_itself(
         self,

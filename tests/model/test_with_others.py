@@ -141,3 +141,22 @@ FORESEEN = ("listing ", "conflict: ", "'")
 
 def test_with_others_writing_too_every_living_word_is_on_the_remote() -> None:
     run_state_machine_as_test(WithOthers, settings=SETTINGS)
+
+
+def test_a_directory_that_goes_to_and_fro_brings_nothing_back_twice() -> None:
+    """Others have replaced what ours was in it: theirs stays, and is not taken for ours."""
+    shared = Shared(Witness())
+    try:
+        shared.store.seed("d/z", shared.word())
+        shared.save(("d", "y"))
+        shared.daemon.drain()
+        shared.put("d/y")
+        for _ in range(2):
+            shared.rename_directory("d", "e")
+            shared.rename_directory("e", "d")
+            shared.daemon.advance(2.0)
+        shared.rename_directory("d", "e")
+        shared.finish()
+        assert sorted(shared.store.keys()) == ["d/", "d/y", "e/", "e/z"]
+    finally:
+        shared.daemon.close()

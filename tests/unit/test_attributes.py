@@ -4,6 +4,7 @@ has never asked for it."""
 import threading
 from pathlib import Path
 
+import pytest
 import trio
 
 from mountd.errors import Denied, Unreachable
@@ -83,6 +84,29 @@ async def test_a_time_that_only_says_when_an_object_arrived_is_not_written_over_
         await fs.rename(fs.tree.root, b"dated", fs.tree.root, b"d")
         await drained(mounted)
         assert (store.upload("r").mtime_ns, store.upload("d").mtime_ns) == (77, 99)
+
+
+@pytest.mark.parametrize("top", ["f", "d"])
+async def test_a_chmod_between_a_rename_and_the_way_back_is_sent_and_no_rename_is(
+    tmp_path: Path, top: str
+) -> None:
+    store = MemoryStore()
+    paths = ["d/f", "d/g"] if top == "d" else ["f", "g"]
+    for path in paths:
+        store.seed(path, b"hello", 5, ALL)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs, root = mounted.fs, mounted.fs.tree.root
+        for name in ["d"] if top == "d" else ["f", "g"]:
+            for old, new in [(name, "new" + name), ("new" + name, name)]:
+                await fs.rename(root, old.encode(), root, new.encode())
+                if new[-1] in "fd" and new != name:
+                    number = (await walk(fs, paths[0].replace(name, new, 1))).number
+                    await fs.set_attributes(number, NewAttributes(mode=0o600), None)
+        await drained(mounted)
+        assert [key for key in store.keys() if not key.endswith("/")] == paths  # noqa: SIM118
+        assert store.upload(paths[0]).attributes == {**ALL, "mode": str(0o100600)}
+        assert store.upload(paths[1]).attributes == ALL
+        assert (store.calls["put"], store.calls["copy"]) == (0, 1)
 
 
 # metadata = "full"

@@ -97,6 +97,21 @@ async def test_a_file_that_was_only_touched_makes_no_copy(
     assert {key: store.data(key) for key in list(store.keys())} == {"a": b"theirs"}
 
 
+async def test_a_chmod_of_theirs_does_not_make_it_ours(clock: MockClock, expected_log: Any) -> None:
+    expected_log("the version that this was based on is gone")
+    store = MemoryStore({"a": b"0123456789"})
+    async with syncing(store) as s:
+        s.tree.rename("a", "b")
+        store.seed("a", b"theirs")
+        assert await s.queue.drain() == 1
+        s.tree.set_mode("a", "420")
+        await s.queue.drain()
+        assert store.upload("a").attributes == {"mode": "420"}
+        s.queue.retry()
+        assert await s.queue.drain() == 1
+    assert {key: store.data(key) for key in list(store.keys())} == {"a": b"theirs"}
+
+
 @pytest.mark.parametrize("read", ["all", "half"])
 async def test_the_block_cache_gives_what_was_read_of_that_version(
     tmp_path: Path, expected_log: Any, read: str
