@@ -124,6 +124,8 @@ class Namespace:
         row = listing.find(name)
         if row < 0 or key_of_row(parent.key, listing, row) != key:
             return ABSENT
+        if name in self.ledger.shown.get(parent.key, ()):
+            return ABSENT  # ours was seen in its place: nobody here knows that one
         return THERE if listing.is_dir(row) else version_in(listing.row(row).version)
 
     # -- making

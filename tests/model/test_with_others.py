@@ -160,3 +160,16 @@ def test_a_directory_that_goes_to_and_fro_brings_nothing_back_twice() -> None:
         assert sorted(shared.store.keys()) == ["d/", "d/y", "e/", "e/z"]
     finally:
         shared.daemon.close()
+
+
+def test_a_link_that_replaces_ours_is_not_put_over_theirs() -> None:
+    shared = Shared(Witness())
+    try:
+        shared.save(("a",))
+        shared.put("a.rclonelink")
+        shared.crash()
+        shared.link(("a",), replaces=True)
+        shared.finish()
+        assert "a.rclonelink" in shared.store.keys()  # noqa: SIM118
+    finally:
+        shared.daemon.close()
