@@ -93,10 +93,11 @@ class Operations(WriteOperations):
             if self._virtual.is_directory(parent_inode):
                 return _absent(0.0)
             parent = self._tree.directory(parent_inode)
+            cached = None
             if self._asking is not None and self._asking.is_on:
-                await self._asking.name(parent, name)
+                cached = await self._asking.name(parent, name)
             try:
-                return self._entry(await self._tree.lookup(parent, name))
+                return self._entry(await self._tree.lookup(parent, name, cached))
             except NoEntry:
                 if len(name) > NAME_MAX_BYTES:  # the kernel itself takes 1024
                     raise NameTooLong(name) from None

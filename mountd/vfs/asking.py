@@ -88,12 +88,16 @@ class Asking:
         """Whether there is anything to ask here."""
         return self.is_wanted and self._nursery is not None and self._tree.known.must_be_asked
 
-    async def name(self, parent: Directory, name: bytes) -> None:
-        """Waits for one name's attributes, before it is looked up."""
+    async def name(self, parent: Directory, name: bytes) -> CachedListing | None:
+        """Waits for one name's attributes, before it is looked up in the listing that this returns;
+        None for a name that was changed here."""
+        if name in self._tree.ledger.shown.get(parent.key, ()):
+            return None
         cached = self._tree.fresh(parent) or await self._tree.listing(parent)
         row = cached.listing.find(name)
         if row >= 0:
             await self._wait(self._ask(parent, cached.listing, range(row, row + 1), first=True))
+        return self._tree.cache.get(parent.key) or cached
 
     async def inode(self, node: Node) -> None:
         """Waits for the attributes of a file that is as its listing says, whatever `metadata` is:

@@ -112,7 +112,7 @@ class Folding:
             held = [change for change in same if change.key.startswith(tuple(self._held))]
             self._waiting |= {change.directory for change in held}
             same = [change for change in same if change not in held]
-        keys = tuple(c.key for c in same if whatever or not _says_more(c))
+        keys = tuple(c.key for c in same if whatever or not self._says_more(c))
         if not keys:
             return
         try:
@@ -121,7 +121,8 @@ class Folding:
             log.warning("%d sent changes stay in the journal: %s", len(keys), error)
             self._waiting |= {change.directory for change in same}
 
-
-def _says_more(change: Change) -> bool:
-    """Than a row can. A directory's attributes are nowhere else: a listing may be evicted."""
-    return bool(change.conflict) or (change.is_directory and bool(change.attributes))
+    def _says_more(self, change: Change) -> bool:
+        """Than a row can. What the remote doesn't keep is nowhere else: a listing may be evicted,
+        and remotes have no place for a directory's attributes."""
+        is_only_here = change.is_directory or not self._tree.known.are_kept
+        return bool(change.conflict) or (is_only_here and bool(change.attributes))

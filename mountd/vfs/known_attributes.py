@@ -21,6 +21,12 @@ class KnownAttributes:
         return able.keeps_attributes and not able.lists_attributes
 
     @property
+    def are_kept(self) -> bool:
+        """Whether the remote has a place for modes and owners; else they are only here."""
+        able = self._store.capabilities
+        return able.keeps_attributes or able.keeps_modes
+
+    @property
     def keeps_xattrs(self) -> bool:
         """Whether a file's own xattrs have a place on the remote."""
         return self._store.capabilities.keeps_attributes

@@ -164,7 +164,7 @@ class Namespace:
         cached = await self.listing(parent)
         if self.find(parent, cached, name) is not None:
             raise Exists(name)
-        key = self.key_of_directory(parent, name)
+        key = self.key_of_directory(parent, cached, name)
         change = replace(
             self._change(key, parent, name, self.new_number(), ChangeKind.DIRECTORY),
             expect=self.expected(parent, cached.listing, name, key),
@@ -366,9 +366,11 @@ class Namespace:
         key = key_of(parent, name, lambda beside: self.find(parent, cached, beside))
         return self._allowed(parent, key)
 
-    def key_of_directory(self, parent: Directory, name: bytes) -> str:
+    def key_of_directory(self, parent: Directory, cached: CachedListing, name: bytes) -> str:
         """Where a new directory goes; raises as `new_keys.key_of_directory`."""
-        return self._allowed(parent, new_keys.key_of_directory(parent, name))
+        key_of = new_keys.key_of_directory
+        key = key_of(parent, name, lambda beside: self.find(parent, cached, beside))
+        return self._allowed(parent, key)
 
     def _allowed(self, parent: Directory, key: str) -> str:
         """The same key. Raises NameNotAllowed where the remote would refuse its name."""

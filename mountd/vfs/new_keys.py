@@ -34,11 +34,16 @@ class Seen(Protocol):
 Find = Callable[[bytes], Seen | None]
 
 
-def key_of_directory(parent: Directory, name: bytes) -> str:
-    """Raises NameNotAllowed, NotPermitted, NotPossible."""
+def key_of_directory(parent: Directory, name: bytes, find: Find) -> str:
+    """Raises NameNotAllowed, NotPermitted, NotPossible, and Exists where a link's file has the
+    name: most remotes have one thing of a name."""
     raw, kind = _raw(parent, name)
     if kind is Kind.FILE:
         raise NotPossible(name)
+    if may_be_link(raw):
+        link = find(shown_name(raw.removesuffix(LINK_SUFFIX), at_root=not parent.key))
+        if link is not None and link.key == parent.key + raw:
+            raise Exists(name)
     return parent.key + raw + "/"
 
 
@@ -71,11 +76,12 @@ def key_of_link(parent: Directory, name: bytes, find: Find) -> str:
         raise NotPossible(name)
     if len(linked.encode("utf-8", "surrogatepass")) > NAME_MAX_BYTES:
         raise NameTooLong(f"{name!r}: a link's name is longer on the remote")
-    # What is there as a plain file, and what would get in the link's way at the next LIST.
+    # What is there as a plain file or a directory, and what would get in the link's way at the next
+    # LIST.
     plain = shown_name(linked, at_root=not parent.key)
     for beside in (plain, plain + FILE_SUFFIX, name + FILE_SUFFIX):
         other = find(beside)
-        if other is not None and other.key in (key, parent.key + raw):
+        if other is not None and other.key.removesuffix("/") in (key, parent.key + raw):
             raise Exists(name)
     return key
 

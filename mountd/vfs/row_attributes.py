@@ -103,7 +103,8 @@ def mtime_ns_in(text: str) -> int | None:
     if not digits.isdigit() or not fraction.isdigit():
         return None
     mtime_ns = int(digits) * 1_000_000_000 + int(fraction)
-    return min(-mtime_ns if seconds.startswith("-") else mtime_ns, (1 << 63) - 1)
+    mtime_ns = min(mtime_ns, (1 << 63) - 1)
+    return -mtime_ns if seconds.startswith("-") else mtime_ns
 
 
 def _number(text: str | None, most: int) -> int | None:

@@ -20,14 +20,15 @@ from mountd.errors import (
     Unsupported,
 )
 from mountd.types import Entry, Kind
-from mountd.vfs.listing_rows import version_in, without_replaced
+from mountd.vfs.listing_rows import version_in
 from mountd.vfs.names import shown_names
 from mountd.vfs.namespace import THERE, Found, Namespace, made_from
 from mountd.vfs.nodes import Directory
-from mountd.vfs.overlay import gone_files, key_of_row
+from mountd.vfs.overlay import is_change_of_link, key_of_row
 from mountd.vfs.row_attributes import packed
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
-from mountd_cache.listing import Listing
+from mountd_cache.listing import Listing, Row
+from mountd_cache.metadata_cache import CachedListing
 
 MAX_ENTRIES = 200_000  # more is for whoever asks to copy
 
@@ -39,6 +40,7 @@ class Move:
     old: str
     new: str
     put: dict[str, Change] = field(default_factory=dict)
+    names: dict[str, bytes] = field(default_factory=dict)  # of what was changed here, by old key
 
     def target(self, key: str) -> str:
         return self.new + key[len(self.old) :]
@@ -63,7 +65,7 @@ class Subtree:
         *,
         replaces: bool = True,
     ) -> Found:
-        source, target, _, _ = await self._both(from_parent, from_name, to_parent, to_name)
+        source, target, *_ = await self._both(from_parent, from_name, to_parent, to_name)
         if target is not None and target.key == source.key:
             return source
         if target is not None:
@@ -75,12 +77,11 @@ class Subtree:
         if to_parent.key.startswith(source.key):
             raise NotPossible(f"{source.key!r} into itself")
         entries = await self._on_remote(source, from_parent)
-        source, target, expect, listing = await self._both(
+        source, target, key, expect, listing = await self._both(
             from_parent, from_name, to_parent, to_name
         )
         if target is not None and self._ledger.shown.get(target.key):
             raise Exists(to_name)
-        key = self._names.key_of_directory(to_parent, to_name)
         move = Move(source.key, key)
         # The moved directory itself last: it replaces what was at the target.
         self._move_remote(move, entries)
@@ -97,7 +98,7 @@ class Subtree:
 
     async def _both(
         self, from_parent: Directory, from_name: bytes, to_parent: Directory, to_name: bytes
-    ) -> tuple[Found, Found | None, str, Listing]:
+    ) -> tuple[Found, Found | None, str, str, Listing]:
         names = self._names
         from_cached = await names.listing(from_parent)
         to_cached = await names.listing(to_parent)
@@ -107,10 +108,10 @@ class Subtree:
             raise NoEntry(from_name)
         if not source.is_directory:
             raise NotADirectory(from_name)
-        key = self._names.key_of_directory(to_parent, to_name)
+        key = names.key_of_directory(to_parent, to_cached, to_name)
         expect = names.expected(to_parent, to_cached.listing, to_name, key)
         target = names.find(to_parent, to_cached, to_name)
-        return source, target, expect, from_cached.listing
+        return source, target, key, expect, from_cached.listing
 
     # -- what the remote has
 
@@ -171,30 +172,43 @@ class Subtree:
     def _move_remote(self, move: Move, entries: list[tuple[str, Entry]]) -> None:
         for directory, children in _by_directory(move.old, entries).items():
             cached = self._tree.cache.get(directory)
-            gone = gone_files(self._ledger, directory)
-            there = without_replaced(list(children.values()), gone)
-            for entry, name in shown_names(there):
+            # As the user sees it: what others have made beside ours since must not get its name.
+            gone = self._ledger.gone.get(directory, {})
+            there = [e for e in children.values() if directory + _segment(e) not in gone]
+            for entry, name in shown_names([*there, *self._ours(directory)]):
                 is_directory = entry.kind is Kind.DIRECTORY
-                key = directory + entry.name + ("/" if is_directory else "")
+                key = directory + _segment(entry)
                 if key in self._ledger.changes:
-                    continue  # moved, or gone already
-                row = cached.listing.find(name) if cached is not None else -1
-                number = cached.listing.ino(row) if cached and row >= 0 else 0
-                at = cached.listing.row(row) if cached is not None and row >= 0 else None
-                is_same = at is not None and version_in(at.version) == entry.version
-                said = packed(entry.attributes) or (at.attributes if at and is_same else "")
+                    move.names[key] = name
+                    continue
+                at = _row_of(cached, directory, key, name, entry)
+                said = packed(entry.attributes) or (at.attributes if at else "")
                 version = THERE if is_directory else entry.version
+                number = at.ino if at else self._names.new_number()
                 found = Found(
-                    *(key, name, number or self._names.new_number(), is_directory, version),
+                    *(key, name, number, is_directory, version),
                     *(entry.size, (at.mtime_ns if at else 0) or entry.mtime_ns, None),
                     {} if is_directory else self._tree.known.carried_text(said),
                 )
                 self._move(move, directory, found)
 
+    def _ours(self, directory: str) -> list[Entry]:
+        """As the remote will have them; of a link the size only says that it is none of 0 bytes."""
+        return [
+            Entry(
+                change.key.removesuffix("/")[len(directory) :],
+                Kind.DIRECTORY if change.is_directory else Kind.FILE,
+                *(int(is_change_of_link(change)), 0, ""),
+            )
+            for change in self._ledger.shown.get(directory, {}).values()
+        ]
+
     def _move_changes(self, move: Move) -> None:
         for change in list(self._ledger.below(move.old)):
             if not change.is_gone:
-                self._move(move, change.directory, self._names.found(change))
+                found = self._names.found(change)
+                name = move.names.get(change.key, change.name)
+                self._move(move, change.directory, replace(found, name=name))
 
     def _move(self, move: Move, directory: str, found: Found) -> None:
         """One file or directory below the moved one."""
@@ -236,6 +250,23 @@ class Subtree:
             made, expect=expect, mtime_ns=source.mtime_ns, attributes=source.attributes
         )
         self._leave(move, from_parent.key, source)
+
+
+def _segment(entry: Entry) -> str:
+    return entry.name + ("/" if entry.kind is Kind.DIRECTORY else "")
+
+
+def _row_of(
+    cached: CachedListing | None, directory: str, key: str, name: bytes, entry: Entry
+) -> Row | None:
+    """The kept row of an entry, if it is of the same version: only then its inode number, which
+    stands for these bytes in the kernel, and its times are the entry's, too."""
+    row = cached.listing.find(name) if cached is not None else -1
+    if cached is None or row < 0 or key_of_row(directory, cached.listing, row) != key:
+        return None
+    at = cached.listing.row(row)
+    is_same = at.is_dir or (version_in(at.version), at.size) == (entry.version, entry.size)
+    return at if is_same else None
 
 
 def _by_directory(

@@ -385,10 +385,12 @@ class Tree:
 
     # -- names and attributes
 
-    async def lookup(self, parent: Directory, name: bytes) -> Attributes:
-        """One name, counted as one look-up. NoEntry only from a complete listing."""
+    async def lookup(
+        self, parent: Directory, name: bytes, known: CachedListing | None = None
+    ) -> Attributes:
+        """One name, counted as one look-up. NoEntry only from a complete listing, or `known`."""
         if parent.key not in self.ledger.shown or name not in self.ledger.shown[parent.key]:
-            cached = self.fresh(parent) or await self.listing(parent)
+            cached = known or self.fresh(parent) or await self.listing(parent)
         change = self.ledger.shown.get(parent.key, {}).get(name)  # it may have come meanwhile
         if change is not None:
             self.remember_change(parent, change)

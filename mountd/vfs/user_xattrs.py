@@ -11,7 +11,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
 import trio
@@ -39,27 +39,13 @@ def is_users(name: bytes) -> bool:
 
 def encoded(xattrs: Mapping[bytes, bytes]) -> str:
     """ "" for none."""
-    if not xattrs:
-        return ""
-    texts = {
-        name.decode("utf-8", "surrogateescape"): base64.b64encode(value).decode()
-        for name, value in sorted(xattrs.items())
-    }
-    whole = json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
-    return quote(whole.encode("utf-8", "surrogateescape"), safe="-_.~")
+    return _joined({_text(name): _value(value) for name, value in xattrs.items()})
 
 
 def decoded(text: str) -> dict[bytes, bytes]:
     """Those that can be told. Untrusted: what can't be read is left out."""
-    if not text:
-        return {}
-    try:
-        found = json.loads(unquote_to_bytes(text).decode("utf-8", "surrogateescape"))
-        pairs = list(found.items())
-    except (ValueError, AttributeError, RecursionError):
-        return {}
     xattrs: dict[bytes, bytes] = {}
-    for name, value in pairs:
+    for name, value in (_entries(text) or {}).items():
         try:
             raw = name.encode("utf-8", "surrogateescape")
             data = base64.b64decode(value, validate=True)
@@ -68,6 +54,47 @@ def decoded(text: str) -> dict[bytes, bytes]:
         if is_users(raw) and b"\0" not in raw and len(raw) <= _NAME_MAX_BYTES:
             xattrs[raw] = data
     return xattrs
+
+
+def edited(text: str, name: bytes, value: bytes | None) -> str:
+    """With another value of that one, None for without it. What else is there stays as it is: s3fs
+    keeps other namespaces in the same entry. Unsupported where it is something else altogether."""
+    entries = _entries(text)
+    if entries is None:
+        raise Unsupported(f"{name!r}: the object's metadata have something else there")
+    others = {other: theirs for other, theirs in entries.items() if other != _text(name)}
+    return _joined(others if value is None else {**others, _text(name): _value(value)})
+
+
+def _entries(text: str) -> dict[str, Any] | None:
+    """Anybody's, as they are written; None where that can't be read."""
+    if not text:
+        return {}
+    try:
+        found = json.loads(unquote_to_bytes(text).decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _joined(entries: Mapping[str, Any]) -> str:
+    if not entries:
+        return ""
+    texts = dict(sorted(entries.items()))
+    whole = json.dumps(texts, ensure_ascii=False, separators=(",", ":"))
+    try:
+        raw = whole.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise Unsupported("the object's metadata have names that are no text") from error
+    return quote(raw, safe="-_.~")
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _value(value: bytes) -> str:
+    return base64.b64encode(value).decode()
 
 
 class UserXattrs:
@@ -96,7 +123,7 @@ class UserXattrs:
         node = self._tree.node(number)
         if isinstance(node, Directory) or not self._tree.known.keeps_xattrs:
             raise NoAttribute(name)
-        found = (await self._known(node)).get(name)
+        found = decoded(await self._known(node)).get(name)
         if found is None:
             raise NoAttribute(name)
         return found
@@ -106,7 +133,7 @@ class UserXattrs:
         node = self._checked(number)
         if len(encoded({name: value})) > MAX_ENCODED:
             raise TooLarge(f"{name!r}: an object's metadata have no room for {len(value)} bytes")
-        text = encoded({**await self._known(node), name: value})
+        text = edited(await self._known(node), name, value)
         if len(text) > MAX_ENCODED:
             raise NoSpace(f"{name!r}: the object's metadata are full")
         self._attributes.set_xattrs(node, text)
@@ -114,10 +141,10 @@ class UserXattrs:
     async def remove(self, number: int, name: bytes) -> None:
         """NoAttribute where there is none."""
         node = self._checked(number)
-        left = await self._known(node)
-        if left.pop(name, None) is None:
+        text = await self._known(node)
+        if name not in decoded(text):
             raise NoAttribute(name)
-        self._attributes.set_xattrs(node, encoded(left))
+        self._attributes.set_xattrs(node, edited(text, name, None))
 
     def _checked(self, number: int) -> Node:
         node = self._tree.node(number)
@@ -137,12 +164,13 @@ class UserXattrs:
         cached, row = self._tree.locate(node)
         return self._tree.known.carried(cached.listing.row(row))
 
-    async def _known(self, node: Node) -> dict[bytes, bytes]:
-        """What holds when this returns: whoever goes on without an await changes exactly that."""
+    async def _known(self, node: Node) -> str:
+        """As the metadata has them. What holds when this returns: whoever goes on without an await
+        changes exactly that."""
         for _ in range(_TRIES):
             attributes = self._now(node)
             if XATTR in attributes or PARTIAL not in attributes:
-                return decoded(attributes.get(XATTR, ""))
+                return attributes.get(XATTR, "")
             change = self._ledger.by_number.get(node.number)
             if change is None:
                 await self._asking.inode(node)

@@ -67,6 +67,7 @@ class MemoryStore:
         enforces: bool = True,
         server_copy: bool = True,
         put_delta: bool = True,
+        keeps_attributes: bool = True,
     ) -> None:
         self.calls: Counter[str] = Counter()
         self.gate: threading.Event | None = None
@@ -79,7 +80,7 @@ class MemoryStore:
             conditional_put=enforces,
             conditional_delete=enforces,
             server_copy=server_copy,
-            keeps_attributes=True,
+            keeps_attributes=keeps_attributes,
             keeps_mtime=True,
             put_delta=put_delta,
         )
