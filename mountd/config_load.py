@@ -16,6 +16,7 @@ from mountd.config_file import ConfigFile, Section
 from mountd.credentials import CREDENTIALS, credential_of, env_name, from_command_line
 from mountd.credentials import from_environment as credentials_from_environment
 from mountd.errors import UsageError
+from mountd.logins import add_login
 from mountd.options import OPTIONS, is_from_fstab, read_option, split_option_list
 from mountd.source import Source, nearest, parse_source, split_remote_path, without_secrets
 
@@ -95,6 +96,8 @@ def resolve_source(
     if source.user:
         credentials.setdefault("user", source.user)
     if source.scheme == "nextcloud":
+        endpoint = options.get("endpoint")
+        add_login(credentials, source.authority, endpoint, environ)
         options.setdefault("metadata_ttl_s", _TTL_OF_NEXTCLOUD_S)
         options.setdefault("max_transfers", _TRANSFERS_OF_NEXTCLOUD)
     options.setdefault("cache_dir", default_cache_dir(environ))

@@ -15,6 +15,7 @@ from mountd.errors import UsageError
 CREDENTIALS: Mapping[str, bool] = MappingProxyType(
     {
         "user": False,
+        "login_name": False,
         "password": True,
         "token": True,
         "access_key_id": False,

@@ -27,6 +27,7 @@ from mountd.errors import (
     ExitCode,
     NotFound,
     RemoteError,
+    SignInRefused,
     StartError,
     Throttled,
     Unreachable,
@@ -203,6 +204,8 @@ class Daemon:
             return
         try:
             await trio.to_thread.run_sync(self._first_page, abandon_on_cancel=True)
+        except SignInRefused as exc:
+            raise CredentialsError(f"{source} refuses user and password or token: {exc}") from exc
         except Denied as exc:
             raise CredentialsError(f"{source} refuses these credentials: {exc}") from exc
         except (ContainerMissing, NotFound) as exc:

@@ -60,6 +60,10 @@ class Denied(RemoteError):
     """401 or 403, an expired token, or no credentials at all. Never retried in a loop."""
 
 
+class SignInRefused(Denied):
+    """401: it is the user, password or token that was refused, and not what was asked for."""
+
+
 class Locked(RemoteError):
     """423: somebody holds a lock."""
 

@@ -12,7 +12,8 @@
 While it is unreachable or denied, calls fail at once and without a request, and only the prober
 brings it back. A Denied on one key makes the thread that got it look at the root (at most once in
 DENIED_CHECK_S). Probes of a remote that denies come rarely, because servers lock accounts and
-addresses out for repeated failures. A Denied write says nothing: a key may be for reading only.
+addresses out for repeated failures. A Denied write says nothing, unless it is the sign-in that was
+refused: a key may be for reading only.
 
 Calls in flight when the remote goes down end by their own timeouts; those asleep between retries
 or in the limiter's queue end at once (`RemoteHealth.interrupt`, and the subscribers).
@@ -31,7 +32,15 @@ from typing import TypeVar
 
 from typing_extensions import Buffer
 
-from mountd.errors import ContainerMissing, Denied, NotFound, RemoteError, Throttled, Unreachable
+from mountd.errors import (
+    ContainerMissing,
+    Denied,
+    NotFound,
+    RemoteError,
+    SignInRefused,
+    Throttled,
+    Unreachable,
+)
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
 from mountd.remotes.optional_doors import move_dir_in, quota_of
 from mountd.types import Entry
@@ -40,6 +49,7 @@ SLOW_S = 5.0  # for a stat, or one page of a listing
 DEGRADED_FOR_S = 10.0
 DEGRADED_AFTER = 3
 DENIED_CHECK_S = 10.0
+SIGN_IN_CHECK_S = 1.0
 UNREACHABLE_PROBE_S = (1.0, 30.0)  # first delay, doubling up to the last
 DENIED_PROBE_S = (30.0, 300.0)
 _Answer = TypeVar("_Answer")
@@ -155,6 +165,8 @@ class RemoteHealth:
         dropped. So the remote is looked at before it counts as down.
         """
         if isinstance(error, Denied):
+            if isinstance(error, SignInRefused):
+                self._check_denied()
             return
         if not isinstance(error, (Unreachable, Throttled)):
             self.call_failed(error)
@@ -252,6 +264,8 @@ class RemoteHealth:
         if isinstance(failure, Denied):
             if state is not HealthState.DENIED and self._last_answer_s < asked_s:
                 self._change(HealthState.DENIED, failure)
+            elif isinstance(failure, SignInRefused):  # what was answered had been sent before
+                self._next_denied_check_s = self._clock() + SIGN_IN_CHECK_S
         elif isinstance(failure, Unreachable):
             if state is HealthState.DENIED:
                 self._change(HealthState.UNREACHABLE, failure)

@@ -24,6 +24,7 @@ from mountd.errors import Unreachable
 from mountd.remotes.deadline import DeadlineBackend, socket_deadline
 from mountd.remotes.http_connections import KEEPALIVE_S, HttpConnections
 from mountd.remotes.request_body import BodyFailed, BodyFeed, SentBody
+from mountd.remotes.sign_in import SignIn
 
 _DRAIN_BYTES = 64 << 10  # of an error's body, so that its connection can be kept
 _REDIRECTS = frozenset((301, 302, 307, 308))
@@ -104,8 +105,14 @@ class HttpPool:
     """
 
     def __init__(
-        self, origin: str, headers: Mapping[str, str], max_connections: int, timeout_s: float
+        self,
+        origin: str,
+        headers: Mapping[str, str],
+        max_connections: int,
+        timeout_s: float,
+        sign_in: SignIn | None = None,
     ) -> None:
+        """`sign_in`: what a 401 means to later requests; without it, nothing."""
         parts = urlsplit(origin)
         self.origin = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.hostname or ""
@@ -114,6 +121,7 @@ class HttpPool:
         self._timeout_s = timeout_s
         self._headers = [("Host", parts.netloc), *headers.items()]
         self._max_connections = max_connections
+        self.sign_in = sign_in
         self._lock = threading.Lock()
         self._made: HttpConnections | None = None
 
@@ -161,6 +169,8 @@ class HttpPool:
         self, method: str, target: str, headers: Mapping[str, str], body: SentBody, until_s: float
     ) -> Answer:
         what = f"{method} {self.origin}{target.partition('?')[0]}"
+        if self.sign_in is not None:
+            self.sign_in.check(what)
         feed = BodyFeed(body, until_s)
         request = httpcore.Request(
             method,
@@ -179,6 +189,8 @@ class HttpPool:
                     connections.give_back(connection)
         if response is None:
             raise feed.failure()
+        if self.sign_in is not None:
+            self.sign_in.heard(response.status)
         ended = functools.partial(connections.give_back, connection)
         return Answer(response, target, what, feed.until_s, ended)
 

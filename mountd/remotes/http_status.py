@@ -10,6 +10,7 @@ from mountd.errors import (
     NotFound,
     QuotaExceeded,
     RemoteError,
+    SignInRefused,
     Throttled,
     Unreachable,
     Unsupported,
@@ -17,7 +18,7 @@ from mountd.errors import (
 )
 
 _OF_STATUS: dict[int, type[RemoteError]] = {
-    401: Denied,
+    401: SignInRefused,
     403: Denied,
     404: NotFound,
     407: Denied,

@@ -18,6 +18,7 @@ from mountd.remotes.nextcloud_dav import LISTING, Details
 from mountd.remotes.nextcloud_features import Features, FeaturesDoor
 from mountd.remotes.nextcloud_folders import UploadFolders, machine
 from mountd.remotes.nextcloud_write import NextcloudWriter
+from mountd.remotes.sign_in import SignIn
 from mountd.remotes.webdav import CAPABILITIES, address_of, pool_of
 from mountd.remotes.webdav_leftovers import Leftovers
 from mountd.remotes.webdav_path import encode_path
@@ -52,8 +53,14 @@ def open_nextcloud(
     """
     origin, root = address_of(source, settings)
     user = settings.credentials.get("user", "")
-    if not user:
-        raise CredentialsError("nextcloud:// needs a user: write nextcloud://USER@HOST/PATH")
+    given = settings.credentials
+    if not user or not (given.get("password") or given.get("token")):
+        missing = f"password for user {user}" if user else "user for nextcloud://"
+        server = settings.endpoint or source.authority
+        raise CredentialsError(
+            f"there is no {missing}; type: mountd login nextcloud {server}, or set "
+            "MOUNTD_USER and MOUNTD_PASSWORD_FILE"
+        )
     return NextcloudStore(
         source, settings, Addresses(origin, root, encode_path(user)), uploading or Uploading()
     )
@@ -83,7 +90,7 @@ class NextcloudStore:
         self, source: Source, settings: Settings, addresses: Addresses, uploading: Uploading
     ) -> None:
         base, at_once = addresses.files(source.prefix), settings.max_transfers
-        pool = pool_of(addresses.origin, settings, at_once + _SPARE_CONNECTIONS)
+        pool = pool_of(addresses.origin, settings, at_once + _SPARE_CONNECTIONS, SignIn())
         self._pool = pool
         self._closing = threading.Event()
         self._door = FeaturesDoor(pool, addresses.root)

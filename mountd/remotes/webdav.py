@@ -12,6 +12,7 @@ from mountd.config import Settings
 from mountd.errors import CredentialsError, Unsupported, UsageError
 from mountd.remotes.base import Body, Capabilities, Identity, Upload
 from mountd.remotes.http_pool import HttpPool
+from mountd.remotes.sign_in import SignIn
 from mountd.remotes.webdav_leftovers import Leftovers
 from mountd.remotes.webdav_path import encode_path
 from mountd.remotes.webdav_probe import NOTHING, Proof
@@ -48,10 +49,12 @@ def address_of(source: Source, settings: Settings) -> tuple[str, str]:
     return f"{endpoint.scheme}://{endpoint.netloc}", endpoint.path.rstrip("/")
 
 
-def pool_of(origin: str, settings: Settings, connections: int) -> HttpPool:
+def pool_of(
+    origin: str, settings: Settings, connections: int, sign_in: SignIn | None = None
+) -> HttpPool:
     """Raises CredentialsError for a user without a password."""
     headers = {"Accept-Encoding": "identity", "User-Agent": "mountd", **_authorization(settings)}
-    return HttpPool(origin, headers, connections, settings.request_timeout_s)
+    return HttpPool(origin, headers, connections, settings.request_timeout_s, sign_in)
 
 
 class WebdavStore:
@@ -137,7 +140,8 @@ def _authorization(settings: Settings) -> dict[str, str]:
     given = settings.credentials
     if given.get("token"):
         return {"Authorization": f"Bearer {given['token']}"}
-    user, password = given.get("user", ""), given.get("password", "")
+    user = given.get("login_name") or given.get("user", "")
+    password = given.get("password", "")
     if user and not password:
         raise CredentialsError(
             f"there is no password for user {user}; set MOUNTD_PASSWORD or MOUNTD_PASSWORD_FILE"

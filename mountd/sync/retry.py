@@ -13,6 +13,7 @@ from mountd.errors import (
     NotFound,
     QuotaExceeded,
     RemoteError,
+    SignInRefused,
     Throttled,
     Unreachable,
     Unsupported,
@@ -61,6 +62,8 @@ def what_next(error: Exception, *, remote_is_well: bool) -> Next:
     """`remote_is_well`: after the error. A remote that denies everything (an expired token) is not
     well: then it wasn't this change that it refused."""
     if isinstance(error, Denied) and not remote_is_well:
+        return Next.AGAIN
+    if isinstance(error, SignInRefused):  # whatever the remote's state is known to be by now
         return Next.AGAIN
     if isinstance(error, _REFUSALS):
         return Next.REFUSED

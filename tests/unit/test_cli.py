@@ -130,7 +130,7 @@ def cpu_s(environment: Mapping[str, str], code: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-COMMANDS = ["mount", "umount", "status", "flush", "queue", "refresh", "remotes", "doctor"]
+COMMANDS = ["mount", "umount", "status", "flush", "queue", "refresh", "login", "remotes", "doctor"]
 HELP = "from mountd.cli import main; main(['--help'])"
 
 

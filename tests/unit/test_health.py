@@ -17,12 +17,14 @@ from mountd.errors import (
     Locked,
     NotFound,
     RemoteError,
+    SignInRefused,
     Throttled,
     Unreachable,
 )
 from mountd.remotes.health import (
     DEGRADED_FOR_S,
     DENIED_CHECK_S,
+    SIGN_IN_CHECK_S,
     SLOW_S,
     HealthSnapshot,
     HealthState,
@@ -263,6 +265,26 @@ def test_a_root_that_is_denied_too_is_a_denied_remote_which_is_not_asked_any_mor
     bench.faults.remove()
     assert bench.health.probe_once() == math.inf
     assert bench.health.state is OK
+
+
+def test_a_write_whose_sign_in_is_refused_is_a_denied_remote_at_once() -> None:
+    bench = Bench()
+    bench.faults.add(error=SignInRefused("401"))
+    bench.clock.advance(0.1)
+    with pytest.raises(SignInRefused):
+        bench.store.delete("f", None)
+    assert bench.health.state is DENIED
+
+
+def test_what_was_answered_before_the_sign_in_was_refused_delays_that_by_a_second() -> None:
+    bench = Bench()
+    bench.store.stat("f")  # at the same moment: it may have been sent later
+    bench.faults.add(error=SignInRefused("401"))
+    bench.fails(SignInRefused)
+    assert bench.health.state is OK
+    bench.clock.advance(SIGN_IN_CHECK_S)
+    bench.fails(SignInRefused)
+    assert bench.health.state is DENIED
 
 
 def test_a_root_that_may_not_be_listed_is_no_denied_remote_while_keys_are_answered() -> None:

@@ -222,7 +222,7 @@ def test_wrong_credentials_are_tried_once() -> None:
         assert len(server.requests) == 1
         with pytest.raises(Denied):
             put(store)
-    assert len(server.requests) == 2
+    assert len(server.requests) == 1
 
 
 def test_a_server_that_is_away_or_in_maintenance_is_asked_what_it_is_later() -> None:
