@@ -223,12 +223,18 @@ class Staging:
             return spare
 
     def close(self) -> None:
-        """All descriptors, pinned or not."""
+        """All descriptors, pinned or not. One that somebody reads from just now goes when that has
+        ended: its number may be another file's at once, and what is read is sent."""
         self._cool()
         with self._lock:
-            for file in self._open.values():
-                self._disk.close(file.fd)
-            self._open.clear()
+            for file in list(self._open.values()):
+                if not file.users:
+                    del self._open[file.key]
+                    self._disk.close(file.fd)
+                    continue
+                file.closing = True
+                if file.key[0] in self._pins:
+                    self._unlinked.setdefault(file.key[0], []).append(file)
 
     def _path(self, key: FileKey) -> Path:
         return self._folder / data_name(key)

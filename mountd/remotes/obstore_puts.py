@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 MOST_BYTES: Final = 256 << 10
 # Metadata that obstore sends as such. A name like `Content-Encoding` it would send as a header.
 _PLAIN_NAMES: Final = frozenset((MTIME, UPLOAD_ID, "mode", "uid", "gid"))
-# Answers, but not quite which: 409 and 412 to a create are one, 404 and 412 to a replacement, and so
-# are all kinds of 403.
+# Answers, but not quite which: 409 and 412 to a create are one, 404 and 412 to a replacement, and
+# so are all kinds of 403.
 _REFUSED: Final = (
     *(AlreadyExistsError, PreconditionError, PermissionDeniedError, UnauthenticatedError),
     *(FileNotFoundError, ValueError),  # also a key that is no Unicode

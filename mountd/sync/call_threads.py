@@ -39,7 +39,8 @@ class CallThreads:
         self._threads = 0
 
     async def run(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """What the function returns or raises. Cancelled, the call goes on in its thread."""
+        """What the function returns or raises. Cancelled, the call goes on in its thread.
+        RuntimeError where not even one thread can be started; then it was not called."""
         await trio.lowlevel.checkpoint_if_cancelled()
         job = _Job(function, arguments, trio.lowlevel.current_task())
 
@@ -48,13 +49,22 @@ class CallThreads:
             return trio.lowlevel.Abort.SUCCEEDED
 
         if self._busy >= self._threads and self._threads < self._at_once:
-            self._threads += 1
-            token = trio.lowlevel.current_trio_token()
-            threading.Thread(target=self._work, args=(token,), name="queue", daemon=True).start()
+            self._start_one()
         self._busy += 1
         self._jobs.put(job)
         found: _T = await trio.lowlevel.wait_task_rescheduled(abandon)
         return found
+
+    def _start_one(self) -> None:
+        token = trio.lowlevel.current_trio_token()
+        thread = threading.Thread(target=self._work, args=(token,), name="queue", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # a container's limit
+            if not self._threads:
+                raise
+        else:
+            self._threads += 1
 
     def rest(self) -> None:
         """Nothing is to be done for now: the threads end once they are idle."""

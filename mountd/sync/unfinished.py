@@ -10,6 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,13 @@ from crc32c import crc32c
 from mountd.remotes.base import MAX_TOKEN, Upload
 from mountd.sync.upload_id import UploadId
 from mountd_cache.changes import ZERO, Change, Content
-from mountd_cache.durable_io import DISK, TEMP_PREFIX, DurableIO, make_private_dir
+from mountd_cache.durable_io import (
+    DISK,
+    TEMP_PREFIX,
+    DirectoryNotPrivate,
+    DurableIO,
+    make_private_dir,
+)
 from mountd_cache.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -78,7 +85,8 @@ class UnfinishedUploads:
         """In memory alone where `folder` is None."""
         self._folder = folder
         self._disk = disk
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of `_known`: the loop takes it, so never for long
+        self._writing = threading.Lock()  # of the files, in the order of what they say
         self._known: dict[int, Unfinished] = {}
 
     @classmethod
@@ -87,7 +95,7 @@ class UnfinishedUploads:
         try:
             make_private_dir(folder)
             paths = [path for path in folder.iterdir() if not path.name.startswith(TEMP_PREFIX)]
-        except OSError as error:
+        except (OSError, DirectoryNotPrivate) as error:
             log.warning("uploads will not be gone on with after a restart: %s", error)
             return cls()
         made = cls(folder, disk)
@@ -95,7 +103,8 @@ class UnfinishedUploads:
             found = _read(path)
             if found is None:
                 log.info("%s says nothing that can be used, and is removed", path)
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # a directory
+                    path.unlink(missing_ok=True)
             else:
                 made._known[found.content] = found
         return made
@@ -127,8 +136,9 @@ class UnfinishedUploads:
             self.forget(upload.content)
             return
         new = replace(upload, token=token)
-        with self._lock:
-            self._known[new.content] = new
+        with self._writing:
+            with self._lock:
+                self._known[new.content] = new
             if self._folder is None:
                 return
             try:
@@ -138,11 +148,12 @@ class UnfinishedUploads:
 
     def forget(self, content: int, token: str | None = None) -> None:
         """Nothing is left of it; with `token`: of this one, if it is the one that is known."""
-        with self._lock:
-            known = self._known.get(content)
-            if known is None or token not in (None, known.token):
-                return
-            del self._known[content]
+        with self._writing:
+            with self._lock:
+                known = self._known.get(content)
+                if known is None or token not in (None, known.token):
+                    return
+                del self._known[content]
             if self._folder is not None:
                 try:
                     # Not durable: a file that comes back is about an upload that is gone.

@@ -128,3 +128,30 @@ def test_what_carries_no_bytes_is_small() -> None:
     gone = [_change(f"g{at}", at, BIG_BYTES, ChangeKind.GONE_FILE) for at in range(5)]
     lanes.fill(gone)
     assert _began(lanes) == ["g0", "g1", "g2"]
+
+
+async def test_a_thread_that_can_not_be_started_fails_one_call_and_not_all_that_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = CallThreads(1)
+    with monkeypatch.context() as none_left:
+        none_left.setattr(threading.Thread, "start", lambda self: _raise(RuntimeError("no more")))
+        with pytest.raises(RuntimeError, match="no more"):
+            await threads.run(divmod, 7, 2)
+    with trio.fail_after(5):
+        assert await threads.run(divmod, 7, 2) == (3, 1)
+    threads.rest()
+
+
+async def test_where_no_further_thread_can_be_started_those_that_are_there_do_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads, gate = CallThreads(2), threading.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(threads.run, gate.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        monkeypatch.setattr(threading.Thread, "start", lambda self: _raise(RuntimeError("no more")))
+        nursery.start_soon(threads.run, divmod, 7, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+    threads.rest()

@@ -216,3 +216,27 @@ def test_a_sync_of_a_missing_file_fails_unless_nobody_needs_it(
     with pytest.raises(OSError, match="not there"):
         staging.sync({(1, 0): _SIDECAR}, lambda key: key[0] == 1)
     staging.sync({(2, 0): _SIDECAR}, lambda key: key[0] == 1)
+
+
+def test_who_still_reads_when_all_is_closed_gets_no_other_file_s_bytes(
+    staging: Staging, disk: FaultyDisk, tmp_path: Path
+) -> None:
+    # A process that ends while an upload goes on in its thread.
+    make(staging, (1, 0))
+    staging.cool(1)
+    (tmp_path / "other").write_bytes(b"o" * 2 * PAGE)
+    others: list[int] = []
+
+    def close_all(call: str, path: str) -> None:
+        if call == "pread":
+            disk.heal()
+            staging.close()
+            others.extend(os.open(tmp_path / "other", os.O_RDONLY) for _ in range(8))
+
+    disk.before = close_all
+    try:
+        assert staging.read((1, 0), 0, 4) == b"data"
+    finally:
+        for fd in others:
+            os.close(fd)
+    assert open_files(tmp_path) == 0

@@ -1,13 +1,18 @@
 """Uploads that are under way, as they are kept for another process."""
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typing_extensions import Buffer
 
 from mountd.remotes.base import Upload
 from mountd.sync.unfinished import Unfinished, UnfinishedUploads
 from mountd_cache.changes import Base, Change, ChangeKind, Content, Layer
+from mountd_cache.durable_io import DISK
 
 SIZE = 100
 STATE = Unfinished(
@@ -114,3 +119,51 @@ def test_it_is_worth_it_while_half_of_it_is_in_the_file() -> None:
         assert STATE.is_worth_it(content) is is_worth_it
     _, truncated = of_file(frozen, written(2, 0, 0))
     assert not STATE.is_worth_it(truncated)
+
+
+def test_what_else_lies_in_the_folder_keeps_nobody_from_mounting(tmp_path: Path) -> None:
+    load(tmp_path).note(STATE, "token")
+    (tmp_path / "uploads" / "9").mkdir()
+    assert load(tmp_path).all() == [replace(STATE, token="token")]
+
+
+def test_a_folder_that_others_may_enter_is_not_read(
+    tmp_path: Path, expected_log: Callable[[str], None]
+) -> None:
+    load(tmp_path).note(STATE, "token")
+    (tmp_path / "uploads").chmod(0o755)
+    expected_log("uploads will not be gone on with")
+    assert load(tmp_path).all() == []
+
+
+class _SlowDisk:
+    """Writes a file once `may_write` is set."""
+
+    def __init__(self) -> None:
+        self.writes, self.may_write = threading.Event(), threading.Event()
+
+    def write_file(self, path: Path, data: Buffer) -> None:
+        self.writes.set()
+        assert self.may_write.wait(10)
+        DISK.write_file(path, data)
+
+    def replace(self, source: Path, target: Path) -> None:
+        raise NotImplementedError
+
+    def fsync_dir(self, path: Path) -> None:
+        raise NotImplementedError
+
+
+def test_the_loop_does_not_wait_for_a_disk_that_is_slow(tmp_path: Path) -> None:
+    disk = _SlowDisk()
+    uploads = UnfinishedUploads.load(tmp_path / "uploads", disk)
+    with ThreadPoolExecutor(2) as threads:
+        noted = threads.submit(uploads.note, STATE, "token")
+        assert disk.writes.wait(10)
+        asked = threads.submit(uploads.all)
+        try:
+            assert asked.result(5) == [replace(STATE, token="token")]
+        finally:
+            disk.may_write.set()
+        noted.result(10)
+    assert len(load(tmp_path)) == 1
