@@ -11,11 +11,13 @@ class CachedListing:
     """A directory's whole listing and when it was asked for, in seconds of the wall clock.
 
     `fetched_at` 0 is "expired". `tag` ties the time that is kept on disk to this very listing.
+    `token` means nothing here: the caller's own, kept beside the time, and "" once it is expired.
     """
 
     listing: Listing
     fetched_at: float
     tag: bytes = field(default=b"", repr=False, compare=False)
+    token: str = ""
 
 
 @dataclass(slots=True)
@@ -63,9 +65,9 @@ class Batch:
         for directory in _below(prefix, self.listings):
             cached = self.listings[directory]
             if cached is not None:
-                self.listings[directory] = replace(cached, fetched_at=0.0)
+                self.listings[directory] = replace(cached, fetched_at=0.0, token="")
         for directory in _below(prefix, self.times):
-            self.times[directory] = replace(self.times[directory], fetched_at=0.0)
+            self.times[directory] = replace(self.times[directory], fetched_at=0.0, token="")
         self.prefixes.setdefault(prefix, False)
 
     def forgets(self, directory: str) -> bool:

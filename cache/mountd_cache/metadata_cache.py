@@ -27,7 +27,7 @@ from mountd_cache.metadata_store import MetadataStore
 __all__ = ["CachedListing", "MetadataCache", "MetadataHealth"]
 
 _TAG_SIZE: Final = 8
-_TIME: Final = struct.Struct("<8sdI")  # tag of the listing, fetched_at, CRC32C
+_TIME: Final = struct.Struct("<8sdI")  # tag of the listing, fetched_at, CRC32C; then the token
 _CRC: Final = struct.Struct("<I")
 _ENTRY_BYTES: Final = 300  # a CachedListing and its place in the memory table
 _CHUNK_BYTES: Final = 8 << 20  # per transaction, so that SQLite's log stays small
@@ -101,27 +101,27 @@ class MetadataCache:
         if cached is None:
             return None
         if expired:
-            cached = replace(cached, fetched_at=0.0)
+            cached = replace(cached, fetched_at=0.0, token="")
         with self._lock:
             if changes == self._changes:
                 self._keep(directory, cached)
         return self._aged(cached)
 
-    def put(self, directory: str, listing: Listing, fetched_at: float) -> None:
+    def put(self, directory: str, listing: Listing, fetched_at: float, token: str = "") -> None:
         """The directory's listing from now on; on disk a little later."""
-        cached = CachedListing(listing, fetched_at, os.urandom(_TAG_SIZE))
+        cached = CachedListing(listing, fetched_at, os.urandom(_TAG_SIZE), token)
         with self._changed:
             self._keep(directory, cached)
             self._pending.put(directory, cached)
             self._given_up += self._pending.shrink(self._backlog_bytes)
             self._announce()
 
-    def touch(self, directory: str, fetched_at: float) -> None:
+    def touch(self, directory: str, fetched_at: float, token: str = "") -> None:
         """The listing was found unchanged at that time. Nothing happens to an unknown one."""
         cached = self.get(directory)
         if cached is None:
             return
-        cached = replace(cached, fetched_at=fetched_at)
+        cached = replace(cached, fetched_at=fetched_at, token=token)
         with self._changed:
             newer = self._memory.get(directory)
             if newer is not None and newer.tag != cached.tag:
@@ -129,6 +129,13 @@ class MetadataCache:
             self._keep(directory, cached)
             self._pending.touch(directory, cached)
             self._announce()
+
+    def revive(self, directory: str, tag: bytes, fetched_at: float) -> None:
+        """As `touch`, in memory only: after a restart the older time holds again."""
+        with self._lock:
+            cached = self._memory.get(directory)
+            if cached is not None and cached.tag == tag:
+                self._memory[directory] = replace(cached, fetched_at=fetched_at)
 
     def forget(self, directory: str) -> None:
         """Nothing is known of this directory any more."""
@@ -150,7 +157,7 @@ class MetadataCache:
         with self._changed:
             for directory, cached in self._memory.items():
                 if directory.startswith(prefix):
-                    self._memory[directory] = replace(cached, fetched_at=0.0)
+                    self._memory[directory] = replace(cached, fetched_at=0.0, token="")
             self._pending.expire(prefix)
             self._announce()
 
@@ -265,7 +272,8 @@ class MetadataCache:
         except ValueError:
             return None
         tag = kept[:_TAG_SIZE]
-        return CachedListing(listing, _time(self._listings.get(b"T" + key), tag), tag)
+        fetched_at, token = _time(self._listings.get(b"T" + key), tag)
+        return CachedListing(listing, fetched_at, tag, token)
 
     def _run(self) -> None:
         """The writer thread."""
@@ -327,18 +335,23 @@ def _encoded(key: str) -> bytes:
 
 
 def _pack_time(cached: CachedListing) -> bytes:
-    crc = crc32c(_TIME.pack(cached.tag, cached.fetched_at, 0))
-    return _TIME.pack(cached.tag, cached.fetched_at, crc)
+    token = _encoded(cached.token)
+    crc = crc32c(token, crc32c(_TIME.pack(cached.tag, cached.fetched_at, 0)))
+    return _TIME.pack(cached.tag, cached.fetched_at, crc) + token
 
 
-def _time(kept: bytes | None, tag: bytes) -> float:
-    """`fetched_at`; 0 (expired) unless the time was kept for the listing with that tag."""
-    if kept is None or len(kept) != _TIME.size:
-        return 0.0
-    found, fetched_at, crc = _TIME.unpack(kept)
-    if found != tag or crc != crc32c(_TIME.pack(found, fetched_at, 0)):
-        return 0.0
-    return float(fetched_at) if math.isfinite(fetched_at) else 0.0
+def _time(kept: bytes | None, tag: bytes) -> tuple[float, str]:
+    """`fetched_at` and the token; 0 (expired) unless they were kept for the listing with that
+    tag."""
+    if kept is None or len(kept) < _TIME.size:
+        return 0.0, ""
+    found, fetched_at, crc = _TIME.unpack_from(kept)
+    token = kept[_TIME.size :]
+    if found != tag or crc != crc32c(token, crc32c(_TIME.pack(found, fetched_at, 0))):
+        return 0.0, ""
+    if not math.isfinite(fetched_at) or not fetched_at:
+        return 0.0, ""
+    return float(fetched_at), token.decode("utf-8", "surrogatepass")
 
 
 def _chunks(items: Iterable[Item]) -> Iterator[list[Item]]:

@@ -80,6 +80,8 @@ class Capabilities:
     `put_delta`: it may work here, without moving the bytes that are there already.
     `name_rules`: the names that `put` and `make_dir` refuse; None where none are known (yet: some
     remotes tell with their first answer).
+    `tree_versions`: a directory's version, where it isn't "", changes with anything below it, and
+    never comes back.
     `tells_quota`, `native_move`: the doors of `optional_doors` work.
     """
 
@@ -99,6 +101,7 @@ class Capabilities:
     native_move: bool = False
     keeps_modes: bool = False
     lists_attributes: bool = False
+    tree_versions: bool = False
 
 
 class Body(Protocol):

@@ -126,6 +126,7 @@ class NextcloudStore:
             keeps_mtime=self._writer.keeps_mtime,
             name_rules=self._door.known.names,
             native_move=self._door.known.is_nextcloud,
+            tree_versions=self._door.may_be_nextcloud,
         )
 
     @property

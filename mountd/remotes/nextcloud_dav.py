@@ -20,6 +20,7 @@ _OC = "{http://owncloud.org/ns}"
 _NC = "{http://nextcloud.org/ns}"
 _DAV = "{DAV:}"
 _FREE, _USED = f"{_DAV}quota-available-bytes", f"{_DAV}quota-used-bytes"
+_PERMISSIONS, _MOUNT_TYPE = f"{_OC}permissions", f"{_NC}mount-type"
 _LOCK, _LOCK_OWNER = f"{_NC}lock", f"{_NC}lock-owner-displayname"
 _PREFIXES = {_DAV: "D", _OC: "oc", _NC: "nc"}
 _EVERY_FILE = tuple(
@@ -40,7 +41,21 @@ def _asking(*extra: str) -> Dialect:
         f"<D:prop>{asked}</D:prop></D:propfind>"
     )
     inside = {f"{_OC}checksum"} if f"{_OC}checksums" in extra else set()
-    return Dialect(True, body.encode(), frozenset(extra) | inside, check_sum)
+    return Dialect(
+        has_tree_tags=True,
+        is_apart=is_apart,
+        propfind=body.encode(),
+        extra=frozenset(extra) | inside,
+        check_whole=check_sum,
+    )
+
+
+def is_apart(item: DavItem) -> bool:
+    """Whether it is in an external storage, a group folder or a share: what changes there may not
+    reach the tags above, nor its own. Releases that don't know nc:mount-type have S (shared) and M
+    (mounted). A share may be of an external storage, or of another server."""
+    more = item.more
+    return bool(more.get(_MOUNT_TYPE)) or not {"S", "M"}.isdisjoint(more.get(_PERMISSIONS, ""))
 
 
 def _element(tag: str) -> str:
@@ -68,7 +83,7 @@ def check_sum(what: str, headers: Mapping[str, str], data: bytes) -> None:
             return
 
 
-LISTING: Final = _asking(f"{_OC}fileid", f"{_OC}permissions", f"{_NC}mount-type")
+LISTING: Final = _asking(f"{_OC}fileid", _PERMISSIONS, _MOUNT_TYPE)
 _DETAILS: Final = _asking(f"{_OC}checksums", _LOCK, _LOCK_OWNER)
 _ROOM: Final = _asking(_FREE, _USED)
 

@@ -70,6 +70,11 @@ class FeaturesDoor:
         """What is known so far, without a request."""
         return self._known or PLAIN
 
+    @property
+    def may_be_nextcloud(self) -> bool:
+        """Until the server has said that it isn't."""
+        return self._known is None or self._known.is_nextcloud
+
     def get(self) -> Features:
         """One small request, the first time. Raises Unreachable, Throttled, and Denied for a 401,
         and asks again at the next call; any other answer stands for a plain WebDAV server."""

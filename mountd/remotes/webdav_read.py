@@ -33,6 +33,10 @@ _MAX_SKIPPED_BYTES = 256 << 20
 _MAX_WEAK_TAGS = 4096
 
 
+def _is_never(item: DavItem) -> bool:
+    return False
+
+
 def _unchecked(what: str, headers: Mapping[str, str], data: bytes) -> None:
     """A plain server says nothing about a file's sum."""
 
@@ -43,12 +47,14 @@ class Dialect:
 
     `has_tree_tags`: a collection's ETag changes with anything below it (Nextcloud). Only then is
     it given as the version of a directory; elsewhere it proves nothing about deeper levels.
+    `is_apart`: not so in this collection.
     `propfind` asks for what the entries need, and for the texts of `extra` (`DavItem.more`).
     `check_whole(what, headers, data)` is called where one answer had a file's every byte; it
     raises Corrupt.
     """
 
     has_tree_tags: bool = False
+    is_apart: Callable[[DavItem], bool] = _is_never
     propfind: bytes = PROPFIND_BODY
     extra: frozenset[str] = frozenset()
     check_whole: Callable[[str, Mapping[str, str], bytes], None] = _unchecked
@@ -175,9 +181,9 @@ class DavReader:
 
     def _entry(self, name: str, item: DavItem) -> Entry:
         if item.is_collection:
-            version = (
-                version_of(item.etag, 0, 0) if self._dialect.has_tree_tags and item.etag else ""
-            )
+            dialect = self._dialect
+            tells = dialect.has_tree_tags and item.etag and not dialect.is_apart(item)
+            version = version_of(item.etag, 0, 0) if tells else ""
             return Entry(name, Kind.DIRECTORY, 0, item.mtime_ns, version)
         if item.size is None:
             raise Corrupt(f"{item.href}: the server doesn't tell its size")

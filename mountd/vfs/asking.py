@@ -243,7 +243,7 @@ class Asking:
             cached = self._tree.cache.get(directory)
             if cached is not None:
                 listing = _with_told(cached.listing, told)
-                self._tree.cache.put(directory, listing, cached.fetched_at)
+                self._tree.cache.put(directory, listing, cached.fetched_at, cached.token)
             for number in told:
                 self._tree.known.told.pop(number, None)
 

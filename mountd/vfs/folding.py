@@ -82,7 +82,8 @@ class Folding:
             tells_none = self._tree.known.must_be_asked
             listing = folded(self._ledger, directory, cached.listing, clean, tells_none=tells_none)
             if listing.to_bytes() != cached.listing.to_bytes():
-                self._metadata.put(directory, listing, cached.fetched_at)
+                # Where the token still holds, others have changed nothing since.
+                self._metadata.put(directory, listing, cached.fetched_at, cached.token)
         return clean
 
     def _listed(self, directory: str, clean: list[Change], listing: Listing) -> None:

@@ -9,15 +9,16 @@ What was changed here and is not in the listings yet is in the ledger and is loo
 (overlay.py). Our own uploads and renames never change a number.
 
 Freshness (design.md): inside a directory's TTL no request; after it the first access waits for one
-single-flight LIST while the remote is well, and gets the old answer at once while it is not.
+single-flight LIST while the remote is well, and gets the old answer at once while it is not. Where
+the remote's directories tell of what is below them, one request may do for all (branch_proof.py).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import trio
 
@@ -28,12 +29,13 @@ from mountd.errors import (
     NotFound,
     RemoteError,
     Stale,
+    Throttled,
+    Unreachable,
 )
 from mountd.remotes.base import RemoteStore
-from mountd.remotes.call import prefetching
-from mountd.types import Entry, Kind
+from mountd.vfs.branch_proof import BranchProof, parent_of
 from mountd.vfs.known_attributes import KnownAttributes
-from mountd.vfs.listing_rows import merged, raw_segment, row_of, version_in
+from mountd.vfs.listing_rows import raw_segment, row_of, version_in
 from mountd.vfs.nodes import ROOT, Attributes, Directory, Node
 from mountd.vfs.overlay import (
     gone_files,
@@ -43,6 +45,7 @@ from mountd.vfs.overlay import (
     seen,
     waiting_below,
 )
+from mountd.vfs.remote_listing import Listed, Refresh, Wanted, list_now
 from mountd.vfs.row_attributes import UNKNOWN, shown, shown_in
 from mountd_cache.changes import ABSENT, Change
 from mountd_cache.ledger import Ledger
@@ -53,21 +56,6 @@ log = logging.getLogger(__name__)
 
 STALE_TIMEOUT_S = 1.0  # how long the kernel may keep an answer that we could not check
 LISTINGS_AT_ONCE = 32
-
-
-@dataclass(eq=False, slots=True)
-class Refresh:
-    """A LIST under way; everybody who wants the directory waits for the same one.
-
-    `outdated`: somebody asked for freshness after it began, or it takes too long: whoever comes
-    now begins `successor`, and what this one brings is not put over it.
-    """
-
-    began_s: float
-    done: trio.Event
-    outdated: bool = False
-    successor: Refresh | None = None
-    error: Exception | None = None
 
 
 class Tree:
@@ -93,6 +81,7 @@ class Tree:
         self.wait_s = wait_s
         self._remote_is_well = remote_is_well
         self._wall_clock = wall_clock
+        self._proof = BranchProof(store, cache, ttl_s=ttl_s, wall_clock=wall_clock)
         self.root = Directory(ROOT, None, -1, "")
         self.root.lookups = 1
         self._nodes: dict[int, Node] = {ROOT: self.root}
@@ -222,7 +211,7 @@ class Tree:
         if not self._remote_is_well():
             self.start_refresh(directory.key)
             return cached
-        return None
+        return self._proof.proved(directory.key) if cached.token else None
 
     async def listing(self, directory: Directory) -> CachedListing:
         """The listing, after one LIST where freshness asks for it."""
@@ -231,10 +220,7 @@ class Tree:
             return cached
         refresh = self.start_refresh(directory.key)
         with trio.move_on_after(self.wait_s) as scope:
-            await refresh.done.wait()
-            while refresh.successor is not None:
-                refresh = refresh.successor
-                await refresh.done.wait()
+            refresh = await refresh.ended()
         known = self.cache.get(directory.key)
         error: Exception | None = refresh.error
         if scope.cancelled_caught:
@@ -257,8 +243,8 @@ class Tree:
         self.cache.forget(key)
 
     def expire(self, key: str) -> None:
-        """The next access to the directory `key` asks the remote."""
-        self.cache.touch(key, 0.0)
+        """The next access to the directory `key` lists it."""
+        self.cache.touch(key, 0.0, "")
         if key in self._refreshes:
             self._refreshes[key].outdated = True
 
@@ -279,6 +265,11 @@ class Tree:
             if refreshing.startswith(key):
                 refresh.outdated = True
 
+    def changed_elsewhere(self) -> None:
+        """The remote says that something was changed: the next access to any directory asks the
+        remote, which costs one small request where only other branches were changed."""
+        self._proof.void()
+
     def is_listing(self, key: str) -> bool:
         """Whether a LIST of the directory `key` is under way."""
         return key in self._refreshes
@@ -298,53 +289,84 @@ class Tree:
         return refresh
 
     async def _refresh(self, key: str, refresh: Refresh, ahead: bool) -> None:
-        # Only the newest refresh of a key changes its entry in the cache, and folding waits while
-        # there is one, so the old listing read here is still the old one when the new one is put.
-        taken = self.before_list(key)
-        old = self.cache.get(key)
-        waiting = waiting_below(self.ledger, key)
-        gone = gone_files(self.ledger, key)
-        began = self._wall_clock()
         try:
-            new = await trio.to_thread.run_sync(
-                self._list,
-                key,
-                old.listing if old else None,
-                waiting,
-                gone,
-                ahead,
-                limiter=self._limiter,
-                abandon_on_cancel=True,
-            )
+            refresh.error = await self._ask_above(key)
+            is_needed = refresh.error is None and self._proof.proved(key) is None
+            if is_needed and refresh.successor is None:
+                await self._list(key, refresh, ahead)
         except Exception as exc:  # whatever it is, it must not end the mount
             refresh.error = exc
             self._failed(key, exc)
-        else:
-            # What was disowned meanwhile keeps its new number: whoever looks next asks again.
-            is_other = refresh.outdated and self._tag(key) != (old.tag if old else None)
-            if refresh.successor is None and not is_other:
-                self._put(key, old, new, 0.0 if refresh.outdated else self._fetched_at(began))
-                self.after_list(key, taken, new)
         finally:
             if self._refreshes.get(key) is refresh:
                 del self._refreshes[key]
             refresh.done.set()
 
+    async def _ask_above(self, key: str) -> Exception | None:
+        """Asks for what may prove that the listing is fresh, or for the token that the next one
+        gets. Returns an error (told to the log already) after which a LIST is of no use."""
+        cached = self.cache.get(key)
+        if not self._proof.is_possible or self._proof.proved(key) is not None:
+            return None
+        above = parent_of(key)
+        if above is None:
+            await self._ask_root()
+        elif cached is not None and cached.token and self._proof.token(key):
+            error = (await self.start_refresh(above).ended()).error
+            return error if isinstance(error, (Unreachable, Throttled)) else None
+        return None
+
+    async def _ask_root(self) -> None:
+        began = self._wall_clock()
+        try:
+            root = await trio.to_thread.run_sync(
+                self.store.stat, "", limiter=self._limiter, abandon_on_cancel=True
+            )
+        except (Unreachable, Throttled):
+            raise
+        except RemoteError as error:
+            log.debug("the root doesn't tell: %s", error)  # a LIST says what is the matter
+        else:
+            self._proof.root_said(root, began)
+
+    async def _list(self, key: str, refresh: Refresh, ahead: bool) -> None:
+        # Only the newest refresh of a key changes its entry in the cache, and folding waits while
+        # there is one, so the old listing read here is still the old one when the new one is put.
+        taken = self.before_list(key)
+        old = self.cache.get(key)
+        listing = old.listing if old else None
+        gone = gone_files(self.ledger, key)
+        wanted = Wanted(key, listing, waiting_below(self.ledger, key), gone, ahead)
+        token = self._proof.token(key)  # said before it is asked for: it is at least as new
+        began = self._wall_clock()
+        new = await trio.to_thread.run_sync(
+            list_now,
+            self.store,
+            wanted,
+            self.new_numbers,
+            limiter=self._limiter,
+            abandon_on_cancel=True,
+        )
+        # What was disowned meanwhile keeps its new number: whoever looks next asks again.
+        is_other = refresh.outdated and self._tag(key) != (old.tag if old else None)
+        if refresh.successor is None and not is_other:
+            fetched_at = 0.0 if refresh.outdated else self._proof.asked_at(began)
+            self._put(key, old, new, fetched_at, token)
+            self.after_list(key, taken, new.listing)
+
     def _tag(self, key: str) -> bytes | None:
         cached = self.cache.get(key)
         return cached.tag if cached is not None else None
 
-    def _put(self, key: str, old: CachedListing | None, new: Listing, fetched_at: float) -> None:
-        if old is not None and new is old.listing:
-            self.cache.touch(key, fetched_at)
+    def _put(
+        self, key: str, old: CachedListing | None, new: Listed, fetched_at: float, token: str
+    ) -> None:
+        if not fetched_at or not new.is_theirs:
+            token = ""
+        if old is not None and new.listing is old.listing:
+            self.cache.touch(key, fetched_at, token)
         else:
-            self.cache.put(key, new, fetched_at)
-
-    def _fetched_at(self, began: float) -> float:
-        """When it was asked; a LIST that took long counts from its end, or it would never be
-        fresh and each look-up would ask for it again."""
-        now = self._wall_clock()
-        return now if now - began > self.ttl_s / 2 else began
+            self.cache.put(key, new.listing, fetched_at, token)
 
     def _failed(self, key: str, error: Exception) -> None:
         if isinstance(error, NotFound):
@@ -357,31 +379,8 @@ class Tree:
             level = logging.WARNING if self._remote_is_well() else logging.DEBUG
             log.log(level, "listing %r failed: %s", key, error)
 
-    def _list(
-        self,
-        key: str,
-        old: Listing | None,
-        waiting: Collection[str] | None,
-        gone: Collection[str],
-        ahead: bool,
-    ) -> Listing:
-        """`waiting`: see `waiting_below`. What is in those directories may be on the remote later
-        than what was in them is gone."""
-        prefetching.set(ahead)  # in this call's own copy of the context
-        try:
-            entries = [entry for page in self.store.list(key) for entry in page]
-        except NotFound:
-            if waiting is None:
-                raise
-            entries = []
-        there = {entry.name for entry in entries if entry.kind is Kind.DIRECTORY}
-        missing = [name for name in waiting or () if name not in there]
-        entries += [Entry(name, Kind.DIRECTORY, 0, 0, "") for name in missing]
-        return merged(entries, old, self.new_numbers, not key, gone)
-
     def _age_s(self, cached: CachedListing) -> float:
-        age = self._wall_clock() - cached.fetched_at
-        return age if age >= 0 else self.ttl_s  # the clock was set back: ask
+        return self._proof.age_s(cached.fetched_at)
 
     # -- names and attributes
 

@@ -53,6 +53,9 @@ class MemoryStore:
     while set to an Event that is not set, every call waits for it (at most 30 s, then
     Unreachable). Like the real stores, `list` does nothing before its first page is asked for.
 
+    With `tree_versions` a directory's version changes with anything below it, but for what is in
+    `apart` (keys of directories), which has none.
+
     `enforces=False` is a remote that ignores conditions: the store looks first and then acts, and
     what came in between is overwritten. `between_look_and_act`, called with the key, is where a
     test puts that in. `name_rules` are only told, for others to obey.
@@ -68,6 +71,7 @@ class MemoryStore:
         server_copy: bool = True,
         put_delta: bool = True,
         keeps_attributes: bool = True,
+        tree_versions: bool = False,
     ) -> None:
         self.calls: Counter[str] = Counter()
         self.gate: threading.Event | None = None
@@ -83,7 +87,10 @@ class MemoryStore:
             keeps_attributes=keeps_attributes,
             keeps_mtime=True,
             put_delta=put_delta,
+            tree_versions=tree_versions,
         )
+        self.apart: tuple[str, ...] = ()
+        self._changes: Counter[str] = Counter()  # by directory, of all that is below it
         self._page_size = page_size
         self._lock = threading.Lock()
         self._objects: dict[str, _Object] = {}
@@ -110,10 +117,12 @@ class MemoryStore:
                 self._directories.update(_parents(key))
             if key.endswith("/") and self._capabilities.real_directories:
                 self._directories.add(key)
+                self._changed(key)
                 return ""
             mtime_ns = time.time_ns() if mtime_ns is None else mtime_ns
             upload = Upload(attributes=dict(attributes or {}))
             self._objects[key] = _Object(data, next(self._generations), mtime_ns, upload)
+            self._changed(key)
             return self._objects[key].version
 
     def seed_mtime(self, key: str, mtime_ns: int) -> None:
@@ -124,6 +133,7 @@ class MemoryStore:
     def drop(self, key: str) -> None:
         """Removes an object, or a marker or directory with its slash; KeyError if missing."""
         with self._lock:
+            self._changed(key)
             if key in self._objects:
                 del self._objects[key]
             else:
@@ -173,7 +183,7 @@ class MemoryStore:
                 name = key.removesuffix("/").rpartition("/")[2]
                 if key and not self._is_directory(key):
                     raise NotFound(key)
-                return Entry(name, Kind.DIRECTORY, 0, 0, "")
+                return Entry(name, Kind.DIRECTORY, 0, 0, self._tree_version(key))
             self._object(key)
             return self._told(key)
 
@@ -269,6 +279,7 @@ class MemoryStore:
             self._object(key)
             self._check_version(key, expect)
             del self._objects[key]
+            self._changed(key)
 
     def copy(
         self, source: str, version: str, key: str, expect: str | None, upload: Upload
@@ -295,6 +306,7 @@ class MemoryStore:
             self._check_place(key)
             if self._capabilities.real_directories:
                 self._directories.add(key)
+                self._changed(key)
             elif key not in self._objects:
                 self._store(key, b"", _FOREIGN)
 
@@ -308,6 +320,7 @@ class MemoryStore:
                 raise NotFound(key)
             self._directories.discard(key)
             self._objects.pop(key, None)
+            self._changed(key)
 
     def close(self) -> None:
         pass
@@ -335,6 +348,7 @@ class MemoryStore:
     def _store(self, key: str, data: bytes, upload: Upload) -> Entry:
         mtime_ns = upload.mtime_ns or time.time_ns()
         self._objects[key] = _Object(data, next(self._generations), mtime_ns, upload)
+        self._changed(key)
         return self._told(key)
 
     def _told(self, key: str) -> Entry:
@@ -344,9 +358,25 @@ class MemoryStore:
     def _entry(self, key: str) -> Entry:
         name = key.removesuffix("/").rpartition("/")[2]
         if key.endswith("/"):
-            return Entry(name, Kind.DIRECTORY, 0, 0, "")
+            return Entry(name, Kind.DIRECTORY, 0, 0, self._tree_version(key))
         found = self._objects[key]
         return Entry(name, Kind.FILE, len(found.data), found.mtime_ns, found.version)
+
+    def _tree_version(self, directory: str) -> str:
+        if not self._capabilities.tree_versions or self._is_apart(directory):
+            return ""
+        return f"t{self._changes[directory]}"
+
+    def _changed(self, key: str) -> None:
+        """The directories above have new versions, a directory itself, too. Two never have the
+        same one."""
+        if self._is_apart(key):
+            return
+        for directory in ("", *_parents(key), *([key] if key.endswith("/") else ())):
+            self._changes[directory] = next(self._generations)
+
+    def _is_apart(self, key: str) -> bool:
+        return bool(self.apart) and key.startswith(self.apart)
 
     def _begin(self, call: str) -> None:
         self.calls[call] += 1
@@ -374,7 +404,8 @@ class MemoryStore:
                 continue
             name, slash, _ = key[len(directory) :].partition("/")
             if slash:
-                found[name, Kind.DIRECTORY] = Entry(name, Kind.DIRECTORY, 0, 0, "")
+                version = self._tree_version(f"{directory}{name}/")
+                found[name, Kind.DIRECTORY] = Entry(name, Kind.DIRECTORY, 0, 0, version)
             else:
                 found[name, Kind.FILE] = self._entry(key)
         return list(found.values())

@@ -47,15 +47,16 @@ offsets = st.sampled_from([0, 3, 4096, 65_536, 100_000])
 
 
 def store_of(kind: str) -> MemoryStore:
-    if kind == "files":
-        return MemoryStore(real_directories=True, server_copy=False)
+    if kind in ("files", "trees"):
+        is_tree = kind == "trees"
+        return MemoryStore(real_directories=True, server_copy=False, tree_versions=is_tree)
     return MemoryStore(enforces=kind != "loose")
 
 
 class Alone(RuleBasedStateMachine):
     """`kinds`: what the remote can be like."""
 
-    kinds = ("objects", "files", "loose")
+    kinds = ("objects", "files", "trees", "loose")
 
     @initialize(data=st.data())
     def begin(self, data: st.DataObject) -> None:

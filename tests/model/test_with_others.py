@@ -41,10 +41,14 @@ busy_paths = st.one_of(paths, st.runner().flatmap(_busy), st.runner().flatmap(_b
 class WithOthers(RuleBasedStateMachine):
     """Versions are enforced: where they are not, the docs say what is lost."""
 
-    @initialize(kind=st.sampled_from(["objects", "files"]), seeds=st.lists(paths, max_size=3))
+    @initialize(
+        kind=st.sampled_from(["objects", "files", "trees"]), seeds=st.lists(paths, max_size=3)
+    )
     def begin(self, kind: str, seeds: list[Path]) -> None:
-        is_files = kind == "files"
-        store = Witness(real_directories=is_files, server_copy=not is_files)
+        is_files = kind != "objects"
+        store = Witness(
+            real_directories=is_files, server_copy=not is_files, tree_versions=kind == "trees"
+        )
         self.shared = Shared(store)
         store.seed("d/z", self.shared.word())
         for path in seeds:

@@ -135,6 +135,39 @@ def test_a_time_in_the_future_is_expired(tmp_path: Path) -> None:
             assert cached.fetched_at == 0
 
 
+def test_a_token_is_kept_with_its_time_and_ends_with_it(tmp_path: Path) -> None:
+    with opened(tmp_path) as cache:
+        for key in ("put/", "touched/", "expired/", "below/it/", "lost/", "revived/"):
+            cache.put(key, listing("f"), NOW - 5, "token")
+        cache.touch("touched/", NOW, "another")
+        cache.touch("expired/", 0.0)
+        cache.expire("below/")
+        cache.put("lost/", listing("g"), NOW)
+        known = cache.get("revived/")
+        assert known is not None
+        cache.revive("revived/", known.tag, NOW)
+        cache.revive("put/", b"other", NOW)
+        assert _times(cache)["revived/"] == (NOW, "token")
+    with opened(tmp_path) as cache:
+        assert _times(cache) == {
+            "put/": (NOW - 5, "token"),
+            "touched/": (NOW, "another"),
+            "expired/": (0.0, ""),
+            "below/it/": (0.0, ""),
+            "lost/": (NOW, ""),
+            "revived/": (NOW - 5, "token"),
+        }
+
+
+def _times(cache: MetadataCache) -> dict[str, tuple[float, str]]:
+    found: dict[str, tuple[float, str]] = {}
+    for key in ("put/", "touched/", "expired/", "below/it/", "lost/", "revived/"):
+        cached = cache.get(key)
+        assert cached is not None
+        found[key] = (cached.fetched_at, cached.token)
+    return found
+
+
 def test_memory_is_bounded_and_the_rest_comes_from_disk(tmp_path: Path) -> None:
     with opened(tmp_path, memory_limit_bytes=20_000) as cache:
         for i in range(200):

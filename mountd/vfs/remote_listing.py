@@ -1,0 +1,80 @@
+"""One LIST of a directory: the call, and who waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import trio
+
+from mountd.errors import NotFound
+from mountd.remotes.base import RemoteStore
+from mountd.remotes.call import prefetching
+from mountd.types import Entry, Kind
+from mountd.vfs.listing_rows import merged, without_replaced
+from mountd_cache.listing import Listing
+
+
+@dataclass(eq=False, slots=True)
+class Refresh:
+    """A LIST under way, or what proves that none is needed; everybody who wants the directory
+    waits for the same one.
+
+    `outdated`: somebody asked for freshness after it began, or it takes too long: whoever comes
+    now begins `successor`, and what this one brings is not put over it.
+    """
+
+    began_s: float
+    done: trio.Event
+    outdated: bool = False
+    successor: Refresh | None = None
+    error: Exception | None = None
+
+    async def ended(self) -> Refresh:
+        """The last one, when it is done."""
+        refresh = self
+        await refresh.done.wait()
+        while refresh.successor is not None:
+            refresh = refresh.successor
+            await refresh.done.wait()
+        return refresh
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a LIST must know of a directory. `waiting`: see `waiting_below`; what is in those
+    directories may be on the remote later than what was in them is gone. `gone`: see `gone_files`.
+    `ahead`: nobody waits for it yet."""
+
+    key: str
+    old: Listing | None
+    waiting: Collection[str] | None
+    gone: Collection[str]
+    ahead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """`is_theirs`: it is what the remote has, with nothing in it because of what waits here."""
+
+    listing: Listing
+    is_theirs: bool
+
+
+def list_now(store: RemoteStore, wanted: Wanted, new_numbers: Callable[[int], int]) -> Listed:
+    """Blocks; in a worker thread. Raises RemoteError."""
+    prefetching.set(wanted.ahead)  # in this call's own copy of the context
+    is_theirs = True
+    try:
+        entries = [entry for page in store.list(wanted.key) for entry in page]
+    except NotFound:
+        if wanted.waiting is None:
+            raise
+        entries, is_theirs = [], False
+    there = {entry.name for entry in entries if entry.kind is Kind.DIRECTORY}
+    missing = [name for name in wanted.waiting or () if name not in there]
+    entries += [Entry(name, Kind.DIRECTORY, 0, 0, "") for name in missing]
+    is_theirs = is_theirs and not missing
+    is_theirs = is_theirs and without_replaced(entries, wanted.gone) is entries
+    listing = merged(entries, wanted.old, new_numbers, not wanted.key, wanted.gone)
+    return Listed(listing, is_theirs)

@@ -1,0 +1,72 @@
+"""How many requests it takes to see what was changed on a Nextcloud, through the real daemon."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mount.mounting import Mounted, mounted
+from tests.servers.nextcloud.launch import NextcloudServer
+
+pytestmark = [pytest.mark.fuse, pytest.mark.server]
+
+TTL_S = 2.0
+DIRECTORIES = 20
+
+
+@pytest.fixture
+def at(nextcloud_server: NextcloudServer, tmp_path: Path) -> Iterator[Mounted]:
+    """20 directories of ten files, and one on an external storage; everything was looked at."""
+    nextcloud_server.seed("tree", directories=DIRECTORIES, files=10, size=10)
+    nextcloud_server.put("disk/sub/f", b"1")
+    nextcloud_server.mount("disk", "external")
+    with mounted(
+        f"nextcloud://{nextcloud_server.user}@cloud/",
+        tmp_path,
+        environment={"MOUNTD_PASSWORD": nextcloud_server.password},
+        endpoint=nextcloud_server.url,
+        metadata_ttl_s=TTL_S,
+    ) as mount:
+        walk(mount.path)
+        yield mount
+
+
+def walk(path: Path) -> list[str]:
+    """As `ls -lR`."""
+    found = [entry for entry in path.rglob("*") if entry.stat()]
+    return sorted(str(entry.relative_to(path)) for entry in found)
+
+
+def cost(path: Path, server: NextcloudServer) -> list[str]:
+    """The requests of a walk after the TTL: what was looked at, a listing with a slash."""
+    time.sleep(1.1 * TTL_S)
+    server.clear_log()
+    walk(path)
+    return sorted(
+        entry.path + ("" if entry.headers.get("depth") == "0" else "/")
+        for entry in server.log(method="PROPFIND")
+    )
+
+
+def test_nothing_changed_is_one_request(at: Mounted, nextcloud_server: NextcloudServer) -> None:
+    assert len(walk(at.path / "tree")) == DIRECTORIES * 11
+    assert cost(at.path / "tree", nextcloud_server) == [""]
+    assert [entry.method for entry in nextcloud_server.log()] == ["PROPFIND"]
+
+
+def test_a_change_deep_below_lists_only_its_branch(
+    at: Mounted, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.put("tree/d00007/new", b"x")
+    looked = cost(at.path / "tree", nextcloud_server)
+    assert looked == ["", "/", "tree/", "tree/d00007/"]
+    assert (at.path / "tree/d00007/new").read_bytes() == b"x"
+
+
+def test_a_change_on_an_external_storage_is_seen_after_the_ttl(
+    at: Mounted, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.put("disk/sub/new", b"x")
+    assert cost(at.path, nextcloud_server) == ["", "disk/", "disk/sub/"]
+    assert (at.path / "disk/sub/new").read_bytes() == b"x"
