@@ -1,7 +1,8 @@
 """Ranged GETs: what an answer promises about range and version. Pure.
 
-A WebDAV version is the entity tag without its `W/` (RFC 9110, 8.8.3.2: weak comparison), or
-`size-mtime_s` where the server has no tags. Apache's tag is weak for a second after a write and
+A WebDAV version is the entity tag without its `W/` (RFC 9110, 8.8.3.2: weak comparison), with
+more behind it where a tag is not enough (`nextcloud_version`), or `size-mtime_s` where the server
+has no tags. Apache's tag is weak for a second after a write and
 strong afterwards; the file didn't change in between, so the version must not either.
 """
 
@@ -53,7 +54,13 @@ def version_of(etag: str, size: int, mtime_ns: int) -> str:
 
 
 def is_tag(version: str) -> bool:
+    """Whether there is a tag in it, as conditions need one."""
     return version.startswith('"')
+
+
+def tag_of(version: str) -> str:
+    """The tag of a version that has one."""
+    return version[: version.rindex('"') + 1]
 
 
 def answers_for(version: str, headers: Mapping[str, str], total: int | None) -> bool:

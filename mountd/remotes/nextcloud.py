@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from mountd.config import Settings
 from mountd.errors import CredentialsError, Unsupported
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, Upload
+from mountd.remotes.http_range import is_tag
 from mountd.remotes.nextcloud_assembly import PAUSES_S, Assembly
 from mountd.remotes.nextcloud_chunks import CHUNK_BYTES, MAX_FILE_BYTES, ChunkedUploads
 from mountd.remotes.nextcloud_dav import LISTING, Details
 from mountd.remotes.nextcloud_features import Features, FeaturesDoor
 from mountd.remotes.nextcloud_folders import UploadFolders, machine
+from mountd.remotes.nextcloud_version import is_of_nextcloud
 from mountd.remotes.nextcloud_write import NextcloudWriter
 from mountd.remotes.sign_in import SignIn
 from mountd.remotes.webdav import CAPABILITIES, address_of, pool_of
@@ -29,9 +31,7 @@ from mountd.types import Entry
 LOCKED_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 # A small look must not wait behind a chunk; a server with a few PHP workers bears no more.
 _SPARE_CONNECTIONS = 2
-_CAPABILITIES = replace(
-    CAPABILITIES, strong_version=True, max_put_bytes=MAX_FILE_BYTES, tells_quota=True
-)
+_CAPABILITIES = replace(CAPABILITIES, max_put_bytes=MAX_FILE_BYTES, tells_quota=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,7 @@ class NextcloudStore:
             pool,
             base,
             self._reader,
+            self._plain,
             leftovers,
             self._details,
             self._door,
@@ -118,14 +119,14 @@ class NextcloudStore:
     @property
     def capabilities(self) -> Capabilities:
         """More once the server has said what it is."""
-        proof = self._writer.proof
+        proof, is_nextcloud = self._writer.proof, self._door.known.is_nextcloud
         return replace(
             self._capabilities,
             conditional_put=proof.puts is not None and proof.puts.everything,
-            conditional_delete=proof.puts is not None and proof.deletes,
+            conditional_delete=proof.puts is not None and proof.deletes and not is_nextcloud,
             keeps_mtime=self._writer.keeps_mtime,
             name_rules=self._door.known.names,
-            native_move=self._door.known.is_nextcloud,
+            native_move=is_nextcloud,
             tree_versions=self._door.may_be_nextcloud,
         )
 
@@ -145,7 +146,9 @@ class NextcloudStore:
         raise Unsupported("Nextcloud lists directory by directory")
 
     def read(self, key: str, start: int, end: int, version: str) -> bytes:
-        return self._reader.read(key, start, end, version)
+        is_plain = is_tag(version) and not is_of_nextcloud(version)
+        reader = self._plain if is_plain else self._reader
+        return reader.read(key, start, end, version)
 
     def identify(self, key: str) -> Identity:
         return self._writer.identify(key)

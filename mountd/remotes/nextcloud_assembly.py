@@ -30,9 +30,11 @@ from mountd.errors import (
 )
 from mountd.remotes.base import ABSENT
 from mountd.remotes.http_pool import Answer, HttpPool
-from mountd.remotes.http_range import is_tag, opaque_tag
+from mountd.remotes.http_range import is_tag, tag_of
 from mountd.remotes.nextcloud_dav import Details
 from mountd.remotes.nextcloud_folders import TOTAL_HEADER, UploadFolders, UploadLost, error_of
+from mountd.remotes.nextcloud_version import has_lost_its_sum, version_made
+from mountd.remotes.webdav_write import FIRST_DAY_S
 from mountd.types import Entry, Kind
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,9 @@ class Goal:
 
     @property
     def mtime_s(self) -> int:
-        return max(0, self.mtime_ns // _SECOND_NS)
+        """0 where none is sent."""
+        mtime_s = self.mtime_ns // _SECOND_NS
+        return mtime_s if mtime_s > FIRST_DAY_S else 0
 
 
 class _Said(Enum):
@@ -89,6 +93,7 @@ class Assembly:
         """Returns what is there as ours. Raises UploadLost where no MOVE was in doubt and the
         folder is gone, Corrupt and other errors as `RemoteStore.put`. After Unreachable and Locked
         the folder may still be there."""
+        self._check_expected(goal)
         until_s = self._deadline_s(goal)
         in_doubt = False
         tries = 0
@@ -143,18 +148,33 @@ class Assembly:
 
     # Looking
 
+    def _check_expected(self, goal: Goal) -> None:
+        """The chunks took their time, and the MOVE's condition is a tag, which is less than a
+        version."""
+        if not goal.expect:
+            return
+        try:
+            entry, _ = self._details.find(goal.key)
+        except NotFound:
+            raise VersionChanged(f"{goal.key!r} is gone") from None
+        if entry.version != goal.expect:
+            raise VersionChanged(f"{goal.key!r} was {goal.expect} and is {entry.version}")
+
     def _landed(self, folder: str, goal: Goal) -> Entry | None:
         """The file, if it is ours beyond doubt."""
         try:
             entry, md5 = self._details.find(goal.key)
         except NotFound:
             return None
-        is_new = entry.kind is Kind.FILE and entry.version != goal.before
-        if not is_new or entry.size != goal.size:
+        if entry.kind is not Kind.FILE or entry.size != goal.size:
             return None
+        is_new = entry.version != goal.before
         if md5:
-            return entry if md5 == goal.md5 else None
-        if not goal.mtime_s or entry.mtime_ns != goal.mtime_s * _SECOND_NS:
+            if md5 != goal.md5:
+                return None
+            # The same bytes with the same mtime are the same version: then the folder tells.
+            return entry if is_new or not self._folders.is_there(folder) else None
+        if not is_new or not goal.mtime_s or entry.mtime_ns != goal.mtime_s * _SECOND_NS:
             return None
         return None if self._folders.is_there(folder) else entry
 
@@ -172,21 +192,22 @@ class Assembly:
 
     def _entry(self, goal: Goal, answer: Answer | None) -> Entry:
         """After a good answer. Who has replaced it at once is not taken for us."""
-        tag = ""
+        version = ""
         if answer is not None:
-            tag = opaque_tag(answer.headers.get("oc-etag") or answer.headers.get("etag", ""))
+            etag = answer.headers.get("oc-etag") or answer.headers.get("etag", "")
+            version = version_made(etag, goal.size, goal.md5)
         ours = Entry(
-            goal.key.rpartition("/")[2], Kind.FILE, goal.size, goal.mtime_s * _SECOND_NS, tag
+            goal.key.rpartition("/")[2], Kind.FILE, goal.size, goal.mtime_s * _SECOND_NS, version
         )
         try:
             entry, _ = self._details.find(goal.key)
         except NotFound:
-            if tag:
+            if version:
                 return ours
             raise
-        if tag and entry.version != tag:
-            return ours
-        return entry
+        if not version or has_lost_its_sum(entry.version, version):
+            return entry
+        return entry if entry.version == version else ours
 
 
 def _headers(goal: Goal) -> dict[str, str]:
@@ -199,5 +220,5 @@ def _headers(goal: Goal) -> dict[str, str]:
     if goal.mtime_s:
         headers["X-OC-Mtime"] = str(goal.mtime_s)
     if goal.expect is not None and is_tag(goal.expect):
-        headers["If"] = f"<{goal.target}> ([{goal.expect}])"
+        headers["If"] = f"<{goal.target}> ([{tag_of(goal.expect)}])"
     return headers

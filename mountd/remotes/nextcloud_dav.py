@@ -11,6 +11,13 @@ from typing import Final
 from mountd.errors import Corrupt, Locked, LockedByUser, RemoteError
 from mountd.remotes.base import Quota
 from mountd.remotes.http_pool import HttpPool
+from mountd.remotes.nextcloud_version import (
+    CHECKSUMS,
+    FILE_ID,
+    UPLOAD_TIME,
+    proves,
+    version_in,
+)
 from mountd.remotes.webdav_leftovers import Leftovers
 from mountd.remotes.webdav_read import DavReader, Dialect
 from mountd.remotes.webdav_xml import DavItem
@@ -40,13 +47,15 @@ def _asking(*extra: str) -> Dialect:
         'xmlns:oc="http://owncloud.org/ns" xmlns:nc="http://nextcloud.org/ns">'
         f"<D:prop>{asked}</D:prop></D:propfind>"
     )
-    inside = {f"{_OC}checksum"} if f"{_OC}checksums" in extra else set()
+    inside = {f"{_OC}checksum"} if CHECKSUMS in extra else set()
     return Dialect(
         has_tree_tags=True,
         is_apart=is_apart,
         propfind=body.encode(),
         extra=frozenset(extra) | inside,
         check_whole=check_sum,
+        version=version_in,
+        proves=proves,
     )
 
 
@@ -83,8 +92,9 @@ def check_sum(what: str, headers: Mapping[str, str], data: bytes) -> None:
             return
 
 
-LISTING: Final = _asking(f"{_OC}fileid", _PERMISSIONS, _MOUNT_TYPE)
-_DETAILS: Final = _asking(f"{_OC}checksums", _LOCK, _LOCK_OWNER)
+_VERSION = (CHECKSUMS, UPLOAD_TIME, FILE_ID)
+LISTING: Final = _asking(*_VERSION, _PERMISSIONS, _MOUNT_TYPE)
+_DETAILS: Final = _asking(*_VERSION, _LOCK, _LOCK_OWNER)
 _ROOM: Final = _asking(_FREE, _USED)
 
 
@@ -99,7 +109,7 @@ class Details:
     def find(self, key: str) -> tuple[Entry, str]:
         """What is at a key, and the MD5 (hex) that its uploader told, or "". Raises NotFound."""
         entry, item = self._files.look(key, self._pool.deadline_s())
-        return entry, sums_in(item.more.get(f"{_OC}checksums", "")).get("MD5", "")
+        return entry, sums_in(item.more.get(CHECKSUMS, "")).get("MD5", "")
 
     def room(self, directory: str) -> Quota:
         """What fits in there. Raises NotFound."""

@@ -29,11 +29,12 @@ from mountd.errors import (
 )
 from mountd.remotes.base import ABSENT, Body, Identity, Upload
 from mountd.remotes.http_pool import HttpPool
-from mountd.remotes.http_range import is_tag, opaque_tag
+from mountd.remotes.http_range import is_tag, opaque_tag, tag_of
 from mountd.remotes.nextcloud_assembly import Goal
 from mountd.remotes.nextcloud_chunks import ChunkedUploads
 from mountd.remotes.nextcloud_dav import Details
 from mountd.remotes.nextcloud_features import FeaturesDoor
+from mountd.remotes.nextcloud_version import has_lost_its_sum, version_made
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.webdav_changes import DavChanges
 from mountd.remotes.webdav_leftovers import Leftovers, directory_of
@@ -45,10 +46,12 @@ from mountd.types import Entry, Kind
 
 logger = logging.getLogger(__name__)
 
-_ALL = Enforced(other=True, gone=True, taken=True)
+# A tag may stand for more than one content there (`nextcloud_version`). So a version is compared
+# by a look, and its tag then goes with the request: `gone` False is what asks for that look.
+_TAGS = Enforced(other=True, gone=False, taken=True)
 # 24.0.5. A MOVE gives a collection's `If` a 412 whatever it says: sabre knows no tags of those.
 PROOF = Proof(
-    moves=_ALL, deletes=True, puts=_ALL, keeps_mtime=True, odd_names=True, collections=False
+    moves=_TAGS, deletes=True, puts=_TAGS, keeps_mtime=True, odd_names=True, collections=False
 )
 _SECOND_NS = 1_000_000_000
 
@@ -88,6 +91,7 @@ class NextcloudWriter:
         pool: HttpPool,
         base: str,
         reader: DavReader,
+        plain: DavReader,
         leftovers: Leftovers,
         details: Details,
         door: FeaturesDoor,
@@ -108,7 +112,7 @@ class NextcloudWriter:
         self._changes = DavChanges(pool, base)
         self._prover = NextcloudProof(self._changes, door)
         self._known = DavWriter(pool, base, reader, leftovers, self._prover)
-        self._plain = DavWriter(pool, base, reader, leftovers)
+        self._plain = DavWriter(pool, base, plain, leftovers)
         self._keeps_mtime = True
 
     @property
@@ -123,10 +127,13 @@ class NextcloudWriter:
     def identify(self, key: str) -> Identity:
         """One PROPFIND. The MD5 is what the uploader said, so it is there only if that was us or
         another client that says one."""
+        writer = self._writer()
+        if writer is self._plain:
+            return writer.identify(key)
         entry, md5 = self._details.find(key)
         if entry.kind is not Kind.FILE:
             raise NotFound(f"{key!r} is a directory")
-        return Identity(entry, self._writer().upload_id_of(key, entry.version), md5)
+        return Identity(entry, writer.upload_id_of(key, entry.version), md5)
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         """Small files by one request; large ones in chunks, where the server takes such."""
@@ -202,16 +209,18 @@ class NextcloudWriter:
         data = body.read(0, body.size)
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         headers = {"OC-Checksum": f"MD5:{md5}", "X-Hash": "md5", **mtime_headers(upload)}
-        if expect and not is_tag(expect):
+        if expect:
             self._known.check(key, expect, self._pool.deadline_s())
         answered = self._put_data(key, data, headers, expect)
         if answered.get("x-hash-md5", md5).lower() != md5:
             # Once more. Not under our sum: what is broken must never be taken for what we sent.
             del headers["OC-Checksum"]
-            answered = self._put_data(key, data, headers, _version_in(answered) or expect)
+            answered = self._put_data(key, data, headers, _tag_in(answered) or expect)
             if answered.get("x-hash-md5", "").lower() != md5:
                 raise Corrupt(f"{key!r}: the server got other bytes than were sent, twice")
-        return self._made(key, body.size, upload, answered)
+            del answered["x-hash-md5"]  # no sum is kept now: only a look tells the version
+        made = version_made(_tag_in(answered), body.size, md5)
+        return self._made(key, body.size, upload, answered, made)
 
     def _put_data(
         self, key: str, data: Buffer, headers: dict[str, str], expect: str | None
@@ -220,17 +229,19 @@ class NextcloudWriter:
         if expect == ABSENT:
             conditions["If-None-Match"] = "*"
         elif expect is not None and is_tag(expect):
-            conditions["If-Match"] = expect
+            conditions["If-Match"] = tag_of(expect)
         with explained(self._reader, key, self._pool.deadline_s):
-            answered = self._put_file(key, SentBody.of(data), {**headers, **conditions})
+            sent = SentBody.of(data)
+            answered = self._put_file(key, sent, {**headers, **conditions}, expect)
         if answered is None:
             raise self._known.refusal(key, expect or ABSENT, self._pool.deadline_s())
         return dict(answered)
 
     def _put_file(
-        self, key: str, sent: SentBody, headers: dict[str, str]
+        self, key: str, sent: SentBody, headers: dict[str, str], expect: str | None
     ) -> Mapping[str, str] | None:
-        """After a 423 again: nothing was done, and another request holds the file for a moment."""
+        """After a 423 again: nothing was done, and another request holds the file for a moment.
+        What that one leaves there may have the same tag, so it is looked at."""
         for pause_s in self._pauses_s:
             try:
                 return self._put_once(key, sent, headers)
@@ -241,6 +252,8 @@ class NextcloudWriter:
                 # Two who got it from one another must not come back in step.
                 if self._closing.wait(pause_s * random.uniform(0.5, 1.5)):
                     raise
+                if expect:
+                    self._known.check(key, expect, self._pool.deadline_s())
         return self._put_once(key, sent, headers)
 
     def _put_once(
@@ -253,18 +266,19 @@ class NextcloudWriter:
             self._known.check(key, None, self._pool.deadline_s())
             raise
 
-    def _made(self, key: str, size: int, upload: Upload, answered: dict[str, str]) -> Entry:
+    def _made(
+        self, key: str, size: int, upload: Upload, answered: dict[str, str], version: str
+    ) -> Entry:
         """What the answer says, or else what a look shows."""
-        version = _version_in(answered)
         keeps_mtime = answered.get("x-oc-mtime") == "accepted"
-        if upload.mtime_ns > 0 and not keeps_mtime:
+        if mtime_headers(upload) and not keeps_mtime:
             self._keeps_mtime = False
         mtime_ns = upload.mtime_ns // _SECOND_NS * _SECOND_NS
         ours = Entry(key.rpartition("/")[2], Kind.FILE, size, mtime_ns, version)
         if version and keeps_mtime and "x-hash-md5" in answered:
             return ours
         found = self._reader.find(key, self._pool.deadline_s())
-        if version and found.version != version:
+        if version and found.version != version and not has_lost_its_sum(found.version, version):
             return ours  # somebody has replaced it already
         if found.size != size:
             raise Corrupt(f"{key!r}: sent {size} bytes, and {found.size} arrived")
@@ -298,5 +312,5 @@ class NextcloudWriter:
             raise QuotaExceeded(f"{key!r} has {size} bytes, and {room.free_bytes} are left")
 
 
-def _version_in(answered: dict[str, str]) -> str:
+def _tag_in(answered: dict[str, str]) -> str:
     return opaque_tag(answered.get("oc-etag") or answered.get("etag", ""))

@@ -11,6 +11,7 @@ from typing import Final
 
 from mountd.errors import NameNotAllowed, NotFound, RemoteError
 from mountd.remotes.http_pool import Answer, HttpPool
+from mountd.remotes.http_range import tag_of
 from mountd.remotes.http_status import error_of_status
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.webdav_path import target_of
@@ -67,8 +68,9 @@ class DavChanges:
             return answer.status != 405 and _is_done(answer)
 
     def condition(self, key: str, version: str) -> str:
-        """The `If` header for "`key` is of this version", which must be a tag."""
-        return f"<{target_of(self._base, key)}> ([{version}]) ([W/{version}])"
+        """The `If` header for "`key` is of this version", which must have a tag."""
+        tag = tag_of(version)
+        return f"<{target_of(self._base, key)}> ([{tag}]) ([W/{tag}])"
 
     def _to(
         self, method: str, source: str, key: str, until_s: float, overwrite: bool, condition: str

@@ -4,11 +4,12 @@ What is promised about versions. A read is one GET with If-Match, and the tag (o
 Last-Modified) of its answer is compared as well, so a server that ignores If-Match is caught.
 Where the answer proves nothing, the file is asked for once more: bytes between two equal versions
 are of that version. What a version is worth is up to the server: Apache's and WsgiDAV's tags are
-made of size and mtime, Nextcloud's are random for each write.
+made of size and mtime, and so are Nextcloud's on a local disk (`nextcloud_version` adds to them).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from mountd.errors import Corrupt, NotFound, Unreachable, Unsupported, VersionChanged
 from mountd.remotes.http_pool import Answer, HttpPool
@@ -17,6 +18,7 @@ from mountd.remotes.http_range import (
     is_tag,
     is_weak,
     parse_content_range,
+    tag_of,
     version_of,
 )
 from mountd.remotes.http_status import error_of_status, mtime_ns_of_http_date
@@ -41,6 +43,20 @@ def _unchecked(what: str, headers: Mapping[str, str], data: bytes) -> None:
     """A plain server says nothing about a file's sum."""
 
 
+def _version(item: DavItem) -> str:
+    return version_of(item.etag, item.size or 0, item.mtime_ns)
+
+
+class Proves(Protocol):
+    def __call__(
+        self, version: str, headers: Mapping[str, str], total: int | None, *, is_whole: bool
+    ) -> bool: ...
+
+
+def _proves(version: str, headers: Mapping[str, str], total: int | None, *, is_whole: bool) -> bool:
+    return answers_for(version, headers, total)
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """What a server answers beyond the RFC.
@@ -51,6 +67,8 @@ class Dialect:
     `propfind` asks for what the entries need, and for the texts of `extra` (`DavItem.more`).
     `check_whole(what, headers, data)` is called where one answer had a file's every byte; it
     raises Corrupt.
+    `version` makes a file's version of its item. `proves`: whether a GET's answer with these
+    headers, about a file of `total` bytes, is certainly of a version; `is_whole`: it has them all.
     """
 
     has_tree_tags: bool = False
@@ -58,6 +76,8 @@ class Dialect:
     propfind: bytes = PROPFIND_BODY
     extra: frozenset[str] = frozenset()
     check_whole: Callable[[str, Mapping[str, str], bytes], None] = _unchecked
+    version: Callable[[DavItem], str] = _version
+    proves: Proves = _proves
 
 
 PLAIN = Dialect()
@@ -92,7 +112,8 @@ class DavReader:
         that may be a false alarm, or an answer that doesn't tell its version."""
         until_s = self._pool.deadline_s()
         target = self._file_target(key)
-        if_match = version if is_tag(version) and version not in self._weak_tags else ""
+        is_sure = is_tag(version) and version not in self._weak_tags
+        if_match = tag_of(version) if is_sure else ""
         with self._get(target, start, end, if_match, until_s) as answer:
             if answer.status not in (412, 416):
                 return self._checked_body(answer, key, start, end, version, until_s)
@@ -187,7 +208,7 @@ class DavReader:
             return Entry(name, Kind.DIRECTORY, 0, item.mtime_ns, version)
         if item.size is None:
             raise Corrupt(f"{item.href}: the server doesn't tell its size")
-        version = version_of(item.etag, item.size, item.mtime_ns)
+        version = self._dialect.version(item)
         if is_weak(item.etag):
             self._remember_weak(version)
         return Entry(name, Kind.FILE, item.size, item.mtime_ns, version)
@@ -200,7 +221,8 @@ class DavReader:
         return target_of(self._base, key)
 
     def _get(self, target: str, start: int, end: int, if_match: str, until_s: float) -> Answer:
-        headers = {"Range": f"bytes={start}-{end - 1}"}
+        # SabreDAV (Nextcloud) takes an end of 0 for none: all the file would come.
+        headers = {"Range": f"bytes={start}-{max(end - 1, 1)}"}
         if if_match:
             headers["If-Match"] = if_match
         return self._pool.ask("GET", target, headers, until_s=until_s)
@@ -214,14 +236,15 @@ class DavReader:
         if answer.headers.get("content-encoding", "identity") != "identity":
             raise Corrupt(f"{answer.what}: encoded, although asked for as it is")
         skip, total = _position(answer, start, end)
-        is_proved = answers_for(version, answer.headers, total)
+        is_whole = start == 0 and end == total
+        is_proved = self._dialect.proves(version, answer.headers, total, is_whole=is_whole)
         if skip is None:
             if not is_proved:
                 self._check_version(key, version, until_s)
             answered = answer.headers.get("content-range", "the whole file")
             raise Corrupt(f"{answer.what}: asked for bytes {start}-{end - 1}, got {answered}")
         data = _body(answer, skip, end - start)
-        if start == 0 and end == total:
+        if is_whole:
             self._dialect.check_whole(answer.what, answer.headers, data)
         if not is_proved:
             self._check_version(key, version, until_s)
@@ -247,7 +270,8 @@ def _position(answer: Answer, start: int, end: int) -> tuple[int | None, int | N
         content_range = parse_content_range(answer.headers.get("content-range"))
         if content_range is None:
             return None, None
-        is_it = (content_range.start, content_range.end) == (start, end)
+        is_first_byte = content_range.start == start == 0 and end == 1
+        is_it = is_first_byte or (content_range.start, content_range.end) == (start, end)
         return (0 if is_it else None), content_range.total
     length = answer.headers.get("content-length", "")
     total = int(length) if length.isascii() and length.isdigit() else None

@@ -55,7 +55,7 @@ from mountd.errors import (
 )
 from mountd.remotes.base import ABSENT, Body, Identity, Upload
 from mountd.remotes.http_pool import HttpPool
-from mountd.remotes.http_range import is_tag, opaque_tag
+from mountd.remotes.http_range import is_tag, opaque_tag, tag_of
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.webdav_changes import DavChanges
 from mountd.remotes.webdav_leftovers import Leftovers, temporary_beside
@@ -75,6 +75,7 @@ logger = logging.getLogger(__name__)
 # A put that has lost already is noticed before this many bytes are sent, for one request more.
 _LOOK_FIRST_BYTES = 1 << 20
 _MAX_REMEMBERED = 4096
+FIRST_DAY_S = 86_400
 _SWEPT_PER_WRITE = 2
 _SWEEP_TIMEOUT_S = 5.0
 _REMOVE_DIR_ATTEMPTS = 3
@@ -279,7 +280,7 @@ class DavWriter:
         if known == ABSENT:
             headers["If-None-Match"] = "*"
         elif enforced.other and is_tag(known):
-            headers["If-Match"] = known
+            headers["If-Match"] = tag_of(known)
         until_s = self._pool.deadline_s()
         with explained(self._files, key, self._pool.deadline_s):
             sent = SentBody.part_of(body, 0, body.size)
@@ -289,7 +290,7 @@ class DavWriter:
             raise self.refusal(key, known, until_s)
         version = opaque_tag(answered.get("oc-etag") or answered.get("etag", ""))
         found = self._file(key, until_s)
-        if version and found.version != version:
+        if version and (not is_tag(found.version) or tag_of(found.version) != version):
             # Somebody has replaced it already. Ours was there, and this is what it was.
             found = replace(found, size=body.size, mtime_ns=upload.mtime_ns, version=version)
         elif found.size != body.size:
@@ -370,6 +371,6 @@ class DavWriter:
 
 
 def mtime_headers(upload: Upload) -> dict[str, str]:
-    if upload.mtime_ns <= 0:
-        return {}
-    return {MTIME_HEADER: str(upload.mtime_ns // 1_000_000_000)}
+    """None for the first day of 1970: Nextcloud keeps the bytes and then answers 500."""
+    mtime_s = upload.mtime_ns // 1_000_000_000
+    return {MTIME_HEADER: str(mtime_s)} if mtime_s > FIRST_DAY_S else {}

@@ -50,7 +50,7 @@ class MultistatusReader:
     """Bytes in, items out. Any method may raise Corrupt; after that the reader is of no use.
 
     `extra`: further elements, `{namespace}name`, whose text is wanted: a property's own, or that of
-    an element in it.
+    the elements in it, with a space between.
     """
 
     def __init__(self, extra: frozenset[str] = frozenset()) -> None:
@@ -131,7 +131,9 @@ class _Multistatus:
             else:
                 self._found.setdefault(tag, "")
         elif depth == 6 and text and tag in self._extra:
-            self._found[self._property] = text
+            before = self._found.get(self._property, "")
+            if len(before) < _MAX_TEXT_CHARS:
+                self._found[self._property] = f"{before} {text}" if before else text
         elif depth == 4 and tag == "{DAV:}status":
             self._propstat_status = _status_of(text)
         elif depth == 3:

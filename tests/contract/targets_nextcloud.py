@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from mountd.config import Settings
@@ -19,9 +20,11 @@ _LIMITS = frozenset(
         *(Limit.EMPTY_DIRECTORIES_STAY, Limit.MTIME_SECONDS, Limit.NO_ATTRIBUTES, Limit.NO_TREE),
         *(Limit.NO_CONTROL_CHARACTERS, Limit.NO_BACKSLASHES, Limit.NO_NEWLINES),
         *(Limit.NAMES_NORMALISED, Limit.NAME_BYTES_LIMIT),
+        *(Limit.NO_CONDITIONAL_PUT, Limit.NO_CONDITIONAL_DELETE),
     )
 )
 CHUNK_BYTES = 256 << 10
+_MTIMES_S = count(1_500_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,9 @@ class NextcloudTarget:
                 self.server.put(f"{self.name}/{key}", data)
 
     def overwrite(self, key: str, data: bytes) -> None:
-        self.server.put(f"{self.name}/{key}", data)
+        # As any client does that sets mtimes. Without one, what is done within a second shows no
+        # difference on a local disk, unless in its size.
+        self.server.put(f"{self.name}/{key}", data, mtime_s=next(_MTIMES_S))
 
     def remove(self, key: str) -> None:
         self.server.delete(f"{self.name}/{key}")

@@ -1,5 +1,6 @@
 """nextcloud:// and large files: every step of a chunked upload that can go wrong."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,7 +91,8 @@ def arrived(server: NextcloudServer, entry: Entry) -> None:
     node = server.node("big")
     assert node is not None
     assert server.read("big") == DATA
-    assert entry == Entry("big", entry.kind, len(DATA), MTIME_S * 10**9, f'"{node.etag}"')
+    version = f'"{node.etag}";{len(DATA)};MD5:{hashlib.md5(DATA).hexdigest()}'
+    assert entry == Entry("big", entry.kind, len(DATA), MTIME_S * 10**9, version)
     assert node.mtime_s == MTIME_S
     assert server.uploads() == {}
 
@@ -163,7 +165,8 @@ def test_a_replaced_file_is_assembled_under_its_old_versions_condition(
     open_store: OpenStore, nextcloud_server: NextcloudServer
 ) -> None:
     old = nextcloud_server.put("big", b"old")
-    entry = send(open_store(), expect=f'"{old.etag}"')
+    store = open_store()
+    entry = send(store, expect=store.stat("big").version)
     arrived(nextcloud_server, entry)
     node = nextcloud_server.node("big")
     assert node is not None
@@ -174,7 +177,8 @@ def test_a_replaced_file_is_assembled_under_its_old_versions_condition(
 def test_what_somebody_put_there_meanwhile_stays(
     open_store: OpenStore, nextcloud_server: NextcloudServer, before: bytes
 ) -> None:
-    old = nextcloud_server.put("big", before) if before else None
+    if before:
+        nextcloud_server.put("big", before)
     told = Told()
 
     def theirs(start: int, end: int) -> None:
@@ -182,8 +186,9 @@ def test_what_somebody_put_there_meanwhile_stays(
             nextcloud_server.put("big", b"theirs")
 
     store = open_store()
+    expect = store.stat("big").version if before else ABSENT
     with pytest.raises(VersionChanged):
-        store.put("big", BytesBody(DATA, theirs), f'"{old.etag}"' if old else ABSENT, told.upload)
+        store.put("big", BytesBody(DATA, theirs), expect, told.upload)
     assert nextcloud_server.read("big") == b"theirs"
     assert nextcloud_server.uploads() == {}
     assert told.last == ""
@@ -192,14 +197,15 @@ def test_what_somebody_put_there_meanwhile_stays(
 def test_what_was_to_be_replaced_and_went_is_a_changed_version(
     open_store: OpenStore, nextcloud_server: NextcloudServer
 ) -> None:
-    old = nextcloud_server.put("big", b"old")
+    nextcloud_server.put("big", b"old")
+    store = open_store()
 
     def gone(start: int, end: int) -> None:
         if start == 3 * CHUNK:
             nextcloud_server.delete("big")
 
     with pytest.raises(VersionChanged):
-        open_store().put("big", BytesBody(DATA, gone), f'"{old.etag}"', Upload())
+        store.put("big", BytesBody(DATA, gone), store.stat("big").version, Upload())
     assert nextcloud_server.node("big") is None
     assert nextcloud_server.uploads() == {}
 
@@ -386,14 +392,15 @@ def test_a_persons_lock_is_told_with_their_name(
     open_store: OpenStore, nextcloud_server: NextcloudServer, expected_log: ExpectedLog
 ) -> None:
     expected_log("locked by 'Bob B.'")
-    old = nextcloud_server.put("big", b"old")
+    nextcloud_server.put("big", b"old")
     nextcloud_server.configure(files_lock=True)
     nextcloud_server.lock("big", "bob", owner_name="Bob B.")
     store = open_store()
+    old = store.stat("big").version
     with pytest.raises(LockedByUser, match=r"Bob B\."):
-        send(store, expect=f'"{old.etag}"')
+        send(store, expect=old)
     with pytest.raises(LockedByUser, match=r"Bob B\."):
-        store.put("big", BytesBody(b"small"), f'"{old.etag}"', Upload())
+        store.put("big", BytesBody(b"small"), old, Upload())
     assert nextcloud_server.read("big") == b"old"
 
 
@@ -408,7 +415,11 @@ def test_a_server_that_offers_no_chunks_gets_the_file_whole(
     open_store: OpenStore, nextcloud_server: NextcloudServer
 ) -> None:
     nextcloud_server.configure(chunking="")
-    arrived(nextcloud_server, send(open_store()))
+    store = open_store()
+    entry = send(store)
+    assert nextcloud_server.read("big") == DATA
+    assert (entry.size, entry.mtime_ns) == (len(DATA), MTIME_S * 10**9)
+    assert entry == store.stat("big")
     assert nextcloud_server.log(tree="uploads") == []
 
 

@@ -64,7 +64,9 @@ def test_capabilities_are_asked_for_once_and_then_a_listing_is_one_request(
         list(store.list(directory))
     assert [entry.method for entry in nextcloud_server.log()] == ["GET"] + ["PROPFIND"] * 3
     able = store.capabilities
-    assert (able.conditional_put, able.conditional_delete, able.keeps_mtime) == (True,) * 3
+    # Its conditions know an ETag only, and that may be another content's, too.
+    assert (able.conditional_put, able.conditional_delete) == (False, False)
+    assert (able.strong_version, able.keeps_mtime) == (False, True)
     assert able.name_rules is not None
     assert store.features.version == "32.0.1"
 

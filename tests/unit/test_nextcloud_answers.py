@@ -156,6 +156,14 @@ def test_chunks_grow_where_there_would_be_too_many() -> None:
 
 TOLD = answer(200, capabilities())
 MD5_OF_DATA = "8d777f385d3dfec8815d20f7496026dc"
+FOUND = (
+    b'<d:multistatus xmlns:d="DAV:" xmlns:oc="http://owncloud.org/ns" '
+    b'xmlns:nc="http://nextcloud.org/ns"><d:response><d:href>/remote.php/dav/files/ann/f</d:href>'
+    b"<d:propstat><d:prop><d:resourcetype/><d:getcontentlength>4</d:getcontentlength><d:getetag>"
+    b"&quot;v1&quot;</d:getetag><nc:upload_time>17</nc:upload_time><oc:fileid>8</oc:fileid>"
+    b"</d:prop><d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response></d:multistatus>"
+)
+VERSION = f'"v1";4;MD5:{MD5_OF_DATA}'
 PUT_HEADERS = {"OC-ETag": '"v1"', "ETag": '"v1-gzip"', "X-OC-MTime": "accepted"}
 GOOD = answer(201, headers={**PUT_HEADERS, "X-Hash-MD5": MD5_OF_DATA})
 BROKEN = answer(201, headers={**PUT_HEADERS, "X-Hash-MD5": "0" * 32})
@@ -187,7 +195,7 @@ def put(store: NextcloudStore, expect: str | None = ABSENT) -> str:
 
 def test_a_small_file_is_one_request_with_length_mtime_and_sum() -> None:
     with scripted(TOLD, GOOD) as (store, server):
-        assert put(store) == '"v1"'
+        assert put(store) == VERSION
     asked, sent = server.requests
     assert asked.headers["ocs-apirequest"] == "true"
     assert (sent.method, sent.target) == ("PUT", "/remote.php/dav/files/ann/f")
@@ -199,13 +207,18 @@ def test_a_small_file_is_one_request_with_length_mtime_and_sum() -> None:
 
 
 def test_broken_bytes_are_replaced_at_once_and_never_pass_for_ours() -> None:
-    with scripted(TOLD, BROKEN, GOOD) as (store, server):
-        put(store)
+    with scripted(TOLD, BROKEN, GOOD, answer(207, FOUND)) as (store, server):
+        assert put(store) == '"v1";4;t17i8'
     again = server.requests[2]
     assert again.headers["if-match"] == '"v1"'
     assert "oc-checksum" not in again.headers
     with scripted(TOLD, BROKEN, BROKEN) as (store, _), pytest.raises(Corrupt):
         put(store)
+
+
+def test_a_server_that_keeps_no_sum_is_asked_what_a_put_has_made() -> None:
+    with scripted(TOLD, answer(201, headers=PUT_HEADERS), answer(207, FOUND)) as (store, _):
+        assert put(store) == '"v1";4;t17i8'
 
 
 def test_a_423_is_asked_again_and_a_lasting_one_is_locked() -> None:
@@ -233,8 +246,8 @@ def test_a_server_that_is_away_or_in_maintenance_is_asked_what_it_is_later() -> 
         assert raised.value.retry_after_s == 7
         with pytest.raises(Unreachable):
             put(store)
-        assert put(store) == '"v1"'
-        assert put(store) == '"v1"'
+        assert put(store) == VERSION
+        assert put(store) == VERSION
     assert [seen.method for seen in server.requests] == ["GET", "GET", "GET", "PUT", "PUT"]
 
 

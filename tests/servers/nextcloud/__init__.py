@@ -16,7 +16,7 @@ What is set up, and what is there:
     server.configure(chunking="", bulkupload="", quota_bytes=10**6, files_lock=True,
                      version="24.0.5.1", maintenance=True)
     server.configure(notify_push=True)           # a websocket says notify_file at each change
-    server.configure(stat_etags=True)            # as on a local disk: a file's ETag may not change
+    server.configure(stat_etags=False)           # as on object storage: a new ETag for each write
     server.configure(assembly_s=2.0, gateway_timeout_s=0.5)    # 504, then 423, then done
     server.mount("ext", "external")              # changes in it give no folder a new ETag
     server.deny("readonly", "WCKDNV"); server.lock("a.txt", "bob", owner_name="Bob B.")

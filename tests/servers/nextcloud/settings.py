@@ -8,7 +8,7 @@ NO_QUOTA = -3
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Nextcloud 32 on object storage, as it is set up when nobody changes anything.
+    """Nextcloud 32 on a local disk, as it is set up when nobody changes anything.
 
     `chunking`, `bulkupload` and `checksum_types` are what the capabilities offer ("" or () leaves
     them out; Nextcloud 32 says nothing of checksums). `version` decides over names (what the
@@ -22,8 +22,7 @@ class Settings:
     final. `quota_bytes` -3: none; -1 and -2 are what an external storage may say.
     `brute_force_sleep_ms`: slept at a wrong password, twice as long at each further one, at most
     25 s. `gzip_etags`: a web server in front spoils the ETag of what it compresses. `stat_etags`
-    and `clock_s`: see `tree.Storage`. `zero_end_is_open`: the range bytes=0-0 gets everything. The
-    real one has these two ways; they are off until the store can live with them.
+    and `clock_s`: see `tree.Storage`. `zero_end_is_open`: the range bytes=0-0 gets everything.
     """
 
     version: str = "32.0.1.2"
@@ -50,8 +49,8 @@ class Settings:
     quota_bytes: int = NO_QUOTA
     brute_force_sleep_ms: float = 0.0
     gzip_etags: bool = False
-    zero_end_is_open: bool = False
-    stat_etags: bool = False
+    zero_end_is_open: bool = True
+    stat_etags: bool = True
     clock_s: int = 0
 
     @property

@@ -29,7 +29,7 @@ class Storage:
     32.0.1). Otherwise every write gives a new one, as object storage does.
     """
 
-    stat_etags: bool = False
+    stat_etags: bool = True
     clock_s: int = 0
 
     def now_s(self) -> int:
