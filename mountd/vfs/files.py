@@ -257,6 +257,10 @@ class OpenFiles:
         """Those that read a version of that key."""
         return self._by_key.get(key, ())
 
+    def handles_of(self, number: int) -> Sequence[Handle]:
+        """Those of an inode."""
+        return self._by_inode.get(number, ())
+
     def is_open(self, number: int) -> bool:
         return number in self._by_inode
 

@@ -10,8 +10,7 @@ from collections.abc import Callable
 import trio
 
 from mountd.errors import Locked, RemoteError, Stale, Throttled, Unreachable
-from mountd.vfs.files import Handle, OpenFiles, RemoteFile
-from mountd.vfs.nodes import Node
+from mountd.vfs.files import Handle, OpenFiles
 from mountd.vfs.writes import Writes
 from mountd_cache.changes import ABSENT, BASE, Base, Change, ChangeKind, Content, Rows
 
@@ -47,7 +46,7 @@ class LastReaders:
             return True
         try:
             for handle in self._readers(change):
-                if not await self._stage(handle.node, handle.file):
+                if not await self._stage(handle, change):
                     return self._has_waited(change.key)
         except (Unreachable, Throttled, Locked, TimeoutError):
             raise
@@ -60,23 +59,31 @@ class LastReaders:
         return True
 
     def _readers(self, change: Change) -> list[Handle]:
-        """Inodes without a name of which something is still to be read from that version. Those
-        with a name move to the version that is sent."""
+        """Of each inode without a name of which something is still to be read from that version.
+        Those with a name move to the version that is sent. What was written is over the version
+        that we sent last, which the handles of an inode that has lost its name don't know of."""
         found: dict[int, Handle] = {}
         for handle in self._files.handles_at(change.key):
             number = handle.node.number
             if handle.file.version == change.expect and number not in self._ledger.by_number:
                 found[number] = handle
+        for number, content in self._writes.unlinked_contents():
+            if _is_over(content, change):
+                for handle in self._files.handles_of(number):
+                    found[number] = handle
         return list(found.values())
 
-    async def _stage(self, node: Node, file: RemoteFile) -> bool:
+    async def _stage(self, handle: Handle, change: Change) -> bool:
         """False where it is too large."""
+        node, file = handle.node, handle.file
         base = Base(file.key, file.version, file.size)
         content = self._writes.unlinked(node.number)
         if content is None:
             if base.size > self._most_bytes:
                 return False
             content = self._writes.stage_nameless(node, base, file.mtime_ns)
+        elif content.base is not None and _is_over(content, change):
+            base = content.base
         id_ = content.id
         while (content := self._ledger.contents.get(id_)) is not None:
             hole = _first_hole(content)
@@ -124,6 +131,12 @@ class LastReaders:
             return False
         del self._waiting_since_s[key]
         return True
+
+
+def _is_over(content: Content, change: Change) -> bool:
+    """Whether it was written on the version that `change` takes away."""
+    base = content.base
+    return base is not None and (base.key, base.version) == (change.key, change.expect)
 
 
 def _missing(content: Content) -> int:

@@ -106,6 +106,11 @@ class Writes:
         id_ = self._unlinked.get(number) if self._unlinked else None
         return self._ledger.contents.get(id_) if id_ is not None else None
 
+    def unlinked_contents(self) -> list[tuple[int, Content]]:
+        """By inode, what was written into files that have no name any more."""
+        known = self._ledger.contents
+        return [(number, known[id_]) for number, id_ in self._unlinked.items() if id_ in known]
+
     # -- contents
 
     def content_of(self, number: int) -> Content | None:

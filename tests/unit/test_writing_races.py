@@ -314,6 +314,41 @@ async def test_a_version_that_is_still_read_comes_here_before_it_goes(
         assert not fs.tree.ledger.contents
 
 
+@pytest.mark.parametrize("meanwhile", ["unlink", "write, then unlink", "rename and write"])
+async def test_what_was_sent_under_an_open_file_that_is_unlinked_comes_here_before_it_goes(
+    tmp_path: Path, meanwhile: str
+) -> None:
+    memory = MemoryStore({"f": BIG, "g": b""})
+    store = FaultStore(memory)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs, gate = mounted.fs, threading.Event()
+        fh = await fs.open((await walk(fs, "f")).number, writes=True)
+        await fs.write(fh, 5, b"edit")
+        wanted, name = BIG[:5] + b"edit" + BIG[9:], b"f"
+        slow = store.add("put", hang=gate, calls=[1])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sent, mounted)
+            await trio.to_thread.run_sync(slow.reached.wait, 10)
+            if meanwhile.startswith("rename"):
+                await rename(fs, "f", "h")
+                name = b"h"
+            if "write" in meanwhile:
+                await fs.write(fh, 20, b"more")
+                wanted = wanted[:20] + b"more" + wanted[24:]
+            if meanwhile == "unlink":
+                await fs.unlink(fs.tree.root, name)
+            gate.set()
+        if meanwhile != "unlink":
+            await fs.unlink(fs.tree.root, name)
+        assert await sent(mounted) == 0
+        assert memory.keys() == ["g"]
+        memory.fail_always(Unreachable("all that is needed is here"))
+        assert bytes(memoryview(await fs.read(fh, 0, len(BIG) + 1))) == wanted
+        memory.fail_always(None)
+        fs.release(fh)
+        assert not fs.tree.ledger.contents
+
+
 async def test_what_is_too_large_to_be_kept_waits_for_its_last_reader(tmp_path: Path) -> None:
     memory = MemoryStore({"f": BIG})
     async with mounted_files(memory, tmp_path, queue=True, cache_bytes=len(BIG)) as mounted:
