@@ -103,9 +103,13 @@ class DavReader:
         return self._stat(key, self._pool.deadline_s())
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
-        """One PROPFIND with Depth 1, parsed as it arrives. The time limit holds per page."""
-        for listing in self._listing(directory, self._pool.deadline_s()):
-            yield listing.take()
+        """One PROPFIND with Depth 1, parsed as it arrives. The time limit holds per page.
+
+        The whole answer is taken before a page is given: whoever waits for a slot of the limiter
+        to go on must not hold a connection that those with the slots wait for.
+        """
+        until_s = self._pool.deadline_s()
+        yield from [listing.take() for listing in self._listing(directory, until_s)]
 
     def read(self, key: str, start: int, end: int, version: str) -> bytes:
         """One GET. A second request follows only where the first proved nothing: a 412 or 416

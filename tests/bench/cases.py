@@ -30,6 +30,11 @@ class Sizes:
     clone_files: int = 2_000
     rm_files: int = 1_000
     rename_files: int = 1_000
+    cloud_files: int = 500
+    cloud_file_bytes: int = 20_000
+    cloud_bytes: int = GIB
+    cloud_folders: int = 200
+    cloud_per_folder: int = 10
 
     @property
     def small_files(self) -> int:
@@ -56,6 +61,9 @@ QUICK = Sizes(
     clone_files=300,
     rm_files=100,
     rename_files=100,
+    cloud_files=100,
+    cloud_bytes=192 * MIB,
+    cloud_folders=40,
 )
 
 
@@ -65,7 +73,7 @@ class Goal:
 
     `rate` is in the case's unit and only holds where link, disk and processors allow it.
     `disk_share` is of what `dd conv=fdatasync` reaches on the cache's disk, counted up to 1 GB/s;
-    `uploaded_bytes` is the most that may be sent.
+    `uploaded_bytes` is the most that may be sent, `requests` the most that may be asked in all.
     """
 
     ratio: float
@@ -74,6 +82,7 @@ class Goal:
     requests_per_operation: float = 0.0
     disk_share: float = 0.0
     uploaded_bytes: int = 0
+    requests: int = 0
 
 
 @dataclass(frozen=True, slots=True)

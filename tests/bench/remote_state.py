@@ -11,10 +11,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from tests.bench.readers import MIB, WrongData
-from tests.servers.s3.launch import S3Server
+from tests.bench.remote import Remote
 from tests.servers.s3.seeding import synthetic_bytes
 
 # A poll costs the server about 1 ms per 1,000 keys, which a contestant then waits for.
@@ -81,10 +81,10 @@ class LocalFile:
 class RemoteState(Protocol):
     """A state that the server must reach."""
 
-    def reached_s(self, server: S3Server) -> float | None:
+    def reached_s(self, server: Remote) -> float | None:
         """When it did, in time.monotonic(); None: not yet."""
 
-    def check(self, server: S3Server) -> None:
+    def check(self, server: Remote) -> None:
         """Raises WrongData where the server has anything else."""
 
 
@@ -101,7 +101,7 @@ class Objects:
     alone: bool = True
     gone: str = ""
 
-    def reached_s(self, server: S3Server) -> float | None:
+    def reached_s(self, server: Remote) -> float | None:
         keys = set(server.keys(self.bucket))
         if not self.wanted.keys() <= keys:
             return None
@@ -124,16 +124,16 @@ class Objects:
             return None
         return max(gone_s, *first.values())
 
-    def check(self, server: S3Server) -> None:
+    def check(self, server: Remote) -> None:
         if self.alone:
             found = (key for key in server.keys(self.bucket) if not _is_marker(key))
             foreign = [key for key in found if key not in self.wanted]
             if foreign:
                 raise WrongData(f"{len(foreign)} objects nobody asked for: {foreign[:3]}")
-        where = urlsplit(server.control_url)
+        where = urlsplit(server.contents_url(self.bucket, ""))
         with closing(http.client.HTTPConnection(where.netloc, timeout=60)) as connection:
             for key, content in self.wanted.items():
-                _compare(connection, f"{where.path}/object", self.bucket, key, content)
+                _compare(connection, server.contents_url(self.bucket, key), key, content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +143,19 @@ class Gone:
     bucket: str
     prefix: str
 
-    def reached_s(self, server: S3Server) -> float | None:
+    def reached_s(self, server: Remote) -> float | None:
         if any(key.startswith(self.prefix) for key in server.keys(self.bucket)):
             return None
         return _last_delete_s(server, self.bucket)
 
-    def check(self, server: S3Server) -> None:
+    def check(self, server: Remote) -> None:
         left = [key for key in server.keys(self.bucket) if key.startswith(self.prefix)]
         if left:
             raise WrongData(f"{len(left)} objects came back: {left[:3]}")
 
 
 def wait_for(
-    state: RemoteState, server: S3Server, limit_s: float, alive: Callable[[], bool]
+    state: RemoteState, server: Remote, limit_s: float, alive: Callable[[], bool]
 ) -> float | None:
     """When the state was reached; None when it wasn't in `limit_s` or nobody works on it."""
     deadline_s = time.monotonic() + limit_s
@@ -166,7 +166,7 @@ def wait_for(
         time.sleep(_POLL_S)
 
 
-def _last_delete_s(server: S3Server, bucket: str) -> float:
+def _last_delete_s(server: Remote, bucket: str) -> float:
     done = [entry.done_s for op in _DELETES for entry in server.log(op=op, bucket=bucket)]
     return max(done, default=time.monotonic())
 
@@ -175,10 +175,9 @@ def _is_marker(key: str) -> bool:
     return key.endswith("/") or "_$folder$" in key
 
 
-def _compare(
-    connection: http.client.HTTPConnection, path: str, bucket: str, key: str, content: Content
-) -> None:
-    connection.request("GET", f"{path}?{urlencode({'bucket': bucket, 'key': key})}")
+def _compare(connection: http.client.HTTPConnection, url: str, key: str, content: Content) -> None:
+    where = urlsplit(url)
+    connection.request("GET", f"{where.path}?{where.query}")
     answer = connection.getresponse()
     if answer.status != 200:
         answer.read()

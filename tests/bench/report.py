@@ -170,6 +170,8 @@ def _verdict_cells(case: Case, verdict: Verdict | None) -> list[str]:
         goal += f", {case.goal.disk_share:.0%} of dd"
     if case.goal is not None and case.goal.uploaded_bytes:
         goal += f", <= {case.goal.uploaded_bytes >> 20} MiB sent"
+    if case.goal is not None and case.goal.requests:
+        goal += f", {case.goal.requests} request{'s' if case.goal.requests > 1 else ''}"
     if verdict is None:
         return ["", goal, ""]
     ratio = "" if verdict.ratio is None else f"{verdict.ratio:.1f}x"

@@ -127,6 +127,8 @@ def judge(case: Case, ours: Summary, peers: Iterable[Summary]) -> Verdict:
         failed.append(f"< {goal.disk_share:.0%} of dd's {ours.disk_mb_s:,.0f} MB/s")
     if goal.uploaded_bytes and ours.bytes_uploaded > goal.uploaded_bytes:
         failed.append(f"{ours.bytes_uploaded / 2**20:,.0f} MiB uploaded")
+    if goal.requests and ours.requests_per_run > goal.requests:
+        failed.append(f"{ours.requests_per_run:,.0f} requests")
     if ours.peak_rss_bytes > RSS_GOAL_BYTES:
         failed.append(f"RSS > {RSS_GOAL_BYTES // 10**6} MB")
     return Verdict(ratio, tuple(failed), busy)

@@ -17,8 +17,8 @@ from tests.bench.readers import (
     Sequential,
     WalkFiles,
 )
+from tests.bench.remote import Remote
 from tests.bench.stage import Stage
-from tests.servers.s3.launch import S3Server
 
 ONE, HUGE, SMALL, TREE, EIGHT = (
     "bench-one",
@@ -41,7 +41,7 @@ class Scenario:
     play: Callable[[Stage], None]
 
 
-def seed(server: S3Server, sizes: Sizes) -> None:
+def seed(server: Remote, sizes: Sizes) -> None:
     """Makes every object of every scenario."""
     server.seed(ONE, keys=[ONE_KEY], size=sizes.one_bytes, mtime_s=MTIME_S)
     server.seed(HUGE, keys=[HUGE_KEY], size=sizes.huge_bytes, mtime_s=MTIME_S)

@@ -22,15 +22,16 @@ from tests.bench.process_stats import (
 )
 from tests.bench.profiling import profiled
 from tests.bench.readers import Reader, WrongData
+from tests.bench.remote import Remote
 from tests.bench.remote_state import RemoteState, wait_for
 from tests.bench.results import Measurement
 from tests.bench.workers import Outcome, ReadersFailed, run_readers
-from tests.servers.s3.launch import S3Server
 
 FAR_LATENCY_MS = 30.0
 FAR_BANDWIDTH_BYTES_S = 100_000_000
 FILL_TIME_S = 90.0
 _IDLE_POLL_S = 0.15
+_STALE_MARGIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Stage:
     def __init__(
         self,
         plan: Plan,
-        server: S3Server,
+        server: Remote,
         contestant: Contestant,
         round_number: int,
         report: Callable[[Measurement], None],
@@ -137,6 +138,12 @@ class Stage:
 
     def near(self) -> None:
         self._server.set_knobs(latency_ms=0.0, bandwidth_bytes_s=0)
+
+    def wait_until_stale(self, ttl_s: float) -> None:
+        """Until what was listed just now is not to be believed any more, by nobody."""
+        self._server.clear_log()
+        time.sleep(ttl_s + _STALE_MARGIN_S)
+        self._note = f"{len(self._server.log())} requests while it was waited for"
 
     def fill(self, readers: Sequence[Reader]) -> Outcome:
         """Reads everything once from near, unmeasured."""

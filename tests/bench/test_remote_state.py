@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.bench.cases import FULL, QUICK, Case, Goal
+from tests.bench.nextcloud_scenarios import nextcloud_scenarios
 from tests.bench.readers import WrongData
 from tests.bench.remote_state import Edited, Gone, Objects, Synthetic, wait_for
 from tests.bench.results import Measurement, judge, summarize
@@ -83,5 +84,6 @@ def test_what_is_uploaded_and_what_the_disk_can_do_are_part_of_a_goal() -> None:
 
 
 def test_every_row_is_brought_about_by_one_scenario() -> None:
-    brought = [case for each in (*scenarios(), *write_scenarios()) for case in each.cases]
+    every = (*scenarios(), *write_scenarios(), *nextcloud_scenarios())
+    brought = [case for each in every for case in each.cases]
     assert sorted(brought) == sorted(all_cases(FULL)) == sorted(all_cases(QUICK))

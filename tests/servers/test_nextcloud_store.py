@@ -71,6 +71,18 @@ def test_capabilities_are_asked_for_once_and_then_a_listing_is_one_request(
     assert store.features.version == "32.0.1"
 
 
+def test_a_listing_that_is_not_read_to_its_end_holds_no_connection(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    # Of 4 that may be asked at once, and 2 more connections: as many listings hung for good.
+    nextcloud_server.seed(paths=["small/a", *(f"large/{n}" for n in range(1500))], size=1)
+    store = open_store()
+    begun = [iter(store.list(name)) for name in ["small/"] * 8 + ["large/"] * 8]
+    firsts = [len(next(pages)) for pages in begun]
+    found = [first + sum(map(len, pages)) for first, pages in zip(firsts, begun, strict=True)]
+    assert found == [1] * 8 + [1500] * 8
+
+
 def test_another_process_knows_by_the_sum_what_was_sent(
     open_store: OpenStore, nextcloud_server: NextcloudServer
 ) -> None:

@@ -270,13 +270,11 @@ def test_a_listing_whose_cut_is_hidden_by_the_framing_is_unreachable() -> None:
         listed(store)
 
 
-def test_pages_come_before_the_listing_ends_and_a_late_cut_still_raises() -> None:
+def test_a_late_cut_leaves_no_part_of_a_listing() -> None:
     whole = multistatus(response("/dav/"), *(response(f"/dav/{n}") for n in range(1500)))
     with scripted(cut(whole, 30)) as (store, _):
-        pages = store.list("")
-        assert len(next(pages)) >= 1000
         with pytest.raises(Unreachable):
-            list(pages)
+            next(iter(store.list("")))
 
 
 @pytest.mark.parametrize(

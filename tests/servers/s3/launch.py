@@ -276,6 +276,10 @@ class S3Server:
         """An object's bytes; ControlError if there is none."""
         return self._request("GET", f"object?{urlencode({'bucket': bucket, 'key': key})}", b"")
 
+    def contents_url(self, bucket: str, key: str) -> str:
+        """Where `read` gets its bytes: for whoever wants them piece by piece."""
+        return f"{self.control_url}/object?{urlencode({'bucket': bucket, 'key': key})}"
+
     def delete(self, bucket: str, key: str) -> None:
         self._request("DELETE", f"object?{urlencode({'bucket': bucket, 'key': key})}", b"")
 
