@@ -11,8 +11,10 @@ import trio
 
 from mountd.allocator import return_freed_memory
 from mountd.errors import RemoteError
+from mountd.remotes.base import RemoteStore
 from mountd.remotes.counting import TransferCounts
 from mountd.remotes.health import HealthSnapshot, RemoteHealth
+from mountd.remotes.optional_doors import TellsChanges
 from mountd_cache.block_cache import CacheCounters
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,16 @@ async def probe_remote(health: RemoteHealth) -> None:
             delay_s = PROBE_AFTER_A_DEFECT_S
         with trio.move_on_after(delay_s):
             await changed.wait()
+
+
+async def listen_for_changes(native: RemoteStore, changed: Callable[[], None]) -> None:
+    """Where the remote tells of changes: sooner than they would be found. Until cancelled."""
+    if not isinstance(native, TellsChanges):
+        return
+    try:
+        await native.listen(changed)
+    except Exception:
+        log.exception("listening for changes failed in an unforeseen way")
 
 
 def moved(read: CacheCounters, sent: TransferCounts) -> int:

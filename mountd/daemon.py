@@ -15,7 +15,14 @@ from typing import Any
 import trio
 
 from mountd.allocator import keep_freed_memory
-from mountd.background import look_at_remote, moved, probe_remote, scan_cache, tidy_memory
+from mountd.background import (
+    listen_for_changes,
+    look_at_remote,
+    moved,
+    probe_remote,
+    scan_cache,
+    tidy_memory,
+)
 from mountd.cache_folder import CacheFolder
 from mountd.config import MountPlan
 from mountd.control.runtime_dir import ensure_runtime_dir, socket_name
@@ -92,7 +99,8 @@ class Daemon:
         self._plan = plan
         self._source = plan.source.text
         self._folder = folder
-        self.remote = RemoteStack(open_store(plan.source, settings, folder.path), settings)
+        self._native = open_store(plan.source, settings, folder.path)
+        self.remote = RemoteStack(self._native, settings)
         self.room = Room(self.remote.store)
         stack.callback(self.remote.store.close)
         self.journal = Journal.open(folder.path / "journal")
@@ -163,6 +171,7 @@ class Daemon:
             nursery.start_soon(tidy_memory, self._moved)
             nursery.start_soon(probe_remote, self.remote.health)
             nursery.start_soon(self.room.keep)
+            nursery.start_soon(listen_for_changes, self._native, self.fs.tree.changed_elsewhere)
             self._let_kernel_forget(nursery)
             self.fuse.mount(self._operations(), self._mount_options())
             try:

@@ -6,7 +6,7 @@ The first listing or change asks for the capabilities, once. A server that has n
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mountd.config import Settings
@@ -90,8 +90,10 @@ class NextcloudStore:
         self, source: Source, settings: Settings, addresses: Addresses, uploading: Uploading
     ) -> None:
         base, at_once = addresses.files(source.prefix), settings.max_transfers
-        pool = pool_of(addresses.origin, settings, at_once + _SPARE_CONNECTIONS, SignIn())
+        self._sign_in = SignIn()
+        pool = pool_of(addresses.origin, settings, at_once + _SPARE_CONNECTIONS, self._sign_in)
         self._pool = pool
+        self._given = settings.credentials
         self._closing = threading.Event()
         self._door = FeaturesDoor(pool, addresses.root)
         leftovers = Leftovers()
@@ -197,6 +199,22 @@ class NextcloudStore:
     def quota(self) -> Quota:
         """The room where the mounted directory is. One small request."""
         return self._details.room("")
+
+    async def listen(self, changed: Callable[[], None]) -> None:
+        """By notify_push, where the server has it. It knows no bearer tokens."""
+        # Only here: `mountd doctor` needs no trio.
+        from mountd.remotes.nextcloud_push import PushAddress, PushListener
+
+        login_name = self._given.get("login_name") or self._given.get("user", "")
+        password = "" if self._given.get("token") else self._given.get("password", "")
+
+        def find() -> PushAddress | None:
+            url = self._door.get().push_url
+            if not (url and password):
+                return None
+            return PushAddress(url, self._pool.origin, login_name, password)
+
+        await PushListener(find, self._sign_in, changed).run()
 
     def close(self) -> None:
         self._closing.set()

@@ -1,6 +1,7 @@
 """What only some remotes can do. The wrappers have these doors too, and say Unsupported for a
 store that has not; `Capabilities` says it without asking."""
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from mountd.errors import Unsupported
@@ -23,6 +24,14 @@ class MovesDirectories(Protocol):
         NotFound where it, or the new parent, is missing; VersionChanged where something is at
         `key` already. After Unreachable it may have happened, or may happen yet: then look.
         """
+        ...
+
+
+@runtime_checkable
+class TellsChanges(Protocol):
+    async def listen(self, changed: Callable[[], None]) -> None:
+        """Calls `changed`, on the loop's thread, when anything may have changed elsewhere. Best
+        effort: whoever needs to know asks. Until cancelled, or until there is nothing to hear."""
         ...
 
 

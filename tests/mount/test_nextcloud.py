@@ -86,6 +86,31 @@ def test_df_shows_the_accounts_room(mount: Mount, nextcloud_server: NextcloudSer
     assert found.f_frsize * found.f_blocks == 1 << 20
 
 
+def test_a_foreign_change_that_the_server_pushes_is_seen_before_the_ttl(
+    nextcloud_server: NextcloudServer, tmp_path: Path
+) -> None:
+    nextcloud_server.configure(notify_push=True)
+    nextcloud_server.put("d/old", b"1")
+    with mounted(
+        f"nextcloud://{nextcloud_server.user}@cloud/",
+        tmp_path,
+        environment={"MOUNTD_PASSWORD": nextcloud_server.password},
+        endpoint=nextcloud_server.url,
+        metadata_ttl_s=3600,
+    ) as at:
+        deadline_s = time.monotonic() + 20
+        while b"push: listening" not in at.log.read_bytes() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert os.listdir(at.path / "d") == ["old"]
+        nextcloud_server.put("d/new", b"2")
+        while len(found := os.listdir(at.path / "d")) < 2 and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert sorted(found) == ["new", "old"]
+        assert at.stop() == 0
+        assert "push" not in at.log.read_text().partition("push: listening")[2]
+    assert nextcloud_server.auth_failures() == 0
+
+
 def test_a_killed_daemons_upload_goes_on_after_its_chunks(
     mount: Mount, nextcloud_server: NextcloudServer
 ) -> None:
