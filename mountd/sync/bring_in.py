@@ -28,7 +28,10 @@ class BringIn:
         self._view = view
 
     async def stage(self, change: Change) -> None:
-        """Afterwards the change needs no base. It stops where it became another meanwhile."""
+        """Afterwards the change needs no base. It stops where it became another meanwhile, also
+        between the look that has found it and this call: what was written then is not here."""
+        if self._journal.ledger.changes.get(change.key) is not change:
+            return
         id_ = change.content or self._with_content(change)
         at = 0
         while True:
@@ -56,7 +59,7 @@ class BringIn:
         if base is None or base.key != base_key:
             return False
         if not await self._is_kept(change, base):
-            return content is not None and await self._from_old_version(change)
+            return content is not None and await self._from_old_version(key)
         change = self._journal.ledger.changes.get(key)
         if change is None or not (change.content or change.base == base):
             return False  # it became another while the cache was looked through
@@ -73,7 +76,10 @@ class BringIn:
             await trio.lowlevel.checkpoint()
         return False
 
-    async def _from_old_version(self, change: Change) -> bool:
+    async def _from_old_version(self, key: str) -> bool:
+        change = self._journal.ledger.changes.get(key)
+        if change is None or not change.content:
+            return False
         try:
             await self.stage(change)
         except BaseGone:

@@ -10,6 +10,10 @@ import pytest
 import trio
 
 from mountd.errors import Stale, Unreachable, Unsupported
+from mountd.sync.attempts import Asker, Doubts
+from mountd.sync.bring_in import BringIn
+from mountd.sync.call_threads import CallThreads
+from mountd.vfs.attributes import NewAttributes
 from mountd.vfs.last_readers import LastReaders
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
@@ -312,6 +316,35 @@ async def test_a_version_that_is_still_read_comes_here_before_it_goes(
         memory.fail_always(None)
         fs.release(fh)
         assert not fs.tree.ledger.contents
+
+
+@pytest.mark.parametrize("meanwhile", ["write", "set the time", "remove"])
+async def test_what_is_done_with_a_file_just_before_its_base_is_brought_in_stays(
+    tmp_path: Path, meanwhile: str
+) -> None:
+    memory = MemoryStore({"f": b"precious", "g": b"other"})
+    async with mounted_files(memory, tmp_path) as mounted:
+        fs, journal = mounted.fs, mounted.journal
+        asker = Asker(memory, Doubts(journal.id, 0), CallThreads(1))
+        await rename(fs, "f", "h")
+        looked_at = journal.ledger.changes["h"]
+        number = (await walk(fs, "h")).number
+        # The queue has seen it, and its task has not run yet.
+        if meanwhile == "write":
+            fh = await fs.open(number, writes=True)
+            await fs.write(fh, 0, b"P")
+            fs.release(fh)
+        elif meanwhile == "set the time":
+            await fs.set_attributes(number, NewAttributes(mtime_ns=5_000_000_000), None)
+        else:
+            await fs.unlink(fs.tree.root, b"h")
+        await BringIn(journal, asker, fs.queue_view).stage(looked_at)
+        if meanwhile == "remove":
+            assert await names(fs) == ["g"]
+            return
+        assert await read(fs, "h") == (b"Precious" if meanwhile == "write" else b"precious")
+        if meanwhile == "set the time":
+            assert fs.attributes(number).mtime_ns == 5_000_000_000
 
 
 @pytest.mark.parametrize("meanwhile", ["unlink", "write, then unlink", "rename and write"])
