@@ -76,7 +76,7 @@ class Proven:
 
 
 class ProvenMemory(Protocol):
-    """Keeps what was proved, by place (`https://host/bucket`). Thread-safe."""
+    """Keeps what was proved, by place (`S3Place.url`). Thread-safe."""
 
     def recall(self, place: str) -> Proven | None: ...
 
@@ -90,7 +90,7 @@ class Prover:
         self._rest = rest
         self._prefix = prefix
         self._memory = memory
-        self._place = f"{rest.place.origin}/{rest.place.bucket}"
+        self._place = rest.place.url
         self._lock = threading.Lock()
         self._proven = memory.recall(self._place) if memory else None
 

@@ -63,6 +63,13 @@ class S3Place:
         return f"s3://{self.bucket}"
 
     @property
+    def url(self) -> str:
+        """`https://host/bucket`, with what comes before the bucket: a gateway has several servers
+        at one host."""
+        base = self.base_path.removesuffix(f"/{self.bucket}").removesuffix("/")
+        return f"{self.origin}{base}/{self.bucket}"
+
+    @property
     def is_aws(self) -> bool:
         host = urlsplit(self.origin).hostname or ""
         return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mountd.remotes.s3_memory import LASTS_S, ProvenFile
-from mountd.remotes.s3_probe import Proven
+from mountd.remotes.s3_probe import Proven, Prover
+from mountd.remotes.s3_rest import S3Place, S3Rest
 from tests.unit.test_s3_write_parts import ALL
 
 PLACE = "https://host/bucket"
@@ -59,3 +60,24 @@ def test_a_file_that_says_nothing_is_as_none(tmp_path: Path, text: str) -> None:
 def test_without_a_place_to_write_it_is_proved_each_time(tmp_path: Path) -> None:
     memory(tmp_path / "missing").keep(PLACE, ALL)
     assert memory(tmp_path / "missing").recall(PLACE) is None
+
+
+def test_servers_behind_one_host_are_not_taken_for_each_other() -> None:
+    paths = ("", "/b", "/one/b", "/two/b")
+    found = [S3Place("https://host", path, "b", "r").url for path in paths]
+    assert found == [*["https://host/b"] * 2, "https://host/one/b", "https://host/two/b"]
+    asked: list[str] = []
+
+    class Memory:
+        def recall(self, place: str) -> Proven | None:
+            asked.append(place)
+            return ALL
+
+        def keep(self, place: str, proven: Proven) -> None:
+            raise NotImplementedError
+
+    for path in paths[2:]:
+        rest = S3Rest(S3Place("https://host", path, "b", "r"), lambda: None, 1.0)
+        Prover(rest, "", Memory())
+        rest.close()
+    assert asked == found[2:]
