@@ -88,13 +88,13 @@ def check_source(
 
 def check_credentials(source: Source, settings: Settings) -> Finding:
     """Where credentials are, by name; never what they are."""
-    places = [f"{name} (option, config file or MOUNTD_*)" for name in sorted(settings.credentials)]
+    own = "option, config file, MOUNTD_* or mountd login"
+    places = [f"{name} ({own})" for name in sorted(settings.credentials)]
     places += [f"${name}" for name in _VARIABLES.get(source.scheme, ()) if os.environ.get(name)]
     places += [name for name in _FILES.get(source.scheme, ()) if Path(name).expanduser().is_file()]
     if places or source.scheme in _NO_NETWORK:
         return ok("credentials", ", ".join(places) or "none needed")
-    own = "MOUNTD_USER and MOUNTD_PASSWORD_FILE"
-    first = (_VARIABLES.get(source.scheme) or (own,))[0]
+    first = (_VARIABLES.get(source.scheme) or ("MOUNTD_USER and MOUNTD_PASSWORD_FILE",))[0]
     return warning(
         "credentials",
         "none found here; only what is public, or what the machine's own role gives, can be read",
