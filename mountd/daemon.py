@@ -51,7 +51,7 @@ from mountd.status import StatusReport
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.virtual_files import VirtualFiles
-from mountd.writeback import SYNCFS_WITHIN_S, WriteBack, hand_over_dirty_pages
+from mountd.writeback import SYNCFS_AT_LEAST_S, SYNCFS_WITHIN_S, WriteBack, hand_over_dirty_pages
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.block_files import BlockFiles
 from mountd_cache.journal import Journal
@@ -313,11 +313,11 @@ class Daemon:
     async def _hand_over(self) -> None:
         """Has the kernel give us what programs have written."""
         try:
-            with trio.move_on_after(SYNCFS_WITHIN_S):
-                await trio.to_thread.run_sync(
-                    hand_over_dirty_pages, self._plan.mountpoint, abandon_on_cancel=True
-                )
-        except OSError as exc:
+            left_s = max(SYNCFS_AT_LEAST_S, self._stop_by_s - trio.current_time())
+            with trio.fail_after(min(SYNCFS_WITHIN_S, left_s)):
+                where = self._plan.mountpoint, self.fs.own_threads
+                await trio.to_thread.run_sync(hand_over_dirty_pages, *where, abandon_on_cancel=True)
+        except (OSError, trio.TooSlowError) as exc:
             log.warning("the kernel did not hand over all that was written: %s", exc)
 
     async def _drain(self) -> None:

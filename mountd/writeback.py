@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_EVERY_S = 5.0
 TELL_EVERY_S = 10.0
 SYNCFS_WITHIN_S = 60.0
+SYNCFS_AT_LEAST_S = 5.0  # however short a stop may be
 MAX_REASONS = 5
 UP = frozenset((HealthState.OK, HealthState.DEGRADED))
 KINDS = {"delete": "deleted", "rmdir": "deleted directory"}
@@ -206,10 +208,16 @@ def _is_at(key: str, below: str) -> bool:
     return key == below or not below or key.startswith(below.rstrip("/") + "/")
 
 
-def hand_over_dirty_pages(mountpoint: Path) -> None:
+def hand_over_dirty_pages(mountpoint: Path, own_threads: set[int]) -> None:
     """syncfs(2): the kernel gives the daemon what programs have written. Blocking: never on the
-    loop, which has to serve it. Raises OSError."""
-    fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    loop, which has to serve it. This thread is in `own_threads` while it opens the directory, which
+    then waits for no listing. Raises OSError."""
+    thread = threading.get_native_id()
+    own_threads.add(thread)
+    try:
+        fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        own_threads.discard(thread)
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.syncfs(fd) != 0:

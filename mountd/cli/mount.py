@@ -1,10 +1,12 @@
 """`mountd mount`: in this process with --foreground, else in a child that outlives us."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from mountd.cli import exit_code_of
 from mountd.cli.arguments import Parser, load_config
@@ -20,7 +22,7 @@ _START_GRACE_S = 60.0
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Returns 0 when the mount is usable, with --foreground when it was unmounted."""
+    """Returns 0 when the mount is usable. With --foreground the process ends with the mount."""
     parser = _parser()
     parsed = parser.read(arguments)
     if len(parsed.names) > 2:
@@ -39,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
             return _start_child(plan, arguments)
         if parsed.ready_fd is not None:
             os.chdir("/")  # keep no other file system busy
-        return _serve(plan, ready, parsed.log_dir)
+        _serve(plan, ready, parsed.log_dir)
     except StartError as error:
         ready.failed(str(error), error.exit_code)
         raise
@@ -90,14 +92,23 @@ def _checked(plan: MountPlan) -> MountPlan:
     return replace(plan, mountpoint=check_mount_point(plan))
 
 
-def _serve(plan: MountPlan, ready: ReadyPipe, log_dir: Path | None) -> int:
+def _serve(plan: MountPlan, ready: ReadyPipe, log_dir: Path | None) -> NoReturn:
     from mountd.logs import setup_logging
 
     plan = _checked(plan)
     setup_logging(plan.settings, log_dir)
     from mountd import daemon  # only here: it brings trio, pyfuse3 and the caches
 
-    return int(daemon.run(plan, ready.tell))
+    _end(int(daemon.run(plan, ready.tell)))
+
+
+def _end(code: int) -> NoReturn:
+    """At once: Python would join the threads of pools first, and one that sends a part to a server
+    that says nothing keeps a process for a minute. Everything is closed by now."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _start_child(plan: MountPlan, arguments: Sequence[str]) -> int:

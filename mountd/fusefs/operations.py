@@ -130,6 +130,8 @@ class Operations(WriteOperations):
         try:
             if self._virtual.is_directory(inode):
                 return 0
+            if ctx.pid in self._fs.own_threads:
+                return 0  # it only wants the kernel's pages handed over, and no LIST
             directory = self._tree.directory(inode)
             cached = await self._fs.read_directory(directory)
         except Exception as exc:

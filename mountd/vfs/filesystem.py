@@ -98,6 +98,8 @@ class FileSystem:
         self.last_readers = LastReaders(self.files, self.writes)
         self.queue_view = QueueView(self.tree, self.files, self.writes, self.names, self.folding)
         self.state_of: Callable[[int], str | None] = lambda number: None
+        # Of this process: one that opens a directory reads nothing in it.
+        self.own_threads: set[int] = set()
         self._read_only = read_only
         self._url = url
         self._absent: dict[bytes, None] = {}  # in the order of the answers

@@ -132,3 +132,25 @@ def test_a_killed_daemons_upload_goes_on_after_its_chunks(
     assert "00001" not in sent
     assert nextcloud_server.log(op="MakeUpload") == []
     assert nextcloud_server.uploads() == {}
+
+
+def test_a_chunk_that_hangs_does_not_keep_the_daemon_when_the_time_to_stop_is_over(
+    nextcloud_server: NextcloudServer, tmp_path: Path
+) -> None:
+    with mounted(
+        f"nextcloud://{nextcloud_server.user}@cloud/",
+        tmp_path,
+        environment={"MOUNTD_PASSWORD": nextcloud_server.password},
+        endpoint=nextcloud_server.url,
+        cache_size="1GiB",
+        stop_timeout_s=2,
+    ) as at:
+        nextcloud_server.faults({"op": "PutChunk", "hold": True})
+        (at.path / "large").write_bytes(large(6 * CHUNK))
+        nextcloud_server.wait_for_requests(2, op="PutChunk", timeout_s=25.0)
+        at.process.terminate()
+        try:
+            assert at.process.wait(20) == 75
+        finally:
+            nextcloud_server.clear_faults()
+            nextcloud_server.release()

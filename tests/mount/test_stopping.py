@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -194,3 +194,47 @@ def _wait_until_told(pid: int) -> None:
             return
         time.sleep(0.02)
     raise AssertionError("the kernel was not told")
+
+
+def test_what_was_written_is_handed_over_although_a_listing_of_the_root_hangs(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    s3_server.put("b", "f", b"1")
+    environment = s3_server.environment()
+    with mounted("s3://b", tmp_path, environment=environment, metadata_ttl_s=1) as found:
+        (found.path / "first").write_bytes(b"1")
+        found.cli("flush", str(found.path), "--timeout", "25")
+        file = os.open(found.path / "new", os.O_WRONLY | os.O_CREAT)
+        os.write(file, b"in the kernel's pages")
+        time.sleep(1.2)
+        s3_server.faults({"op": "ListObjectsV2", "hold": True})
+        looks = subprocess.Popen(["touch", str(found.path / "other")], stderr=subprocess.DEVNULL)
+        try:
+            s3_server.wait_for_requests(1, op="ListObjectsV2")
+            found.process.terminate()
+            assert found.process.wait(SOON_S) == 0
+        finally:
+            s3_server.clear_faults()
+            s3_server.release()
+            with suppress(OSError):  # the mount is gone
+                os.close(file)
+            looks.wait(SOON_S)
+        assert s3_server.read("b", "new") == b"in the kernel's pages"
+
+
+def test_a_part_that_hangs_does_not_keep_the_daemon_when_the_time_to_stop_is_over(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    s3_server.make_bucket("b")
+    environment = s3_server.environment()
+    with mounted("s3://b", tmp_path, environment=environment, stop_timeout_s=2) as found:
+        s3_server.faults({"op": "UploadPart", "hold": True})
+        (found.path / "large").write_bytes(bytes(64 * MIB))
+        try:
+            s3_server.wait_for_requests(1, op="UploadPart")
+            found.process.terminate()
+            assert found.process.wait(SOON_S) == 75
+        finally:
+            s3_server.release()
+            s3_server.clear_faults()
+    assert "Traceback" not in found.log.read_text()
