@@ -24,7 +24,7 @@ from mountd.errors import RemoteError, Unreachable
 from mountd.remotes.base import ABSENT
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.object_metadata import MTIME, UPLOAD_ID
-from mountd.remotes.obstore_reads import is_speakable
+from mountd.remotes.obstore_reads import is_speakable, status_said
 
 if TYPE_CHECKING:
     from obstore import Attributes, PutMode
@@ -87,5 +87,11 @@ class ObstorePuts:
         except (BaseError, OSError) as error:
             if time.monotonic() - begun_s > self._timeout_s / 2:
                 raise Unreachable(f"{key}: {NotPut(error)}") from error
-            raise NotPut(error, may_be_there=True) from error
+            raise NotPut(error, may_be_there=not _is_refusal(status_said(error))) from error
         return opaque_tag(made["e_tag"] or "")
+
+
+def _is_refusal(status: int) -> bool:
+    """Whether nothing was made, and nothing will be. What a 5xx leaves is not known, but for those
+    that say that the server has not begun."""
+    return (400 <= status < 500 and status != 408) or status in (501, 503, 507)

@@ -190,13 +190,18 @@ class ObstoreReads:
 
 def _passed(error: Exception, key: str) -> RemoteError:
     """What a failure was that has passed: by obstore's debug text, for want of anything else."""
-    debug = str(error).rpartition(_DEBUG)[2]
-    status = _DEBUG_STATUS.search(debug)
-    if status and status[1] in ("429", "503"):
-        return Throttled(f"{key}: HTTP {status[1]}")
-    if _DEBUG_RANGE.search(debug):
+    status = status_said(error)
+    if status in (429, 503):
+        return Throttled(f"{key}: HTTP {status}")
+    if _DEBUG_RANGE.search(str(error).rpartition(_DEBUG)[2]):
         return Corrupt(f"{key}: {_first_line(error)}")
     return Unreachable(f"{key}: {_first_line(error)}", answered=True)
+
+
+def status_said(error: Exception) -> int:
+    """The status of the answer that an error of obstore's stands for; 0 where it tells none."""
+    found = _DEBUG_STATUS.search(str(error).rpartition(_DEBUG)[2])
+    return int(found[1]) if found else 0
 
 
 def _first_line(error: Exception) -> str:

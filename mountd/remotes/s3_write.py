@@ -102,10 +102,11 @@ class S3Bucket:
             may_be_there = error if error.may_be_there else None
         try:
             return self._put_whole(proven, key, body, expect, upload)
-        except VersionChanged as error:
-            if may_be_there is None:
+        except RemoteError as error:
+            if may_be_there is None or isinstance(error, Unreachable):
                 raise
-            # It may be our own that is there now: only who asks for the upload id knows.
+            # It may be our own that is there now, or comes yet, whatever this answer says: only
+            # who asks for the upload id knows.
             raise Unreachable(f"{key}: {may_be_there}; then {error}", answered=True) from error
 
     def _put_small(

@@ -194,6 +194,17 @@ def test_a_small_write_whose_first_answer_is_lost_is_not_taken_for_somebody_else
     assert content(store, "file") == b"22"
 
 
+@pytest.mark.parametrize("fault", [{"status": 503}, {"status": 403}], ids=str)
+def test_a_small_write_whose_first_answer_is_lost_may_be_there_whatever_the_second_says(
+    s3_server: S3Server, store: RemoteStore, fault: dict[str, Any]
+) -> None:
+    # Only after Unreachable does the queue look for what has landed, and remove it again.
+    s3_server.faults({"op": "PutObject", "lose_reply": True, "times": 1})
+    s3_server.faults({"op": "PutObject", "skip": 1, **fault}, replace=False)
+    assert type(failure(lambda: write(store, "file", b"1", ABSENT, UPLOAD))) is Unreachable
+    assert s3_server.keys(BUCKET) == ["p/file"]
+
+
 def test_a_small_write_to_what_somebody_else_has_changed_is_refused(
     s3_server: S3Server, store: RemoteStore
 ) -> None:
