@@ -136,6 +136,10 @@ class NotPermitted(FileSystemError):
     """That can't be done here, by anybody."""
 
 
+class NoRight(FileSystemError):
+    """The remote has said that it would refuse that."""
+
+
 class NotPossible(FileSystemError):
     """The request makes no sense, such as a directory moved into itself."""
 

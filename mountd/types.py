@@ -35,6 +35,8 @@ class Entry:
     `attributes`: what the remote keeps beside the bytes, of `mode` (decimal, with the bits of the
     file's type), `uid`, `gid` (decimal) and `xattr` (vfs/user_xattrs.py); ASCII. `mtime` is among
     them where `mtime_ns` is only when the object arrived. None: it didn't say; {}: it has none.
+    `denied`: what the remote doesn't let us do with it, of these letters: w its bytes changed, d
+    deleted, n renamed in its directory, v moved out of it; c files and k directories made in it.
     Entries are compared without them, because most listings don't say.
     """
 

@@ -211,10 +211,10 @@ class Operations(WriteOperations):
                 attributes = told[number].text
                 mtime_ns = told[number].mtime_ns or mtime_ns
             if attributes:
-                mode, uid, gid = shown_in(attributes)
+                mode, uid, gid, is_read_only = shown_in(attributes)
                 entry.st_uid = owner.uid if uid is None else uid
                 entry.st_gid = owner.gid if gid is None else gid
-                mode = owner.mode(mode, is_dir=is_dir)
+                mode = owner.mode(mode, is_dir=is_dir, is_read_only=is_read_only)
             else:
                 entry.st_uid, entry.st_gid = owner.uid, owner.gid
                 mode = directory_mode if is_dir else file_mode

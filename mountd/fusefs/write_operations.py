@@ -18,6 +18,7 @@ from mountd.vfs.virtual_files import FIRST_HANDLE, VirtualFiles
 
 # The kernel has applied the umask already where it makes a file.
 PERMISSIONS = 0o7777
+WRITING = 0o222
 STATFS_BLOCK = 4096
 LINK_MODE = stat.S_IFLNK | 0o777
 
@@ -31,10 +32,11 @@ class Ownership:
     file_mode: int
     directory_mode: int
 
-    def mode(self, mode: int | None, *, is_dir: bool) -> int:
+    def mode(self, mode: int | None, *, is_dir: bool, is_read_only: bool = False) -> int:
         """st_mode of what has that mode, of which the permission bits count."""
         usual = self.directory_mode if is_dir else self.file_mode
-        return usual if mode is None else stat.S_IFMT(usual) | (mode & PERMISSIONS)
+        found = usual if mode is None else stat.S_IFMT(usual) | (mode & PERMISSIONS)
+        return found & ~WRITING if is_read_only else found
 
 
 class WriteOperations(pyfuse3.Operations):
@@ -210,8 +212,10 @@ class WriteOperations(pyfuse3.Operations):
         owner = self._owner
         entry.st_ino = attributes.number
         mode = owner.directory_mode if attributes.is_dir else owner.file_mode
-        if attributes.mode is not None:
-            mode = owner.mode(attributes.mode, is_dir=attributes.is_dir)
+        if attributes.mode is not None or attributes.is_read_only:
+            mode = owner.mode(
+                attributes.mode, is_dir=attributes.is_dir, is_read_only=attributes.is_read_only
+            )
         entry.st_mode = LINK_MODE if attributes.is_link else mode
         entry.st_nlink = 1  # for a directory too: find(1) then does not count on 2 + children
         entry.st_uid = owner.uid if attributes.uid is None else attributes.uid

@@ -80,6 +80,7 @@ class Capabilities:
     `put_delta`: it may work here, without moving the bytes that are there already.
     `name_rules`: the names that `put` and `make_dir` refuse; None where none are known (yet: some
     remotes tell with their first answer).
+    `tells_rights`: a listing's entries have `denied` among their attributes.
     `tree_versions`: a directory's version, where it isn't "", changes with anything below it, and
     never comes back.
     `tells_quota`, `native_move`: the doors of `optional_doors` work.
@@ -102,6 +103,7 @@ class Capabilities:
     keeps_modes: bool = False
     lists_attributes: bool = False
     tree_versions: bool = False
+    tells_rights: bool = False
 
 
 class Body(Protocol):

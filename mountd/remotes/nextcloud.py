@@ -15,7 +15,7 @@ from mountd.remotes.base import Body, Capabilities, Identity, Quota, Upload
 from mountd.remotes.http_range import is_tag
 from mountd.remotes.nextcloud_assembly import PAUSES_S, Assembly
 from mountd.remotes.nextcloud_chunks import CHUNK_BYTES, MAX_FILE_BYTES, ChunkedUploads
-from mountd.remotes.nextcloud_dav import LISTING, Details
+from mountd.remotes.nextcloud_dav import CHANGED, LISTING, Details
 from mountd.remotes.nextcloud_features import Features, FeaturesDoor
 from mountd.remotes.nextcloud_folders import UploadFolders, machine
 from mountd.remotes.nextcloud_version import is_of_nextcloud
@@ -31,7 +31,9 @@ from mountd.types import Entry
 LOCKED_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 # A small look must not wait behind a chunk; a server with a few PHP workers bears no more.
 _SPARE_CONNECTIONS = 2
-_CAPABILITIES = replace(CAPABILITIES, max_put_bytes=MAX_FILE_BYTES, tells_quota=True)
+_CAPABILITIES = replace(
+    CAPABILITIES, max_put_bytes=MAX_FILE_BYTES, tells_quota=True, tells_rights=True
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class NextcloudStore:
         self._writer = NextcloudWriter(
             pool,
             base,
-            self._reader,
+            DavReader(pool, base, leftovers, CHANGED),
             self._plain,
             leftovers,
             self._details,

@@ -5,7 +5,9 @@ https://docs.nextcloud.com/server/latest/developer_manual/client_apis/WebDAV/bas
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from mountd.errors import Corrupt, Locked, LockedByUser, RemoteError
@@ -37,9 +39,16 @@ _MAX_OWNER_CHARS = 200
 
 _SUM = re.compile(r"(?:^|\s)(MD5|SHA1|SHA256):([0-9a-fA-F]{32,64})(?=\s|$)")
 _MAX_SUM_CHARS = 1024
+_ALL: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-def _asking(*extra: str) -> Dialect:
+def _not_told(item: DavItem) -> None:
+    return None
+
+
+def _asking(
+    *extra: str, attributes: Callable[[DavItem], Mapping[str, str] | None] = _not_told
+) -> Dialect:
     """The PROPFIND for what an entry needs, and these."""
     asked = "".join(_element(tag) for tag in (*_EVERY_FILE, *extra))
     body = (
@@ -51,6 +60,7 @@ def _asking(*extra: str) -> Dialect:
     return Dialect(
         has_tree_tags=True,
         is_apart=is_apart,
+        attributes=attributes,
         propfind=body.encode(),
         extra=frozenset(extra) | inside,
         check_whole=check_sum,
@@ -65,6 +75,20 @@ def is_apart(item: DavItem) -> bool:
     (mounted). A share may be of an external storage, or of another server."""
     more = item.more
     return bool(more.get(_MOUNT_TYPE)) or not {"S", "M"}.isdisjoint(more.get(_PERMISSIONS, ""))
+
+
+def rights_of(item: DavItem) -> Mapping[str, str]:
+    """What the server's letters deny, in those of `Entry.attributes`; nothing where it tells
+    none."""
+    letters = item.more.get(_PERMISSIONS, "")
+    return _denied(letters, item.is_collection) if letters else _ALL
+
+
+@lru_cache(maxsize=256)
+def _denied(letters: str, is_collection: bool) -> Mapping[str, str]:
+    needed = "dnvck" if is_collection else "wdnv"
+    denied = "".join(letter for letter in needed if letter.upper() not in letters)
+    return MappingProxyType({"denied": denied}) if denied else _ALL
 
 
 def _element(tag: str) -> str:
@@ -93,7 +117,9 @@ def check_sum(what: str, headers: Mapping[str, str], data: bytes) -> None:
 
 
 _VERSION = (CHECKSUMS, UPLOAD_TIME, FILE_ID)
-LISTING: Final = _asking(*_VERSION, _PERMISSIONS, _MOUNT_TYPE)
+LISTING: Final = _asking(*_VERSION, _PERMISSIONS, _MOUNT_TYPE, attributes=rights_of)
+# What comes of a change: that the server keeps no attributes doesn't say that there are none.
+CHANGED: Final = _asking(*_VERSION, _PERMISSIONS, _MOUNT_TYPE)
 _DETAILS: Final = _asking(*_VERSION, _LOCK, _LOCK_OWNER)
 _ROOM: Final = _asking(_FREE, _USED)
 

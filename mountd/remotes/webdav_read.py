@@ -39,6 +39,10 @@ def _is_never(item: DavItem) -> bool:
     return False
 
 
+def _not_told(item: DavItem) -> None:
+    return None
+
+
 def _unchecked(what: str, headers: Mapping[str, str], data: bytes) -> None:
     """A plain server says nothing about a file's sum."""
 
@@ -63,7 +67,7 @@ class Dialect:
 
     `has_tree_tags`: a collection's ETag changes with anything below it (Nextcloud). Only then is
     it given as the version of a directory; elsewhere it proves nothing about deeper levels.
-    `is_apart`: not so in this collection.
+    `is_apart`: not so in this collection. `attributes`: an entry's, where the server tells some.
     `propfind` asks for what the entries need, and for the texts of `extra` (`DavItem.more`).
     `check_whole(what, headers, data)` is called where one answer had a file's every byte; it
     raises Corrupt.
@@ -73,6 +77,7 @@ class Dialect:
 
     has_tree_tags: bool = False
     is_apart: Callable[[DavItem], bool] = _is_never
+    attributes: Callable[[DavItem], Mapping[str, str] | None] = _not_told
     propfind: bytes = PROPFIND_BODY
     extra: frozenset[str] = frozenset()
     check_whole: Callable[[str, Mapping[str, str], bytes], None] = _unchecked
@@ -205,17 +210,18 @@ class DavReader:
             return False
 
     def _entry(self, name: str, item: DavItem) -> Entry:
+        attributes = self._dialect.attributes(item)
         if item.is_collection:
             dialect = self._dialect
             tells = dialect.has_tree_tags and item.etag and not dialect.is_apart(item)
             version = version_of(item.etag, 0, 0) if tells else ""
-            return Entry(name, Kind.DIRECTORY, 0, item.mtime_ns, version)
+            return Entry(name, Kind.DIRECTORY, 0, item.mtime_ns, version, attributes)
         if item.size is None:
             raise Corrupt(f"{item.href}: the server doesn't tell its size")
         version = self._dialect.version(item)
         if is_weak(item.etag):
             self._remember_weak(version)
-        return Entry(name, Kind.FILE, item.size, item.mtime_ns, version)
+        return Entry(name, Kind.FILE, item.size, item.mtime_ns, version, attributes)
 
     # GET
 

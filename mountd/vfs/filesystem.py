@@ -111,6 +111,7 @@ class FileSystem:
         node = self.tree.file(number)
         if writes:
             self.check_writable()
+            self.names.rights.check_write(node)
             self.writes.opened(number)
         try:
             if truncates:
@@ -201,6 +202,8 @@ class FileSystem:
     async def set_attributes(self, number: int, new: NewAttributes, fh: int | None) -> Attributes:
         node = self.tree.node(number)
         self.check_writable()
+        if fh is None and (new.size is not None or new.mtime_ns is not None):
+            self.names.rights.check_write(node)
         if new.size is not None:
             opened = self.files.handle(fh).file if fh is not None else None
             self.writes.truncate(self.tree.file(number), new.size, opened)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mountd.remotes.base import RemoteStore
-from mountd.vfs.row_attributes import Told, unpacked
+from mountd.vfs.row_attributes import Told, carried
 from mountd_cache.listing import Row
 
 
@@ -13,6 +13,7 @@ class KnownAttributes:
     def __init__(self, store: RemoteStore) -> None:
         self._store = store
         self.told: dict[int, Told] = {}
+        self.root_text = ""  # what the root's row would have
 
     @property
     def must_be_asked(self) -> bool:
@@ -37,7 +38,7 @@ class KnownAttributes:
 
     def carried_text(self, text: str) -> Mapping[str, str]:
         """As `carried`, of a file's row with that text."""
-        return unpacked(text) if text or self.must_be_asked else {}
+        return carried(text) if text or self.must_be_asked else {}
 
     def of(self, row: Row) -> Row:
         """A row with what was told."""

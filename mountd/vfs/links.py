@@ -48,6 +48,7 @@ class Links:
         cached = await names.listing(parent)
         if names.find(parent, cached, name) is not None:
             raise Exists(name)
+        names.rights.check_make(parent, is_directory=False)
         key = names.key_of_file(parent, cached, name, is_link=True)
         change = names.change_at(key, parent.key, name, names.new_number(), ChangeKind.FILE)
         expect = names.expected(parent, cached.listing, name, key)

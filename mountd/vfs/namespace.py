@@ -25,6 +25,7 @@ from mountd.vfs.files import OpenFiles
 from mountd.vfs.listing_rows import version_in
 from mountd.vfs.nodes import Directory, Node
 from mountd.vfs.overlay import is_change_of_link, is_empty, is_hidden, key_of_row
+from mountd.vfs.rights import Rights
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, ChangeState, Rows
@@ -71,6 +72,7 @@ class Namespace:
         self._name_rules: NameRules | None = None
         self.tree = tree
         self.ledger = tree.ledger
+        self.rights = Rights(tree)
         self.writes = writes
         self.journal = writes.journal
         self._files = files
@@ -137,6 +139,7 @@ class Namespace:
         cached = await self.listing(parent)
         if self.find(parent, cached, name) is not None:
             raise Exists(name)
+        self.rights.check_make(parent, is_directory=False)
         key = self.key_of_file(parent, cached, name)
         before, now_ns = self.ledger.changes.get(key), self._now_ns()
         content = self.journal.new_content(None, 0, now_ns)
@@ -164,6 +167,7 @@ class Namespace:
         cached = await self.listing(parent)
         if self.find(parent, cached, name) is not None:
             raise Exists(name)
+        self.rights.check_make(parent, is_directory=True)
         key = self.key_of_directory(parent, cached, name)
         change = replace(
             self._change(key, parent, name, self.new_number(), ChangeKind.DIRECTORY),
@@ -184,6 +188,7 @@ class Namespace:
             raise NoEntry(name)
         if found.is_directory:
             raise IsADirectory(name)
+        self.rights.check_remove(parent, name, found.number)
         self.commit(self.keeping(parent, cached.listing, self.without(parent, found)))
         self._keep_if_open(found)
 
@@ -200,6 +205,7 @@ class Namespace:
         if now is None or now.key != found.key:
             raise NoEntry(name)
         self._check_empty_now(found)
+        self.rights.check_remove(parent, name, found.number)
         self.commit(self.keeping(parent, cached.listing, self.without(parent, found)))
         self.tree.removed(found.key)
 
@@ -288,6 +294,8 @@ class Namespace:
                 return source
             if target.is_directory:
                 raise IsADirectory(to_name)
+            self.rights.check_replace(to_parent, to_name, target.number)
+        self.rights.check_rename(from_parent, from_name, source.number, to_parent)
         key = self.key_of_file(to_parent, to_cached, to_name, is_link=source.is_link)
         expect = self.expected(to_parent, to_cached.listing, to_name, key)
         if target is not None and target.key != key and target.is_link == source.is_link:

@@ -46,7 +46,7 @@ class Directory(Node):
 class Attributes:
     """What stat(2) needs. `ttl_s` is how long the kernel may keep it, in seconds. `mode` (of
     which the permission bits count), `uid` and `gid` are None where the mount's own hold. A link
-    has no mode."""
+    has no mode. `is_read_only`: whatever the mode says, the remote takes no change."""
 
     number: int
     is_dir: bool
@@ -57,4 +57,5 @@ class Attributes:
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
+    is_read_only: bool = False
     is_link: bool = False

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from mountd.vfs.listing_rows import SEPARATOR, raw_segment, version_in
 from mountd.vfs.names import LINK_SUFFIX, is_link, is_shortened
-from mountd.vfs.row_attributes import packed
+from mountd.vfs.row_attributes import packed, with_denied
 from mountd_cache.changes import Change
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing, Row
@@ -65,7 +65,7 @@ def folded(
     """The listing with what the remote has taken by now. `tells_none`: a row says that there are
     no attributes; else that is what a row without any means."""
     here = [change for change in clean if not change.is_gone]
-    rows = [_row(ledger, change, tells_none) for change in here]
+    rows = [_as_denied(listing, _row(ledger, change, tells_none)) for change in here]
     rows += _kept(
         directory, listing, {change.key for change in clean}, {change.name for change in here}
     )
@@ -96,6 +96,14 @@ def _kept(
     for row in range(len(listing)):
         if listing.name(row) not in names and key_of_row(directory, listing, row) not in keys:
             yield listing.row(row)
+
+
+def _as_denied(listing: Listing, row: Row) -> Row:
+    """A file that was changed here is denied what it was: only a LIST tells anew."""
+    at = listing.find(row.name)
+    if at < 0 or listing.ino(at) != row.ino or not (text := listing.attributes(at)):
+        return row
+    return row._replace(attributes=with_denied(row.attributes, text))
 
 
 def _row(ledger: Ledger, change: Change, tells_none: bool = False) -> Row:

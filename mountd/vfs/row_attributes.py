@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 PARTIAL: Final = "partial"
 MTIME: Final = "mtime"
 XATTR: Final = "xattr"
+DENIED: Final = "denied"
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 # As the mark: whether the mtime is only the listing's, too, when the object arrived.
 MTIME_TOO: Final = "mtime"
@@ -23,11 +24,13 @@ _MAX_ID: Final = (1 << 32) - 2  # (uid_t) -1 says "leave it as it is"
 
 
 class Shown(NamedTuple):
-    """What stat(2) needs; None where the mount's own hold. `mode`: with the type's bits, if any."""
+    """What stat(2) needs; None where the mount's own hold. `mode`: with the type's bits, if any.
+    `is_read_only`: the remote takes no change of it (rights.py)."""
 
     mode: int | None
     uid: int | None
     gid: int | None
+    is_read_only: bool = False
 
 
 UNKNOWN: Final = Shown(None, None, None)
@@ -63,6 +66,29 @@ def unpacked(text: str) -> Mapping[str, str]:
     return MappingProxyType(found) if found else _NONE
 
 
+@lru_cache(maxsize=4096)
+def carried(text: str) -> Mapping[str, str]:
+    """As `unpacked`, without what is the remote's to say and not the file's."""
+    found = unpacked(text)
+    if DENIED not in found:
+        return found
+    return MappingProxyType({name: found[name] for name in found if name != DENIED})
+
+
+@lru_cache(maxsize=256)
+def denied_in(text: str) -> frozenset[str]:
+    """The letters of `Entry.attributes`."""
+    return frozenset(unpacked(text).get(DENIED, "")) if text else frozenset()
+
+
+def with_denied(text: str, other: str) -> str:
+    """A row's text with what the remote denies according to another row's."""
+    denied = unpacked(other).get(DENIED) if other else None
+    if not denied:
+        return text
+    return packed({**(unpacked(text) if text else {}), DENIED: denied})
+
+
 def known(attributes: Mapping[str, str]) -> dict[str, str]:
     """Without the mark."""
     return {name: value for name, value in attributes.items() if name != PARTIAL}
@@ -91,7 +117,13 @@ def shown(attributes: Mapping[str, str]) -> Shown:
         _number(attributes.get("mode"), 0o177777),
         _number(attributes.get("uid"), _MAX_ID),
         _number(attributes.get("gid"), _MAX_ID),
+        _is_read_only(attributes.get(DENIED, "")),
     )
+
+
+def _is_read_only(denied: str) -> bool:
+    """Of a file its bytes; of a directory both kinds of names in it."""
+    return "w" in denied or ("c" in denied and "k" in denied)
 
 
 def mtime_ns_in(text: str) -> int | None:

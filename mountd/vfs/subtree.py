@@ -108,6 +108,7 @@ class Subtree:
             raise NoEntry(from_name)
         if not source.is_directory:
             raise NotADirectory(from_name)
+        names.rights.check_rename_directory(from_parent, from_name, source.number, to_parent)
         key = names.key_of_directory(to_parent, to_cached, to_name)
         expect = names.expected(to_parent, to_cached.listing, to_name, key)
         target = names.find(to_parent, to_cached, to_name)

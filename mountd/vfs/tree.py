@@ -46,7 +46,7 @@ from mountd.vfs.overlay import (
     waiting_below,
 )
 from mountd.vfs.remote_listing import Listed, Refresh, Wanted, list_now
-from mountd.vfs.row_attributes import UNKNOWN, shown, shown_in
+from mountd.vfs.row_attributes import UNKNOWN, packed, shown, shown_in
 from mountd_cache.changes import ABSENT, Change
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
@@ -328,6 +328,7 @@ class Tree:
             log.debug("the root doesn't tell: %s", error)  # a LIST says what is the matter
         else:
             self._proof.root_said(root, began)
+            self.known.root_text = packed(root.attributes)
 
     async def _list(self, key: str, refresh: Refresh, ahead: bool) -> None:
         # Only the newest refresh of a key changes its entry in the cache, and folding waits while
@@ -470,7 +471,7 @@ class Tree:
         found = cached.listing.row(row)
         if self.known.told:
             found = self.known.of(found)
-        mode, uid, gid = shown_in(found.attributes) if found.attributes else UNKNOWN
+        at = shown_in(found.attributes) if found.attributes else UNKNOWN
         return Attributes(
             found.ino,
             found.is_dir,
@@ -478,10 +479,8 @@ class Tree:
             found.mtime_ns,
             version_in(found.version),
             self.timeout_s(cached),
-            mode,
-            uid,
-            gid,
-            found.is_link,
+            *at,
+            is_link=found.is_link,
         )
 
 
