@@ -150,10 +150,14 @@ class Operations(WriteOperations):
                 opened.cached = await self._fs.read_directory(opened.directory)
             opened.used = True
             if start_id >= FIRST_ROW or self._dots(opened.directory, start_id, token):
-                first, end = max(0, start_id - DOT_DOT), len(opened.cached.listing)
-                if self._asking is not None and self._asking.is_on:
-                    end = await self._asking.rows(opened.directory, opened.cached, first)
-                self._rows(opened, first, end, token)
+                first, length = max(0, start_id - DOT_DOT), len(opened.cached.listing)
+                is_told = False  # an answer without a name ends the directory
+                while first < length and not is_told:
+                    end = length
+                    if self._asking is not None and self._asking.is_on:
+                        end = await self._asking.rows(opened.directory, opened.cached, first)
+                    is_told = self._rows(opened, first, end, token)
+                    first = end
         except Exception as exc:
             fail(exc)
 
@@ -171,9 +175,9 @@ class Operations(WriteOperations):
 
     def _rows(
         self, opened: OpenDirectory, first: int, end: int, token: pyfuse3.ReaddirToken
-    ) -> None:
-        """Fills the reply with rows before `end`. One EntryAttributes serves for all of them:
-        readdir_reply copies it."""
+    ) -> bool:
+        """Fills the reply with rows before `end`; whether there was any to be told. One
+        EntryAttributes serves for all of them: readdir_reply copies it."""
         listing, directory = opened.cached.listing, opened.directory
         entry = pyfuse3.EntryAttributes()
         entry.st_nlink = 1
@@ -186,6 +190,7 @@ class Operations(WriteOperations):
         changed = self._tree.ledger.by_number
         current = self._fs.changed_since(directory, opened.cached)
         told = self._tree.known.told
+        is_told = False
         for position in range(first, end):
             row, source = position, listing
             if current is not None:
@@ -199,7 +204,8 @@ class Operations(WriteOperations):
                 self._tree.remember_change(directory, changed[number])
                 if not reply(token, name, own, position + FIRST_ROW):
                     self._tree.forget(number, 1)
-                    return
+                    return True
+                is_told = True
                 continue
             # Before the reply: what can't be remembered must not be told to the kernel.
             try:
@@ -225,7 +231,9 @@ class Operations(WriteOperations):
             entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime_ns or no_mtime_ns
             if not reply(token, name, entry, position + FIRST_ROW):
                 self._tree.forget(number, 1)
-                return
+                return True
+            is_told = True
+        return is_told
 
     def _now(
         self, directory: Directory, current: CachedListing, listing: Listing, row: int

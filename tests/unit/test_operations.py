@@ -20,7 +20,7 @@ from mountd.vfs.virtual_files import DIRECTORY, FIRST_HANDLE, STATUS, VirtualFil
 from mountd_cache.listing import Listing, Row
 from tests.conftest import ExpectedLog
 from tests.fakes.memory_store import MemoryStore
-from tests.fakes.mounted import BLOCK, file_system, walk
+from tests.fakes.mounted import BLOCK, file_system, mounted_files, walk
 
 CONTEXT = pyfuse3.RequestContext.__new__(pyfuse3.RequestContext)
 TOKEN = pyfuse3.ReaddirToken.__new__(pyfuse3.ReaddirToken)
@@ -290,3 +290,22 @@ async def test_a_bad_sector_of_the_cache_is_eio_and_one_line(
         with pytest.raises(pyfuse3.FUSEError) as caught:
             await ops.read(fh, 0, 1)
         assert caught.value.errno == errno.EIO
+
+
+async def test_a_directory_does_not_end_where_all_that_is_next_was_taken_away(
+    tmp_path: Path, replies: Replies
+) -> None:
+    """An answer without a row says to the kernel that there are no more."""
+    store = MemoryStore({f"f{i:03}": b"x" for i in range(300)})
+    async with mounted_files(store, tmp_path, asks_for_metadata=True) as mounted:
+        fs, ops = mounted.fs, operations(mounted.fs)
+        handle = await ops.opendir(ROOT, CONTEXT)
+        replies.room = 12
+        await ops.readdir(handle, 0, TOKEN)
+        position = replies[-1][2]
+        for i in range(10, 290):
+            await fs.unlink(fs.tree.root, b"f%03d" % i)
+        replies.room = 1000
+        replies.clear()
+        await ops.readdir(handle, position, TOKEN)
+        assert replies.names() == [b"f%03d" % i for i in range(290, 300)]
