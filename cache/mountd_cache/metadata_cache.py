@@ -152,6 +152,23 @@ class MetadataCache:
             self._pending.forget_below(prefix)
             self._announce()
 
+    def move_below(self, old: str, new: str, directories: Iterable[str]) -> None:
+        """The listings of directories whose key begins with `old` are those of keys with `new` in
+        its place: those in memory, and of those on disk `directories`; the others are forgotten."""
+        known = {key: self.get(key) for key in directories}
+        with self._changed:
+            known.update((key, at) for key, at in self._memory.items() if key.startswith(old))
+            for directory in [key for key in self._memory if key.startswith((old, new))]:
+                self._drop(directory)
+            self._pending.forget_below(old)
+            self._pending.forget_below(new)
+            for key, cached in known.items():
+                if cached is not None:
+                    self._keep(new + key[len(old) :], cached)
+                    self._pending.put(new + key[len(old) :], cached)
+            self._given_up += self._pending.shrink(self._backlog_bytes)
+            self._announce()
+
     def expire(self, prefix: str) -> None:
         """Directories whose key begins with `prefix` keep their listing, with `fetched_at` 0."""
         with self._changed:

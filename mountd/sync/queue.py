@@ -12,6 +12,7 @@ import platform
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -30,7 +31,7 @@ from mountd.sync.leftovers import Leftovers
 from mountd.sync.lost_race import LostRaces
 from mountd.sync.namespace import NamespaceSender
 from mountd.sync.retry import StillRead
-from mountd.sync.schedule import Moment, Schedule
+from mountd.sync.schedule import Moment, Schedule, touches
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.sync.uploader import BaseGone, Conflict, Landing, Uploader
 from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Rows
@@ -115,6 +116,7 @@ class SyncQueue:
         self._schedule: Schedule | None = None
         self._drains: list[Drain] = []
         self._urgent: set[str] = set()  # what must go before what somebody waits for
+        self._held: list[str] = []
         self._woken = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._look_cost_s = 0.0
@@ -255,6 +257,22 @@ class SyncQueue:
         """For a reader of the change at `key`: see `Uploader.find_base`. Raises RemoteErrors."""
         return await self._uploader.find_base(key, base)
 
+    def is_sending(self, *below: str) -> bool:
+        """See `mountd.vfs.writes.Queue`."""
+        flights = self._in_flight.values()
+        return any(touches(self._ledger, flight.change, below) for flight in flights)
+
+    @contextmanager
+    def holding(self, *below: str) -> Iterator[None]:
+        """See `mountd.vfs.writes.Queue`."""
+        self._held += below
+        try:
+            yield
+        finally:
+            for key in below:
+                self._held.remove(key)
+            self.wake()
+
     # -- what goes when
 
     async def _look(self) -> float:
@@ -269,7 +287,8 @@ class SyncQueue:
         if not schedule.ready and not self._in_flight:
             self._threads.rest()
         for change in schedule.stage:
-            if self._remote_is_well() and self._lanes.has_room(change):
+            is_free = self._lanes.has_room(change) and not schedule.is_held(change)
+            if self._remote_is_well() and is_free:
                 self._begin(change, self._bring_in.stage)
         self._start()
         sweep_s = self._sweep()
@@ -319,6 +338,7 @@ class SyncQueue:
             upload_took_s=lambda number: self._took_s.get(number, 0.0),
             is_pressed=self._pressed(),
             takes_deltas=self._store.capabilities.put_delta,
+            held=self._held,
         )
 
     def _is_hurried(self, change: Change) -> bool:

@@ -7,7 +7,7 @@ so that the loop can do other things in between: what it found is asked again by
 """
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
@@ -31,7 +31,8 @@ class Moment:
     clock, which `troubles` use. `contents_in_flight`: the key that a content travels to, by its id.
     `is_hurried`: somebody waits for this change, so delays and open files don't count.
     `upload_took_s`: how long the last one of an inode took, 0 if not long. `is_pressed`: there is
-    little room left for what is written, so nothing waits. `takes_deltas`: the remote does."""
+    little room left for what is written, so nothing waits. `takes_deltas`: the remote does.
+    `held`: directories that nothing goes to or comes from now; it may change meanwhile."""
 
     now_ns: int
     now_s: float
@@ -45,6 +46,7 @@ class Moment:
     upload_took_s: Callable[[int], float]
     is_pressed: bool = False
     takes_deltas: bool = False
+    held: Sequence[str] = ()
 
 
 class Schedule:
@@ -72,7 +74,7 @@ class Schedule:
             return
         self._mark_directories(change)
         key = change.key
-        if key in self._at.in_flight:
+        if key in self._at.in_flight or self.is_held(change):
             return
         if change.state is ChangeState.FAILED:
             self.failed += 1
@@ -97,9 +99,15 @@ class Schedule:
         """Whether what was `ready` a moment ago still is."""
         if self._ledger.changes.get(change.key) is not change or change.key in self._at.in_flight:
             return False
+        if self.is_held(change):
+            return False
         if change.kind is ChangeKind.GONE_DIRECTORY:
             return next(self._unsent_in(change.key), None) is None
         return self.due_in_s(change) <= 0 and next(self.blockers(change), None) is None
+
+    def is_held(self, change: Change) -> bool:
+        held = tuple(self._at.held)
+        return bool(held) and touches(self._ledger, change, held)
 
     def due_in_s(self, change: Change) -> float:
         """Until it has been left alone for long enough."""
@@ -248,3 +256,10 @@ class Schedule:
         if change.kind is ChangeKind.GONE_DIRECTORY:
             return self._unsent_in(key)
         return self.blockers(change)
+
+
+def touches(ledger: Ledger, change: Change, below: tuple[str, ...]) -> bool:
+    """Whether a change is at or below one of these directories, or is made from what is there."""
+    content = ledger.contents.get(change.content) if change.content else None
+    bases = (change.base, content.base if content is not None else None)
+    return change.key.startswith(below) or any(b and b.key.startswith(below) for b in bases)

@@ -139,6 +139,17 @@ class OpenFiles:
             _rebind(handle, file)
             self._by_key.setdefault(file.key, []).append(handle)
 
+    def moved(self, old: str, new: str) -> None:
+        """All that was below a directory is below another now."""
+        self._rebound += 1
+        self._known = {n: f for n, f in self._known.items() if not f.key.startswith(old)}
+        for key in [key for key in self._by_key if key.startswith(old)]:
+            for handle in self._by_key.pop(key):
+                file = handle.file
+                there = new + key[len(old) :]
+                _rebind(handle, remote_file_at(there, file.version, file.size, file.mtime_ns))
+                self._by_key.setdefault(there, []).append(handle)
+
     async def read(self, handle: Handle, offset: int, size: int) -> Buffer:
         """Up to `size` bytes at `offset`; fewer only at the end of the file."""
         end = min(offset + size, handle.file.size)

@@ -18,12 +18,13 @@ from mountd.vfs.last_readers import LastReaders
 from mountd.vfs.links import Links
 from mountd.vfs.names import raw_name
 from mountd.vfs.namespace import Namespace
-from mountd.vfs.nodes import Attributes, Directory
+from mountd.vfs.nodes import Attributes, Directory, Node
 from mountd.vfs.overlay import is_changed
 from mountd.vfs.queue_view import QueueView
 from mountd.vfs.subtree import Subtree
 from mountd.vfs.tree import Tree
 from mountd.vfs.user_xattrs import UserXattrs
+from mountd.vfs.whole_move import WholeMoves
 from mountd.vfs.writes import Writes
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.changes import Base, Content
@@ -87,7 +88,8 @@ class FileSystem:
             name_rules=lambda: store.capabilities.name_rules,
             wall_clock_ns=wall_clock_ns,
         )
-        self.subtree = Subtree(self.names, wait_s=wait_s)
+        whole = WholeMoves(self.names, self.files, wait_s=wait_s)
+        self.subtree = Subtree(self.names, whole, wait_s=wait_s)
         self.links = Links(self.names, self._read_start)
         self.attributes_of_files = SetAttributes(
             self.tree, self.files, self.writes, wall_clock_ns=wall_clock_ns
@@ -119,7 +121,7 @@ class FileSystem:
             try:
                 return await self.files.open(node, writes=writes)
             except Stale:
-                if not await self._found_sent(number):
+                if not await self._has_other_key(node) and not await self._found_sent(number):
                     raise
                 return await self.files.open(node, writes=writes)
         except BaseException:
@@ -140,7 +142,7 @@ class FileSystem:
                 # It may have been our own upload that replaced what was being read.
                 if self._has_moved(handle, file, content):
                     continue
-                await self._found_sent(number)
+                await self._has_other_key(handle.node) or await self._found_sent(number)
                 if not self._has_moved(handle, file, content):
                     raise
 
@@ -148,6 +150,10 @@ class FileSystem:
         """Whether a handle's bytes come from elsewhere than from that file or content's base."""
         now = self.writes.content_of(handle.node.number)
         return handle.file is not file or (now and now.base) != (content and content.base)
+
+    async def _has_other_key(self, node: Node) -> bool:
+        """Whether the remote was moving a directory that it is in; waits for the end of that."""
+        return node.parent is not None and await self.tree.moving.over(node.parent.key)
 
     async def _found_sent(self, number: int) -> bool:
         """Whether it was a state of this file, sent before a crash or without an answer, that
@@ -273,6 +279,7 @@ class FileSystem:
                 await self.subtree.rename(
                     from_parent, from_name, to_parent, to_name, replaces=replaces
                 )
+            self.folding.take_up()  # what was sent of it waits in other directories now
         else:
             await self.names.rename(from_parent, from_name, to_parent, to_name, replaces=replaces)
         self.folding.sent(to_parent.key)

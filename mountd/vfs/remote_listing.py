@@ -21,14 +21,20 @@ class Refresh:
     waits for the same one.
 
     `outdated`: somebody asked for freshness after it began, or it takes too long: whoever comes
-    now begins `successor`, and what this one brings is not put over it.
+    now begins `successor`, and what this one brings is not put over it. `is_void`: the directory
+    has another name by now.
     """
 
     began_s: float
     done: trio.Event
     outdated: bool = False
+    is_void: bool = False
     successor: Refresh | None = None
     error: Exception | None = None
+
+    @property
+    def may_be_joined(self) -> bool:
+        return not self.outdated and not self.is_void
 
     async def ended(self) -> Refresh:
         """The last one, when it is done."""

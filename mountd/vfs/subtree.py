@@ -1,4 +1,5 @@
-"""Renaming a directory where the remote has no such thing: its subtree is known before it returns.
+"""Renaming a directory. Where the remote moves none as a whole (whole_move.py) its subtree is known
+before it returns.
 
 Each file gets a change at its new key whose base is the version at the old one, and a tombstone at
 the old one; all of it is one record in the journal. Until the remote has made the copies, the bytes
@@ -18,6 +19,7 @@ from mountd.errors import (
     NotFound,
     NotPossible,
     Unsupported,
+    VersionChanged,
 )
 from mountd.types import Entry, Kind
 from mountd.vfs.listing_rows import version_in
@@ -26,6 +28,7 @@ from mountd.vfs.namespace import THERE, Found, Namespace, made_from
 from mountd.vfs.nodes import Directory
 from mountd.vfs.overlay import is_change_of_link, key_of_row
 from mountd.vfs.row_attributes import packed
+from mountd.vfs.whole_move import WholeMoves
 from mountd_cache.changes import ABSENT, Base, Change, ChangeKind, Rows
 from mountd_cache.listing import Listing, Row
 from mountd_cache.metadata_cache import CachedListing
@@ -50,8 +53,11 @@ class Subtree:
     """Raises what `Namespace` does, and CrossDevice where the subtree can't be known in time or is
     too large."""
 
-    def __init__(self, names: Namespace, *, wait_s: float) -> None:
+    def __init__(self, names: Namespace, whole: WholeMoves, *, wait_s: float) -> None:
         self._names = names
+        self._whole = whole
+        # What is put together from listings must not be moved by the remote meanwhile.
+        self._one_at_a_time = trio.Lock()
         self._tree = names.tree
         self._ledger = names.ledger
         self._wait_s = wait_s
@@ -65,7 +71,24 @@ class Subtree:
         *,
         replaces: bool = True,
     ) -> Found:
-        source, target, *_ = await self._both(from_parent, from_name, to_parent, to_name)
+        ends = from_parent, from_name, to_parent, to_name
+        with trio.fail_after(self._wait_s):
+            await self._one_at_a_time.acquire()
+        try:
+            return await self._rename(*ends, replaces)
+        finally:
+            self._one_at_a_time.release()
+
+    async def _rename(
+        self,
+        from_parent: Directory,
+        from_name: bytes,
+        to_parent: Directory,
+        to_name: bytes,
+        replaces: bool,
+    ) -> Found:
+        both = await self._both(from_parent, from_name, to_parent, to_name)
+        source, target, key, expect, _ = both
         if target is not None and target.key == source.key:
             return source
         if target is not None:
@@ -76,6 +99,14 @@ class Subtree:
             await self._names.check_empty(to_parent, target)
         if to_parent.key.startswith(source.key):
             raise NotPossible(f"{source.key!r} into itself")
+        if target is None and self._whole.is_possible(source, key, expect):
+            try:
+                await self._whole.rename(source, from_parent, to_parent, key, to_name)
+                return source
+            except VersionChanged as error:
+                raise Exists(to_name) from error
+            except Unsupported:
+                pass  # not that one, or no longer
         entries = await self._on_remote(source, from_parent)
         source, target, key, expect, listing = await self._both(
             from_parent, from_name, to_parent, to_name

@@ -36,6 +36,7 @@ from mountd.remotes.base import RemoteStore
 from mountd.vfs.branch_proof import BranchProof, parent_of
 from mountd.vfs.known_attributes import KnownAttributes
 from mountd.vfs.listing_rows import raw_segment, row_of, version_in
+from mountd.vfs.moving import Moving
 from mountd.vfs.nodes import ROOT, Attributes, Directory, Node
 from mountd.vfs.overlay import (
     gone_files,
@@ -79,7 +80,8 @@ class Tree:
         self.ledger = ledger or Ledger()
         self.ttl_s = ttl_s
         self.wait_s = wait_s
-        self._remote_is_well = remote_is_well
+        self.remote_is_well = remote_is_well
+        self.moving = Moving()
         self._wall_clock = wall_clock
         self._proof = BranchProof(store, cache, ttl_s=ttl_s, wall_clock=wall_clock)
         self.root = Directory(ROOT, None, -1, "")
@@ -174,6 +176,13 @@ class Tree:
             directory.key = new_key + key[len(old_key) :]
             self._by_key[directory.key] = directory
 
+    def moved_whole(self, number: int, parent: Directory, old_key: str, new_key: str) -> None:
+        """As `moved`, of a directory with all that is known of what is below it."""
+        self.cache.move_below(old_key, new_key, [k for k in self._by_key if k.startswith(old_key)])
+        self.moved(number, parent, old_key, new_key)
+        for key, refresh in self._refreshes.items():
+            refresh.is_void |= key.startswith((old_key, new_key))
+
     def unnamed(self, number: int) -> None:
         """The last name of a file was taken away here."""
         node = self._nodes.get(number)
@@ -208,7 +217,7 @@ class Tree:
             return None
         if self._age_s(cached) < self.ttl_s:
             return cached
-        if not self._remote_is_well():
+        if not self.remote_is_well():
             self.start_refresh(directory.key)
             return cached
         return self._proof.proved(directory.key) if cached.token else None
@@ -218,7 +227,7 @@ class Tree:
         cached = self.fresh(directory)
         if cached is not None:
             return cached
-        refresh = self.start_refresh(directory.key)
+        refresh = self.start_refresh(asked := directory.key)
         with trio.move_on_after(self.wait_s) as scope:
             refresh = await refresh.ended()
         known = self.cache.get(directory.key)
@@ -227,6 +236,8 @@ class Tree:
             error = TimeoutError(f"listing {directory.key!r}: no answer in {self.wait_s:g} s")
         if known is not None and not isinstance(error, NotFound):
             return known  # where it failed, too: unreachable is not deleted
+        if await self.moving.over(asked):
+            return await self.listing(directory)
         raise error or Stale(f"the listing of {directory.key!r} did not stay in the cache")
 
     def timeout_s(self, cached: CachedListing) -> float:
@@ -279,7 +290,7 @@ class Tree:
         nobody waits for it yet."""
         running = self._refreshes.get(key)
         now_s = trio.current_time()
-        if running is not None and not running.outdated and now_s - running.began_s < self.wait_s:
+        if running is not None and running.may_be_joined and now_s - running.began_s < self.wait_s:
             return running
         assert self._nursery is not None
         refresh = self._refreshes[key] = Refresh(now_s, trio.Event())
@@ -349,15 +360,12 @@ class Tree:
             abandon_on_cancel=True,
         )
         # What was disowned meanwhile keeps its new number: whoever looks next asks again.
-        is_other = refresh.outdated and self._tag(key) != (old.tag if old else None)
-        if refresh.successor is None and not is_other:
+        now = self.cache.get(key)
+        is_other = refresh.outdated and (now and now.tag) != (old and old.tag)
+        if refresh.successor is None and not is_other and not refresh.is_void:
             fetched_at = 0.0 if refresh.outdated else self._proof.asked_at(began)
             self._put(key, old, new, fetched_at, token)
             self.after_list(key, taken, new.listing)
-
-    def _tag(self, key: str) -> bytes | None:
-        cached = self.cache.get(key)
-        return cached.tag if cached is not None else None
 
     def _put(
         self, key: str, old: CachedListing | None, new: Listed, fetched_at: float, token: str
@@ -371,13 +379,15 @@ class Tree:
 
     def _failed(self, key: str, error: Exception) -> None:
         if isinstance(error, NotFound):
+            if self.moving.is_at(key):
+                return  # what is known goes along; who waits asks again
             self.cache.forget(key)
             if key:
                 self.expire(key[: key.rfind("/", 0, -1) + 1])
         if not isinstance(error, (RemoteError, OSError)):
             log.error("listing %r failed in an unforeseen way", key, exc_info=error)
         else:
-            level = logging.WARNING if self._remote_is_well() else logging.DEBUG
+            level = logging.WARNING if self.remote_is_well() else logging.DEBUG
             log.log(level, "listing %r failed: %s", key, error)
 
     def _age_s(self, cached: CachedListing) -> float:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -39,6 +40,14 @@ class Queue(Protocol):
     async def find_base(self, key: str, base: Base) -> bool:
         """Whether a version that bytes are read from was replaced by a state of this same file
         that we had sent without learning of it; now it is known. May raise RemoteErrors."""
+        ...
+
+    def is_sending(self, *below: str) -> bool:
+        """Whether anything is on its way to or from these directories or what is below them."""
+        ...
+
+    def holding(self, *below: str) -> AbstractContextManager[None]:
+        """None of that begins meanwhile."""
         ...
 
 
@@ -397,3 +406,9 @@ class _NoQueue:
         return False
 
     def wake(self) -> None: ...
+
+    def is_sending(self, *below: str) -> bool:
+        return False
+
+    def holding(self, *below: str) -> AbstractContextManager[None]:
+        return nullcontext()

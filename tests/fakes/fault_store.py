@@ -22,11 +22,12 @@ from typing_extensions import Buffer
 
 from mountd.errors import Unreachable
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
+from mountd.remotes.optional_doors import move_dir_in
 from mountd.types import Entry
 
-# "write" is any of the six that change something.
+# "write" is any of those that change something.
 Reads = Literal["stat", "list", "read", "identify", "list_tree"]
-Writes = Literal["put", "put_delta", "delete", "copy", "make_dir", "remove_dir"]
+Writes = Literal["put", "put_delta", "delete", "copy", "make_dir", "remove_dir", "move_dir"]
 Operation = Reads | Writes | Literal["abandon", "write", "*"]
 _WRITES = frozenset(get_args(Writes))
 _Answer = TypeVar("_Answer")
@@ -165,6 +166,9 @@ class FaultStore:
 
     def remove_dir(self, key: str) -> None:
         self._around("remove_dir", key, lambda: self._store.remove_dir(key))
+
+    def move_dir(self, source: str, key: str) -> None:
+        self._around("move_dir", key, lambda: move_dir_in(self._store, source, key))
 
     def close(self) -> None:
         self.closed = True

@@ -72,6 +72,7 @@ class MemoryStore:
         put_delta: bool = True,
         keeps_attributes: bool = True,
         tree_versions: bool = False,
+        native_move: bool = False,
     ) -> None:
         self.calls: Counter[str] = Counter()
         self.gate: threading.Event | None = None
@@ -88,6 +89,7 @@ class MemoryStore:
             keeps_mtime=True,
             put_delta=put_delta,
             tree_versions=tree_versions,
+            native_move=native_move,
         )
         self.apart: tuple[str, ...] = ()
         self._changes: Counter[str] = Counter()  # by directory, of all that is below it
@@ -321,6 +323,25 @@ class MemoryStore:
             self._directories.discard(key)
             self._objects.pop(key, None)
             self._changed(key)
+
+    def move_dir(self, source: str, key: str) -> None:
+        self._begin("move_dir")
+        if not self._capabilities.native_move:
+            raise Unsupported("this store was made without native_move")
+        with self._lock:
+            if source not in self._directories:
+                raise NotFound(source)
+            if key in self._directories or key.removesuffix("/") in self._objects:
+                raise VersionChanged(key)
+            self._check_place(key)
+            for name in [name for name in self._directories if name.startswith(source)]:
+                self._directories.remove(name)
+                self._directories.add(key + name[len(source) :])
+                self._changes[key + name[len(source) :]] = self._changes.pop(name, 0)
+            for name in [name for name in self._objects if name.startswith(source)]:
+                self._objects[key + name[len(source) :]] = self._objects.pop(name)
+            self._changed(source.removesuffix("/"))
+            self._changed(key.removesuffix("/"))
 
     def close(self) -> None:
         pass

@@ -31,9 +31,13 @@ class Witness(MemoryStore):
         real_directories: bool = False,
         server_copy: bool = True,
         tree_versions: bool = False,
+        native_move: bool = False,
     ) -> None:
         super().__init__(
-            real_directories=real_directories, server_copy=server_copy, tree_versions=tree_versions
+            real_directories=real_directories,
+            server_copy=server_copy,
+            tree_versions=tree_versions,
+            native_move=native_move,
         )
         self.theirs: set[str] = set()
         self.violations: list[str] = []

@@ -27,7 +27,10 @@ THEN_S = st.sampled_from([0.0, 0.0, 0.0, 0.1, 1.5, 2.0])
 ENDS = st.sampled_from(["", "", "", "crash", "restart", "crash"])
 
 operations = st.sampled_from(
-    ["put", "put", "put", "delete", "copy", "identify", "read", "make_dir", "remove_dir"]
+    [
+        *("put", "put", "put", "delete", "copy", "identify", "read"),
+        *("make_dir", "remove_dir", "move_dir"),
+    ]
 )
 kinds = st.sampled_from(["before", "after", "slow down", "hang", "answer held", "cut"])
 _EVENTS = (

@@ -42,12 +42,16 @@ class WithOthers(RuleBasedStateMachine):
     """Versions are enforced: where they are not, the docs say what is lost."""
 
     @initialize(
-        kind=st.sampled_from(["objects", "files", "trees"]), seeds=st.lists(paths, max_size=3)
+        kind=st.sampled_from(["objects", "files", "trees", "moves"]),
+        seeds=st.lists(paths, max_size=3),
     )
     def begin(self, kind: str, seeds: list[Path]) -> None:
         is_files = kind != "objects"
         store = Witness(
-            real_directories=is_files, server_copy=not is_files, tree_versions=kind == "trees"
+            real_directories=is_files,
+            server_copy=kind in ("objects", "moves"),
+            tree_versions=kind in ("trees", "moves"),
+            native_move=kind == "moves",
         )
         self.shared = Shared(store)
         store.seed("d/z", self.shared.word())

@@ -10,6 +10,7 @@ from typing_extensions import Buffer
 
 from mountd.errors import Unreachable
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
+from mountd.remotes.optional_doors import move_dir_in
 from mountd.types import Entry
 
 _T = TypeVar("_T")
@@ -94,6 +95,9 @@ class Wire:
 
     def remove_dir(self, key: str) -> None:
         self._call(lambda: self._store.remove_dir(key))
+
+    def move_dir(self, source: str, key: str) -> None:
+        self._call(lambda: move_dir_in(self._store, source, key))
 
     def close(self) -> None:
         pass

@@ -75,6 +75,31 @@ def test_a_name_that_the_server_forbids_is_einval_at_once(
     assert nextcloud_server.tree() == []
 
 
+def test_a_directory_is_renamed_by_one_move_whatever_is_in_it(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    for number in range(30):
+        nextcloud_server.put(f"d/s{number % 3}/f{number}", b"%d" % number)
+    at = mount()
+    numbers = {path.name: path.stat().st_ino for path in at.path.rglob("*")}
+    old, new = at.path / "d", at.path / "e"
+    with (old / "s1" / "f1").open("rb") as opened:
+        nextcloud_server.clear_log()
+        old.rename(new)
+        assert [entry.method for entry in nextcloud_server.log()] == ["MOVE"]
+        assert opened.read() == b"1"
+    assert numbers == {
+        path.name.replace("e", "d"): path.stat().st_ino for path in at.path.rglob("*")
+    }
+    (new / "s2" / "f2").write_bytes(b"two")
+    (new / "s2").rename(at.path / "s2")  # file by file: something below waits
+    flush(at)
+    (at.path / "s2").rename(new / "s2")
+    new.rename(old)
+    assert nextcloud_server.read("d/s2/f2") == b"two"
+    assert len([path for path in nextcloud_server.tree() if "/f" in path]) == 30
+
+
 def test_df_shows_the_accounts_room(mount: Mount, nextcloud_server: NextcloudServer) -> None:
     nextcloud_server.put("f", bytes(8192))
     nextcloud_server.configure(quota_bytes=1 << 20)

@@ -1,5 +1,6 @@
 """What goes at once when there is little room left for what is written."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,12 @@ class CountedWakes:
 
     async def find_base(self, key: str, base: Base) -> bool:
         return False
+
+    def is_sending(self, *below: str) -> bool:
+        return False
+
+    def holding(self, *below: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 async def test_the_queue_is_woken_when_half_of_the_room_is_taken(tmp_path: Path) -> None:
