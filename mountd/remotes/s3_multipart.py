@@ -194,7 +194,7 @@ class S3Multipart:
             if there is not None:
                 return before, there
         elif before:
-            self._uploads.abort(target.key, before)
+            self._uploads.give_up(target.key, before)
         return self._uploads.create(target.key, target.headers), {}
 
     def _send_all(self, parts: Sequence[_Part], send: _SendPart, at_once: int) -> list[str]:

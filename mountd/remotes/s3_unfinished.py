@@ -3,6 +3,7 @@
 https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListParts.html
 """
 
+import logging
 from collections.abc import Mapping
 
 from mountd.errors import Corrupt, RemoteError, Throttled, Unreachable
@@ -11,6 +12,8 @@ from mountd.remotes.rest import RestAnswer
 from mountd.remotes.s3_errors import error_code, write_error
 from mountd.remotes.s3_rest import S3Rest
 from mountd.remotes.s3_xml import parts_in, upload_id_in
+
+logger = logging.getLogger(__name__)
 
 _LEAD = "s3-parts "
 
@@ -42,14 +45,23 @@ class S3Uploads:
 
     def parts(self, key: str, upload_id: str) -> Parts | None:
         """What is there of an upload. None where there is no such upload any more, and where it
-        can't be listed: then it is ended. Raises Unreachable and Throttled."""
+        can't be listed: then it is ended, if we may. Raises Unreachable and Throttled."""
         try:
             return self._listed(key, upload_id)
         except (Unreachable, Throttled):
             raise
         except RemoteError:  # a right that is missing, or a server that doesn't know the request
-            self.abort(key, upload_id)
+            self.give_up(key, upload_id)
             return None
+
+    def give_up(self, key: str, upload_id: str) -> None:
+        """As `abort`; where we may not, it stays there. Raises Unreachable and Throttled."""
+        try:
+            self.abort(key, upload_id)
+        except (Unreachable, Throttled):
+            raise
+        except RemoteError as error:
+            logger.info("an unfinished upload of %r stays on the remote: %s", key, error)
 
     def abort(self, key: str, upload_id: str) -> None:
         """Ends it, with its parts. It may be gone already. Raises as any request."""

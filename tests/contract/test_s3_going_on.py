@@ -136,6 +136,16 @@ def test_parts_that_cant_be_listed_are_thrown_away(trying: Trying, fault: dict[s
     assert (trying.sent_parts, trying.is_clean) == (4, True)
 
 
+def test_who_may_neither_list_nor_end_an_upload_begins_another(trying: Trying) -> None:
+    # A policy that has PutObject alone: else the file could never be sent again.
+    trying.break_off(sent=3)
+    for op in ("ListParts", "AbortMultipartUpload"):
+        trying.server.faults({"op": op, "status": 403})
+    trying.put()
+    assert (trying.sent_parts, trying.token) == (4, "")
+    assert content(trying.store, "large") == DATA
+
+
 def test_a_list_of_parts_that_does_not_come_is_asked_for_later(trying: Trying) -> None:
     trying.break_off(sent=3)
     token = trying.token
