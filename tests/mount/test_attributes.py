@@ -189,3 +189,22 @@ def test_modes_of_a_local_tree_are_real(tmp_path: Path) -> None:
         (remote / "private").chmod(0o640)
         found.cli("refresh", str(found.path))
         assert stat.S_IMODE((found.path / "private").stat().st_mode) == 0o640
+
+
+def test_a_strangers_metadata_give_nobody_rights_and_odd_numbers_are_ignored(
+    s3_server: S3Server, mount: Mount
+) -> None:
+    said = {"mode": "35309", "uid": "0", "gid": "4294967295", "mtime": "-9999999999"}
+    odd = {"mode": "-1", "uid": "-5", "gid": "1e3", "mtime": "99999999999999"}
+    for name, metadata in (("set-uid", said), ("odd", odd)):
+        headers = {f"x-amz-meta-{key}": value for key, value in metadata.items()}
+        s3_server.put("b", name, b"#!/bin/sh\n", headers=headers)
+    at = mount(metadata="full").path
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    (options,) = (line.split()[5].split(",") for line in mounts if line.split()[4] == str(at))
+    assert {"nosuid", "nodev"} <= set(options)
+    found, usual = (at / "set-uid").stat(), (at / "odd").stat()
+    assert (found.st_uid, found.st_gid) == (0, os.getgid())
+    assert stat.S_IMODE(found.st_mode) == 0o4755
+    assert found.st_mtime < 0
+    assert (stat.S_IMODE(usual.st_mode), usual.st_uid) == (0o644, os.getuid())
