@@ -2,6 +2,7 @@
 what was not sent by then never does."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -32,14 +33,20 @@ class Sent:
 
 
 class Wire:
-    """A store for one life of a daemon. `active` counts the calls that are going on."""
+    """A store for one life of a daemon."""
 
     def __init__(self, store: RemoteStore) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self.active = 0
+        self._calls: Counter[int] = Counter()  # that are going on, by thread
         self.is_down = False
         self.is_dead = False
+
+    @property
+    def active(self) -> int:
+        """How many calls are going on. A put that reads what it sends from here is one."""
+        with self._lock:
+            return len(self._calls)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -112,8 +119,9 @@ class Wire:
         return Sent(b"".join(pieces))
 
     def _call(self, call: Callable[[], _T]) -> _T:
+        thread = threading.get_ident()
         with self._lock:
-            self.active += 1
+            self._calls[thread] += 1
         try:
             self._check()
             answer = call()
@@ -121,7 +129,8 @@ class Wire:
             return answer
         finally:
             with self._lock:
-                self.active -= 1
+                self._calls[thread] -= 1
+                self._calls += Counter()  # without zeros
 
     def _check(self) -> None:
         if self.is_down or self.is_dead:
