@@ -29,6 +29,7 @@ from mountd.remotes.sign_in import SignIn
 _DRAIN_BYTES = 64 << 10  # of an error's body, so that its connection can be kept
 _REDIRECTS = frozenset((301, 302, 307, 308))
 _MAX_REDIRECTS = 3
+_READS = frozenset(("GET", "HEAD", "OPTIONS", "PROPFIND"))
 _WITH_LENGTH = frozenset(("PUT", "POST", "PATCH"))  # said even of an empty body
 
 
@@ -122,6 +123,7 @@ class HttpPool:
         self._headers = [("Host", parts.netloc), *headers.items()]
         self._max_connections = max_connections
         self.sign_in = sign_in
+        self.writes = 0  # requests that may have changed something, those under way included
         self._lock = threading.Lock()
         self._made: HttpConnections | None = None
 
@@ -171,6 +173,7 @@ class HttpPool:
         what = f"{method} {self.origin}{target.partition('?')[0]}"
         if self.sign_in is not None:
             self.sign_in.check(what)
+        self.writes += method not in _READS
         feed = BodyFeed(body, until_s)
         request = httpcore.Request(
             method,

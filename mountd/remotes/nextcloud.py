@@ -216,7 +216,7 @@ class NextcloudStore:
                 return None
             return PushAddress(url, self._pool.origin, login_name, password)
 
-        await PushListener(find, self._sign_in, changed).run()
+        await PushListener(find, self._sign_in, changed, lambda: self._pool.writes).run()
 
     def close(self) -> None:
         self._closing.set()

@@ -6,6 +6,7 @@ ever waited for, and no failure is more than a line in the log.
 https://github.com/nextcloud/notify_push (README, "Developing")
 """
 
+import contextlib
 import logging
 import math
 import random
@@ -43,10 +44,12 @@ _ENDS = (
 class Pace:
     """`again_s`: before a new connection, doubling from the first to the second, half of it jitter;
     from the first again after one that lasted `steady_s`. A peer that doesn't answer a ping in
-    `pong_s` is gone."""
+    `pong_s` is gone. `at_most_every_s`: how often it is said that something changed; the second
+    while what the server tells of may be our own doing."""
 
     again_s: tuple[float, float] = (5.0, 600.0)
     steady_s: float = 60.0
+    at_most_every_s: tuple[float, float] = (1.0, 5.0)
     ping_every_s: float = 60.0
     pong_s: float = 30.0
 
@@ -78,11 +81,30 @@ def why_not(address: PushAddress) -> str:
     return ""
 
 
+class Settling:
+    """When what was heard is passed on. A server tells us of our own uploads, too: 200 small files
+    that were passed on one by one cost 500 PROPFIND. Pure; `writes` grows with what we do."""
+
+    def __init__(self, at_most_every_s: tuple[float, float]) -> None:
+        self._every_s = at_most_every_s
+        self._passed_s = -math.inf
+        self._writes = 0
+        self.due_s = math.inf
+
+    def heard(self, now_s: float, writes: int) -> None:
+        every_s = self._every_s[1 if writes != self._writes else 0]
+        self.due_s = min(self.due_s, max(now_s, self._passed_s + every_s))
+
+    def passed_on(self, now_s: float, writes: int) -> None:
+        self.due_s, self._passed_s, self._writes = math.inf, now_s, writes
+
+
 class PushListener:
     """Calls `changed` when files may have changed elsewhere, and after each new connection: nobody
     knows what was missed meanwhile.
 
     `find`: blocking, the address or None; it may raise RemoteError, and is asked again then.
+    `writes`: grows with each request of ours that may be told back to us.
     """
 
     def __init__(
@@ -90,6 +112,7 @@ class PushListener:
         find: Callable[[], PushAddress | None],
         sign_in: SignIn,
         changed: Callable[[], None],
+        writes: Callable[[], int],
         *,
         pace: Pace | None = None,
         jitter: Callable[[], float] = random.random,
@@ -97,7 +120,9 @@ class PushListener:
         self._find = find
         self._sign_in = sign_in
         self._changed = changed
+        self._writes = writes
         self._pace = pace or Pace()
+        self._settling = Settling(self._pace.at_most_every_s)
         self._jitter = jitter
         self._listening_since_s = math.inf
 
@@ -141,10 +166,11 @@ class PushListener:
             stream = await _connect(address)
         ended: Exception | None = None
         try:
-            async with trio.open_nursery() as nursery:  # for the library's own task
+            async with trio.open_nursery() as nursery:  # for the library's task, too
                 try:
                     with trio.fail_after(SIGN_IN_WITHIN_S):
                         connection = await _sign_in(address, nursery, stream)
+                    nursery.start_soon(self._keep_alive, connection, stream)
                     await self._hear(connection)
                 except (PushRefused, *_ENDS) as error:  # kept, so that it comes out as no group
                     ended = error
@@ -155,19 +181,33 @@ class PushListener:
             raise ended
 
     async def _hear(self, connection: WebSocketConnection) -> None:
-        """Raises ConnectionClosed at the end, and trio.TooSlowError for a dead peer."""
-        self._listening_since_s = trio.current_time()
+        """Raises ConnectionClosed at the end."""
         log.info("push: listening")
-        self._changed()
+        self._listening_since_s = trio.current_time()
+        settling = self._settling
+        settling.heard(self._listening_since_s, self._writes())
         while True:
             message: object = None
-            with trio.move_on_after(self._pace.ping_every_s):
+            with trio.move_on_at(settling.due_s):
                 message = await connection.get_message()
-            if message is None:
-                with trio.fail_after(self._pace.pong_s):
-                    await connection.ping()
-            elif isinstance(message, str) and message.startswith(_CHANGED):
+            now_s = trio.current_time()
+            if isinstance(message, str) and message.startswith(_CHANGED):
+                settling.heard(now_s, self._writes())
+            if now_s >= settling.due_s:
                 self._changed()
+                settling.passed_on(now_s, self._writes())
+
+    async def _keep_alive(self, connection: WebSocketConnection, stream: trio.abc.Stream) -> None:
+        """Closes the connection of a peer that is gone, which ends `_hear`. In a task of its own:
+        a pong comes after the messages before it, and somebody has to take them."""
+        with contextlib.suppress(ConnectionClosed, ProtocolError):
+            while True:
+                await trio.sleep(self._pace.ping_every_s)
+                with trio.move_on_after(self._pace.pong_s) as waiting:
+                    await connection.ping()
+                if waiting.cancelled_caught:
+                    await trio.aclose_forcefully(stream)
+                    return
 
 
 async def _connect(address: PushAddress) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:

@@ -136,6 +136,32 @@ def test_a_foreign_change_that_the_server_pushes_is_seen_before_the_ttl(
     assert nextcloud_server.auth_failures() == 0
 
 
+def test_what_the_server_pushes_of_our_own_uploads_costs_next_to_nothing(
+    nextcloud_server: NextcloudServer, tmp_path: Path
+) -> None:
+    nextcloud_server.configure(notify_push=True)
+    nextcloud_server.mkdir("d")
+    with mounted(
+        f"nextcloud://{nextcloud_server.user}@cloud/",
+        tmp_path,
+        environment={"MOUNTD_PASSWORD": nextcloud_server.password},
+        endpoint=nextcloud_server.url,
+        write_back_s=0,
+    ) as at:
+        deadline_s = time.monotonic() + 20
+        while b"push: listening" not in at.log.read_bytes() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        os.listdir(at.path / "d")
+        nextcloud_server.clear_log()
+        for number in range(100):
+            (at.path / "d" / f"f{number}").write_bytes(b"1")
+            os.listdir(at.path / "d")
+        flush(at)
+    looks = [entry for entry in nextcloud_server.log() if entry.method == "PROPFIND"]
+    assert len(nextcloud_server.log(op="Put")) == 100
+    assert len(looks) < 30  # without `Settling`, some 200
+
+
 def test_a_killed_daemons_upload_goes_on_after_its_chunks(
     mount: Mount, nextcloud_server: NextcloudServer
 ) -> None:

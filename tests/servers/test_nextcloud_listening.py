@@ -12,13 +12,13 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 from mountd.errors import Unreachable
 from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.nextcloud_features import FeaturesDoor
-from mountd.remotes.nextcloud_push import Pace, PushAddress, PushListener, why_not
+from mountd.remotes.nextcloud_push import Pace, PushAddress, PushListener, Settling, why_not
 from mountd.remotes.sign_in import SignIn
 from tests.servers.nextcloud.launch import NextcloudServer
 
 pytestmark = pytest.mark.server
 
-SOON = Pace(again_s=(0.01, 0.05), steady_s=0.0)
+SOON = Pace(again_s=(0.01, 0.05), at_most_every_s=(0.0, 0.0), steady_s=0.0)
 WITHIN_S = 15.0
 
 
@@ -62,7 +62,7 @@ async def listening(
     heard = Heard()
 
     async def run() -> None:
-        await PushListener(find, SignIn(), heard, pace=pace).run()
+        await PushListener(find, SignIn(), heard, lambda: 0, pace=pace).run()
 
     nursery.start_soon(run)
     await heard.wait_for(1)
@@ -103,7 +103,7 @@ async def test_a_lost_connection_is_made_anew_and_counts_as_a_change(
 async def test_a_wrong_password_is_sent_once(nextcloud_server: NextcloudServer) -> None:
     address = address_at(nextcloud_server, "wrong")
     with trio.fail_after(WITHIN_S):
-        await PushListener(lambda: address, SignIn(), Heard(), pace=SOON).run()
+        await PushListener(lambda: address, SignIn(), Heard(), lambda: 0, pace=SOON).run()
     assert nextcloud_server.auth_failures() == 1
 
 
@@ -119,7 +119,7 @@ async def test_where_the_server_refuses_the_sign_in_elsewhere_push_is_not_tried(
         return address if len(asked) < 4 else None
 
     with trio.fail_after(WITHIN_S):
-        await PushListener(find, sign_in, Heard(), pace=SOON).run()
+        await PushListener(find, sign_in, Heard(), lambda: 0, pace=SOON).run()
     assert asked == [0, 0, 0, 0]
 
 
@@ -135,7 +135,7 @@ async def test_an_unreachable_server_is_asked_again_and_one_without_push_is_not(
         return answers[0]
 
     with trio.fail_after(WITHIN_S):
-        await PushListener(find, SignIn(), Heard(), pace=SOON).run()
+        await PushListener(find, SignIn(), Heard(), lambda: 0, pace=SOON).run()
     assert nextcloud_server.auth_failures() == 0
 
 
@@ -161,16 +161,41 @@ async def test_a_peer_that_falls_silent_or_has_trouble_is_connected_to_anew(says
         url = f"ws://127.0.0.1:{server.port}/push/ws"
         address = PushAddress(url, "http://127.0.0.1:1", "ann", "pw")
         # A pong takes longer than no time, always.
-        pace = Pace(again_s=(0.01, 0.05), steady_s=math.inf, ping_every_s=0.01, pong_s=0.0)
+        pace = Pace(
+            again_s=(0.01, 0.05),
+            at_most_every_s=(0.0, 0.0),
+            steady_s=math.inf,
+            ping_every_s=0.01,
+            pong_s=0.0,
+        )
 
         async def run() -> None:
-            await PushListener(lambda: address, SignIn(), Heard(), pace=pace).run()
+            await PushListener(lambda: address, SignIn(), Heard(), lambda: 0, pace=pace).run()
 
         nursery.start_soon(run)
         with trio.fail_after(WITHIN_S):
             await again.wait()
         nursery.cancel_scope.cancel()
     assert calls[:2] == [["ann", "pw"], ["ann", "pw"]]
+
+
+def test_what_was_heard_is_passed_on_at_once_and_then_not_too_often() -> None:
+    settling = Settling((1.0, 5.0))
+    settling.heard(100.0, 0)
+    assert settling.due_s == 100.0
+    settling.passed_on(100.0, 0)
+    assert settling.due_s == math.inf
+    settling.heard(100.2, 0)
+    settling.heard(100.3, 0)
+    assert settling.due_s == 101.0
+    settling.passed_on(101.0, 0)
+    settling.heard(101.5, 7)  # our own, or not
+    assert settling.due_s == 106.0
+    settling.heard(101.6, 7)
+    assert settling.due_s == 106.0
+    settling.passed_on(106.0, 7)
+    settling.heard(120.0, 7)
+    assert settling.due_s == 120.0
 
 
 @pytest.mark.parametrize(
