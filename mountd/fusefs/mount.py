@@ -24,6 +24,7 @@ UNMOUNT_TIMEOUT_S = 10.0
 # minute, and whoever asked for it gets ENOTCONN either way.
 TERMINATE_WITHIN_S = 5.0
 TOLD_WITHIN_S = 1.0
+TELLING_AT_ONCE = 16
 
 
 class FuseMount:
@@ -37,6 +38,8 @@ class FuseMount:
         self._connection = ""
         self._telling = 0  # threads that the kernel may keep waiting; all below this lock
         self._told = threading.Condition()
+        # Of its own: threads that the kernel keeps must not be those that an fsync waits for.
+        self._limiter = trio.CapacityLimiter(TELLING_AT_ONCE)
 
     @property
     def is_mounted(self) -> bool:
@@ -71,7 +74,9 @@ class FuseMount:
     async def invalidate(self, entries: Iterable[tuple[int, bytes]]) -> None:
         """Makes the kernel forget (parent inode, name) pairs, each with all that is below it.
         In a thread: the kernel may wait for a request of ours meanwhile."""
-        await trio.to_thread.run_sync(self._invalidate, list(entries), abandon_on_cancel=True)
+        await trio.to_thread.run_sync(
+            self._invalidate, list(entries), abandon_on_cancel=True, limiter=self._limiter
+        )
 
     def _invalidate(self, entries: Iterable[tuple[int, bytes]]) -> None:
         for parent, name in entries:

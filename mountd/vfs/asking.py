@@ -116,6 +116,13 @@ class Asking:
         if not asked and trio.current_time() < self._rests_until_s:
             raise Unreachable("the remote failed just now, and is asked again in some seconds")
 
+    async def stat(self, key: str) -> Entry:
+        """What the remote says, in threads of which those that hang keep no fsync waiting. Raises
+        RemoteErrors; cancelled, it goes on in its thread."""
+        return await trio.to_thread.run_sync(
+            self._tree.store.stat, key, abandon_on_cancel=True, limiter=self._limiter
+        )
+
     async def rows(self, directory: Directory, cached: CachedListing, first: int) -> int:
         """Waits for the attributes of the rows from `first` on that one answer may have; returns
         the row where that answer has to end."""
@@ -198,13 +205,7 @@ class Asking:
         prefetching.set(question.is_ahead)  # in this worker's own copy of the context
         try:
             if trio.current_time() >= self._rests_until_s:
-                entry = await trio.to_thread.run_sync(
-                    self._tree.store.stat,
-                    question.key,
-                    abandon_on_cancel=True,
-                    limiter=self._limiter,
-                )
-                self._heard(question, entry)
+                self._heard(question, await self.stat(question.key))
             else:
                 question.error = Unreachable("the remote failed just now")
         except NotFound as error:

@@ -184,9 +184,7 @@ class UserXattrs:
         base = (content.base if content is not None else None) or change.base
         base = base or Base(change.key, change.expect, change.size)
         with trio.move_on_after(self._tree.wait_s) as scope:
-            entry = await trio.to_thread.run_sync(
-                self._tree.store.stat, base.key, abandon_on_cancel=True
-            )
+            entry = await self._asking.stat(base.key)
         if scope.cancelled_caught:
             raise TimeoutError(f"asking about {base.key!r}: no answer in {self._tree.wait_s:g} s")
         if entry.version != base.version or self._ledger.changes.get(change.key) is not change:

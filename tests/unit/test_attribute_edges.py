@@ -1,8 +1,11 @@
 """What strangers put into metadata, and what happens between two looks, loses and hides nothing."""
 
+import threading
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from mountd.errors import Exists, Unsupported
 from mountd.vfs.attributes import NewAttributes
@@ -11,6 +14,7 @@ from mountd.vfs.user_xattrs import decoded
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import content, mounted_files, names, walk
 from tests.unit.test_folding import drained
+from tests.unit.test_writing import edit
 
 
 @pytest.mark.parametrize("time", ["-9999999999.000000000", "9999999999.999999999"])
@@ -144,3 +148,21 @@ async def test_a_mode_that_the_remote_does_not_keep_outlives_the_listing(tmp_pat
         await fs.folding.fold_waiting()
         mounted.metadata.forget("")
         assert fs.attributes((await walk(fs, "f")).number).mode == 0o100700
+
+
+async def test_questions_that_hang_keep_no_fsync_waiting(tmp_path: Path) -> None:
+    store = MemoryStore({f"f{i}": b"x" for i in range(50)})
+    async with mounted_files(store, tmp_path) as mounted:
+        fs = mounted.fs
+        numbers = [await edit(fs, f"f{i}", 0, b"y") for i in range(50)]
+        store.gate = threading.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                for number in numbers:
+                    nursery.start_soon(fs.user_xattrs.get, number, b"user.a")
+                await trio.testing.wait_all_tasks_blocked()
+                with trio.fail_after(5):
+                    await fs.writes.sync(numbers[0])
+                nursery.cancel_scope.cancel()
+        finally:
+            store.gate.set()
