@@ -418,6 +418,10 @@ class Uploader:
         found = await self._asker.whose(base.key, behind.since_ns, None, *others)
         if found.owner is not Owner.OURS or found.entry is None or found.id is None:
             return False
+        change = self._ledger.changes.get(key)  # what was done meanwhile stays
+        if change is None:
+            return False
+        behind = self._ledger.changes.get(base.key, change)
         if found.id.content == 0:
             # A copy onto itself has the bytes of what it replaced, and what that was is in the
             # journal as long as nobody knows that it has landed.

@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import pytest
 import trio
 
 from mountd.errors import Stale, Unreachable, Unsupported
+from mountd.remotes.base import Upload
 from mountd.sync.attempts import Asker, Doubts
 from mountd.sync.bring_in import BringIn
 from mountd.sync.call_threads import CallThreads
+from mountd.sync.upload_id import UploadId
+from mountd.sync.uploader import Uploader
 from mountd.vfs.attributes import NewAttributes
 from mountd.vfs.last_readers import LastReaders
+from mountd_cache.changes import Base
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import Clock, MountedFiles, file_system, mounted_files, names, walk
@@ -345,6 +350,46 @@ async def test_what_is_done_with_a_file_just_before_its_base_is_brought_in_stays
         assert await read(fs, "h") == (b"Precious" if meanwhile == "write" else b"precious")
         if meanwhile == "set the time":
             assert fs.attributes(number).mtime_ns == 5_000_000_000
+
+
+@pytest.mark.parametrize("meanwhile", ["write", "set the mode", "remove"])
+async def test_what_is_done_while_the_remote_is_asked_for_a_base_stays(
+    tmp_path: Path, meanwhile: str
+) -> None:
+    memory = MemoryStore({"f": b"precious", "g": b"other"})
+    store = FaultStore(memory)
+    async with mounted_files(store, tmp_path) as mounted:
+        fs, journal = mounted.fs, mounted.journal
+        asker = Asker(store, Doubts(journal.id, 0), CallThreads(1))
+        uploader = Uploader(journal, asker, fs.queue_view, wall_clock=time.time_ns)
+        number = (await walk(fs, "f")).number
+        await fs.set_attributes(number, NewAttributes(mode=0o600), None)
+        before = journal.ledger.changes["f"]
+        # Its new mode was sent, and we don't know.
+        ours = Upload(str(UploadId.of(journal.id, "f", time.time_ns(), 1)), 0, {})
+        made = memory.copy("f", before.expect, "f", before.expect, ours)
+        gate = threading.Event()
+        slow = store.add("identify", hang=gate)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(uploader.find_base, "f", Base("f", before.expect, before.size))
+            await trio.to_thread.run_sync(slow.reached.wait, 10)
+            if meanwhile == "write":
+                fh = await fs.open(number, writes=True, truncates=True)
+                await fs.write(fh, 0, b"new")
+                fs.release(fh)
+            elif meanwhile == "set the mode":
+                await fs.set_attributes(number, NewAttributes(mode=0o640), None)
+            else:
+                await fs.unlink(fs.tree.root, b"f")
+            gate.set()
+        if meanwhile == "write":
+            assert await read(fs, "f") == b"new"
+        elif meanwhile == "set the mode":
+            change = journal.ledger.changes["f"]
+            assert change.attributes["mode"] == str(0o100640)
+            assert change.expect == made.version
+        else:
+            assert await names(fs) == ["g"]
 
 
 @pytest.mark.parametrize("meanwhile", ["unlink", "write, then unlink", "rename and write"])
