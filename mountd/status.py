@@ -6,6 +6,7 @@ from typing import Any
 
 from mountd.cache_folder import CacheFolder
 from mountd.config import MountPlan
+from mountd.credentials import CREDENTIALS
 from mountd.fusefs.kernel import KernelLevers
 from mountd.remotes.stack import RemoteStack
 from mountd_cache.block_cache import BlockCache
@@ -41,6 +42,7 @@ class StatusReport:
         return {
             "mountpoint": os.fspath(self._plan.mountpoint),
             "source": self._plan.source.text,
+            "reach": self._reach(),
             "pid": os.getpid(),
             "state": self.state,
             "remote": {
@@ -60,6 +62,17 @@ class StatusReport:
                     "stat": counts.stat,
                 },
             },
+        }
+
+    def _reach(self) -> dict[str, Any]:
+        """What `mountd copy` needs to go to the remote by itself; no secrets."""
+        settings = self._plan.settings
+        names = (name for name, is_secret in CREDENTIALS.items() if not is_secret)
+        given = settings.credentials
+        return {name: given[name] for name in names if name in given} | {
+            name: value
+            for name in ("endpoint", "region", "engine")
+            if (value := getattr(settings, name)) is not None
         }
 
     def _cache(self) -> dict[str, Any]:

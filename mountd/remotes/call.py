@@ -7,6 +7,7 @@ gives way to demand reads (`limit.py`).
 """
 
 import math
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 
 prefetching: ContextVar[bool] = ContextVar("prefetching", default=False)
@@ -15,6 +16,12 @@ prefetching: ContextVar[bool] = ContextVar("prefetching", default=False)
 # later than one that is set already); the limiter ends its waits by it; a store that can give
 # each request its own timeout may use what is left.
 deadline_s: ContextVar[float] = ContextVar("deadline_s", default=math.inf)
+
+# Told the object metadata that came with the answer to a `read`, by stores whose listings don't
+# have it. Costs nothing, where a `stat` would be a request more.
+hears_metadata: ContextVar[Callable[[Mapping[str, str]], None] | None] = ContextVar(
+    "hears_metadata", default=None
+)
 
 # A put gets the time of a small request, and what its bytes take at this rate.
 SLOWEST_UPLOAD_BYTES_PER_S = 64 * 1024

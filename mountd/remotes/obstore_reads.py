@@ -30,6 +30,7 @@ from mountd.errors import (
     Unreachable,
     VersionChanged,
 )
+from mountd.remotes import call
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.object_store import PlainReads
 
@@ -118,6 +119,9 @@ class ObstoreReads:
         try:
             result = obstore.get(self._store, key, options=options)
             self._check_head(result, key, start, end, version)
+            hear = call.hears_metadata.get()
+            if hear is not None:
+                hear(result.attributes)
             data = result.bytes()
         except PreconditionError:
             raise VersionChanged(key) from None

@@ -60,6 +60,18 @@ class RemoteStack:
         return next(iter(self.counting.list("")), None)
 
 
+def for_one_command(native: RemoteStore, settings: Settings) -> RemoteStore:
+    """A store for a command that ends when the remote is down: as above, without health, and with
+    every slot for its uploads."""
+    parallel = native.capabilities.max_parallel
+    limited = LimitedStore(
+        native,
+        Limiter(parallel, bandwidth_down=settings.bandwidth_down),
+        uploads=Uploads(parallel, bandwidth_up=settings.bandwidth_up),
+    )
+    return RetryingStore(limited, settings.request_timeout_s)
+
+
 def _uploads_at_once(max_parallel: int, max_transfers: int) -> int:
     """A quarter of the slots is for the others, where there is more than one."""
     return max(1, min(max_transfers, max_parallel - -(-max_parallel // 4)))

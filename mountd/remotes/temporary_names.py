@@ -13,7 +13,12 @@ _TEMPORARY = re.compile(r"\.mountd-tmp-[0-9a-f]{16}")
 
 
 def temporary_name() -> str:
-    return f"{_PREFIX}{secrets.token_hex(8)}"
+    return temporary_name_of(secrets.token_bytes(8))
+
+
+def temporary_name_of(eight_bytes: bytes) -> str:
+    """One that is found again."""
+    return f"{_PREFIX}{eight_bytes.hex()}"
 
 
 def is_temporary(name: str) -> bool:

@@ -60,7 +60,8 @@ def mountd(environment: Mapping[str, str], *arguments: str) -> subprocess.Comple
     ("arguments", "code", "words"),
     [
         ("moutn", 2, "unknown command 'moutn'; did you mean mount?"),
-        ("copy", 2, "unknown command 'copy'"),
+        ("cpy", 2, "unknown command 'cpy'; did you mean copy?"),
+        ("copy", 2, "SOURCE, DEST"),
         ("mount", 2, "required"),
         ("mount s3://b", 2, "MOUNTPOINT is missing: mountd mount s3://b MOUNTPOINT"),
         ("mount data", 2, "defines no mount 'data'"),
@@ -130,7 +131,10 @@ def cpu_s(environment: Mapping[str, str], code: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-COMMANDS = ["mount", "umount", "status", "flush", "queue", "refresh", "login", "remotes", "doctor"]
+COMMANDS = [
+    *("mount", "umount", "status", "flush", "queue", "refresh", "copy", "login", "remotes"),
+    "doctor",
+]
 HELP = "from mountd.cli import main; main(['--help'])"
 
 

@@ -1,0 +1,201 @@
+"""`mountd copy SOURCE DEST`: all of SOURCE to DEST, as far as it isn't there."""
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from mountd.cli.arguments import Parser, load_config
+from mountd.cli.copy_sides import (
+    MountedAt,
+    Place,
+    as_file,
+    cache_dir_of,
+    check_apart,
+    find_place,
+    open_server_copy,
+    open_side,
+    refresh,
+)
+from mountd.cli.copy_words import foretold, going_words, summary
+from mountd.cli.flush import flush, targets_at
+from mountd.cli.output import counted, print_line, warn
+from mountd.cli.progress import Progress, progress
+from mountd.config_load import read_command_line
+from mountd.errors import ExitCode, RemoteError, StartError, UsageError
+from mountd.transfer.crew import Rate, Tally
+from mountd.transfer.filters import read_filter
+from mountd.transfer.record import Record
+from mountd.transfer.run import NothingThere, Outlook, Run, Wish
+
+_MOST_NAMED = 20
+_DELETE_ALL = "--delete=force"
+
+
+class NotAllCopied(StartError):
+    """Some files were not copied; the message names them."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """0 when DEST has all of SOURCE; else 1, or what kept it from being begun."""
+    words = ["--delete-all" if word == _DELETE_ALL else word for word in arguments]
+    parsed = _parser().read(words)
+    config = load_config(parsed.config)
+    command_line = read_command_line(parsed.options)
+    wish = Wish(
+        verify=parsed.verify,
+        delete=parsed.delete or parsed.delete_all,
+        delete_all=parsed.delete_all,
+        filter=read_filter(parsed.include, parsed.exclude),
+        jobs=parsed.jobs,
+        dry_run=parsed.dry_run,
+    )
+    places = [find_place(text, config, command_line) for text in (parsed.source, parsed.dest)]
+    source, target = places
+    if target.only:
+        raise UsageError(f"copy: DEST {target.text} is a file; give a directory")
+    cache_dir = cache_dir_of(places, config, command_line)
+    check_apart(source, target, cache_dir, deletes=wish.delete)
+    with progress() as shown:
+        for place in places:
+            if place.mounted is not None:
+                _send_dirty(place.mounted, shown)
+        try:
+            return _copy(source, target, cache_dir, wish, shown)
+        except NothingThere:
+            file = as_file(source)
+            if file is None:
+                raise
+            return _copy(file, target, cache_dir, wish, shown)
+
+
+def _parser() -> Parser:
+    parser = Parser("copy", "Copies all that is in SOURCE into DEST; SOURCE is never changed.")
+    parser.add_argument("source", metavar="SOURCE", help="a URL, NAME:path, or a local path")
+    parser.add_argument("dest", metavar="DEST", help="the same; a directory")
+    parser.add_argument("--verify", action="store_true", help="compare checksums, too")
+    parser.add_argument(
+        "--delete",
+        action="store_true",
+        help=f"remove from DEST what is not in SOURCE; {_DELETE_ALL} even if SOURCE is empty",
+    )
+    parser.add_argument("--delete-all", action="store_true", help="the same as --delete=force")
+    for name, what in (("include", "only"), ("exclude", "not")):
+        parser.add_argument(
+            f"--{name}", action="append", default=[], metavar="GLOB", help=f"{what} these files"
+        )
+    parser.add_argument("--jobs", type=_jobs, metavar="N", help="how many at once")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_config()
+    parser.add_options()
+    return parser
+
+
+def _jobs(text: str) -> int:
+    number = int(text)
+    if not 0 < number <= 1024:
+        raise ValueError(text)
+    return number
+
+
+def _copy(source: Place, target: Place, cache_dir: Path, wish: Wish, shown: Progress) -> int:
+    cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    name = f"{source.text}{' ' + source.only if source.only else ''}"
+    with ExitStack() as stack:
+        record = stack.enter_context(Record.open(cache_dir, name, target.text))
+        sides = [open_side(place, record.folder) for place in (source, target)]
+        server = open_server_copy(source, target, record.folder)
+        for store in (*(side.store for side in sides), *([server.store] if server else ())):
+            stack.callback(store.close)
+        if source.only:  # then nothing else at DEST matters
+            sides[1] = replace(sides[1], only=source.only)
+        copy = Run(sides[0], sides[1], record, wish, _Shown(shown, wish, source, target), server)
+        outlook = copy.go()
+        if target.mounted is not None and not wish.dry_run:
+            _look_anew(target.mounted)
+    return _end(copy, outlook, wish)
+
+
+def _send_dirty(at: MountedAt, shown: Progress) -> None:
+    """Returns when all that was written there is on the remote: that is where it is read."""
+    complaints: list[str] = []
+    code = flush(list(targets_at(at.path)), None, shown, complaints)
+    if complaints:
+        error = StartError("; ".join(complaints))
+        error.exit_code = code
+        raise error
+
+
+def _look_anew(at: MountedAt) -> None:
+    try:
+        refresh(at)
+    except StartError as error:
+        warn(f"{at.path} may show the old files for a while: {error}")
+
+
+class _Shown:
+    """Tells on stdout what will be done, on stderr how it goes."""
+
+    def __init__(self, shown: Progress, wish: Wish, source: Place, target: Place) -> None:
+        self._shown = shown
+        self._wish = wish
+        self._names = f"{source.text} -> {target.text}"
+        self._named: set[str] = set()
+        self._looked_s = 0.0
+
+    def will(self, outlook: Outlook) -> None:
+        for path in outlook.specials[:_MOST_NAMED]:
+            warn(f"{path} is skipped: it is no file")
+        more = len(outlook.specials) - _MOST_NAMED
+        if more > 0:
+            warn(f"{counted(more, 'other')} skipped: pipes, sockets or devices")
+        print_line(f"{self._names}: {foretold(outlook)}")
+        if self._wish.dry_run:
+            for copy in outlook.plan.copies:
+                print_line(f"copy {copy.item.path}")
+            for item in outlook.plan.deletes:
+                print_line(f"delete {item.path}")
+        sys.stdout.flush()
+
+    def going(self, outlook: Outlook, tally: Tally, rate: Rate) -> None:
+        for path in list(tally.failures):
+            if path not in self._named and len(self._named) < _MOST_NAMED:
+                self._named.add(path)
+                self._shown.say(f"{path}: {_why(tally.failures[path])}")
+        if time.monotonic() - self._looked_s > 0.2:
+            self._looked_s = time.monotonic()
+            self._shown.show(going_words(outlook, tally, rate))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _end(copy: Run, outlook: Outlook, wish: Wish) -> int:
+    tally = copy.tally
+    if not wish.dry_run:
+        print_line(summary(outlook, tally, copy.rate))
+    if not tally.failures:
+        return ExitCode.OK
+    named = [f"{path}: {_why(error)}" for path, error in list(tally.failures.items())[:5]]
+    more = len(tally.failures) - len(named)
+    rest = f"; and {more} more" if more else ""
+    stopped = "; it was stopped" if tally.stop.is_set() else ""
+    what = counted(len(tally.failures), "file")
+    error = NotAllCopied(f"{what} not copied{stopped}: {'; '.join(named)}{rest}")
+    error.exit_code = _code(list(tally.failures.values()))
+    raise error
+
+
+def _code(errors: list[Exception]) -> ExitCode:
+    from mountd.cli import exit_code_of
+
+    codes = {
+        exit_code_of(error) if isinstance(error, RemoteError) else ExitCode.RUNTIME
+        for error in errors
+    }
+    return codes.pop() if len(codes) == 1 else ExitCode.RUNTIME

@@ -1,0 +1,221 @@
+"""SOURCE and DEST of `mountd copy`: a URL, `NAME:path`, a local path, or a path in a mount."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mountd.cache_folder import identity_name
+from mountd.cli.refresh import locate
+from mountd.config import Settings
+from mountd.config_file import ConfigFile
+from mountd.config_load import CommandLine, configured_cache_dir, resolve_source
+from mountd.control.client import Daemon, find_daemon, request
+from mountd.credentials import CREDENTIALS
+from mountd.errors import MountPointError, NameNotAllowed, UsageError
+from mountd.mount_table import Mount, is_below
+from mountd.options import OPTIONS
+from mountd.remotes.base import RemoteStore
+from mountd.source import Source, parse_source, split_remote_path
+from mountd.transfer.send import ServerCopy
+from mountd.transfer.side import Side
+from mountd.vfs.names import raw_name
+
+_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class MountedAt:
+    """A path in a mount of mountd: `relative` is below the mount point."""
+
+    path: Path
+    mount: Mount
+    relative: str
+    daemon: Daemon
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What SOURCE or DEST is. `source` is None for a local directory, `root`; a file of its own is
+    `only` below it. `mounted`: it was named by its path in a mount."""
+
+    text: str
+    settings: Settings | None = None
+    source: Source | None = None
+    root: str | None = None
+    only: str = ""
+    mounted: MountedAt | None = None
+
+
+def find_place(text: str, config: ConfigFile, command_line: CommandLine) -> Place:
+    """Raises UsageError, StartError. Asks the daemon of a mount, and no remote."""
+    if not _is_path(text, config):
+        source, settings = resolve_source(text, config, command_line)
+        if source.scheme != "file":
+            return Place(source.text, settings, source)
+        text = f"/{source.prefix}"
+    path = os.path.abspath(os.path.expanduser(text))
+    try:
+        mount, relative = locate(Path(path))
+    except MountPointError:
+        mount = None
+    if mount is not None:
+        found = _in_mount(text, mount, relative, config, command_line)
+        if found is not None:
+            return found
+    if os.path.isdir(path) or not os.path.lexists(path):
+        return Place(path, root=os.path.realpath(path))
+    above, only = os.path.split(path)
+    return Place(path, root=os.path.realpath(above), only=only)
+
+
+def _is_path(text: str, config: ConfigFile) -> bool:
+    if text.startswith(("/", "./", "../", "~")) or text in (".", ".."):
+        return True
+    if text.startswith("file:///") and not os.path.isdir(text.removeprefix("file://")):
+        return False
+    named = split_remote_path(text)
+    if "://" in text or (named and (named[0] in config.remotes or not os.path.lexists(text))):
+        return False
+    return named is None or os.path.lexists(text)
+
+
+def _in_mount(
+    text: str, mount: Mount, relative: str, config: ConfigFile, command_line: CommandLine
+) -> Place | None:
+    """None where the daemon can't be asked, or has a name there that only it knows: then the copy
+    goes through the mount, as through any directory."""
+    daemon = find_daemon(mount.path, mount.owner_uid)
+    if daemon is None:
+        return None
+    try:
+        names = [
+            raw_name(os.fsencode(name), at_root=not at)
+            for at, name in enumerate(relative.split("/") if relative else ())
+        ]
+    except NameNotAllowed:
+        return None
+    told = request(daemon.socket_path, {"op": "status"}, _TIMEOUT_S)
+    reach = told.get("reach")
+    source = parse_source(str(told.get("source")))
+    options = _options_in(reach if isinstance(reach, dict) else {})
+    # What the mount was given holds here, too, unless this command says something else.
+    given = CommandLine(
+        {**options.options, **command_line.options},
+        {**options.credentials, **command_line.credentials},
+    )
+    section = next((one for one in config.mounts.values() if one.mountpoint == mount.path), None)
+    remote = config.remotes.get((section.source or "").partition(":")[0]) if section else None
+    if remote is not None:
+        given = CommandLine(
+            {**remote.options, **given.options}, {**remote.secrets(), **given.credentials}
+        )
+    _, settings = resolve_source(source.text, config, given, mount=section)
+    prefix = "/".join([source.prefix, *names]).strip("/")
+    below = replace(source, prefix=prefix, text=f"{source.text.rstrip('/')}/{'/'.join(names)}")
+    if not names:
+        below = source
+    at = MountedAt(Path(mount.path, relative), mount, relative, daemon)
+    return Place(below.text, settings, below, mounted=at)
+
+
+def _options_in(reach: Mapping[str, Any]) -> CommandLine:
+    options = {name: value for name, value in reach.items() if name in OPTIONS}
+    credentials = {
+        name: str(value) for name, value in reach.items() if CREDENTIALS.get(name) is False
+    }
+    return CommandLine(options, credentials)
+
+
+def cache_dir_of(places: list[Place], config: ConfigFile, command_line: CommandLine) -> Path:
+    """Where the record of a copy is kept. Raises UsageError."""
+    given = command_line.options.get("cache_dir")
+    if isinstance(given, Path):
+        return given
+    settings = next((place.settings for place in places if place.settings), None)
+    return settings.cache_dir if settings else configured_cache_dir(config)
+
+
+def check_apart(source: Place, target: Place, cache_dir: Path, *, deletes: bool) -> None:
+    """Raises UsageError where a copy would copy or delete itself."""
+    if identity_of(source) == identity_of(target):
+        one, other = _prefix(source), _prefix(target)
+        if is_below(other, one) and not source.only:
+            raise UsageError(f"copy: DEST {target.text} lies inside SOURCE {source.text}")
+        if deletes and is_below(one, other):
+            raise UsageError(f"copy: SOURCE {source.text} lies inside DEST, with --delete")
+    cache = os.path.realpath(cache_dir)
+    for place in (source, target):
+        if place.root is not None and not place.only and is_below(cache, place.root):
+            raise UsageError(
+                f"copy: the cache folder {cache} lies inside {place.text}; "
+                "give another with -o cache_dir=DIR"
+            )
+
+
+def identity_of(place: Place) -> str:
+    """Equal for places that the same remote copies between by itself; "" for local ones."""
+    if place.source is None or place.settings is None:
+        return ""
+    whole = identity_name(replace(place.source, prefix="", text=""), place.settings)
+    return f"{whole} {sorted(place.settings.credentials.items())} {place.settings.engine}"
+
+
+def open_side(place: Place, folder: Path) -> Side:
+    """Makes no request. `folder`: where the store may remember what it finds out."""
+    if place.root is not None:
+        from mountd.remotes.local import LocalStore
+
+        return Side(place.text, LocalStore(place.root), place.root, place.only)
+    assert place.source is not None
+    assert place.settings is not None
+    return Side(place.text, _stacked(place.source, place.settings, folder), only=place.only)
+
+
+def open_server_copy(source: Place, target: Place, folder: Path) -> ServerCopy | None:
+    """None where the remote can't copy from one to the other by itself."""
+    if source.source is None or target.source is None or target.settings is None:
+        return None
+    if identity_of(source) != identity_of(target) or not source.source.authority:
+        return None
+    one, other = source.source.prefix, target.source.prefix
+    common = os.path.commonpath([one, other]) if one and other else ""
+    whole = replace(target.source, prefix=common)
+    store = _stacked(whole, target.settings, folder)
+    if not store.capabilities.server_copy:
+        store.close()
+        return None
+    return ServerCopy(store, _below(common, one), _below(common, other))
+
+
+def as_file(place: Place) -> Place | None:
+    """The place, taken for the name of one file; None where it can't be one."""
+    if place.source is None or not place.source.prefix:
+        return None
+    above, _, name = place.source.prefix.rpartition("/")
+    return replace(place, source=replace(place.source, prefix=above), only=name)
+
+
+def _stacked(source: Source, settings: Settings, folder: Path) -> RemoteStore:
+    from mountd.remotes.registry import open_store
+    from mountd.remotes.stack import for_one_command
+
+    return for_one_command(open_store(source, settings, folder), settings)
+
+
+def _prefix(place: Place) -> str:
+    return place.root if place.root is not None else "/" + (place.source or _NONE).prefix
+
+
+def _below(common: str, prefix: str) -> str:
+    rest = prefix[len(common) :].strip("/")
+    return f"{rest}/" if rest else ""
+
+
+_NONE = Source("", "", "", "")
+
+
+def refresh(at: MountedAt) -> None:
+    """The mount looks anew at what was copied into it. Raises StartError."""
+    request(at.daemon.socket_path, {"op": "refresh", "path": at.relative}, _TIMEOUT_S)

@@ -1,0 +1,56 @@
+"""What `mountd copy` says of itself. Pure."""
+
+from mountd.cli.output import counted, human_bytes, human_seconds
+from mountd.transfer.crew import Rate, Tally
+from mountd.transfer.run import Outlook
+
+
+def foretold(outlook: Outlook) -> str:
+    """What will be done, in one line."""
+    plan = outlook.plan
+    words = f"{counted(len(plan.copies), 'file')} to copy, {human_bytes(plan.copy_bytes)}"
+    if plan.same:
+        words += f"; {len(plan.same)} there already"
+    if plan.deletes:
+        words += f"; {len(plan.deletes)} to delete"
+    if plan.refusals:
+        words += f"; {len(plan.refusals)} can't be copied"
+    if outlook.free_bytes is not None:
+        words += f"; {human_bytes(outlook.free_bytes)} free"
+    if outlook.rate and plan.copies:
+        takes = human_seconds(max(1.0, plan.copy_bytes / outlook.rate))
+        words += f"; about {takes} at the {human_bytes(outlook.rate)}/s of the last run"
+    return words
+
+
+def going_words(outlook: Outlook, tally: Tally, rate: Rate) -> str:
+    """How far it is: files, bytes, rate, and when it will be done."""
+    plan = outlook.plan
+    per_s = rate.now(tally.moved_bytes)
+    words = f"{tally.files} of {counted(len(plan.copies), 'file')}"
+    words += f", {human_bytes(tally.moved_bytes)} of {human_bytes(plan.copy_bytes)}"
+    if per_s > 0:
+        left_s = max(0, plan.copy_bytes - tally.moved_bytes) / per_s
+        words += f", {human_bytes(per_s)}/s, {human_seconds(left_s)} left"
+    if tally.failures:
+        words += f", {len(tally.failures)} failed"
+    return words
+
+
+def summary(outlook: Outlook, tally: Tally, rate: Rate) -> str:
+    """What was done."""
+    took_s = rate.elapsed_s
+    words = f"copied {counted(tally.files, 'file')}, {human_bytes(tally.bytes)}"
+    if tally.files and took_s > 0:
+        words += f" in {took_s:.1f} s ({human_bytes(tally.bytes / took_s)}/s)"
+    words += f"; {len(outlook.plan.same)} unchanged"
+    if outlook.plan.deletes:
+        is_held_back = tally.failures and not tally.deleted
+        words += "; nothing deleted" if is_held_back else f"; {tally.deleted} deleted"
+    if outlook.specials:
+        words += f"; {len(outlook.specials)} skipped"
+    if tally.unchecked:
+        words += f"; {tally.unchecked} not compared: the remote tells no checksum"
+    if tally.failures:
+        words += f"; {len(tally.failures)} failed"
+    return words

@@ -1,0 +1,155 @@
+"""The threads of a copy, and what they have done so far."""
+
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from mountd.errors import ContainerMissing, NotFound, QuotaExceeded, Unreachable, VersionChanged
+from mountd.transfer.plan import Copy
+
+LIGHT_BYTES: Final = 1 << 20
+RANGE_BYTES: Final = 8 << 20
+LIGHT_AT_ONCE: Final = 64
+HEAVY_AT_ONCE: Final = 24  # with RANGE_BYTES: 192 MiB
+_NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
+_OUT_OF_REACH: Final = 8  # files that fail by Unreachable, one after the other
+
+Job = Callable[[], None]
+
+
+class Tally:
+    """Counts, and who failed. Thread-safe. `stop` is set where going on makes no sense.
+
+    `moved_bytes`: what went over the wire, or into a file, in this run. `again`: what changed at
+    the source while it was copied, to be tried once more.
+    """
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.files = self.bytes = self.moved_bytes = self.deleted = 0
+        self.failures: dict[str, Exception] = {}
+        self.again: list[Copy] = []
+        self.unchecked = 0
+        self.may_try_again = True
+        self._lock = threading.Lock()
+        self._unreachable = 0
+
+    def moved(self, count: int) -> None:
+        with self._lock:
+            self.moved_bytes += count
+
+    def done(self, size: int) -> None:
+        """A file is at the target under its name, whole."""
+        with self._lock:
+            self.files += 1
+            self.bytes += size
+            self._unreachable = 0
+
+    def changed(self, copy: Copy, error: Exception) -> None:
+        """The source is another version than was listed."""
+        with self._lock:
+            if self.may_try_again:
+                self.again.append(copy)
+                return
+        self.failed(copy.item.path, error)
+
+    def failed(self, path: str, error: Exception) -> None:
+        with self._lock:
+            self.failures[path] = error
+            self._unreachable = self._unreachable + 1 if isinstance(error, Unreachable) else 0
+            if is_fatal(error) or self._unreachable >= _OUT_OF_REACH:
+                self.stop.set()
+
+    def count_unchecked(self) -> None:
+        """The remote has no checksum for one."""
+        with self._lock:
+            self.unchecked += 1
+
+
+def is_fatal(error: Exception) -> bool:
+    """Whether all other files would fail as well."""
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    return isinstance(error, QuotaExceeded | ContainerMissing)
+
+
+def has_changed(error: Exception) -> bool:
+    """Whether a read says that the source is another version by now, or gone."""
+    return isinstance(error, VersionChanged | NotFound)
+
+
+def work(lanes: list[tuple[Iterator[Job], int]], tally: Tally, watch: Callable[[], None]) -> None:
+    """Does all jobs of each lane in as many threads as it says; jobs raise nothing foreseen.
+
+    `watch` is called several times a second, in this thread. Raises what a job raised. Left by an
+    exception (Ctrl-C), the jobs under way go on until the process ends, and no others begin.
+    """
+    raised: list[BaseException] = []
+    shared = [(_Shared(jobs), count) for jobs, count in lanes]
+    threads = [
+        threading.Thread(target=_take, args=(jobs, tally, raised), daemon=True)
+        for jobs, count in shared
+        for _ in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)
+                watch()
+    except BaseException:
+        tally.stop.set()
+        raise
+    if raised:
+        raise raised[0]
+
+
+class _Shared:
+    """An iterator for many threads."""
+
+    def __init__(self, jobs: Iterator[Job]) -> None:
+        self._jobs = jobs
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> "_Shared":
+        return self
+
+    def __next__(self) -> Job:
+        with self._lock:
+            return next(self._jobs)
+
+
+def _take(jobs: _Shared, tally: Tally, raised: list[BaseException]) -> None:
+    try:
+        for job in jobs:
+            if tally.stop.is_set():
+                return
+            job()
+    except BaseException as error:  # `work` raises it
+        raised.append(error)
+        tally.stop.set()
+
+
+class Rate:
+    """Bytes per second, over the last seconds and as a whole."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began_s = clock()
+        self._seen: list[tuple[float, int]] = []
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._clock() - self._began_s
+
+    def now(self, moved_bytes: int, window_s: float = 10.0) -> float:
+        """Call it regularly, with the count so far."""
+        now_s = self._clock()
+        self._seen.append((now_s, moved_bytes))
+        while len(self._seen) > 2 and self._seen[1][0] <= now_s - window_s:
+            del self._seen[0]
+        first_s, first = self._seen[0]
+        return (moved_bytes - first) / (now_s - first_s) if now_s > first_s else 0.0

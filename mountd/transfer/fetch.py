@@ -1,0 +1,229 @@
+"""Into a local directory: small files in one read each, large ones in ranges side by side."""
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final, Self
+
+import crc32c
+
+from mountd.errors import Corrupt, RemoteError
+from mountd.remotes import call
+from mountd.remotes.object_metadata import mtime_ns_of
+from mountd.transfer.checksums import md5_in, md5_of_file, remote_md5
+from mountd.transfer.crew import LIGHT_BYTES, RANGE_BYTES, Job, Tally, has_changed
+from mountd.transfer.items import Item
+from mountd.transfer.links import read_target
+from mountd.transfer.local_target import Finished, LocalTarget
+from mountd.transfer.plan import Copy
+from mountd.transfer.record import Parts, Record, Span
+from mountd.transfer.side import Side, time_of
+
+_BATCH_FILES: Final = 512
+_BATCH_BYTES: Final = 256 << 20
+_NO_PARTS: Final[Parts] = {}
+
+
+class Fetch:
+    """Copies to `target`. Its jobs raise nothing foreseen: failures go to the tally."""
+
+    def __init__(
+        self, source: Side, target: LocalTarget, record: Record, tally: Tally, *, verify: bool
+    ) -> None:
+        self._source = source
+        self.target = target
+        self._record = record
+        self._tally = tally
+        self._verify = verify
+        self._lock = threading.Lock()
+        self._batch: list[tuple[Copy, Finished]] = []
+        self._batch_bytes = 0
+
+    def light(self, copies: Sequence[Copy]) -> Iterator[Job]:
+        """Jobs for files that are read at once."""
+        return (partial(self._small, copy) for copy in copies if copy.item.size <= LIGHT_BYTES)
+
+    def heavy(self, copies: Sequence[Copy]) -> Iterator[Job]:
+        """Jobs for the ranges of all others, file by file."""
+        for copy in copies:
+            if copy.item.size > LIGHT_BYTES:
+                arriving = _Arriving(self, copy)
+                yield from (partial(arriving.fetch, span) for span in spans_of(copy.item.size))
+
+    def flush(self) -> None:
+        """Everything that has arrived gets its final name."""
+        self._place(self._taken())
+
+    def _small(self, copy: Copy) -> None:
+        item = copy.item
+        try:
+            if item.is_link:
+                target = read_target(self._source, item)
+                version = self.target.make_link(item, target, copy.expect)
+                self._record.copied(item.path, item.version, version)
+                self._tally.done(item.size)
+                return
+            with Partial(self.target, item) as partial_file:
+                mtime_ns = self.bring(partial_file, item, (0, item.size))
+                self.finish(partial_file.fd, copy, mtime_ns)
+        except (RemoteError, OSError) as error:
+            self.failed(copy, error)
+
+    def bring(self, file: "Partial", item: Item, span: Span) -> int:
+        """These bytes into the partial file, unless they are there. The time of the file, as far as
+        it is known better than the listing knew it, else 0."""
+        start, end = span
+        known = self._record.parts.get((item.path, item.version), _NO_PARTS).get(span)
+        if known is not None and _crc_in(file.fd, span) == known:
+            return self._told_time(item) if start == 0 else 0
+        if start == end:
+            return 0
+        heard: list[Mapping[str, str]] = []
+        token = call.hears_metadata.set(heard.append) if start == 0 else None
+        try:
+            data = self._source.store.read(item.key, start, end, item.version)
+        finally:
+            if token is not None:
+                call.hears_metadata.reset(token)
+        self._tally.moved(end - start)
+        self.target.write(file.fd, data, start)
+        self._record.arrived(item.path, item.version, span, crc32c.crc32c(data))
+        return (mtime_ns_of(heard[0]) or 0) if heard else 0
+
+    def finish(self, fd: int, copy: Copy, mtime_ns: int) -> None:
+        """All bytes are in the partial file. Raises Corrupt where they are not the right ones."""
+        item = copy.item
+        if self._verify:
+            self._check(fd, item)
+        finished = self.target.finished(fd, item, mtime_ns or item.mtime_ns, copy.expect)
+        self._record.copied(item.path, item.version, finished.version)
+        with self._lock:
+            self._batch.append((copy, finished))
+            self._batch_bytes += item.size
+            is_full = len(self._batch) >= _BATCH_FILES or self._batch_bytes >= _BATCH_BYTES
+        if is_full:
+            self._place(self._taken())
+
+    def failed(self, copy: Copy, error: Exception) -> None:
+        """Notes it, and removes a partial file that nobody can go on with."""
+        no_room = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if has_changed(error) or isinstance(error, Corrupt) or no_room:
+            with contextlib.suppress(OSError):
+                self.target.drop_partial(copy.item)
+        if has_changed(error) or isinstance(error, Corrupt):
+            self._tally.changed(copy, error)
+        else:
+            self._tally.failed(copy.item.path, error)
+
+    def _told_time(self, item: Item) -> int:
+        """That of a file whose beginning is here from a former run."""
+        with contextlib.suppress(RemoteError):
+            return time_of(self._source.store.stat(item.key))
+        return 0
+
+    def _check(self, fd: int, item: Item) -> None:
+        found = md5_of_file(fd, item.size)
+        if found == md5_in(item.version):
+            return
+        expected = remote_md5(self._source, item)
+        if not expected:
+            self._tally.count_unchecked()
+        elif found != expected:
+            raise Corrupt(f"its MD5 is {found}, and the remote says {expected}")
+
+    def _taken(self) -> list[tuple[Copy, Finished]]:
+        with self._lock:
+            batch, self._batch, self._batch_bytes = self._batch, [], 0
+        return batch
+
+    def _place(self, batch: list[tuple[Copy, Finished]]) -> None:
+        if not batch:
+            return
+        try:
+            self.target.sync()
+        except OSError as error:
+            for copy, _ in batch:
+                self._tally.failed(copy.item.path, error)
+            return
+        for copy, finished in batch:
+            try:
+                self.target.place(finished)
+                self._tally.done(finished.size)
+            except (RemoteError, OSError) as error:
+                # Whatever is at the target now: the next run finds out with a fresh listing.
+                self._tally.failed(copy.item.path, error)
+
+
+class Partial:
+    """A partial file, made when it is first needed: what can't be read leaves none. Any thread."""
+
+    def __init__(self, target: LocalTarget, item: Item) -> None:
+        self._target = target
+        self._item = item
+        self._lock = threading.Lock()
+        self._fd = -1
+
+    @property
+    def fd(self) -> int:
+        """Raises as `LocalTarget.open_partial`."""
+        with self._lock:
+            if self._fd < 0:
+                self._fd = self._target.open_partial(self._item)
+            return self._fd
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+class _Arriving:
+    """One large file, while its ranges come in."""
+
+    def __init__(self, fetch: Fetch, copy: Copy) -> None:
+        self._fetch, self._copy = fetch, copy
+        self._lock = threading.Lock()
+        self._file = Partial(fetch.target, copy.item)
+        self._left = -(-copy.item.size // RANGE_BYTES)
+        self._mtime_ns = 0
+        self._error: Exception | None = None
+
+    def fetch(self, span: Span) -> None:
+        """The job of one range; that which ends last ends the file."""
+        try:
+            if self._error is None:
+                mtime_ns = self._fetch.bring(self._file, self._copy.item, span)
+                self._mtime_ns = self._mtime_ns or mtime_ns
+        except (RemoteError, OSError) as error:
+            self._error = self._error or error
+        with self._lock:
+            self._left -= 1
+            is_last = not self._left
+        if is_last:
+            self._end()
+
+    def _end(self) -> None:
+        try:
+            with self._file:
+                if self._error is None:
+                    self._fetch.finish(self._file.fd, self._copy, self._mtime_ns)
+        except (RemoteError, OSError) as error:
+            self._error = error
+        if self._error is not None:
+            self._fetch.failed(self._copy, self._error)
+
+
+def spans_of(size: int) -> Iterator[Span]:
+    """The ranges that a large file comes in."""
+    return ((start, min(start + RANGE_BYTES, size)) for start in range(0, size, RANGE_BYTES))
+
+
+def _crc_in(fd: int, span: Span) -> int | None:
+    start, end = span
+    data = os.pread(fd, end - start, start)
+    return crc32c.crc32c(data) if len(data) == end - start else None

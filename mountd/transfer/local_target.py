@@ -1,0 +1,206 @@
+"""A local directory as the target: partial files beside their places, made whole by a rename.
+
+A partial file has a name that mountd shows nowhere, made of the path and the version that it is of:
+a later run finds it. Finished ones are brought to the disk together (one syncfs, not hundreds of
+fsyncs) and only then renamed, so no power cut leaves half a file under its final name. No
+symbolic link on the way is followed, whoever put it there.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat as modes
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from typing_extensions import Buffer
+
+from mountd.errors import NameNotAllowed, VersionChanged
+from mountd.remotes.base import ABSENT
+from mountd.remotes.local_tree import version_of
+from mountd.remotes.temporary_names import temporary_name, temporary_name_of
+from mountd.transfer.items import Item
+from mountd_cache.durable_io import DISK, FileIO
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
+_IN_THE_WAY: Final = frozenset((errno.ENOTDIR, errno.ELOOP))
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A partial file that has all its bytes and its time. `version`: what the file will have."""
+
+    path: str
+    partial: str
+    expect: str
+    version: str
+    size: int
+
+
+class LocalTarget:
+    """Any thread. All raise OSError; NameNotAllowed where a file or a link is in the way."""
+
+    def __init__(self, root: str, disk: FileIO = DISK) -> None:
+        self.root = root
+        self._disk = disk
+
+    def prepare(self) -> None:
+        """Makes the root."""
+        os.makedirs(self.root, exist_ok=True)
+
+    def free_bytes(self) -> int:
+        """Room for this user, where the root is or will be."""
+        path = Path(self.root)
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
+    def folds(self) -> bool:
+        """Whether names that differ only in letter case are one name here. Makes a file."""
+        name = temporary_name()
+        path = os.path.join(self.root, name)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        try:
+            return os.path.lexists(os.path.join(self.root, name.upper()))
+        finally:
+            os.unlink(path)
+
+    def open_partial(self, item: Item) -> int:
+        """The partial file of this version of `item`, old or new; for reading and writing."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with self._parent(item.path) as (parent_fd, _):
+            return os.open(partial_name(item), flags, 0o666, dir_fd=parent_fd)
+
+    def drop_partial(self, item: Item) -> None:
+        """Removes the partial file, if there is one."""
+        with (
+            contextlib.suppress(FileNotFoundError, NameNotAllowed),
+            self._parent(item.path, make=False) as (parent_fd, _),
+        ):
+            os.unlink(partial_name(item), dir_fd=parent_fd)
+
+    def write(self, fd: int, data: Buffer, offset: int) -> None:
+        """All of `data`."""
+        left = memoryview(data).cast("B")
+        while left:
+            count = self._disk.pwrite(fd, left, offset)
+            left, offset = left[count:], offset + count
+
+    def finished(self, fd: int, item: Item, mtime_ns: int, expect: str) -> Finished:
+        """Gives the partial file its time, and its size."""
+        if os.fstat(fd).st_size != item.size:
+            self._disk.truncate(fd, item.size)
+        if mtime_ns:
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+        version = version_of(os.fstat(fd))
+        return Finished(item.path, partial_name(item), expect, version, item.size)
+
+    def sync(self) -> None:
+        """What was written so far survives a power cut."""
+        self._disk.sync_file_system(Path(self.root))
+
+    def place(self, one: Finished) -> None:
+        """The partial file under its final name. VersionChanged where something else than
+        `expect` is there by now; then nothing changes."""
+        with self._parent(one.path) as (parent_fd, name):
+            _compare(one.path, parent_fd, name, one.expect)
+            _move(one.path, parent_fd, one.partial, name, exclusive=one.expect == ABSENT)
+
+    def make_link(self, item: Item, target: bytes, expect: str) -> str:
+        """A symbolic link; its version."""
+        with self._parent(item.path) as (parent_fd, name):
+            _compare(item.path, parent_fd, name, expect)
+            fresh = temporary_name()
+            os.symlink(target, fresh, dir_fd=parent_fd)
+            try:
+                if item.mtime_ns:
+                    times = (item.mtime_ns, item.mtime_ns)
+                    os.utime(fresh, ns=times, dir_fd=parent_fd, follow_symlinks=False)
+                version = version_of(os.lstat(fresh, dir_fd=parent_fd))
+                os.rename(fresh, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+            except BaseException:
+                os.unlink(fresh, dir_fd=parent_fd)
+                raise
+            return version
+
+    def delete(self, item: Item) -> None:
+        """Only this version; then the directories that are empty by that."""
+        with self._parent(item.path, make=False) as (parent_fd, name):
+            _compare(item.path, parent_fd, name, item.version)
+            os.unlink(name, dir_fd=parent_fd)
+        above = item.path
+        while "/" in above:
+            above = above.rpartition("/")[0]
+            try:
+                with self._parent(above, make=False) as (parent_fd, name):
+                    os.rmdir(name, dir_fd=parent_fd)
+            except OSError:
+                return
+
+    @contextlib.contextmanager
+    def _parent(self, path: str, *, make: bool = True) -> Iterator[tuple[int, str]]:
+        *above, name = path.split("/")
+        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for segment in above:
+                below = _entered(fd, segment, make)
+                os.close(fd)
+                fd = below
+            yield fd, name
+        except OSError as error:
+            if error.errno in _IN_THE_WAY:
+                raise NameNotAllowed(f"{path}: a file or a link is in the way at DEST") from error
+            raise
+        finally:
+            os.close(fd)
+
+
+def partial_name(item: Item) -> str:
+    """One for each version of each file, with the form of all temporary names of mountd."""
+    what = f"{item.path}\0{item.version}\0{item.size}".encode(errors="surrogateescape")
+    return temporary_name_of(hashlib.sha256(what).digest()[:8])
+
+
+def _entered(fd: int, segment: str, make: bool) -> int:
+    try:
+        return os.open(segment, _DIRECTORY, dir_fd=fd)
+    except FileNotFoundError:
+        if not make:
+            raise
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(segment, dir_fd=fd)
+    return os.open(segment, _DIRECTORY, dir_fd=fd)
+
+
+def _compare(path: str, parent_fd: int, name: str, expect: str) -> None:
+    try:
+        status = os.lstat(name, dir_fd=parent_fd)
+    except FileNotFoundError:
+        now = ABSENT
+    else:
+        if modes.S_ISDIR(status.st_mode):
+            raise NameNotAllowed(f"{path}: a directory is in the way at DEST")
+        now = version_of(status)
+    if now != expect:
+        raise VersionChanged(f"{path} changed at DEST meanwhile")
+
+
+def _move(path: str, parent_fd: int, partial: str, name: str, *, exclusive: bool) -> None:
+    if exclusive:
+        try:
+            os.link(partial, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)
+            os.unlink(partial, dir_fd=parent_fd)
+            return
+        except FileExistsError as error:
+            raise VersionChanged(
+                f"{path} came to be at DEST meanwhile, perhaps spelt in another way"
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+    os.rename(partial, name, src_dir_fd=parent_fd, dst_dir_fd=parent_fd)

@@ -1,0 +1,299 @@
+"""One copy from its two sides to its summary: list, plan, say, do."""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from mountd.errors import NotFound, RemoteError, StartError, Unsupported
+from mountd.remotes.optional_doors import quota_of
+from mountd.transfer.checksums import is_same
+from mountd.transfer.crew import HEAVY_AT_ONCE, LIGHT_AT_ONCE, Job, Rate, Tally, work
+from mountd.transfer.fetch import Fetch
+from mountd.transfer.filters import Filter
+from mountd.transfer.items import Item
+from mountd.transfer.local_target import LocalTarget
+from mountd.transfer.plan import Copy, Plan, Rules, directories_of, folded, make_plan
+from mountd.transfer.record import Record, remembered
+from mountd.transfer.send import Folders, Send, ServerCopy
+from mountd.transfer.side import Listing, Side, in_thread, list_side, time_of
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for, beside the two sides."""
+
+    verify: bool = False
+    delete: bool = False
+    delete_all: bool = False
+    filter: Filter = field(default_factory=Filter)
+    jobs: int | None = None
+    dry_run: bool = False
+
+
+class NothingThere(StartError):
+    """SOURCE is no directory, as far as can be told. It may be a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What will be done. `free_bytes`: at the target, None where it isn't known. `rate`: bytes per
+    second of the last run, 0 where there was none."""
+
+    plan: Plan
+    specials: Sequence[str]
+    free_bytes: int | None
+    rate: float
+
+
+class Audience(Protocol):
+    """Who is told: `will` before anything is done, `going` several times a second."""
+
+    def will(self, outlook: Outlook) -> None: ...
+
+    def going(self, outlook: Outlook, tally: Tally, rate: Rate) -> None: ...
+
+
+class _Mover(Protocol):
+    def light(self, copies: Sequence[Copy]) -> Iterable[Job]: ...
+
+    def heavy(self, copies: Sequence[Copy]) -> Iterable[Job]: ...
+
+
+class Run:
+    """A copy of `source` to `target`. `server`: how the remote copies by itself, where it can."""
+
+    def __init__(
+        self,
+        source: Side,
+        target: Side,
+        record: Record,
+        wish: Wish,
+        audience: Audience,
+        server: ServerCopy | None = None,
+    ) -> None:
+        self.tally = Tally()
+        self.rate = Rate()
+        self._source = source
+        self._target = target
+        self._record = record
+        self._wish = wish
+        self._audience = audience
+        self._server = server
+        self._local = LocalTarget(target.root) if target.root is not None else None
+        self._listed: tuple[Listing, Listing] = (Listing(), Listing())
+
+    def go(self) -> Outlook:
+        """Does it; what failed is in `tally`. Raises StartError where it can't begin: nothing was
+        changed then; RemoteError or OSError where a side can't be listed."""
+        plan = self._plan()
+        free_bytes = self._free_bytes()
+        outlook = Outlook(plan, self._listed[0].specials, free_bytes, self._record.rate)
+        for refusal in plan.refusals:
+            self.tally.failures[refusal.path] = Unsupported(refusal.why)
+        self._audience.will(outlook)
+        self._check_room(plan, free_bytes)
+        if self._wish.dry_run:
+            return outlook
+        self.rate = Rate()
+        self._drop_leftovers(plan)
+        self._copy(plan, outlook)
+        if plan.deletes and not self.tally.failures:
+            self._delete(plan.deletes, outlook)
+        self._end(plan)
+        return outlook
+
+    def _plan(self) -> Plan:
+        source, target = self._list()
+        rules = Rules(
+            verify=self._wish.verify,
+            delete=self._wish.delete,
+            delete_all=self._wish.delete_all,
+            filter=self._wish.filter,
+            source_is_local=self._source.is_local,
+            target_is_local=self._target.is_local,
+            has_directories=self._has_directories(),
+            folds=self._folds(),
+            keep_times=_keeps_times(self._source) and _keeps_times(self._target),
+            remembered=remembered(self._record),
+        )
+        plan = make_plan(source.items, target.items, rules)
+        self._ask(plan)
+        return plan
+
+    def _list(self) -> tuple[Listing, Listing]:
+        links = self._source.is_local or self._target.is_local
+        coming = in_thread(lambda: list_side(self._target, links=links))
+        source = list_side(self._source, links=links)
+        could_be_empty = self._wish.delete or self._source.is_local
+        if not source.items and not (source.is_there and could_be_empty):
+            raise NothingThere(f"there is nothing at {self._source.text}")
+        self._listed = source, coming.result()
+        return self._listed
+
+    def _has_directories(self) -> bool:
+        return self._target.is_local or self._target.store.capabilities.real_directories
+
+    def _folds(self) -> bool:
+        if self._local is None or not self._listed[1].is_there:
+            return False
+        names = self._listed[0].items
+        if len(set(map(folded, names))) == len(names):  # no need to make a file there
+            return False
+        with suppress(OSError):
+            return self._local.folds()
+        return False
+
+    def _ask(self, plan: Plan) -> None:
+        """Decides on `plan.asks`, by checksums."""
+        verify = self._wish.verify
+
+        def ask(copy: Copy) -> bool | None:
+            with suppress(RemoteError, OSError):
+                return is_same(copy, self._source, self._target, verify=verify)
+            return False
+
+        at_once = self._wish.jobs or HEAVY_AT_ONCE
+        with ThreadPoolExecutor(at_once) as threads:
+            for copy, answer in zip(plan.asks, threads.map(ask, plan.asks), strict=True):
+                if answer is None:
+                    self.tally.count_unchecked()
+                (plan.copies if answer is False else plan.same).append(copy)
+                if answer and copy.there is not None:
+                    self._record.copied(copy.item.path, copy.item.version, copy.there.version)
+        plan.asks = []
+
+    def _free_bytes(self) -> int | None:
+        if self._local is not None:
+            return self._local.free_bytes()
+        if self._target.store.capabilities.tells_quota:
+            with suppress(RemoteError):
+                return quota_of(self._target.store).free_bytes
+        return None
+
+    def _check_room(self, plan: Plan, free_bytes: int | None) -> None:
+        here = sum(
+            end - start
+            for copy in plan.copies
+            if self._local is not None
+            for start, end in self._record.parts.get((copy.item.path, copy.item.version), ())
+        )
+        if free_bytes is not None and plan.copy_bytes - here > free_bytes:
+            raise StartError(
+                f"{plan.copy_bytes - here} bytes do not fit at {self._target.text}, "
+                f"where {free_bytes} are free"
+            )
+
+    def _drop_leftovers(self, plan: Plan) -> None:
+        """What earlier runs left of versions that nobody wants any more."""
+        wanted = {(copy.item.path, copy.item.version) for copy in plan.copies}
+        if self._local is not None:
+            for path, version in self._record.parts.keys() - wanted:
+                size = max(end for _, end in self._record.parts[path, version])
+                with suppress(OSError, RemoteError):
+                    self._local.drop_partial(Item(path, size, 0, version))
+            return
+        for path, (version, token) in list(self._record.tokens.items()):
+            if token and (path, version) not in wanted:
+                with suppress(RemoteError):
+                    self._target.store.abandon(path, token)
+                    self._record.told(path, version, "")
+
+    def _copy(self, plan: Plan, outlook: Outlook) -> None:
+        if not plan.copies:
+            return
+        mover = self._mover()
+        self._work(mover, plan.copies, outlook)
+        again, self.tally.again = self.tally.again, []
+        self.tally.may_try_again = False
+        fresh = [copy for one in again if (copy := self._as_it_is(one)) is not None]
+        if fresh and not self.tally.stop.is_set():
+            self._work(mover, fresh, outlook)
+
+    def _work(self, mover: _Mover, copies: Sequence[Copy], outlook: Outlook) -> None:
+        light, heavy = self._wish.jobs or LIGHT_AT_ONCE, self._wish.jobs or HEAVY_AT_ONCE
+        lanes = [
+            (iter(mover.light(copies)), min(light, len(copies))),
+            (iter(mover.heavy(copies)), heavy),
+        ]
+        try:
+            work(lanes, self.tally, self._watch(outlook))
+        finally:
+            if isinstance(mover, Fetch):
+                mover.flush()
+
+    def _watch(self, outlook: Outlook) -> Callable[[], None]:
+        return lambda: self._audience.going(outlook, self.tally, self.rate)
+
+    def _mover(self) -> _Mover:
+        verify = self._wish.verify
+        if self._local is not None:
+            self._local.prepare()
+            return Fetch(self._source, self._local, self._record, self.tally, verify=verify)
+        folders = None
+        if self._has_directories():
+            if not self._listed[1].is_there:
+                self._target.store.make_dir("")
+            folders = Folders(self._target.store, directories_of(self._listed[1].items))
+        return Send(
+            self._source,
+            self._target,
+            self._record,
+            self.tally,
+            verify=verify,
+            folders=folders,
+            server=self._server,
+        )
+
+    def _as_it_is(self, copy: Copy) -> Copy | None:
+        """The same file with its version of now; None where it is gone, which is noted."""
+        item = copy.item
+        try:
+            if self._source.root is not None:
+                found = list_side(replace(self._source, only=item.path), links=True)
+                return replace(copy, item=found.items[item.path])
+            entry = self._source.store.stat(item.key)
+            fresh = replace(item, size=entry.size, mtime_ns=time_of(entry), version=entry.version)
+            return replace(copy, item=fresh)
+        except (NotFound, FileNotFoundError, KeyError):
+            self.tally.failed(item.path, NotFound("it is gone from SOURCE meanwhile"))
+        except (RemoteError, OSError) as error:
+            self.tally.failed(item.path, error)
+        return None
+
+    def _delete(self, items: Sequence[Item], outlook: Outlook) -> None:
+        """Only the versions that were listed."""
+
+        def delete(item: Item) -> Job:
+            def job() -> None:
+                try:
+                    if self._local is not None:
+                        self._local.delete(item)
+                    else:
+                        self._target.store.delete(item.key, item.version)
+                    self.tally.deleted += 1
+                except (NotFound, FileNotFoundError):
+                    return  # somebody was quicker
+                except (RemoteError, OSError) as error:
+                    self.tally.failed(item.path, error)
+
+            return job
+
+        jobs = iter([delete(item) for item in items])
+        work([(jobs, self._wish.jobs or HEAVY_AT_ONCE)], self.tally, self._watch(outlook))
+
+    def _end(self, plan: Plan) -> None:
+        """Makes it durable, and forgets what isn't needed where all went well."""
+        if self._local is not None and plan.copies:
+            self._local.sync()
+        if self.tally.failures or not (plan.copies or plan.deletes):
+            return
+        elapsed_s = self.rate.elapsed_s
+        rate = self.tally.moved_bytes / elapsed_s if elapsed_s > 1 else 0.0
+        with suppress(OSError):
+            self._record.finish(self._listed[0].items, rate)
+
+
+def _keeps_times(side: Side) -> bool:
+    return side.is_local or side.store.capabilities.keeps_mtime

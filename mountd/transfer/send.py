@@ -1,0 +1,231 @@
+"""To a remote: by `put`, or by the remote itself where it has the source, too."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from typing_extensions import Buffer
+
+from mountd.errors import (
+    Corrupt,
+    Locked,
+    NotFound,
+    RemoteError,
+    Throttled,
+    Unreachable,
+    Unsupported,
+)
+from mountd.remotes.base import RemoteStore, Upload
+from mountd.transfer.checksums import remote_md5
+from mountd.transfer.crew import LIGHT_BYTES, Job, Tally, has_changed
+from mountd.transfer.items import Item, key_at
+from mountd.transfer.links import read_target
+from mountd.transfer.plan import Copy, parents_of
+from mountd.transfer.record import Record
+from mountd.transfer.side import Side
+from mountd.types import Entry
+
+RESUMED_BYTES: Final = 16 << 20  # smaller ones go in one request
+_ATTEMPTS: Final = 5
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCopy:
+    """A store that both sides are below, at these prefixes: keys, with a slash, or ""."""
+
+    store: RemoteStore
+    source: str
+    target: str
+
+
+class Send:
+    """Copies to a remote. Its jobs raise nothing foreseen: failures go to the tally.
+
+    Nothing is replaced but what the listing showed, and nothing is sent twice because an answer
+    was lost: what is there then is asked first.
+    """
+
+    def __init__(
+        self,
+        source: Side,
+        target: Side,
+        record: Record,
+        tally: Tally,
+        *,
+        verify: bool,
+        folders: "Folders | None" = None,
+        server: ServerCopy | None = None,
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._record = record
+        self._tally = tally
+        self._verify = verify
+        self._folders = folders
+        self._server = server
+
+    def light(self, copies: Sequence[Copy]) -> Iterator[Job]:
+        return (partial(self._job, copy) for copy in copies if self._is_light(copy))
+
+    def heavy(self, copies: Sequence[Copy]) -> Iterator[Job]:
+        """One job per file: the store sends its parts side by side."""
+        return (partial(self._job, copy) for copy in copies if not self._is_light(copy))
+
+    def _is_light(self, copy: Copy) -> bool:
+        return self._server is not None or copy.item.size <= LIGHT_BYTES
+
+    def _job(self, copy: Copy) -> None:
+        body = _SourceBody(self._source, copy.item, self._tally)
+        try:
+            key = key_at(copy.item, local=False)
+            if self._folders is not None:
+                self._folders.make(key)
+            made = self._made(copy, key, body)
+            if made.size != copy.item.size:
+                raise Corrupt(f"{made.size} bytes are there, and not {copy.item.size}")
+            if self._verify:
+                self._check(copy.item, key, made)
+        except (RemoteError, OSError) as error:
+            if body.has_changed:
+                self._tally.changed(copy, error)
+            else:
+                self._tally.failed(copy.item.path, error)
+            return
+        self._record.copied(copy.item.path, copy.item.version, made.version)
+        self._tally.done(copy.item.size)
+
+    def _made(self, copy: Copy, key: str, body: "_SourceBody") -> Entry:
+        item = copy.item
+        if self._server is not None:
+            try:
+                return self._copied(self._server, copy, key, body)
+            except Unsupported:
+                self._server = None
+        upload = Upload(upload_id=uuid.uuid4().hex, mtime_ns=item.mtime_ns)
+        if item.size > RESUMED_BYTES:
+            version, token = self._record.tokens.get(item.path, ("", ""))
+            tell = partial(self._record.told, item.path, item.version)
+            resume = token if version == item.version else ""
+            upload = Upload(upload.upload_id, item.mtime_ns, resume=resume, progress=tell)
+        store = self._target.store
+        return self._sent(
+            lambda: store.put(key, body, copy.expect, upload), store, key, upload.upload_id
+        )
+
+    def _copied(self, server: ServerCopy, copy: Copy, key: str, body: "_SourceBody") -> Entry:
+        upload = Upload(upload_id=uuid.uuid4().hex)
+        item, full = copy.item, server.target + key
+        source, store = server.source + item.key, server.store
+
+        def request() -> Entry:
+            return store.copy(source, item.version, full, copy.expect, upload)
+
+        try:
+            made = self._sent(request, store, full, upload.upload_id)
+        except RemoteError as error:
+            body.has_changed = has_changed(error) and self._is_other(item)
+            raise
+        self._tally.moved(item.size)
+        return made
+
+    def _is_other(self, item: Item) -> bool:
+        """Whether it is the source that changed, and not the target."""
+        try:
+            return self._source.store.stat(item.key).version != item.version
+        except NotFound:
+            return True
+        except RemoteError:
+            return False
+
+    def _sent(
+        self, request: Callable[[], Entry], store: RemoteStore, key: str, upload_id: str
+    ) -> Entry:
+        pause_s = _FIRST_PAUSE_S
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                return request()
+            except (Unreachable, Throttled, Locked) as error:
+                if not left:
+                    raise
+                told_s = getattr(error, "retry_after_s", None) or 0.0
+                if self._tally.stop.wait(min(max(pause_s, told_s), _LONGEST_PAUSE_S)):
+                    raise
+                pause_s *= 2
+            try:
+                found = store.identify(key)
+            except NotFound:
+                continue
+            if found.upload_id == upload_id:
+                return found.entry
+        raise AssertionError("the last attempt returns or raises")
+
+    def _check(self, item: Item, key: str, made: Entry) -> None:
+        there = self._target.store.identify(key)
+        ours = remote_md5(self._source, item) if not item.is_link else ""
+        if there.entry.version != made.version:
+            raise Corrupt("somebody has changed it at DEST since")
+        if not there.md5 or not ours:
+            self._tally.count_unchecked()
+        elif there.md5 != ours:
+            raise Corrupt(f"its MD5 is {ours}, and {there.md5} is at DEST")
+
+
+class _SourceBody:
+    """A `Body`: a version of a file of the source. `has_changed`: it isn't there any more."""
+
+    def __init__(self, side: Side, item: Item, tally: Tally) -> None:
+        self.has_changed = False
+        self._side = side
+        self._item = item
+        self._tally = tally
+
+    @property
+    def size(self) -> int:
+        return self._item.size
+
+    def read(self, start: int, end: int) -> Buffer:
+        if start == end:
+            return b""
+        item = self._item
+        try:
+            if item.is_link and self._side.root is not None:
+                data: Buffer = self._link()[start:end]
+            else:
+                data = self._side.store.read(item.key, start, end, item.version)
+        except RemoteError as error:
+            self.has_changed = self.has_changed or has_changed(error)
+            raise
+        self._tally.moved(end - start)
+        return data
+
+    def _link(self) -> bytes:
+        target = read_target(self._side, self._item)
+        if len(target) != self._item.size:
+            self.has_changed = True
+            raise OSError(f"{self._item.path}: the link has changed")
+        return target
+
+
+class Folders:
+    """Makes directories on a remote where they exist by themselves, each once. Thread-safe."""
+
+    def __init__(self, store: RemoteStore, known: set[str]) -> None:
+        self._store = store
+        self._known = known
+        self._lock = threading.Lock()
+
+    def make(self, key: str) -> None:
+        """Those that the file `key` needs. Raises RemoteError."""
+        missing = [path for path in parents_of(key) if path not in self._known]
+        if not missing:
+            return
+        with self._lock:
+            for path in reversed(missing):
+                if path not in self._known:
+                    self._store.make_dir(f"{path}/")
+                    self._known.add(path)
