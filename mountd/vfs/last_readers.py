@@ -76,6 +76,8 @@ class LastReaders:
     async def _stage(self, handle: Handle, change: Change) -> bool:
         """False where it is too large."""
         node, file = handle.node, handle.file
+        if not self._files.is_open(node.number):
+            return True  # it was closed while another reader's bytes came
         base = Base(file.key, file.version, file.size)
         content = self._writes.unlinked(node.number)
         if content is None:

@@ -427,6 +427,28 @@ async def test_what_was_sent_under_an_open_file_that_is_unlinked_comes_here_befo
         assert not fs.tree.ledger.contents
 
 
+async def test_who_closes_while_another_reader_s_bytes_come_here_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    memory = MemoryStore({"f": BIG, "g": b""})
+    store = FaultStore(memory)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs, gate = mounted.fs, threading.Event()
+        one = await fs.open((await walk(fs, "f")).number)
+        fs.tree.disown("", "f", fs.queue_view.new_number())
+        other = await fs.open((await walk(fs, "f")).number)
+        slow = store.add("read", hang=gate, calls=[1])
+        await fs.unlink(fs.tree.root, b"f")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sent, mounted)
+            await trio.to_thread.run_sync(slow.reached.wait, 10)
+            fs.release(one)
+            fs.release(other)
+            gate.set()
+        assert memory.keys() == ["g"]
+        assert not fs.tree.ledger.contents
+
+
 async def test_what_is_too_large_to_be_kept_waits_for_its_last_reader(tmp_path: Path) -> None:
     memory = MemoryStore({"f": BIG})
     async with mounted_files(memory, tmp_path, queue=True, cache_bytes=len(BIG)) as mounted:
