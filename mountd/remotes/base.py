@@ -80,6 +80,8 @@ class Capabilities:
     `put_delta`: it may work here, without moving the bytes that are there already.
     `name_rules`: the names that `put` and `make_dir` refuse; None where none are known (yet: some
     remotes tell with their first answer).
+    `is_global`: whether files with this version (and the same size) have the same bytes whatever
+    their keys, so that what was read of one serves for the other; None: of no version. Pure.
     `tells_rights`: a listing's entries have `denied` among their attributes.
     `tree_versions`: a directory's version, where it isn't "", changes with anything below it, and
     never comes back.
@@ -104,6 +106,7 @@ class Capabilities:
     lists_attributes: bool = False
     tree_versions: bool = False
     tells_rights: bool = False
+    is_global: Callable[[str], bool] | None = None
 
 
 class Body(Protocol):

@@ -32,7 +32,11 @@ LOCKED_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 # A small look must not wait behind a chunk; a server with a few PHP workers bears no more.
 _SPARE_CONNECTIONS = 2
 _CAPABILITIES = replace(
-    CAPABILITIES, max_put_bytes=MAX_FILE_BYTES, tells_quota=True, tells_rights=True
+    CAPABILITIES,
+    max_put_bytes=MAX_FILE_BYTES,
+    tells_quota=True,
+    tells_rights=True,
+    is_global=is_of_nextcloud,
 )
 
 

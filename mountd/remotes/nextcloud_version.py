@@ -73,7 +73,8 @@ def proves(version: str, headers: Mapping[str, str], total: int | None, *, is_wh
 
 
 def is_of_nextcloud(version: str) -> bool:
-    """Whether `version_in` made it."""
+    """Whether `version_in` made it. Then it says which bytes they are, under whatever name: the tag
+    is made of an inode or at random, and beside it stands a sum, or the file's id."""
     return bool(_parts(version)[2])
 
 

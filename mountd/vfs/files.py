@@ -79,6 +79,7 @@ class OpenFiles:
         self._handles: dict[int, Handle] = {}
         self._by_inode: dict[int, list[Handle]] = {}
         self._by_key: dict[str, list[Handle]] = {}
+        self._is_global = store.capabilities.is_global
         self._next = 1
         # What was opened before, oldest first. An inode number stands for one version for ever,
         # so opening it again needs no look at its listing.
@@ -197,7 +198,7 @@ class OpenFiles:
             file = self.remote_file_of(handle.node)
         except Stale:
             return False  # it was removed: who opens it still gets what it was
-        if file.digest == handle.file.digest:
+        if (file.key, file.digest) == (handle.file.key, handle.file.digest):
             return False
         _rebind(handle, file)
         return True
@@ -227,11 +228,14 @@ class OpenFiles:
 
     def cached(self, file: RemoteFile) -> CachedFile:
         """The shared cache state of one version; the caller closes it."""
-        return self._blocks.file(file.digest, file.size, self._fetcher(file))
+        fetch = self._fetcher(file)
+        cached = self._blocks.file(file.digest, file.size, fetch)
+        cached.fetch = fetch  # others may have found the same bytes under a name that is gone
+        return cached
 
     def fetch_ahead(self, parent: Directory, listing: Listing, row: int) -> bool:
         """Starts fetching a whole small file that nobody has opened yet; False: no memory."""
-        file = remote_file(parent, listing, row)
+        file = self.file_of_row(parent, listing, row)
         cached = self.cached(file)
         reached = cached.begin(0, file.size, urgent=False)
         cached.close()
@@ -283,7 +287,20 @@ class OpenFiles:
             return self._file_of_change(change)
         cached, row = self._tree.locate(node)
         assert node.parent is not None
-        return remote_file(node.parent, cached.listing, row)
+        return self.file_of_row(node.parent, cached.listing, row)
+
+    def file_of_row(self, parent: Directory, listing: Listing, row: int) -> RemoteFile:
+        """The file that a row of its parent's listing names."""
+        found = listing.row(row)
+        key, version = key_of(parent, listing, row), version_in(found.version)
+        return self.file_at(key, version, found.size, found.mtime_ns)
+
+    def file_at(self, key: str, version: str, size: int, mtime_ns: int) -> RemoteFile:
+        """That version of that key."""
+        where = "" if self._is_global is not None and self._is_global(version) else key
+        text = f"{where}\0{version}\0{size}".encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(text, digest_size=16).digest()
+        return RemoteFile(key, size, version, mtime_ns, digest)
 
     def _file_of_change(self, change: Change) -> RemoteFile:
         content = self._tree.ledger.content_of(change)
@@ -291,7 +308,7 @@ class OpenFiles:
             base = content.base or Base(change.key, "", 0)
         else:
             base = change.base or Base(change.key, change.expect, change.size)
-        return remote_file_at(base.key, base.version, base.size, change.mtime_ns)
+        return self.file_at(base.key, base.version, base.size, change.mtime_ns)
 
     async def read_remote(self, node: Node, file: RemoteFile, start: int, end: int) -> Buffer:
         """[start, end) of a version on the remote, for what is staged over it."""
@@ -309,7 +326,7 @@ class OpenFiles:
 
     async def read_version(self, node: Node, base: Base, start: int, end: int) -> Buffer:
         """As `read_remote`, of a version that bytes are staged over."""
-        file = remote_file_at(base.key, base.version, base.size, 0)
+        file = self.file_at(base.key, base.version, base.size, 0)
         return await self.read_remote(node, file, start, end)
 
     def _fetcher(self, file: RemoteFile) -> FetchFn:
@@ -359,17 +376,3 @@ def _rebind(handle: Handle, file: RemoteFile) -> None:
     if stream is not None:
         stream.cached.close()
     handle.file = file
-
-
-def remote_file(parent: Directory, listing: Listing, row: int) -> RemoteFile:
-    """The file that a row of its parent's listing names."""
-    found = listing.row(row)
-    key, version = key_of(parent, listing, row), version_in(found.version)
-    return remote_file_at(key, version, found.size, found.mtime_ns)
-
-
-def remote_file_at(key: str, version: str, size: int, mtime_ns: int) -> RemoteFile:
-    """That version of that key."""
-    text = f"{key}\0{version}\0{size}".encode("utf-8", "surrogatepass")
-    digest = hashlib.blake2b(text, digest_size=16).digest()
-    return RemoteFile(key, size, version, mtime_ns, digest)

@@ -6,7 +6,7 @@ from typing import Protocol
 from typing_extensions import Buffer
 
 from mountd.remotes.base import Body
-from mountd.vfs.files import OpenFiles, remote_file_at
+from mountd.vfs.files import OpenFiles
 from mountd.vfs.folding import Folding
 from mountd.vfs.names import LINK_SUFFIX, shown_name
 from mountd.vfs.namespace import Namespace
@@ -49,14 +49,14 @@ class QueueView:
         if content is None or not 0 < body.size <= MAX_KEPT_BYTES:
             return
         if all(piece.layer != BASE for piece in content.pieces(0, body.size, depth)):
-            file = remote_file_at(change.key, version, body.size, content.mtime_ns)
+            file = self._files.file_at(change.key, version, body.size, content.mtime_ns)
             self._files.keep_sent(file, body, body.held)
 
     def sent(self, change: Change) -> None:
         """The remote has taken it."""
         self._folding.sent(change.directory)
         if not change.is_gone and not change.is_directory and not change.content:
-            file = remote_file_at(change.key, change.expect, change.size, change.mtime_ns)
+            file = self._files.file_at(change.key, change.expect, change.size, change.mtime_ns)
             self._files.rebind(change.number, file)
 
     def foreign(self, key: str) -> None:
@@ -82,7 +82,7 @@ class QueueView:
     def kept(self, base: Base, start: int, end: int) -> Buffer | None:
         """These bytes of a version, if the block cache has them all: each block is proved to be
         of that version when it is read. 0.5 ms for 1 MiB."""
-        cached = self._files.cached(remote_file_at(base.key, base.version, base.size, 0))
+        cached = self._files.cached(self._files.file_at(base.key, base.version, base.size, 0))
         try:
             return cached.read_now(start, end)
         finally:

@@ -70,3 +70,18 @@ def test_a_change_on_an_external_storage_is_seen_after_the_ttl(
     nextcloud_server.put("disk/sub/new", b"x")
     assert cost(at.path, nextcloud_server) == ["", "disk/", "disk/sub/"]
     assert (at.path / "disk/sub/new").read_bytes() == b"x"
+
+
+def test_a_file_that_others_move_keeps_its_blocks(
+    at: Mounted, nextcloud_server: NextcloudServer
+) -> None:
+    data = bytes(range(256)) * 4096
+    nextcloud_server.put("tree/d00003/large", data)
+    cost(at.path, nextcloud_server)
+    with (at.path / "tree/d00003/large").open("rb") as held:
+        assert held.read() == data
+        nextcloud_server.move("tree/d00003/large", "tree/d00004/moved")
+        cost(at.path, nextcloud_server)
+        assert (at.path / "tree/d00004/moved").read_bytes() == data
+        assert not (at.path / "tree/d00003/large").exists()
+        assert nextcloud_server.log(method="GET") == []
