@@ -148,7 +148,8 @@ class OpenFiles:
             for handle in self._by_key.pop(key):
                 file = handle.file
                 there = new + key[len(old) :]
-                _rebind(handle, remote_file_at(there, file.version, file.size, file.mtime_ns))
+                moved = self.file_at(there, file.version, file.size, file.mtime_ns)
+                _rebind(handle, moved)
                 self._by_key.setdefault(there, []).append(handle)
 
     async def read(self, handle: Handle, offset: int, size: int) -> Buffer:
