@@ -205,3 +205,23 @@ def test_a_chunk_that_hangs_does_not_keep_the_daemon_when_the_time_to_stop_is_ov
         finally:
             nextcloud_server.clear_faults()
             nextcloud_server.release()
+
+
+def test_a_mode_is_kept_here_although_the_servers_listings_tell_of_none(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.put("run.sh", b"#!/bin/sh\n")
+    at = mount()
+    (at.path / "run.sh").chmod(0o750)
+    flush(at)
+    time.sleep(1.5)  # until it is in the kept listing
+    for _ in range(2):
+        at.cli("refresh", str(at.path))
+        assert os.listdir(at.path) == ["run.sh"]
+        assert (at.path / "run.sh").stat().st_mode & 0o7777 == 0o750
+        at = mount()
+    with (at.path / "run.sh").open("ab") as file:
+        file.write(b"true\n")
+    flush(at)
+    at.cli("refresh", str(at.path))
+    assert (at.path / "run.sh").stat().st_mode & 0o7777 == 0o750
