@@ -93,10 +93,12 @@ class Asking:
         None for a name that was changed here."""
         if name in self._tree.ledger.shown.get(parent.key, ()):
             return None
+        until_s = trio.current_time() + self._wait_s  # for both
         cached = self._tree.fresh(parent) or await self._tree.listing(parent)
         row = cached.listing.find(name)
         if row >= 0:
-            await self._wait(self._ask(parent, cached.listing, range(row, row + 1), first=True))
+            asked = self._ask(parent, cached.listing, range(row, row + 1), first=True)
+            await self._wait(asked, until_s)
         return self._tree.cache.get(parent.key) or cached
 
     async def inode(self, node: Node) -> None:
@@ -183,8 +185,9 @@ class Asking:
             self._workers += 1
             self._nursery.start_soon(self._work)
 
-    async def _wait(self, questions: list[_Question]) -> None:
-        with trio.move_on_after(self._wait_s) as scope:
+    async def _wait(self, questions: list[_Question], until_s: float | None = None) -> None:
+        until_s = trio.current_time() + self._wait_s if until_s is None else until_s
+        with trio.move_on_at(until_s) as scope:
             for question in questions:
                 await question.done.wait()
         if scope.cancelled_caught:

@@ -1,6 +1,7 @@
 """What strangers put into metadata, and what happens between two looks, loses and hides nothing."""
 
 import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import trio
 import trio.testing
 
 from mountd.errors import Exists, Unsupported
+from mountd.types import Entry
 from mountd.vfs.attributes import NewAttributes
 from mountd.vfs.nodes import Directory
 from mountd.vfs.user_xattrs import decoded
@@ -15,6 +17,27 @@ from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import content, mounted_files, names, walk
 from tests.unit.test_folding import drained
 from tests.unit.test_writing import edit
+
+
+class Held(MemoryStore):
+    """Each kind of call says that it has begun, and waits until it may go."""
+
+    def __init__(self, objects: Mapping[str, bytes]) -> None:
+        super().__init__(objects)
+        self.begun = {"list": threading.Event(), "stat": threading.Event()}
+        self.go = {"list": threading.Event(), "stat": threading.Event()}
+
+    def list(self, directory: str) -> Iterator[Sequence[Entry]]:
+        self._held("list")
+        yield from super().list(directory)
+
+    def stat(self, key: str) -> Entry:
+        self._held("stat")
+        return super().stat(key)
+
+    def _held(self, call: str) -> None:
+        self.begun[call].set()
+        self.go[call].wait(10)
 
 
 @pytest.mark.parametrize("time", ["-9999999999.000000000", "9999999999.999999999"])
@@ -166,3 +189,28 @@ async def test_questions_that_hang_keep_no_fsync_waiting(tmp_path: Path) -> None
                 nursery.cancel_scope.cancel()
         finally:
             store.gate.set()
+
+
+async def test_a_look_up_waits_for_its_listing_and_its_attributes_together_no_longer_than_for_one(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    store = Held({"f": b"x"})
+    async with mounted_files(store, tmp_path, asks_for_metadata=True, wait_s=10) as mounted:
+        fs = mounted.fs
+        done: list[object] = []
+
+        async def look() -> None:
+            done.append(await fs.asking.name(fs.tree.root, b"f"))
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look)
+                await trio.to_thread.run_sync(store.begun["list"].wait, 10)
+                mock_clock.jump(8)
+                store.go["list"].set()
+                await trio.to_thread.run_sync(store.begun["stat"].wait, 10)
+                mock_clock.jump(4)
+                await trio.testing.wait_all_tasks_blocked()
+                assert done
+        finally:
+            store.go["stat"].set()
