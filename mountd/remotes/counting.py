@@ -11,7 +11,7 @@ from typing import TypeVar
 from typing_extensions import Buffer
 
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
-from mountd.remotes.optional_doors import move_dir_in, quota_of
+from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of
 from mountd.types import Entry
 
 _Answer = TypeVar("_Answer")
@@ -166,6 +166,9 @@ class CountingStore:
     def move_dir(self, source: str, key: str) -> None:
         self._count_put()
         move_dir_in(self._store, source, key)
+
+    def prepare_changes(self) -> None:
+        prepare_changes_in(self._store)
 
     def abandon(self, key: str, token: str) -> None:
         self._count_put()

@@ -42,7 +42,7 @@ from mountd.errors import (
     Unreachable,
 )
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
-from mountd.remotes.optional_doors import move_dir_in, quota_of
+from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of
 from mountd.types import Entry
 
 SLOW_S = 5.0  # for a stat, or one page of a listing
@@ -373,6 +373,9 @@ class HealthStore:
 
     def move_dir(self, source: str, key: str) -> None:
         self._write(lambda: move_dir_in(self._store, source, key))
+
+    def prepare_changes(self) -> None:
+        self._write(lambda: prepare_changes_in(self._store))
 
     def abandon(self, key: str, token: str) -> None:
         self._write(lambda: self._store.abandon(key, token))

@@ -25,7 +25,7 @@ from mountd.remotes.base import (
     Upload,
 )
 from mountd.remotes.limit import Limiter, Wait
-from mountd.remotes.optional_doors import move_dir_in, quota_of
+from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of
 from mountd.types import Entry
 
 BURST_S = 1.0
@@ -208,6 +208,10 @@ class LimitedStore:
     def move_dir(self, source: str, key: str) -> None:
         with self._slot():
             move_dir_in(self._store, source, key)
+
+    def prepare_changes(self) -> None:
+        with self._slot():
+            prepare_changes_in(self._store)
 
     def abandon(self, key: str, token: str) -> None:
         with self._slot():

@@ -16,6 +16,7 @@ from typing_extensions import Buffer
 
 from mountd.errors import Corrupt, DirectoryNotEmpty, NotFound, VersionChanged
 from mountd.remotes.base import ABSENT, Body, Capabilities, Identity, Upload
+from mountd.remotes.optional_doors import PreparesChanges
 from mountd.types import Entry, Kind
 
 CAPABILITIES = Capabilities(strong_version=True, conditional_read=True, real_directories=False)
@@ -250,6 +251,10 @@ class ObjectStore:
         if marker is None:
             raise NotFound(f"{key}: there is no such directory")
         self._provider.delete(full, marker.version)
+
+    def prepare_changes(self) -> None:
+        if isinstance(self._provider, PreparesChanges):
+            self._provider.prepare_changes()
 
     def close(self) -> None:
         self._reader.close()

@@ -28,6 +28,14 @@ class MovesDirectories(Protocol):
 
 
 @runtime_checkable
+class PreparesChanges(Protocol):
+    def prepare_changes(self) -> None:
+        """Finds out now what the first change would have to find out before it goes. May be called
+        again. Raises any `RemoteError`; then the first change asks."""
+        ...
+
+
+@runtime_checkable
 class TellsChanges(Protocol):
     async def listen(self, changed: Callable[[], None]) -> None:
         """Calls `changed`, on the loop's thread, when anything may have changed elsewhere. Best
@@ -47,3 +55,9 @@ def move_dir_in(store: RemoteStore, source: str, key: str) -> None:
     if not isinstance(store, MovesDirectories):
         raise Unsupported("this remote moves no directories")
     store.move_dir(source, key)
+
+
+def prepare_changes_in(store: RemoteStore) -> None:
+    """As `PreparesChanges.prepare_changes`. Does nothing where there is nothing to find out."""
+    if isinstance(store, PreparesChanges):
+        store.prepare_changes()

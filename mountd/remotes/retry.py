@@ -26,7 +26,7 @@ from typing_extensions import Buffer
 from mountd.errors import Locked, RemoteError, Throttled, Unreachable
 from mountd.remotes import call
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
-from mountd.remotes.optional_doors import move_dir_in, quota_of
+from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of
 from mountd.types import Entry, Kind
 
 UNANSWERED_ATTEMPTS = 3
@@ -210,6 +210,10 @@ class RetryingStore:
     def move_dir(self, source: str, key: str) -> None:
         with self._deadline(self._timeout_s):
             move_dir_in(self._store, source, key)
+
+    def prepare_changes(self) -> None:
+        with self._deadline(self._timeout_s):
+            prepare_changes_in(self._store)
 
     def abandon(self, key: str, token: str) -> None:
         with self._deadline(self._timeout_s):

@@ -69,6 +69,9 @@ class S3Bucket:
         """What was proved or remembered; None before the first write."""
         return self._prover.known
 
+    def prepare_changes(self) -> None:
+        self._prover.proven()
+
     def head(self, key: str) -> ListedObject:
         return self._rest.head(key)
 

@@ -6,6 +6,7 @@ between which the loop does other things, and takes a tenth of the time at most;
 is asked again before it goes.
 """
 
+import contextlib
 import logging
 import math
 import platform
@@ -18,7 +19,9 @@ from typing import Final
 
 import trio
 
+from mountd.errors import RemoteError
 from mountd.remotes.base import RemoteStore
+from mountd.remotes.optional_doors import prepare_changes_in
 from mountd.sync import tally
 from mountd.sync.attempts import Asker, Doubts
 from mountd.sync.base import NumberState, QueueCounts, QueueItem, QueueView, SyncJournal
@@ -120,6 +123,7 @@ class SyncQueue:
         self._woken = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._look_cost_s = 0.0
+        self._is_prepared = False
         self._counted: tuple[float, float, QueueCounts] | None = None  # until, cost, counts
 
     # -- doors
@@ -282,6 +286,7 @@ class SyncQueue:
         if not schedule.failed and not self._troubles and not self._woken.is_set():
             self._failures.denied = False  # what was refused is gone
         self._failures.prune()
+        self._prepare()
         is_more = self._look_at_drains(schedule)
         self._lanes.fill(schedule.ready)
         if not schedule.ready and not self._in_flight:
@@ -296,6 +301,18 @@ class SyncQueue:
         if is_more:
             return 0.0
         return min(schedule.look_again_s, sweep_s) if self._remote_is_well() else _POLL_S
+
+    def _prepare(self) -> None:
+        """While the first change waits, its questions are asked."""
+        if self._is_prepared or self._nursery is None or not self._remote_is_well():
+            return
+        if any(True for _ in self._ledger.unsent()):
+            self._is_prepared = True
+            self._nursery.start_soon(self._ask_ahead)
+
+    async def _ask_ahead(self) -> None:
+        with contextlib.suppress(RemoteError, RuntimeError):  # the first change meets it again
+            await self._threads.run(prepare_changes_in, self._store)
 
     def _sweep(self) -> float:
         """Seconds until unfinished uploads are to be looked at again."""

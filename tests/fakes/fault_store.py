@@ -22,7 +22,7 @@ from typing_extensions import Buffer
 
 from mountd.errors import Unreachable
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
-from mountd.remotes.optional_doors import move_dir_in
+from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in
 from mountd.types import Entry
 
 # "write" is any of those that change something.
@@ -147,6 +147,9 @@ class FaultStore:
             key,
             lambda: self._store.put_delta(key, body, expect, upload, source, version, same),
         )
+
+    def prepare_changes(self) -> None:
+        prepare_changes_in(self._store)
 
     def abandon(self, key: str, token: str) -> None:
         self._around("abandon", key, lambda: self._store.abandon(key, token))

@@ -194,6 +194,23 @@ def test_odd_keys_are_all_shown_and_read(s3_server: S3Server, mount: Mount) -> N
     assert (path / "both␛file").read_text() == "both"
 
 
+def test_conditions_are_proved_while_the_first_change_waits_and_not_for_readers(
+    s3_server: S3Server, mount: Mount
+) -> None:
+    s3_server.put("b", "there", b"1")
+    found = mount(write_back_s=600)
+    path = found.path
+    assert (path / "there").read_bytes() == b"1"
+    assert not s3_server.log(op="PutObject")
+    (path / "new").write_bytes(b"2")
+    _wait_until(lambda: bool(s3_server.log(op="CompleteMultipartUpload")))
+    _wait_until(lambda: s3_server.keys("b") == ["there"])  # what proved it is gone again
+    s3_server.clear_log()
+    found.cli("flush", str(path), "--timeout", "25")
+    assert s3_server.keys("b") == ["new", "there"]
+    assert [entry.op for entry in s3_server.log() if entry.method != "GET"] == ["PutObject"]
+
+
 def test_a_file_over_five_terabytes_does_not_overflow(s3_server: S3Server, mount: Mount) -> None:
     size = 6 * 10**12
     s3_server.seed("b", keys=["huge"], size=size)

@@ -11,7 +11,7 @@ import trio.testing
 from mountd.config import Settings
 from mountd.errors import Unreachable, Unsupported
 from mountd.remotes.base import Capabilities, Quota
-from mountd.remotes.optional_doors import move_dir_in, quota_of
+from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of
 from mountd.remotes.stack import RemoteStack
 from mountd.room import TRUE_FOR_S, Room
 from tests.fakes.memory_store import MemoryStore
@@ -25,6 +25,7 @@ class Roomy(MemoryStore):
         self.asked = 0
         self.moves: list[tuple[str, str]] = []
         self.fails = False
+        self.prepared = 0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -38,6 +39,9 @@ class Roomy(MemoryStore):
 
     def move_dir(self, source: str, key: str) -> None:
         self.moves.append((source, key))
+
+    def prepare_changes(self) -> None:
+        self.prepared += 1
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -80,7 +84,10 @@ def test_the_optional_doors_are_there_through_every_wrapper(tmp_path: Path) -> N
     assert quota_of(stack.store) == Quota(1, 100)
     move_dir_in(stack.store, "a/", "b/")
     assert store.moves == [("a/", "b/")]
+    prepare_changes_in(stack.store)
+    assert store.prepared == 1
     plain = RemoteStack(MemoryStore(), settings).store
+    prepare_changes_in(plain)
     with pytest.raises(Unsupported):
         quota_of(plain)
     with pytest.raises(Unsupported):

@@ -401,3 +401,24 @@ async def test_a_fault_of_the_queue_itself_is_logged_once_and_not_run_into_again
         nursery.cancel_scope.cancel()
     assert store.keys() == ["a"]
     assert sum("the sync queue failed" in record.getMessage() for record in caplog.records) == 1
+
+
+async def test_a_remote_that_can_not_be_asked_ahead_is_asked_with_the_change(
+    clock: MockClock,
+) -> None:
+    class Asking(MemoryStore):
+        asked = 0
+
+        def prepare_changes(self) -> None:
+            self.asked += 1
+            raise Unreachable("not now")
+
+    store = Asking()
+    async with syncing(store) as s:
+        assert store.asked == 0
+        s.tree.write("a", b"1")
+        await s.settled()
+        s.tree.write("b", b"1")
+        await s.settled()
+    assert store.asked == 1
+    assert store.keys() == ["a", "b"]
