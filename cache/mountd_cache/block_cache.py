@@ -13,7 +13,7 @@ All state is changed on the trio loop only; worker threads run `fetch`, writer t
 import logging
 import queue
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,6 +86,7 @@ class BlockCache:
         self.counters = CacheCounters()
         self.used_bytes = 0
         self._files: dict[bytes, CachedFile] = {}
+        self._begun: deque[Fetch] = deque()  # each has a task that takes it
         self._idle: OrderedDict[Fetch, None] = OrderedDict()
         self._backlog_bytes = 0
         self._stride = block_size * max(1, WRITER_STRIDE // block_size)
@@ -158,7 +159,8 @@ class BlockCache:
         self.used_bytes += fetch.length
         if fetch.urgent:
             self._make_room_for_urgent()
-        self._nursery.start_soon(self._fetch, fetch)
+        self._begun.append(fetch)
+        self._nursery.start_soon(self._fetch_next)
 
     def take(self, fetch: Fetch) -> None:
         """One whose data is there."""
@@ -197,6 +199,11 @@ class BlockCache:
         while self._idle and self.used_bytes > self.memory_bytes:
             fetch, _ = self._idle.popitem(last=False)
             fetch.file.forget(fetch)
+
+    async def _fetch_next(self) -> None:
+        # Trio may run new tasks from the last to the first (it does every other time), and where
+        # requests queue the reader would then wait for the window's first bytes longest.
+        await self._fetch(self._begun.popleft())
 
     async def _fetch(self, fetch: Fetch) -> None:
         limiter = self._urgent_limiter if fetch.urgent else self._ahead_limiter

@@ -17,7 +17,14 @@ from mountd.remotes.base import Body, RemoteStore
 from mountd.remotes.call import prefetching
 from mountd.vfs.listing_rows import version_in
 from mountd.vfs.nodes import Directory, Node
-from mountd.vfs.prefetch import MAX_RANGE, MAX_WINDOW, Plan, Prefetcher, Sweep
+from mountd.vfs.prefetch import (
+    MAX_RANGE,
+    MAX_WINDOW,
+    Plan,
+    Prefetcher,
+    Sweep,
+    max_range_of,
+)
 from mountd.vfs.tree import Tree, key_of
 from mountd.vfs.walk_ahead import WalkAhead
 from mountd_cache.block_cache import BlockCache
@@ -79,6 +86,7 @@ class OpenFiles:
         self._handles: dict[int, Handle] = {}
         self._by_inode: dict[int, list[Handle]] = {}
         self._by_key: dict[str, list[Handle]] = {}
+        self._max_range = max_range_of(store.capabilities.max_parallel)
         self._is_global = store.capabilities.is_global
         self._next = 1
         # What was opened before, oldest first. An inode number stands for one version for ever,
@@ -176,7 +184,7 @@ class OpenFiles:
     def _stream(self, handle: Handle) -> Stream:
         file = handle.file
         self.walk.opened(handle.node)
-        prefetch = Prefetcher(file.size, self._blocks.block_size)
+        prefetch = Prefetcher(file.size, self._blocks.block_size, self._max_range)
         handle.stream = Stream(self.cached(file), prefetch)
         return handle.stream
 

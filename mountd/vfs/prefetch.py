@@ -20,6 +20,8 @@ FIRST_WINDOW = MIB
 # 24 ranges of 4 MiB in flight. At 30 ms and 100 MB/s each, 64 MiB gave 450 MB/s, 96 gave 580.
 MAX_WINDOW = 96 * MIB
 MAX_RANGE = 4 * MIB
+FEW_RANGES = 8  # in flight where the remote bears few requests at once
+LONGEST_RANGE = 16 * MIB
 MISSES_KEPT = 1 << 14  # blocks of which exact misses are counted, per handle
 PROMOTE_AFTER = 4  # exact misses in one block of 64 pages; then the block is fetched whole
 
@@ -62,10 +64,19 @@ class Plan:
 class Prefetcher:
     """The cursors of one open file of `size` bytes."""
 
-    __slots__ = ("_block_size", "_cursors", "_misses", "_size", "_sweep", "_wide_bytes")
+    __slots__ = (
+        "_block_size",
+        "_cursors",
+        "_max_range",
+        "_misses",
+        "_size",
+        "_sweep",
+        "_wide_bytes",
+    )
 
-    def __init__(self, size: int, block_size: int) -> None:
+    def __init__(self, size: int, block_size: int, max_range: int = MAX_RANGE) -> None:
         self._size = size
+        self._max_range = max_range
         self._block_size = block_size
         self._cursors: list[Cursor] = []
         self._misses: dict[int, int] = {}
@@ -134,7 +145,7 @@ class Prefetcher:
     def _ahead(self, demand: tuple[int, int], cursor: Cursor, most: int) -> Plan:
         window = min(cursor.window, most)
         start = max(cursor.ahead, demand[1])
-        range_bytes = min(MAX_RANGE, max(self._block_size, window // 8))
+        range_bytes = min(self._max_range, max(self._block_size, window // 8))
         end = min(self._size, cursor.position + window)
         if end < self._size:  # whole ranges, so that requests do not shrink to crumbs
             end = end // range_bytes * range_bytes
@@ -151,3 +162,11 @@ class Prefetcher:
             return start, end
         base = block * self._block_size
         return base, max(end, min(self._size, base + self._block_size))
+
+
+def max_range_of(max_parallel: int) -> int:
+    """The longest range, in bytes, for a remote that bears so many requests at once. Few of them
+    must be long to fill a connection: with 4 at 30 ms and 100 MB/s, 4 MiB lose 43% in waiting."""
+    if max_parallel > FEW_RANGES:
+        return MAX_RANGE
+    return min(LONGEST_RANGE, MAX_WINDOW // (2 * max_parallel) // MIB * MIB)

@@ -78,7 +78,12 @@ class Remote:
 
 @asynccontextmanager
 async def cache_over(
-    blocks: DictBlocks, *, memory: int = 8 * BLOCK, backlog: int = 8 * BLOCK, wait_s: float = 5
+    blocks: DictBlocks,
+    *,
+    memory: int = 8 * BLOCK,
+    backlog: int = 8 * BLOCK,
+    wait_s: float = 5,
+    parallel: int = 8,
 ) -> AsyncIterator[BlockCache]:
     cache = BlockCache(
         blocks,
@@ -86,7 +91,7 @@ async def cache_over(
         memory_bytes=memory,
         backlog_bytes=backlog,
         wait_s=wait_s,
-        parallel=8,
+        parallel=parallel,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(cache.run)
@@ -199,6 +204,16 @@ async def test_fetches_ahead_stop_at_the_memory_budget_and_urgent_ones_do_not() 
         assert file.begin(3 * BLOCK, 4 * BLOCK, urgent=True) == 4 * BLOCK
         assert cache.used_bytes == 3 * BLOCK
         remote.gate.set()
+
+
+@pytest.mark.parametrize("run", range(4))  # trio throws a coin for the order of new tasks
+async def test_what_is_fetched_ahead_is_asked_for_in_order(run: int) -> None:
+    blocks, remote = DictBlocks(), Remote()
+    async with cache_over(blocks, memory=64 * BLOCK, parallel=1) as cache:
+        file = cache.file(b"f", len(BODY), remote.fetch)
+        file.begin(0, 4 * BLOCK, urgent=False, most=PAGE)
+        await until(lambda: len(remote.fetched) == 64)
+    assert remote.fetched == sorted(remote.fetched)
 
 
 async def test_what_does_not_fit_into_the_backlog_is_served_and_not_kept() -> None:

@@ -3,7 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mountd.vfs.prefetch import FIRST_WINDOW, MAX_RANGE, MAX_WINDOW, MIB, Prefetcher
+from mountd.vfs.prefetch import (
+    FIRST_WINDOW,
+    MAX_RANGE,
+    MAX_WINDOW,
+    MIB,
+    Prefetcher,
+    max_range_of,
+)
 
 SIZE = 4 << 30
 BLOCK = MIB
@@ -123,3 +130,14 @@ def test_a_few_wide_reads_of_a_huge_file_bring_nothing_more() -> None:
     prefetcher = Prefetcher(1 << 40, BLOCK)
     for i in range(1, 50):
         assert prefetcher.miss(i << 34, (i << 34) + MIB, lambda: MAX_WINDOW).sweep is None
+
+
+def test_a_remote_that_bears_few_requests_is_asked_for_longer_ranges() -> None:
+    assert [max_range_of(n) for n in (64, 16, 4, 1)] == [MAX_RANGE, MAX_RANGE, 12 * MIB, 16 * MIB]
+    prefetcher = Prefetcher(1 << 30, BLOCK, max_range_of(4))
+    position, longest = 0, 0
+    for _ in range(8):
+        plan = prefetcher.miss(position, position + MIB, lambda: MAX_WINDOW)
+        longest = max(longest, plan.range_bytes)
+        position += MIB
+    assert longest == 12 * MIB
