@@ -1,10 +1,14 @@
-"""nextcloud:// against a server shaped like one; chunks are small, so that they are used."""
+"""nextcloud:// against a server shaped like one, as it is on a local disk and on object storage,
+and against a real one that the environment names (`real_nextcloud`). Chunks are small, so that they
+are used."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 from mountd.config import Settings
 from mountd.remotes.base import RemoteStore
@@ -13,6 +17,7 @@ from mountd.source import Source
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.nextcloud.launch import NextcloudServer
 from tests.servers.process import free_port
+from tests.servers.real_nextcloud import is_there_one, real_nextcloud
 
 _LIMITS = frozenset(
     (
@@ -27,12 +32,28 @@ CHUNK_BYTES = 256 << 10
 _MTIMES_S = count(1_500_000_000)
 
 
+class Account(Protocol):
+    """Where a target's files are, and changes that don't come from the store."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def password(self) -> str: ...
+
+    def put(self, path: str, data: bytes, *, mtime_s: float | None = None) -> object: ...
+    def mkdir(self, path: str) -> object: ...
+    def delete(self, path: str) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class NextcloudTarget:
     """A folder of its own in one account."""
 
-    server: NextcloudServer
+    server: Account
     name: str
+    folder: str = ""  # in which all tests are
     limits: frozenset[Limit] = _LIMITS
 
     def seed(self, objects: Mapping[str, bytes]) -> None:
@@ -70,13 +91,15 @@ class NextcloudTarget:
             max_transfers=4,
             credentials={"user": self.server.user, "password": password},
         )
-        source = Source("nextcloud", "cloud", self.name, f"nextcloud://cloud/{self.name}")
+        place = f"{self.folder}/{self.name}" if self.folder else self.name
+        source = Source("nextcloud", "cloud", place, f"nextcloud://cloud/{place}")
         return open_nextcloud(source, settings, Uploading(CHUNK_BYTES, (0.02,)))
 
 
 @contextmanager
-def running_nextcloud() -> Iterator[MakeTarget]:
+def running_nextcloud(*, stat_etags: bool = True) -> Iterator[MakeTarget]:
     with NextcloudServer() as server:
+        server.configure(stat_etags=stat_etags)
 
         def make(name: str) -> NextcloudTarget:
             server.mkdir(name)
@@ -85,4 +108,20 @@ def running_nextcloud() -> Iterator[MakeTarget]:
         yield make
 
 
-TARGETS = (TargetFactory("nextcloud", running_nextcloud),)
+@contextmanager
+def running_real_nextcloud() -> Iterator[MakeTarget]:
+    with real_nextcloud() as server:
+
+        def make(name: str) -> NextcloudTarget:
+            server.mkdir(name)
+            return NextcloudTarget(server, name, server.folder, _LIMITS | {Limit.SLOW})
+
+        yield make
+
+
+_REAL = (TargetFactory("nextcloud-real", running_real_nextcloud),) if is_there_one() else ()
+TARGETS = (
+    TargetFactory("nextcloud", running_nextcloud),
+    TargetFactory("nextcloud-objects", partial(running_nextcloud, stat_etags=False)),
+    *_REAL,
+)
