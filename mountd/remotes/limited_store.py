@@ -7,7 +7,7 @@ reads the body: a large file would otherwise go out in one rush and then block a
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -247,8 +247,14 @@ class LimitedStore:
 
     def _pages(self, listing: Callable[[], Iterator[_Answer]]) -> Iterator[_Answer]:
         pages = iter(listing())
-        while (page := self._small(lambda: next(pages, None))) is not None:
-            yield page
+        try:
+            while (page := self._small(lambda: next(pages, None))) is not None:
+                yield page
+        finally:
+            # What it holds, such as a connection, would stay as long as the error is kept that
+            # ended this: it knows this frame.
+            if isinstance(pages, Generator):
+                pages.close()
 
     @contextmanager
     def _slot(self, size_bytes: int = 0) -> Iterator[None]:

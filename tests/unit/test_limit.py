@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -16,6 +16,7 @@ from mountd.errors import NotFound, Throttled, Unreachable
 from mountd.remotes import call
 from mountd.remotes.limit import CUT_INTERVAL_S, MAX_PAUSE_S, Limiter
 from mountd.remotes.limited_store import LimitedStore
+from mountd.types import Entry
 from tests.fakes.fake_clock import FakeClock
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
@@ -295,6 +296,35 @@ def test_no_slot_is_held_while_the_caller_works_on_a_page() -> None:
         assert limiter.in_flight == 0
         names += [store.stat(entry.name).name for entry in page]
     assert sorted(names) == ["f0", "f1", "f2", "f3"]
+
+
+class HeldListing(MemoryStore):
+    """Its listings hold something between their pages, as a connection is held."""
+
+    def __init__(self) -> None:
+        super().__init__({f"f{i}": b"0" for i in range(4)}, page_size=1)
+        self.held = 0
+
+    def list(self, directory: str) -> Iterator[Sequence[Entry]]:
+        self.held += 1
+        try:
+            yield from super().list(directory)
+        finally:
+            self.held -= 1
+
+
+def test_a_listing_that_gets_no_slot_for_its_next_page_lets_go_of_what_it_holds() -> None:
+    interrupt = threading.Event()
+    limiter = Limiter(1, interrupt=interrupt)
+    inner = HeldListing()
+    pages = LimitedStore(inner, limiter).list("")
+    next(pages)
+    assert inner.held == 1
+    limiter.acquire()
+    interrupt.set()
+    with pytest.raises(Unreachable) as raised:
+        next(pages)
+    assert inner.held == 0, raised  # although the error, and with it the frames, is still here
 
 
 def test_how_long_small_requests_took_is_told_without_the_wait() -> None:
