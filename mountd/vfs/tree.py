@@ -215,7 +215,7 @@ class Tree:
             return cached or CachedListing(Listing.build(()), self._wall_clock(), b"")
         if cached is None:
             return None
-        if self._age_s(cached) < self.ttl_s:
+        if self._proof.age_s(cached.fetched_at) < self.ttl_s:
             return cached
         if not self.remote_is_well():
             self.start_refresh(directory.key)
@@ -242,7 +242,7 @@ class Tree:
 
     def timeout_s(self, cached: CachedListing) -> float:
         """How long the kernel may keep what this listing says."""
-        left = self.ttl_s - self._age_s(cached)
+        left = self.ttl_s - self._proof.age_s(cached.fetched_at)
         return left if left > 0 else min(STALE_TIMEOUT_S, self.ttl_s)
 
     def made(self, key: str) -> None:
@@ -389,9 +389,6 @@ class Tree:
         else:
             level = logging.WARNING if self.remote_is_well() else logging.DEBUG
             log.log(level, "listing %r failed: %s", key, error)
-
-    def _age_s(self, cached: CachedListing) -> float:
-        return self._proof.age_s(cached.fetched_at)
 
     # -- names and attributes
 

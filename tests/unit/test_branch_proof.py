@@ -68,6 +68,12 @@ async def walked(store: MemoryStore, folder: Path) -> AsyncIterator[World]:
         yield world
 
 
+async def _until(is_so: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while not is_so():  # noqa: ASYNC110 (what a worker thread does)
+            await trio.sleep(0.001)
+
+
 def nothing() -> None:
     pass
 
@@ -189,6 +195,55 @@ async def test_a_push_makes_the_next_access_ask_once(tmp_path: Path) -> None:
         world.store.calls.clear()
         await world.walk()
         assert world.store.calls == Counter()
+
+
+async def test_a_push_during_a_request_makes_its_answer_old(tmp_path: Path) -> None:
+    """What was pushed may have happened after the remote had looked."""
+    async with walked(tree(), tmp_path) as world:
+        fs, store = world.mounted.fs, world.store
+        world.clock.now_s += TTL_S + 1
+        store.gate = threading.Event()
+        store.calls.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(names, fs, "d")
+            await _until(lambda: store.calls["stat"] > 0)
+            world.clock.now_s += 0.1
+            fs.tree.changed_elsewhere()
+            store.gate.set()
+        store.gate = None
+        store.seed("d/new")
+        world.clock.now_s += 0.1
+        assert await names(fs, "d") == ["e", "f", "new"]
+
+
+async def test_a_refresh_while_the_root_is_asked_lists(tmp_path: Path) -> None:
+    async with walked(tree(), tmp_path) as world:
+        fs, store = world.mounted.fs, world.store
+        world.clock.now_s += TTL_S + 1
+        store.gate = threading.Event()
+        store.calls.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(names, fs, "d")
+            await _until(lambda: store.calls["stat"] > 0)
+            fs.tree.expire("d/")
+            store.gate.set()
+        assert store.calls == {"stat": 1, "list": 1}
+
+
+async def test_a_remote_that_is_not_well_is_asked_behind_the_old_answer(tmp_path: Path) -> None:
+    store, clock, wells = tree(), Clock(), [True]
+    async with mounted_files(
+        store, tmp_path, ttl_s=TTL_S, clock=clock, remote_is_well=lambda: wells[0]
+    ) as mounted:
+        await World(store, clock, mounted).walk()
+        wells[0] = False
+        clock.now_s += TTL_S + 1
+        store.gate = threading.Event()
+        store.calls.clear()
+        assert await names(mounted.fs, "d/e") == ["f"]
+        store.gate.set()
+        await _until(lambda: not mounted.fs.tree.is_listing("d/e/"))
+        assert store.calls == {"stat": 1}
 
 
 async def test_an_unreachable_remote_deletes_nothing(
