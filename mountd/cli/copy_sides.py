@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,9 @@ def open_side(place: Place, folder: Path) -> Side:
         return Side(place.text, LocalStore(place.root), place.root, place.only)
     assert place.source is not None
     assert place.settings is not None
-    return Side(place.text, _stacked(place.source, place.settings, folder), only=place.only)
+    store = _stacked(place.source, place.settings, folder)
+    make_root = partial(_make_root, place.source, place.settings, folder)
+    return Side(place.text, store, only=place.only, make_root=make_root)
 
 
 def open_server_copy(source: Place, target: Place, folder: Path) -> ServerCopy | None:
@@ -202,6 +205,17 @@ def _stacked(source: Source, settings: Settings, folder: Path) -> RemoteStore:
     from mountd.remotes.stack import for_one_command
 
     return for_one_command(open_store(source, settings, folder), settings)
+
+
+def _make_root(source: Source, settings: Settings, folder: Path) -> None:
+    """Every directory of the prefix, from the top."""
+    store = _stacked(replace(source, prefix=""), settings, folder)
+    try:
+        segments = source.prefix.split("/") if source.prefix else []
+        for count in range(1, len(segments) + 1):
+            store.make_dir("/".join(segments[:count]) + "/")
+    finally:
+        store.close()
 
 
 def _prefix(place: Place) -> str:

@@ -233,8 +233,8 @@ class Run:
             return Fetch(self._source, self._local, self._record, self.tally, verify=verify)
         folders = None
         if self._has_directories():
-            if not self._listed[1].is_there:
-                self._target.store.make_dir("")
+            if not self._listed[1].is_there and self._target.make_root is not None:
+                self._target.make_root()
             folders = Folders(self._target.store, directories_of(self._listed[1].items))
         return Send(
             self._source,

@@ -21,12 +21,14 @@ _LISTS_AT_ONCE: Final = 16
 @dataclass(frozen=True, slots=True)
 class Side:
     """`store` reads and writes keys below it; `root` is the directory where it is a local one.
-    `only`: the one file that SOURCE names."""
+    `only`: the one file that SOURCE names. `make_root` makes the root and what is above it, where
+    directories are real."""
 
     text: str
     store: RemoteStore
     root: str | None = None
     only: str = ""
+    make_root: Callable[[], None] | None = None
 
     @property
     def is_local(self) -> bool:

@@ -1,0 +1,83 @@
+"""`mountd copy` from and to paths in a mount: by the remote, not through FUSE."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import CalledProcessError
+
+import pytest
+
+from tests.mount.mounting import Mounted, mounted
+from tests.servers.s3.launch import S3Server
+
+pytestmark = [pytest.mark.fuse, pytest.mark.server]
+
+
+@pytest.fixture
+def mount(s3_server: S3Server, tmp_path: Path) -> Iterator[Mounted]:
+    """s3://b/p, by options and with credentials from the environment."""
+    s3_server.put_many("b", ["p/d/a", "p/d/e/b", "p/other"])
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    environment = s3_server.environment() | {"MOUNTD_CONFIG": str(config)}
+    endpoint = environment.pop("AWS_ENDPOINT_URL")
+    with mounted(
+        "s3://b/p", tmp_path, environment=environment, endpoint=endpoint, write_back_s=3600
+    ) as one:
+        one.environment["MOUNTD_CACHE_DIR"] = str(tmp_path / "copies")
+        yield one
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*") if f.is_file()}
+
+
+def test_copying_out_of_a_mount_has_what_is_dirty_and_reads_nothing_through_it(
+    mount: Mounted, s3_server: S3Server, tmp_path: Path
+) -> None:
+    (mount.path / "d/new").write_bytes(b"dirty")
+    (mount.path / "other").write_bytes(b"not asked for")
+    before = mount.requests()["get"]
+    out = tmp_path / "out"
+    said = mount.cli("copy", str(mount.path / "d"), str(out))
+    assert f"s3://b/p/d -> {out}: 3 files to copy" in said
+    assert contents(out) == {"a": b"x", "e/b": b"x", "new": b"dirty"}
+    assert mount.requests()["get"] == before
+    said = mount.cli("copy", str(mount.path / "d"), str(out))
+    assert "0 files to copy" in said
+
+
+def test_what_is_copied_into_a_mount_is_seen_there_at_once(mount: Mounted, tmp_path: Path) -> None:
+    assert sorted(os.listdir(mount.path / "d")) == ["a", "e"]
+    local = tmp_path / "in"
+    local.mkdir()
+    (local / "f").write_bytes(b"1")
+    (local / "a").write_bytes(b"2")
+    mount.cli("copy", str(local), str(mount.path / "d"))
+    assert contents(mount.path / "d") == {"a": b"2", "e/b": b"x", "f": b"1"}
+
+
+def test_one_file_of_a_mount_is_copied_by_its_path(mount: Mounted, tmp_path: Path) -> None:
+    (mount.path / "d/new").write_bytes(b"dirty")
+    mount.cli("copy", str(mount.path / "d/new"), str(tmp_path / "out"))
+    assert contents(tmp_path / "out") == {"new": b"dirty"}
+
+
+def test_where_the_daemon_cant_be_asked_the_mount_is_read_as_a_folder(
+    mount: Mounted, tmp_path: Path
+) -> None:
+    (mount.path / "d/new").write_bytes(b"dirty")
+    mount.environment["MOUNTD_RUNTIME_DIR"] = str(tmp_path / "elsewhere")
+    out = tmp_path / "out"
+    assert f"{mount.path}/d -> {out}" in mount.cli("copy", str(mount.path / "d"), str(out))
+    assert contents(out) == {"a": b"x", "e/b": b"x", "new": b"dirty"}
+    mount.cli("copy", str(out), str(mount.path / "back"))
+    assert contents(mount.path / "back") == contents(out)
+
+
+def test_a_copy_into_the_same_place_by_another_name_is_refused(
+    mount: Mounted, tmp_path: Path
+) -> None:
+    with pytest.raises(CalledProcessError) as refused:
+        mount.cli("copy", str(mount.path), str(mount.path / "d"))
+    assert refused.value.returncode == 2
