@@ -21,7 +21,7 @@ from mountd.cli.copy_sides import (
 )
 from mountd.cli.copy_words import foretold, going_words, summary
 from mountd.cli.flush import flush, targets_at
-from mountd.cli.output import counted, print_line, warn
+from mountd.cli.output import counted, print_line, printable, warn
 from mountd.cli.progress import Progress, progress
 from mountd.config_load import read_command_line
 from mountd.errors import ExitCode, RemoteError, StartError, UsageError
@@ -147,7 +147,7 @@ class _Shown:
 
     def will(self, outlook: Outlook) -> None:
         for path in outlook.specials[:_MOST_NAMED]:
-            warn(f"{path} is skipped: it is no file")
+            warn(f"{printable(path)} is skipped: it is no file")
         more = len(outlook.specials) - _MOST_NAMED
         if more > 0:
             warn(f"{counted(more, 'other')} skipped: pipes, sockets or devices")
@@ -181,7 +181,9 @@ def _end(copy: Run, outlook: Outlook, wish: Wish) -> int:
         print_line(summary(outlook, tally, copy.rate))
     if not tally.failures:
         return ExitCode.OK
-    named = [f"{path}: {_why(error)}" for path, error in list(tally.failures.items())[:5]]
+    named = [
+        f"{printable(path)}: {_why(error)}" for path, error in list(tally.failures.items())[:5]
+    ]
     more = len(tally.failures) - len(named)
     rest = f"; and {more} more" if more else ""
     stopped = "; it was stopped" if tally.stop.is_set() else ""

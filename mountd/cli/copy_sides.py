@@ -51,6 +51,8 @@ class Place:
 
 def find_place(text: str, config: ConfigFile, command_line: CommandLine) -> Place:
     """Raises UsageError, StartError. Asks the daemon of a mount, and no remote."""
+    if text.startswith("file:///"):
+        text = text.removeprefix("file://")
     if not _is_path(text, config):
         source, settings = resolve_source(text, config, command_line)
         if source.scheme != "file":
@@ -74,8 +76,6 @@ def find_place(text: str, config: ConfigFile, command_line: CommandLine) -> Plac
 def _is_path(text: str, config: ConfigFile) -> bool:
     if text.startswith(("/", "./", "../", "~")) or text in (".", ".."):
         return True
-    if text.startswith("file:///") and not os.path.isdir(text.removeprefix("file://")):
-        return False
     named = split_remote_path(text)
     if "://" in text or (named and (named[0] in config.remotes or not os.path.lexists(text))):
         return False

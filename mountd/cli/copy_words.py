@@ -28,9 +28,10 @@ def going_words(outlook: Outlook, tally: Tally, rate: Rate) -> str:
     plan = outlook.plan
     per_s = rate.now(tally.moved_bytes)
     words = f"{tally.files} of {counted(len(plan.copies), 'file')}"
-    words += f", {human_bytes(tally.moved_bytes)} of {human_bytes(plan.copy_bytes)}"
+    have_bytes = min(tally.moved_bytes + tally.here_bytes, plan.copy_bytes)
+    words += f", {human_bytes(have_bytes)} of {human_bytes(plan.copy_bytes)}"
     if per_s > 0:
-        left_s = max(0, plan.copy_bytes - tally.moved_bytes) / per_s
+        left_s = (plan.copy_bytes - have_bytes) / per_s
         words += f", {human_bytes(per_s)}/s, {human_seconds(left_s)} left"
     if tally.failures:
         words += f", {len(tally.failures)} failed"

@@ -22,13 +22,14 @@ Job = Callable[[], None]
 class Tally:
     """Counts, and who failed. Thread-safe. `stop` is set where going on makes no sense.
 
-    `moved_bytes`: what went over the wire, or into a file, in this run. `again`: what changed at
+    `moved_bytes`: what went over the wire, or into a file, in this run. `here_bytes`: what earlier
+    runs had brought of files that are copied now. `again`: what changed at
     the source while it was copied, to be tried once more.
     """
 
     def __init__(self) -> None:
         self.stop = threading.Event()
-        self.files = self.bytes = self.moved_bytes = self.deleted = 0
+        self.files = self.bytes = self.moved_bytes = self.here_bytes = self.deleted = 0
         self.failures: dict[str, Exception] = {}
         self.again: list[Copy] = []
         self.unchecked = 0
@@ -39,6 +40,14 @@ class Tally:
     def moved(self, count: int) -> None:
         with self._lock:
             self.moved_bytes += count
+
+    def was_here(self, count: int) -> None:
+        with self._lock:
+            self.here_bytes += count
+
+    def count_deleted(self) -> None:
+        with self._lock:
+            self.deleted += 1
 
     def done(self, size: int) -> None:
         """A file is at the target under its name, whole."""

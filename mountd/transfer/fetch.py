@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, Self
@@ -24,6 +25,7 @@ from mountd.transfer.side import Side, time_of
 
 _BATCH_FILES: Final = 512
 _BATCH_BYTES: Final = 256 << 20
+_BATCH_S: Final = 3.0
 _NO_PARTS: Final[Parts] = {}
 
 
@@ -41,6 +43,7 @@ class Fetch:
         self._lock = threading.Lock()
         self._batch: list[tuple[Copy, Finished]] = []
         self._batch_bytes = 0
+        self._batch_began_s = 0.0
 
     def light(self, copies: Sequence[Copy]) -> Iterator[Job]:
         """Jobs for files that are read at once."""
@@ -77,10 +80,10 @@ class Fetch:
         it is known better than the listing knew it, else 0."""
         start, end = span
         known = self._record.parts.get((item.path, item.version), _NO_PARTS).get(span)
-        if known is not None and _crc_in(file.fd, span) == known:
+        is_here = known is not None and _crc_in(file.fd, span) == known
+        if is_here or start == end:
+            self._tally.was_here(end - start)
             return self._told_time(item) if start == 0 else 0
-        if start == end:
-            return 0
         heard: list[Mapping[str, str]] = []
         token = call.hears_metadata.set(heard.append) if start == 0 else None
         try:
@@ -101,9 +104,12 @@ class Fetch:
         finished = self.target.finished(fd, item, mtime_ns or item.mtime_ns, copy.expect)
         self._record.copied(item.path, item.version, finished.version)
         with self._lock:
+            if not self._batch:
+                self._batch_began_s = time.monotonic()
             self._batch.append((copy, finished))
             self._batch_bytes += item.size
             is_full = len(self._batch) >= _BATCH_FILES or self._batch_bytes >= _BATCH_BYTES
+            is_full = is_full or time.monotonic() - self._batch_began_s >= _BATCH_S
         if is_full:
             self._place(self._taken())
 
@@ -119,7 +125,9 @@ class Fetch:
             self._tally.failed(copy.item.path, error)
 
     def _told_time(self, item: Item) -> int:
-        """That of a file whose beginning is here from a former run."""
+        """That of a file whose beginning needs no read, which would tell."""
+        if self._source.is_local or self._source.store.capabilities.keeps_mtime:
+            return 0
         with contextlib.suppress(RemoteError):
             return time_of(self._source.store.stat(item.key))
         return 0

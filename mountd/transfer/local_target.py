@@ -108,7 +108,10 @@ class LocalTarget:
         """The partial file under its final name. VersionChanged where something else than
         `expect` is there by now; then nothing changes."""
         with self._parent(one.path) as (parent_fd, name):
-            _compare(one.path, parent_fd, name, one.expect)
+            there = _compare(one.path, parent_fd, name, one.expect)
+            if there is not None and modes.S_ISREG(there.st_mode):
+                with contextlib.suppress(OSError):  # it stays as readable as it was
+                    os.chmod(one.partial, modes.S_IMODE(there.st_mode), dir_fd=parent_fd)
             _move(one.path, parent_fd, one.partial, name, exclusive=one.expect == ABSENT)
 
     def make_link(self, item: Item, target: bytes, expect: str) -> str:
@@ -177,17 +180,18 @@ def _entered(fd: int, segment: str, make: bool) -> int:
     return os.open(segment, _DIRECTORY, dir_fd=fd)
 
 
-def _compare(path: str, parent_fd: int, name: str, expect: str) -> None:
-    try:
+def _compare(path: str, parent_fd: int, name: str, expect: str) -> os.stat_result | None:
+    status: os.stat_result | None = None
+    now = ABSENT
+    with contextlib.suppress(FileNotFoundError):
         status = os.lstat(name, dir_fd=parent_fd)
-    except FileNotFoundError:
-        now = ABSENT
-    else:
+    if status is not None:
         if modes.S_ISDIR(status.st_mode):
             raise NameNotAllowed(f"{path}: a directory is in the way at DEST")
         now = version_of(status)
     if now != expect:
         raise VersionChanged(f"{path} changed at DEST meanwhile")
+    return status
 
 
 def _move(path: str, parent_fd: int, partial: str, name: str, *, exclusive: bool) -> None:

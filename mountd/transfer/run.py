@@ -272,7 +272,7 @@ class Run:
                         self._local.delete(item)
                     else:
                         self._target.store.delete(item.key, item.version)
-                    self.tally.deleted += 1
+                    self.tally.count_deleted()
                 except (NotFound, FileNotFoundError):
                     return  # somebody was quicker
                 except (RemoteError, OSError) as error:

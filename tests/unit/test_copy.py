@@ -112,6 +112,20 @@ def test_times_and_links_come_back(s3: S3Server, tmp_path: Path) -> None:
     assert ops(s3) == {"ListObjectsV2": 2}
 
 
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path) -> None:
+    source, target = make(tmp_path / "in", a=b"new!"), make(tmp_path / "out", a=b"old")
+    (target / "a").chmod(0o640)
+    assert copy(f"file://{source / 'a'}", target) == 0
+    assert (target / "a").stat().st_mode & 0o777 == 0o640
+    assert files(target) == {"a": b"new!"}
+
+
+def test_an_empty_file_of_a_bucket_keeps_its_time(s3: S3Server, tmp_path: Path) -> None:
+    s3.put("b", "p/a", b"", headers={"x-amz-meta-mtime": "1234567890.5"})
+    assert copy("s3://b/p", tmp_path / "out") == 0
+    assert (tmp_path / "out/a").stat().st_mtime == 1234567890.5
+
+
 def test_links_of_a_local_source_are_not_followed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

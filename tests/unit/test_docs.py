@@ -1,4 +1,4 @@
-"""docs/semantics.md names a test for each statement; the names must be of tests that exist."""
+"""docs/semantics.md and docs/copy.md name tests for their statements; these must exist."""
 
 import re
 from pathlib import Path
