@@ -140,6 +140,7 @@ class Daemon:
             asks_for_metadata=settings.metadata == "full",
             remote_is_well=lambda: self.remote.health.state is HealthState.OK,
         )
+        self.fs.writes.quota.free_bytes = self.room.free_bytes
         unfinished = UnfinishedUploads.load(folder.path / "uploads")
         self.write_back = WriteBack(self.journal, self.fs, self.remote, settings, unfinished)
         self.fuse = FuseMount(plan.mountpoint)

@@ -31,6 +31,11 @@ class Room:
             self._looked.set()
         return self._quota
 
+    def free_bytes(self) -> int | None:
+        """As `now`."""
+        quota = self.now()
+        return quota.free_bytes if quota is not None else None
+
     async def keep(self) -> None:
         """Until cancelled; ends where the remote tells no room. Begins with a first question."""
         while self._store.capabilities.tells_quota:

@@ -9,7 +9,7 @@ from typing import Never
 
 import pyfuse3
 
-from mountd.errors import NotPermitted, NotPossible
+from mountd.errors import NoSpace, NotPermitted, NotPossible, QuotaExceeded
 from mountd.fusefs.errno_table import errno_of
 from mountd.vfs.attributes import NewAttributes, kept
 from mountd.vfs.filesystem import FileSystem
@@ -65,6 +65,10 @@ class WriteOperations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         try:
             return await self._fs.write(fh, off, buf)
+        except QuotaExceeded as exc:
+            # It is told by close or fsync, and of what went wrong while pages were written back the
+            # kernel tells close(2) only ENOSPC, and EIO for all else (filemap_check_errors).
+            fail(NoSpace(*exc.args))
         except Exception as exc:
             fail(exc)
 

@@ -26,7 +26,7 @@ class Failures:
         jitter: Callable[[], float],
     ) -> None:
         self.troubles: dict[str, Trouble] = {}
-        self.denied = False
+        self.denied = self.full = False
         self._journal = journal
         self._remote_is_well = remote_is_well
         self._jitter = jitter
@@ -71,6 +71,7 @@ class Failures:
         next_ = what_next(error, remote_is_well=self._remote_is_well())
         if isinstance(error, Denied) and change.kind is ChangeKind.FILE:
             self.denied = True
+        self.full |= next_ is Next.FULL and change.kind is ChangeKind.FILE
         if next_ is Next.REFUSED and may_refuse and self._refused(change, reason):
             return
         if not is_foreseen(error):

@@ -178,6 +178,11 @@ class SyncQueue:
             self._drains.remove(drain)
 
     @property
+    def full(self) -> bool:
+        """Whether there was no room for a put and none has succeeded since."""
+        return self._failures.full
+
+    @property
     def denied(self) -> bool:
         """Whether a put was refused by Denied and none has succeeded since."""
         return self._failures.denied
@@ -284,7 +289,7 @@ class SyncQueue:
         schedule = self._schedule = await self._looked()
         began_s = time.perf_counter()
         if not schedule.failed and not self._troubles and not self._woken.is_set():
-            self._failures.denied = False  # what was refused is gone
+            self._failures.denied = self._failures.full = False  # what was refused is gone
         self._failures.prune()
         self._prepare()
         is_more = self._look_at_drains(schedule)
@@ -430,7 +435,7 @@ class SyncQueue:
             return
         began_s = trio.current_time()
         await self._uploader.send(change)
-        self._failures.denied = False
+        self._failures.denied = self._failures.full = False
         took_s = trio.current_time() - began_s
         if took_s > _LONG_UPLOAD_S:
             self._took_s[change.number] = took_s

@@ -167,6 +167,8 @@ class Schedule:
     def _waits(self, change: Change) -> bool:
         """For time."""
         trouble = self._at.troubles.get(change.key)
+        if trouble is not None and trouble.is_full and change.is_gone:
+            trouble = None  # it was a file that had no room there
         wait_s = trouble.until_s - self._at.now_s if trouble is not None else 0.0
         wait_s = max(wait_s, self.due_in_s(change))
         if wait_s <= 0:

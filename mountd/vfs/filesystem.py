@@ -212,6 +212,7 @@ class FileSystem:
             self.names.rights.check_write(node)
         if new.size is not None:
             opened = self.files.handle(fh).file if fh is not None else None
+            self._check_growth(number, new.size)
             self.writes.truncate(self.tree.file(number), new.size, opened)
         self.attributes_of_files.set(node, new)
         if node.parent is not None:
@@ -221,6 +222,14 @@ class FileSystem:
         except Stale:  # without a name and not open: nobody looks at the answer
             is_dir = isinstance(node, Directory)
             return Attributes(number, is_dir, new.size or 0, new.mtime_ns or 0, "", 0.0)
+
+    def _check_growth(self, number: int, size: int) -> None:
+        try:
+            growth = size - self.attributes(number).size
+        except Stale:
+            return  # it has no name, and is never sent
+        if growth > 0:
+            self.writes.quota.check(growth)
 
     # -- names
 
@@ -234,6 +243,7 @@ class FileSystem:
         """A new file and a handle for writing it (0: it was not to be opened)."""
         self.check_writable()
         self.writes.check_allowed()
+        self.writes.quota.check(0)
         node, change = await self.names.create(parent, name, attributes)
         handle = await self.open(node.number, writes=True) if opens else 0
         return handle, self.tree.change_attributes(change)

@@ -20,6 +20,7 @@ from mountd.vfs.files import Handle, OpenFiles, RemoteFile
 from mountd.vfs.names import shown_name
 from mountd.vfs.nodes import Node
 from mountd.vfs.overlay import is_hidden
+from mountd.vfs.quota import RemoteQuota
 from mountd.vfs.tree import Tree
 from mountd_cache.changes import BASE, ZERO, Base, Change, ChangeKind, ChangeState, Content, Rows
 from mountd_cache.journal import Journal
@@ -34,6 +35,11 @@ class Queue(Protocol):
 
     @property
     def denied(self) -> bool: ...
+
+    @property
+    def full(self) -> bool:
+        """Whether the remote had no room for a put, and none has succeeded since."""
+        ...
 
     def wake(self) -> None: ...
 
@@ -75,6 +81,7 @@ class Writes:
         self.queue: Queue = _NoQueue()
         # Contents of files that have no name any more but are open, by inode.
         self._unlinked: dict[int, int] = {}
+        self.quota = RemoteQuota(journal, lambda: self.queue.full)
         self._was_full = False
         self._told_lost: set[int] = set()
         self._writers: Counter[int] = Counter()
@@ -308,7 +315,9 @@ class Writes:
         return max(0, self._limit_bytes() - self.journal.staged_bytes)
 
     async def room(self, size: int) -> None:
-        """Returns when `size` more bytes may be staged. NoSpace where none came in time."""
+        """Returns when `size` more bytes may be staged. NoSpace where none came in time,
+        QuotaExceeded where the remote will not have it."""
+        self.quota.check(size)
         staged, limit = self.journal.staged_bytes, self._limit_bytes()
         if staged + size <= limit:
             if 2 * staged <= limit < 2 * (staged + size):
@@ -401,6 +410,7 @@ class _NoQueue:
     """Until the daemon puts the sync queue here."""
 
     denied = False
+    full = False
 
     async def find_base(self, key: str, base: Base) -> bool:
         return False

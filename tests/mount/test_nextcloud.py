@@ -1,10 +1,15 @@
 """The real daemon on a Nextcloud-shaped server."""
 
+import errno
+import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -160,6 +165,100 @@ def test_what_the_server_pushes_of_our_own_uploads_costs_next_to_nothing(
     looks = [entry for entry in nextcloud_server.log() if entry.method == "PROPFIND"]
     assert len(nextcloud_server.log(op="Put")) == 100
     assert len(looks) < 30  # without `Settling`, some 200
+
+
+def test_writers_hear_of_a_full_account_before_the_upload(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.configure(quota_bytes=1 << 20)
+    at = mount()
+    (at.path / "kept").write_bytes(bytes(1000))
+    flush(at)
+    deadline_s = time.monotonic() + 10
+    while os.statvfs(at.path).f_bavail > 1000 and time.monotonic() < deadline_s:
+        pass
+    nextcloud_server.clear_log()
+    with pytest.raises(OSError, match="No space left"), (at.path / "large").open("wb") as file:
+        file.write(bytes(4 << 20))
+    with pytest.raises(OSError, match="quota") as raised:
+        os.truncate(at.path / "kept", 2 << 20)
+    assert raised.value.errno == errno.EDQUOT
+    (at.path / "large").unlink()
+    (at.path / "small").write_bytes(b"small")
+    os.truncate(at.path / "kept", 10)
+    with pytest.raises(subprocess.CalledProcessError):
+        flush(at)  # syncfs tells of what the kernel could not hand over, once
+    flush(at)
+    assert nextcloud_server.read("small") == b"small"
+    assert nextcloud_server.read("kept") == bytes(10)
+    refused = [entry for entry in nextcloud_server.log() if entry.status == 507]
+    assert not refused
+    told = at.log.read_text().count("writers get EDQUOT")
+    assert told == 1
+
+
+def test_after_a_507_what_was_closed_waits_and_writers_get_edquot_until_it_fits(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    at = mount()
+    list(at.path.iterdir())
+    nextcloud_server.configure(quota_bytes=10_000)
+    (at.path / "closed").write_bytes(bytes(20_000))
+    until(partial(is_told, at, "closed", "507"))
+    item = queued(at)["closed"]
+    assert (item["state"], item["next_try_s"] > 60) == ("failed", True)
+    with pytest.raises(OSError, match="quota"):
+        (at.path / "another").write_bytes(b"x")
+    assert (at.path / "closed").read_bytes() == bytes(20_000)
+    nextcloud_server.configure(quota_bytes=100_000)
+    at.cli("queue", str(at.path), "--retry")
+    flush(at)
+    assert nextcloud_server.read("closed") == bytes(20_000)
+    (at.path / "another").write_bytes(b"x")
+    flush(at)
+    assert nextcloud_server.read("another") == b"x"
+
+
+def test_what_is_locked_is_tried_again_and_the_queue_says_why(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.configure(files_lock=True)
+    for name in ("by a person", "by a request"):
+        nextcloud_server.put(name, b"before")
+    at = mount()
+    assert (at.path / "by a request").read_bytes() == b"before"
+    nextcloud_server.faults({"op": "Put", "path": "request", "status": 423})
+    nextcloud_server.lock("by a person", "bob", owner_name="Bob Brown")
+    reasons = {"by a person": "Bob Brown", "by a request": "HTTP 423"}
+    for name in reasons:
+        (at.path / name).write_bytes(b"after")
+    for name, reason in reasons.items():
+        until(partial(is_told, at, name, reason))
+        assert queued(at)[name]["state"] in ("pending", "uploading")
+    assert at.status()["queue"]["failed"] == 0
+    assert "Bob Brown" in at.log.read_text()
+    nextcloud_server.clear_faults()
+    nextcloud_server.lock("by a person", "")
+    flush(at)
+    assert {nextcloud_server.read(name) for name in reasons} == {b"after"}
+
+
+def queued(mount: Mounted) -> dict[str, dict[str, Any]]:
+    """Items of the queue, by key."""
+    found = json.loads(mount.cli("queue", str(mount.path), "--json"))
+    return {item["path"]: item for item in found["items"]}
+
+
+def is_told(mount: Mounted, key: str, reason: str) -> bool:
+    item = queued(mount).get(key)
+    return item is not None and reason in item["reason"]
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 25
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
 
 
 def test_a_killed_daemons_upload_goes_on_after_its_chunks(

@@ -84,6 +84,7 @@ def test_what_would_be_sent_again_as_a_whole_is_not_sent_more_often_for_want_of_
 
 class CountedWakes:
     denied = False
+    full = False
 
     def __init__(self) -> None:
         self.wakes = 0
