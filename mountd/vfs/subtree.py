@@ -72,8 +72,10 @@ class Subtree:
         replaces: bool = True,
     ) -> Found:
         ends = from_parent, from_name, to_parent, to_name
-        with trio.fail_after(self._wait_s):
+        with trio.move_on_after(self._wait_s) as scope:
             await self._one_at_a_time.acquire()
+        if scope.cancelled_caught:
+            raise TimeoutError("another directory is still being renamed")
         try:
             return await self._rename(*ends, replaces)
         finally:

@@ -340,6 +340,7 @@ class Shared:
             else:
                 self.daemon.expire()
             self._view()
+            self.daemon.fold()  # each second, in a daemon
         self.check()
 
     def check(self) -> None:

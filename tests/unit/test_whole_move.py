@@ -250,3 +250,30 @@ async def test_while_the_remote_is_known_to_be_down_it_is_not_asked(tmp_path: Pa
         is_well = True
         await drained(mounted)
         assert data(store) == placed("e/")
+
+
+async def test_a_move_without_an_answer_ends_in_time_and_so_does_who_waits_for_it(
+    tmp_path: Path,
+) -> None:
+    store = moving()
+    store.seed("other/x", b"")
+    faults = FaultStore(store)
+    hang = threading.Event()
+    faults.add("move_dir", hang=hang)
+    async with mounted_files(faults, tmp_path, queue=True, wait_s=1.0) as mounted:
+        fs = mounted.fs
+        await numbers(mounted, "d", "other")
+        timed_out: list[str] = []
+
+        async def try_(old: str, new: str) -> None:
+            with pytest.raises(TimeoutError):
+                await rename(fs, old, new)
+            timed_out.append(old)
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(try_, "d", "e")
+                nursery.start_soon(try_, "other", "d/other")
+        assert sorted(timed_out) == ["d", "other"]
+        assert await read(fs, "d/a") == b"1"
+        hang.set()  # it lands after all: as if somebody else had renamed it
