@@ -185,7 +185,8 @@ class Daemon:
         self.loop.do(queue.wake)
 
     def fault(self, operation: Operation, kind: str) -> None:
-        self.reads_fail |= operation == "read"
+        # A directory is moved while its caller waits.
+        self.reads_fail |= operation in ("read", "move_dir")
         match kind:
             case "before":
                 self.faults.add(operation, Unreachable("refused"), calls=[1, 2])
