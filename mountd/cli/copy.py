@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from mountd.allocator import keep_freed_memory
 from mountd.cli.arguments import Parser, load_config
 from mountd.cli.copy_sides import (
     MountedAt,
@@ -101,6 +102,7 @@ def _jobs(text: str) -> int:
 
 
 def _copy(source: Place, target: Place, cache_dir: Path, wish: Wish, shown: Progress) -> int:
+    keep_freed_memory()
     cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = f"{source.text}{' ' + source.only if source.only else ''}"
     with ExitStack() as stack:

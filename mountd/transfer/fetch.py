@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final, Self
 
 import crc32c
+from typing_extensions import Buffer
 
 from mountd.errors import Corrupt, RemoteError
 from mountd.remotes import call
@@ -58,7 +59,7 @@ class Fetch:
 
     def flush(self) -> None:
         """Everything that has arrived gets its final name."""
-        self._place(self._taken())
+        self._place_all(self._taken())
 
     def _small(self, copy: Copy) -> None:
         item = copy.item
@@ -92,17 +93,22 @@ class Fetch:
             if token is not None:
                 call.hears_metadata.reset(token)
         self._tally.moved(end - start)
-        self.target.write(file.fd, data, start)
+        file.write(data, start)
         self._record.arrived(item.path, item.version, span, crc32c.crc32c(data))
         return (mtime_ns_of(heard[0]) or 0) if heard else 0
 
     def finish(self, fd: int, copy: Copy, mtime_ns: int) -> None:
-        """All bytes are in the partial file. Raises Corrupt where they are not the right ones."""
+        """All bytes are in the partial file: it gets its name, small ones together with others.
+        Raises Corrupt where they are not the right ones."""
         item = copy.item
         if self._verify:
             self._check(fd, item)
         finished = self.target.finished(fd, item, mtime_ns or item.mtime_ns, copy.expect)
         self._record.copied(item.path, item.version, finished.version)
+        if item.size > LIGHT_BYTES:  # not worth waiting for others, nor for the whole disk
+            self.target.sync_file(fd)
+            self._place(copy, finished)
+            return
         with self._lock:
             if not self._batch:
                 self._batch_began_s = time.monotonic()
@@ -111,7 +117,7 @@ class Fetch:
             is_full = len(self._batch) >= _BATCH_FILES or self._batch_bytes >= _BATCH_BYTES
             is_full = is_full or time.monotonic() - self._batch_began_s >= _BATCH_S
         if is_full:
-            self._place(self._taken())
+            self._place_all(self._taken())
 
     def failed(self, copy: Copy, error: Exception) -> None:
         """Notes it, and removes a partial file that nobody can go on with."""
@@ -147,7 +153,7 @@ class Fetch:
             batch, self._batch, self._batch_bytes = self._batch, [], 0
         return batch
 
-    def _place(self, batch: list[tuple[Copy, Finished]]) -> None:
+    def _place_all(self, batch: list[tuple[Copy, Finished]]) -> None:
         if not batch:
             return
         try:
@@ -157,12 +163,16 @@ class Fetch:
                 self._tally.failed(copy.item.path, error)
             return
         for copy, finished in batch:
-            try:
-                self.target.place(finished)
-                self._tally.done(finished.size)
-            except (RemoteError, OSError) as error:
-                # Whatever is at the target now: the next run finds out with a fresh listing.
-                self._tally.failed(copy.item.path, error)
+            self._place(copy, finished)
+
+    def _place(self, copy: Copy, finished: Finished) -> None:
+        try:
+            self.target.place(finished)
+        except (RemoteError, OSError) as error:
+            # Whatever is at the target now: the next run finds out with a fresh listing.
+            self._tally.failed(copy.item.path, error)
+        else:
+            self._tally.done(finished.size)
 
 
 class Partial:
@@ -172,6 +182,7 @@ class Partial:
         self._target = target
         self._item = item
         self._lock = threading.Lock()
+        self._writes = threading.Lock()
         self._fd = -1
 
     @property
@@ -181,6 +192,15 @@ class Partial:
             if self._fd < 0:
                 self._fd = self._target.open_partial(self._item)
             return self._fd
+
+    def write(self, data: Buffer, offset: int) -> None:
+        """All of `data`; one after the other: the kernel writes a file in no other way, and lets
+        those who wait for that spin."""
+        fd = self.fd
+        with self._writes:
+            self._target.write(fd, data, offset)
+        if self._item.size > LIGHT_BYTES:
+            self._target.start_writing(fd, offset, offset + memoryview(data).nbytes)
 
     def __enter__(self) -> Self:
         return self

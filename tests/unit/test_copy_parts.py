@@ -74,6 +74,25 @@ def test_what_cant_be_brought_to_the_disk_gets_no_name(tmp_path: Path) -> None:
     assert list_local(os.fspath(tmp_path / "out")).items == {}
 
 
+def test_a_large_file_that_somebody_else_put_meanwhile_is_fetched_once_and_left(
+    tmp_path: Path,
+) -> None:
+    store, out = MemoryStore({"big": bytes(9 << 20)}), tmp_path / "out"
+    out.mkdir()
+
+    class Puts(Silent):
+        def will(self, outlook: Outlook) -> None:
+            (out / "big").write_bytes(b"theirs")
+
+    with Record.open(tmp_path, "a", "b") as record:
+        target = Side("out", MemoryStore(), os.fspath(out))
+        run = Run(Side("s", store), target, record, Wish(), Puts())
+        run.go()
+    assert isinstance(run.tally.failures["big"], VersionChanged)
+    assert (out / "big").read_bytes() == b"theirs"
+    assert store.calls["read"] == 2
+
+
 def test_a_remote_that_is_gone_ends_the_copy_after_a_few_files(tmp_path: Path) -> None:
     store, tally = MemoryStore(), Tally()
     for number in range(200):
