@@ -198,6 +198,10 @@ class NextcloudStore:
         """One MOVE: what is inside keeps its ids, shares and old versions."""
         self._writer.move_dir(source, key)
 
+    def prepare_changes(self) -> None:
+        """What the server is and has."""
+        self._door.get()
+
     def _files(self) -> DavReader:
         """Only a Nextcloud's directories have tags that prove what is below them."""
         return self._reader if self._door.get().is_nextcloud else self._plain

@@ -47,7 +47,8 @@ _SECOND_NS = 1_000_000_000
 @dataclass(frozen=True, slots=True)
 class Goal:
     """The file that is to come to `key`. `destination` is its URL, `target` its path there.
-    `before`: the version that is there, or ABSENT; `md5` (hex) of the whole body."""
+    `before`: the version that is there, or ABSENT; `md5` (hex) of the whole body. Both are known
+    when the chunks are there."""
 
     key: str
     target: str
@@ -55,7 +56,7 @@ class Goal:
     size: int
     mtime_ns: int
     expect: str | None
-    before: str
+    before: str = ABSENT
     md5: str = ""
 
     @property

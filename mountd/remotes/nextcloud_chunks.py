@@ -9,25 +9,28 @@ after it, and only if the folder shows each of those chunks in its full size.
 import hashlib
 import logging
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Final
 
 from mountd.errors import Corrupt, Locked, RemoteError, Throttled, Unreachable, Unsupported
-from mountd.remotes.base import Body, Upload
+from mountd.remotes.base import ABSENT, Body, Upload
 from mountd.remotes.nextcloud_assembly import Assembly, Goal
 from mountd.remotes.nextcloud_folders import TOTAL_HEADER, Token, UploadFolders, UploadLost
 from mountd.remotes.side_by_side import SideBySide, Stopped, unless_stopped, with_repeats
+from mountd.remotes.sum_in_order import SumInOrder
 from mountd.types import Entry
 
 logger = logging.getLogger(__name__)
 
 CHUNK_BYTES: Final = 16 << 20
+MIN_CHUNK_BYTES: Final = 5 << 20  # but for the last
 MAX_CHUNK_BYTES: Final = 5 << 30
 MAX_CHUNKS: Final = 10_000
 MAX_FILE_BYTES: Final = MAX_CHUNKS * MAX_CHUNK_BYTES
 _GRAIN_BYTES = 1 << 20
 _READ_BYTES = 1 << 20
-_LOOK_AGAIN_S = 0.2  # whether another chunk has failed, while waiting for one's turn
 _ROUNDS = 2
 
 
@@ -36,6 +39,15 @@ class _Chunk:
     number: int  # from 1
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Asked before the first chunk goes, beside one another. `before`: as `Goal.before`, raises
+    where that isn't as it must be. `room` raises where a new file wouldn't fit."""
+
+    before: Callable[[], str]
+    room: Callable[[], None]
 
 
 class ChunkedUploads:
@@ -51,17 +63,27 @@ class ChunkedUploads:
         self._folders = folders
         self._assembly = assembly
         self._threads = SideBySide("nextcloud-chunks", at_once, at_once)
+        # Two looks and a sum for each upload, and one sweep: these wait for nobody's chunks.
+        self._beside = SideBySide("nextcloud-beside", 3 * at_once + 1)
+        self._at_once = at_once
         self._chunk_bytes = chunk_bytes
 
     def put(
-        self, goal: Goal, body: Body, upload: Upload, max_chunk_bytes: int | None = None
+        self,
+        goal: Goal,
+        body: Body,
+        upload: Upload,
+        looks: Looks,
+        max_chunk_bytes: int | None = None,
     ) -> Entry:
         """What `goal` says, of these bytes. Raises as `RemoteStore.put`."""
-        self._folders.sweep()
-        chunk_bytes = chunk_bytes_for(goal.size, min(self._chunk_bytes, max_chunk_bytes or 1 << 62))
+        threads = self._threads, self._beside
+        at_most = min(self._chunk_bytes, max_chunk_bytes or 1 << 62)
+        chunk_bytes = chunk_bytes_for(goal.size, at_most, self._at_once)
         token = self._usable(Token.parse(upload.resume), body) if upload.resume else None
+        looking = _Looking(looks, goal.expect, self._beside)
         for _ in range(_ROUNDS):
-            attempt = _Upload(self._folders, self._assembly, self._threads, goal, body, upload)
+            attempt = _Upload(self._folders, self._assembly, *threads, goal, body, upload, looking)
             try:
                 return attempt.run(token, chunk_bytes)
             except UploadLost as error:
@@ -78,6 +100,7 @@ class ChunkedUploads:
 
     def close(self) -> None:
         self._threads.close()
+        self._beside.close()
 
     def _usable(self, token: Token | None, body: Body) -> Token | None:
         """The token, if it can be of this body; its sum is compared later."""
@@ -85,6 +108,25 @@ class ChunkedUploads:
             return None
         count = -(-body.size // token.chunk_bytes)
         return token if token.done <= count <= MAX_CHUNKS else None
+
+
+class _Looking:
+    """`Looks` that go on beside other things."""
+
+    def __init__(self, looks: Looks, expect: str | None, beside: SideBySide) -> None:
+        self._looks = looks
+        self._before = beside.begin(looks.before)
+        # What is replaced makes room, so that isn't asked where something may be there.
+        self._room: Future[None] | None = beside.begin(looks.room) if expect == ABSENT else None
+
+    def result(self) -> str:
+        """`Goal.before`. Raises what the looks raise: the condition first, and then the room."""
+        before = self._before.result()
+        if self._room is not None:
+            self._room.result()
+        elif before == ABSENT:
+            self._looks.room()
+        return before
 
 
 class _Upload:
@@ -95,17 +137,20 @@ class _Upload:
         folders: UploadFolders,
         assembly: Assembly,
         threads: SideBySide,
+        beside: SideBySide,
         goal: Goal,
         body: Body,
         upload: Upload,
+        looking: _Looking,
     ) -> None:
         self._folders = folders
         self._assembly = assembly
         self._threads = threads
+        self._beside = beside
+        self._looking = looking
         self._goal = goal
         self._body = body
         self._tell = upload.progress
-        self._md5s: dict[int, str] = {}  # by the number of the chunk that they end with
         self._acknowledged: set[int] = set()
         self._token = Token("", 1)
 
@@ -127,11 +172,11 @@ class _Upload:
                 token, there = None, {}
                 hasher = hashlib.md5(usedforsecurity=False)
         if token is None:
-            folder = self._folders.make(self._goal.destination, self._goal.size)
-            token = Token(folder, chunk_bytes)
+            token = Token(self._make(), chunk_bytes)
         self._token = token
         try:
             self._progress()
+            self._goal = replace(self._goal, before=self._looking.result())
             return self._send(token, there, hasher)
         except UploadLost:
             self._folders.remove(token.folder)
@@ -143,25 +188,40 @@ class _Upload:
                 self._forget()
             raise
 
+    def _make(self) -> str:
+        """A folder's name. What the looks say explains more than a refusal does."""
+        try:
+            return self._folders.make(self._goal.destination, self._goal.size)
+        except RemoteError:
+            self._looking.result()
+            raise
+
     def _send(self, token: Token, there: dict[int, int], hasher: "hashlib._Hash") -> Entry:
         chunks = _chunks(self._goal.size, token.chunk_bytes)
         trusted = chunks[: token.done]
         missing = [chunk for chunk in trusted if there.get(chunk.number) != chunk.end - chunk.start]
         rest = chunks[token.done :]
-        reading = _InOrder(self._body, hasher, token.done + 1, self._md5s)
+        sums = SumInOrder(hasher, token.done + 1, self._beside.begin)
         headers = {"Destination": self._goal.destination, TOTAL_HEADER: str(self._goal.size)}
 
         def send(chunk: _Chunk, stop: threading.Event) -> None:
-            data = reading.read(chunk, stop)
+            data = memoryview(self._body.read(chunk.start, chunk.end)).cast("B")
+            sums.add(chunk.number, data)
 
             def request() -> None:
                 sent = unless_stopped(data, stop)
                 self._folders.put(token.folder, chunk.number, sent, headers)
 
             with_repeats(request, stop)
+            if not sums.wait(chunk.number, stop):
+                raise Stopped
+
+        def sent(chunk: _Chunk) -> None:
+            self._sent(chunk, sums)
 
         self._acknowledged = {chunk.number for chunk in trusted} - {c.number for c in missing}
-        self._threads.run([*missing, *rest], send, self._sent)
+        self._beside.begin(self._folders.sweep)
+        self._threads.run([*missing, *rest], send, sent)
         goal = replace(self._goal, md5=hasher.hexdigest())
         entry = self._assembly.finish(token.folder, goal)
         self._forget()
@@ -173,13 +233,13 @@ class _Upload:
         for at in range(0, end, _READ_BYTES):
             hasher.update(self._body.read(at, min(at + _READ_BYTES, end)))
 
-    def _sent(self, chunk: _Chunk) -> None:
+    def _sent(self, chunk: _Chunk, sums: SumInOrder) -> None:
         self._acknowledged.add(chunk.number)
         done = self._token.done
         while done + 1 in self._acknowledged:
             done += 1
         if done > self._token.done:
-            self._token = replace(self._token, done=done, md5=self._md5s[done])
+            self._token = replace(self._token, done=done, md5=sums.up_to(done))
             self._progress()
 
     def _progress(self) -> None:
@@ -191,35 +251,6 @@ class _Upload:
             self._tell("")
 
 
-class _InOrder:
-    """Reads a body chunk by chunk and adds the bytes up, whichever thread comes first."""
-
-    def __init__(
-        self, body: Body, hasher: "hashlib._Hash", first: int, md5s: dict[int, str]
-    ) -> None:
-        self._body = body
-        self._hasher = hasher
-        self._next = first
-        self._md5s = md5s
-        self._turn = threading.Condition()
-
-    def read(self, chunk: _Chunk, stop: threading.Event) -> memoryview:
-        """The bytes, after those before them were read. Raises Stopped."""
-        if chunk.number < self._next:  # one that is sent again: its bytes are in the sum
-            return memoryview(self._body.read(chunk.start, chunk.end)).cast("B")
-        with self._turn:
-            while self._next != chunk.number:
-                if stop.is_set():
-                    raise Stopped
-                self._turn.wait(_LOOK_AGAIN_S)
-            data = memoryview(self._body.read(chunk.start, chunk.end)).cast("B")
-            self._hasher.update(data)
-            self._md5s[chunk.number] = self._hasher.copy().hexdigest()
-            self._next += 1
-            self._turn.notify_all()
-        return data
-
-
 def _can_go_on(error: BaseException) -> bool:
     """Whether what is on the server is worth keeping. An error of the body says nothing about it;
     who holds a lock lets it go some time."""
@@ -228,14 +259,23 @@ def _can_go_on(error: BaseException) -> bool:
     return isinstance(error, Unreachable | Throttled | Locked)
 
 
-def chunk_bytes_for(size: int, chunk_bytes: int) -> int:
-    """`chunk_bytes`, or more where there would be too many. Raises Unsupported."""
+def chunk_bytes_for(size: int, chunk_bytes: int, at_once: int = 1) -> int:
+    """`chunk_bytes`, or more where there would be too many, or fewer so that `at_once` connections
+    are all busy until the end. Raises Unsupported."""
     if size > MAX_FILE_BYTES:
         raise Unsupported(f"{size} bytes are more than {MAX_CHUNKS} chunks can have")
     needed = -(-size // MAX_CHUNKS)
-    if needed <= chunk_bytes:
+    if needed > chunk_bytes:
+        return _grains(needed)
+    if at_once == 1 or size <= chunk_bytes:
         return chunk_bytes
-    return -(-needed // _GRAIN_BYTES) * _GRAIN_BYTES
+    rounds = -(-size // (at_once * chunk_bytes))
+    even = _grains(-(-size // (at_once * rounds)))
+    return min(chunk_bytes, max(even, MIN_CHUNK_BYTES, needed))
+
+
+def _grains(size: int) -> int:
+    return -(-size // _GRAIN_BYTES) * _GRAIN_BYTES
 
 
 def _chunks(size: int, chunk_bytes: int) -> list[_Chunk]:

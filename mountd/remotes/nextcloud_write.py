@@ -31,7 +31,7 @@ from mountd.remotes.base import ABSENT, Body, Identity, Upload
 from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.http_range import is_tag, opaque_tag, tag_of
 from mountd.remotes.nextcloud_assembly import Goal
-from mountd.remotes.nextcloud_chunks import ChunkedUploads
+from mountd.remotes.nextcloud_chunks import ChunkedUploads, Looks
 from mountd.remotes.nextcloud_dav import Details
 from mountd.remotes.nextcloud_features import FeaturesDoor
 from mountd.remotes.nextcloud_version import has_lost_its_sum, version_made
@@ -287,10 +287,6 @@ class NextcloudWriter:
     # Large files
 
     def _put_chunked(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
-        until_s = self._pool.deadline_s()
-        before = self._known.check(key, expect, until_s)
-        if before == ABSENT:
-            self._check_room(key, body.size)
         target = target_of(self._base, key)
         goal = Goal(
             key,
@@ -299,10 +295,13 @@ class NextcloudWriter:
             body.size,
             upload.mtime_ns,
             expect,
-            before,
         )
         features = self._door.known
-        return self._chunks.put(goal, body, upload, features.max_chunk_bytes)
+        looks = Looks(
+            lambda: self._known.check(key, expect, self._pool.deadline_s()),
+            lambda: self._check_room(key, body.size),
+        )
+        return self._chunks.put(goal, body, upload, looks, features.max_chunk_bytes)
 
     def _check_room(self, key: str, size: int) -> None:
         """Before gigabytes of a new file go; a missing directory shows here, too. Whether what is

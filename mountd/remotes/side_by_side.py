@@ -60,6 +60,19 @@ class SideBySide:
             stop.set()
             wait([future for future in running if not future.cancel()])
 
+    def begin(self, function: Callable[[], _Answer]) -> Future[_Answer]:
+        """In one of the threads. Raises Unreachable, also from the future, where it is closed."""
+
+        def unless_closed() -> _Answer:
+            if self._closed.is_set():
+                raise Unreachable("the store was closed")
+            return function()
+
+        try:
+            return self._pool.submit(unless_closed)
+        except RuntimeError as error:
+            raise Unreachable("the store was closed") from error
+
     def close(self) -> None:
         """Parts that haven't begun never do: their uploads fail with Unreachable."""
         self._closed.set()
@@ -71,15 +84,7 @@ class SideBySide:
         part: _Part,
         stop: threading.Event,
     ) -> Future[_Answer]:
-        def begin() -> _Answer:
-            if self._closed.is_set():
-                raise Unreachable("the store was closed")
-            return send(part, stop)
-
-        try:
-            return self._pool.submit(begin)
-        except RuntimeError as error:
-            raise Unreachable("the store was closed") from error
+        return self.begin(lambda: send(part, stop))
 
 
 def with_repeats(request: Callable[[], _Answer], stop: threading.Event) -> _Answer:

@@ -233,7 +233,8 @@ def test_no_room_is_said_before_the_bytes_go_and_at_assembly(
     store = open_store()
     with pytest.raises(QuotaExceeded):
         send(store)
-    assert nextcloud_server.log(tree="uploads") == []
+    assert nextcloud_server.log(op="PutChunk") == []
+    assert nextcloud_server.uploads() == {}
     nextcloud_server.configure(quota_bytes=-3)
     nextcloud_server.faults({"op": "Assemble", "status": 507})
     with pytest.raises(QuotaExceeded):
@@ -246,7 +247,8 @@ def test_a_missing_directory_is_said_before_the_bytes_go(
 ) -> None:
     with pytest.raises(NotFound):
         open_store().put("no/big", BytesBody(DATA), ABSENT, Upload())
-    assert nextcloud_server.log(tree="uploads") == []
+    assert nextcloud_server.log(op="PutChunk") == []
+    assert nextcloud_server.uploads() == {}
 
 
 def broken_off(store: NextcloudStore, server: NextcloudServer, told: Told, at: int = 4) -> None:

@@ -1,0 +1,131 @@
+"""nextcloud:// and large files: what goes beside what, and what is asked before the first chunk."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mountd.config import Settings
+from mountd.errors import VersionChanged
+from mountd.remotes.base import ABSENT, Upload
+from mountd.remotes.nextcloud import NextcloudStore, Uploading, open_nextcloud
+from mountd.source import Source
+from tests.fakes.body import BytesBody
+from tests.servers.nextcloud.launch import NextcloudServer
+
+pytestmark = pytest.mark.server
+
+CHUNK = 64 << 10
+DATA = bytes(range(256)) * (6 * CHUNK // 256)
+OpenStore = Callable[[], NextcloudStore]
+
+
+@pytest.fixture
+def open_store(nextcloud_server: NextcloudServer) -> Iterator[OpenStore]:
+    opened: list[NextcloudStore] = []
+
+    def opener() -> NextcloudStore:
+        settings = Settings(
+            cache_dir=Path("/nonexistent"),
+            request_timeout_s=20.0,
+            endpoint=nextcloud_server.url,
+            max_transfers=4,
+            credentials={"user": nextcloud_server.user, "password": nextcloud_server.password},
+        )
+        source = Source("nextcloud", "cloud", "", "nextcloud://cloud")
+        opened.append(open_nextcloud(source, settings, Uploading(CHUNK)))
+        return opened[-1]
+
+    yield opener
+    for store in opened:
+        store.close()
+
+
+def put(store: NextcloudStore, body: BytesBody) -> None:
+    made = store.put("big", body, ABSENT, Upload("id", 1_600_000_000 * 10**9))
+    assert made.version.endswith(hashlib.md5(DATA).hexdigest())
+
+
+def ops(server: NextcloudServer) -> list[str]:
+    return [entry.op for entry in server.log()]
+
+
+def test_where_changes_were_prepared_only_what_must_be_goes_before_the_first_chunk(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    store.prepare_changes()
+    store.prepare_changes()
+    assert ops(nextcloud_server) == ["Capabilities"]
+    nextcloud_server.clear_log()
+    put(store, BytesBody(DATA))
+    beside = ("Unknown", "ListUpload")  # OPTIONS, too: the sweep, which nothing waits for
+    asked = [op for op in ops(nextcloud_server) if op not in beside]
+    first = asked.index("PutChunk")
+    assert sorted(asked[:first]) == ["MakeUpload", "Propfind", "Propfind"]
+
+
+def test_an_upload_waits_for_no_look_for_old_folders(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.faults({"op": "ListUpload", "hold": True})
+    put(open_store(), BytesBody(DATA))
+    asked = nextcloud_server.wait_for_requests(1, op="ListUpload")
+    assert [entry.status for entry in asked] == [0]
+    assert nextcloud_server.read("big") == DATA
+    nextcloud_server.release()
+
+
+def test_the_folder_is_made_while_the_destination_is_looked_at(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    store.prepare_changes()
+    nextcloud_server.clear_log()
+    nextcloud_server.faults({"op": "Propfind", "hold": True, "times": 2})
+    sending = threading.Thread(target=put, args=(store, BytesBody(DATA)), daemon=True)
+    sending.start()
+    found = nextcloud_server.wait_for_requests(3)
+    assert sorted(entry.op for entry in found) == ["MakeUpload", "Propfind", "Propfind"]
+    nextcloud_server.release()
+    sending.join(20.0)
+    assert nextcloud_server.read("big") == DATA
+
+
+def test_what_is_in_the_way_is_known_before_the_bytes_go_and_leaves_no_folder(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.put("big", b"theirs")
+    told: list[str] = []
+    upload = Upload("id", progress=told.append)
+    with pytest.raises(VersionChanged):
+        open_store().put("big", BytesBody(DATA), ABSENT, upload)
+    assert "PutChunk" not in ops(nextcloud_server)
+    assert nextcloud_server.uploads() == {}
+    assert told[-1] == ""
+
+
+def test_as_many_chunks_are_read_at_once_as_there_are_connections(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    together = threading.Barrier(4)
+
+    def before_read(start: int, end: int) -> None:
+        if start < 4 * CHUNK:
+            together.wait(10.0)
+
+    put(open_store(), BytesBody(DATA, before_read))
+    assert nextcloud_server.read("big") == DATA
+
+
+def test_a_chunk_is_sent_while_one_before_it_is_still_read(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    def before_read(start: int, end: int) -> None:
+        if start == 0:
+            nextcloud_server.wait_for_requests(3, op="PutChunk")
+
+    put(open_store(), BytesBody(DATA, before_read))
+    assert ops(nextcloud_server).count("PutChunk") == 6
