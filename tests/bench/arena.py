@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.bench.contestants import Contestant
+from tests.bench.copy_scenarios import copy_scenarios
 from tests.bench.nextcloud_contestants import on_nextcloud
 from tests.bench.nextcloud_remote import NextcloudRemote
 from tests.bench.nextcloud_scenarios import check_cloud, nextcloud_scenarios, seed_cloud
@@ -30,7 +31,8 @@ class Arena:
 
 def s3_arena(remote: Remote, plan: Plan, chosen: Sequence[Contestant]) -> Arena:
     seed(remote, plan.sizes)
-    return Arena(remote, chosen, (*scenarios(), *write_scenarios()), scenarios(), check_data)
+    every = (*scenarios(), *write_scenarios(), *copy_scenarios())
+    return Arena(remote, chosen, every, scenarios(), check_data)
 
 
 def nextcloud_arena(remote: NextcloudRemote, plan: Plan, chosen: Sequence[Contestant]) -> Arena:

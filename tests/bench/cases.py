@@ -30,6 +30,7 @@ class Sizes:
     clone_files: int = 2_000
     rm_files: int = 1_000
     rename_files: int = 1_000
+    copy_bytes: int = 2 * GIB
     cloud_files: int = 500
     cloud_file_bytes: int = 20_000
     cloud_bytes: int = GIB
@@ -61,6 +62,7 @@ QUICK = Sizes(
     clone_files=300,
     rm_files=100,
     rename_files=100,
+    copy_bytes=384 * MIB,
     cloud_files=100,
     cloud_bytes=192 * MIB,
     cloud_folders=40,

@@ -73,8 +73,8 @@ class Stage:
         self.plan = plan
         self.round = round_number
         self.reported: set[str] = set()
-        self._server = server
-        self._contestant = contestant
+        self.remote = server
+        self.runner = contestant
         self._report = report
         self._mount: DaemonMount | None = None
         self._note = ""
@@ -82,7 +82,7 @@ class Stage:
 
     @property
     def contestant(self) -> str:
-        return self._contestant.name
+        return self.runner.name
 
     @property
     def mount(self) -> DaemonMount:
@@ -102,7 +102,7 @@ class Stage:
         Through `front` where there is one; the S3 server then sees no reads.
         """
         folder = self.plan.folder
-        server = self._server
+        server = self.remote
         target = Target(
             endpoint=front.endpoint if front else server.endpoint,
             region=server.region,
@@ -113,7 +113,7 @@ class Stage:
             cache_dir=folder / "cache",
             writing=writing,
         )
-        self._mount = DaemonMount(self._contestant, target, folder / "daemon.log")
+        self._mount = DaemonMount(self.runner, target, folder / "daemon.log")
 
     def start_writing(
         self, writing: Writing, *, far: bool, keys: Sequence[str] = (), size: int = 0
@@ -121,29 +121,29 @@ class Stage:
         """Mounts a new bucket with these synthetic objects, and returns its name."""
         self.far() if far else self.near()
         self._scratch = bucket = f"bench-scratch-{time.monotonic_ns()}"
-        self._server.seed(bucket, keys=list(keys), size=size, mtime_s=1_700_000_000.0)
+        self.remote.seed(bucket, keys=list(keys), size=size, mtime_s=1_700_000_000.0)
         self.start(bucket, writing=writing)
         return bucket
 
     def remount(self) -> None:
         """Ends the daemon and starts another one on the same cache."""
         bucket = self.mount.target.bucket
-        time.sleep(self._contestant.linger_s)
+        time.sleep(self.runner.linger_s)
         self._stop()
         self.start(bucket)
 
     def far(self) -> None:
         """30 ms before each first byte, 100 MB/s per connection, as an object store has."""
-        self._server.set_knobs(latency_ms=FAR_LATENCY_MS, bandwidth_bytes_s=FAR_BANDWIDTH_BYTES_S)
+        self.remote.set_knobs(latency_ms=FAR_LATENCY_MS, bandwidth_bytes_s=FAR_BANDWIDTH_BYTES_S)
 
     def near(self) -> None:
-        self._server.set_knobs(latency_ms=0.0, bandwidth_bytes_s=0)
+        self.remote.set_knobs(latency_ms=0.0, bandwidth_bytes_s=0)
 
     def wait_until_stale(self, ttl_s: float) -> None:
         """Until what was listed just now is not to be believed any more, by nobody."""
-        self._server.clear_log()
+        self.remote.clear_log()
         time.sleep(ttl_s + _STALE_MARGIN_S)
-        self._note = f"{len(self._server.log())} requests while it was waited for"
+        self._note = f"{len(self.remote.log())} requests while it was waited for"
 
     def fill(self, readers: Sequence[Reader]) -> Outcome:
         """Reads everything once from near, unmeasured."""
@@ -163,9 +163,9 @@ class Stage:
         """
         before = 2 * size
         while True:
-            self._server.clear_log()
+            self.remote.clear_log()
             self.fill(readers)
-            served = sum(entry.bytes_sent for entry in self._server.log(op="GetObject"))
+            served = sum(entry.bytes_sent for entry in self.remote.log(op="GetObject"))
             if served < size // 100:
                 return
             if served > 0.9 * before:
@@ -193,8 +193,8 @@ class Stage:
         finally:
             self._mount = None
             if self._scratch:
-                for key in self._server.keys(self._scratch):
-                    self._server.delete(self._scratch, key)
+                for key in self.remote.keys(self._scratch):
+                    self.remote.delete(self._scratch, key)
             folder = self.plan.folder
             _put_aside(folder / "cache")
             with suppress(OSError):
@@ -216,10 +216,10 @@ class Stage:
             server_s = self._server_cpu_seconds()
 
         self._wait_until_idle(5.0)
-        self._server.clear_log()
+        self.remote.clear_log()
         reset_peak_rss(pid)
-        label = f"{name}-{self._contestant.name}-{self.round}"
-        profiling = self.plan.profiling if self._contestant.name == "mountd" else None
+        label = f"{name}-{self.runner.name}-{self.round}"
+        profiling = self.plan.profiling if self.runner.name == "mountd" else None
         with profiled(profiling, pid, label):
             before = self._meters()
             outcome = run_readers(
@@ -235,10 +235,10 @@ class Stage:
         Nothing is reported of data that arrives wrong. What takes too long is `>` in the table.
         """
         self._wait_until_idle(5.0)
-        self._server.clear_log()
+        self.remote.clear_log()
         reset_peak_rss(self.mount.pid)
-        label = f"{act.case or act.until}-{self._contestant.name}-{self.round}"
-        profiling = self.plan.profiling if self._contestant.name == "mountd" else None
+        label = f"{act.case or act.until}-{self.runner.name}-{self.round}"
+        profiling = self.plan.profiling if self.runner.name == "mountd" else None
         by_rate = act.case and not self.plan.cases[act.case].as_seconds
         with profiled(profiling, self.mount.pid, label):
             before = self._meters()
@@ -271,7 +271,7 @@ class Stage:
         reached_s = None
         if done.complete or done.operations:  # of a program that was killed nothing is known
             state = act.wanted(done)
-            reached_s = wait_for(state, self._server, self.plan.long_s, self.mount.is_alive)
+            reached_s = wait_for(state, self.remote, self.plan.long_s, self.mount.is_alive)
         ended_s = time.monotonic() if reached_s is None else reached_s
         since_s = done.ended_s - (done.elapsed_s if act.from_start else 0.0)
         # Who sends before close returns was never waited for.
@@ -280,7 +280,7 @@ class Stage:
 
     def _check(self, state: RemoteState) -> None:
         try:
-            state.check(self._server)
+            state.check(self.remote)
         except WrongData as error:
             raise ReadersFailed(f"WrongData on the server: {error}") from error
 
@@ -296,7 +296,7 @@ class Stage:
         self._finish(self.plan.cases[act.case], done, used, share, act.disk_mb_s)
 
     def fail(self, name: str, error: str) -> None:
-        self._tell(Measurement(name, self._contestant.name, self.round, error=error))
+        self.tell(Measurement(name, self.runner.name, self.round, error=error))
 
     def _finish(
         self,
@@ -306,13 +306,13 @@ class Stage:
         server_share: float,
         disk_mb_s: float = 0.0,
     ) -> None:
-        entries = self._server.log()
+        entries = self.remote.log()
         gets = [entry for entry in entries if entry.op == "GetObject"]
         note, self._note = self._note, ""
-        self._tell(
+        self.tell(
             Measurement(
                 case=case.name,
-                contestant=self._contestant.name,
+                contestant=self.runner.name,
                 round=self.round,
                 rate=rate_of(case, outcome),
                 elapsed_s=outcome.elapsed_s,
@@ -343,9 +343,10 @@ class Stage:
 
     def _server_cpu_seconds(self) -> float:
         front = self.plan.front
-        return self._server.cpu_seconds() + (front.cpu_seconds() if front else 0.0)
+        return self.remote.cpu_seconds() + (front.cpu_seconds() if front else 0.0)
 
-    def _tell(self, measurement: Measurement) -> None:
+    def tell(self, measurement: Measurement) -> None:
+        """Reports one."""
         self.reported.add(measurement.case)
         self._report(measurement)
 
