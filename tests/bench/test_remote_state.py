@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.bench.cases import FULL, QUICK, Case, Goal
+from tests.bench.copy_scenarios import copy_scenarios
 from tests.bench.nextcloud_scenarios import nextcloud_scenarios
 from tests.bench.readers import WrongData
 from tests.bench.remote_state import Edited, Gone, Objects, Synthetic, wait_for
@@ -84,6 +85,6 @@ def test_what_is_uploaded_and_what_the_disk_can_do_are_part_of_a_goal() -> None:
 
 
 def test_every_row_is_brought_about_by_one_scenario() -> None:
-    every = (*scenarios(), *write_scenarios(), *nextcloud_scenarios())
+    every = (*scenarios(), *write_scenarios(), *copy_scenarios(), *nextcloud_scenarios())
     brought = [case for each in every for case in each.cases]
     assert sorted(brought) == sorted(all_cases(FULL)) == sorted(all_cases(QUICK))
