@@ -16,6 +16,8 @@ from mountd.remotes.retry import RetryingStore
 
 # Uploads of small files that may be under way for each of `max_transfers`.
 SMALL_PER_TRANSFER = 4
+# With fewer slots small uploads may have all: what else comes waits for the end of one, at most.
+_FEW_SLOTS = 8
 
 
 class RemoteStack:
@@ -31,7 +33,7 @@ class RemoteStack:
             interrupt=self.health.interrupt,
         )
         parallel, transfers = native.capabilities.max_parallel, settings.max_transfers
-        self.small_uploads = _uploads_at_once(parallel, SMALL_PER_TRANSFER * transfers)
+        self.small_uploads = _small_at_once(parallel, SMALL_PER_TRANSFER * transfers)
         self.uploads = Uploads(
             _uploads_at_once(parallel, transfers),
             self.small_uploads,
@@ -75,3 +77,10 @@ def for_one_command(native: RemoteStore, settings: Settings) -> RemoteStore:
 def _uploads_at_once(max_parallel: int, max_transfers: int) -> int:
     """A quarter of the slots is for the others, where there is more than one."""
     return max(1, min(max_transfers, max_parallel - -(-max_parallel // 4)))
+
+
+def _small_at_once(max_parallel: int, max_small: int) -> int:
+    """As below, but for few slots."""
+    if max_parallel < _FEW_SLOTS:
+        return max(1, min(max_small, max_parallel))
+    return _uploads_at_once(max_parallel, max_small)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from mountd.config import Settings
 from mountd.errors import Locked, Throttled, Unreachable
 from mountd.remotes import call
+from mountd.remotes.base import Capabilities, Upload
 from mountd.remotes.health import HealthState
 from mountd.remotes.stack import RemoteStack
+from tests.fakes.body import BytesBody
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
 
@@ -47,6 +50,34 @@ def test_who_waits_for_a_slot_or_a_retry_is_told_when_the_remote_goes_down() -> 
             with pytest.raises(Unreachable):
                 read.result(SOON_S)
     assert stack.limiter.in_flight == 0
+
+
+class FewSlots(MemoryStore):
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, max_parallel=4)
+
+
+def test_small_uploads_may_have_all_of_a_few_slots_and_a_read_waits_for_one_of_them() -> None:
+    gate = threading.Event()
+    native = FaultStore(FewSlots({"f": b"0"}))
+    hanging = [native.add("put", key=f"k{i}", hang=gate) for i in range(3)]
+    first = threading.Event()
+    hanging.append(native.add("put", key="k3", hang=first))
+    stack = stack_of(native)
+    assert (stack.small_uploads, stack.uploads.limiter.parallel) == (4, 3)
+    with ThreadPoolExecutor(9) as pool:
+        puts = [
+            pool.submit(stack.store.put, f"k{i}", BytesBody(b"1"), None, Upload()) for i in range(8)
+        ]
+        assert all(fault.reached.wait(SOON_S) for fault in hanging)
+        reading = pool.submit(stack.store.read, "f", 0, 1, "")
+        first.set()
+        assert reading.result(SOON_S) == b"0"
+        assert not any(put.done() for put in puts[:3])
+        gate.set()
+        for put in puts:
+            put.result(SOON_S)
 
 
 def test_a_probe_needs_no_slot() -> None:
