@@ -164,7 +164,7 @@ class Daemon:
             control = ControlServer(self._socket_path(), self._handlers())
             await nursery.start(control.serve)
             await nursery.start(self.blocks.run)
-            await nursery.start(self.fs.tree.run)
+            await nursery.start(self.fs.tree.refreshes.run)
             await nursery.start(self.fs.asking.run)
             await nursery.start(self.write_back.run)
             await self._prove_remote(nursery)

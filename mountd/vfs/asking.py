@@ -240,7 +240,7 @@ class Asking:
     def _keep(self, directories: list[str]) -> None:
         """Puts what was told into the kept listings."""
         for directory in directories:
-            if self._tree.is_listing(directory):
+            if self._tree.refreshes.is_listing(directory):
                 continue  # what that LIST brings would be put over it
             told = self._told.pop(directory, {})
             self._keep_at_s.pop(directory, None)

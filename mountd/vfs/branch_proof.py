@@ -6,7 +6,7 @@ the token, the listing is what the remote has, as of the time when that was said
 the parent's listing; above the root's it is one `stat`. A directory that says nothing ("": external
 storages; made here and not listed since) proves nothing of itself or what is below.
 
-Nothing here waits; tree.py asks.
+Nothing here waits; refreshing.py asks.
 """
 
 from collections.abc import Callable

@@ -34,8 +34,8 @@ class Folding:
         self._metadata = metadata
         self._held: list[str] = []
         self._waiting: set[str] = set()  # directories with changes that are not folded yet
-        tree.before_list = self.fold
-        tree.after_list = self._listed
+        tree.refreshes.before_list = self.fold
+        tree.refreshes.after_list = self._listed
 
     def sent(self, directory: str) -> None:
         """There may be a clean change in that directory now."""
@@ -58,7 +58,7 @@ class Folding:
         directories, self._waiting = self._waiting, set()
         done: list[Change] = []
         for directory in directories:
-            if self._tree.is_listing(directory):
+            if self._tree.refreshes.is_listing(directory):
                 self._waiting.add(directory)  # the LIST under way does it
             elif self._metadata.get(directory) is not None:
                 done += self.fold(directory)

@@ -1,11 +1,9 @@
-"""One LIST of a directory: the call, and who waits for it."""
+"""One LIST of a directory: the call, and what it must know. refreshing.py says when."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-
-import trio
 
 from mountd.errors import NotFound
 from mountd.remotes.base import RemoteStore
@@ -13,37 +11,6 @@ from mountd.remotes.call import prefetching
 from mountd.types import Entry, Kind
 from mountd.vfs.listing_rows import merged, without_replaced
 from mountd_cache.listing import Listing
-
-
-@dataclass(eq=False, slots=True)
-class Refresh:
-    """A LIST under way, or what proves that none is needed; everybody who wants the directory
-    waits for the same one.
-
-    `outdated`: somebody asked for freshness after it began, or it takes too long: whoever comes
-    now begins `successor`, and what this one brings is not put over it. `is_void`: the directory
-    has another name by now.
-    """
-
-    began_s: float
-    done: trio.Event
-    outdated: bool = False
-    is_void: bool = False
-    successor: Refresh | None = None
-    error: Exception | None = None
-
-    @property
-    def may_be_joined(self) -> bool:
-        return not self.outdated and not self.is_void
-
-    async def ended(self) -> Refresh:
-        """The last one, when it is done."""
-        refresh = self
-        await refresh.done.wait()
-        while refresh.successor is not None:
-            refresh = refresh.successor
-            await refresh.done.wait()
-        return refresh
 
 
 @dataclass(frozen=True, slots=True)

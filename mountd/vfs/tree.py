@@ -9,13 +9,13 @@ What was changed here and is not in the listings yet is in the ledger and is loo
 (overlay.py). Our own uploads and renames never change a number.
 
 Freshness (design.md): inside a directory's TTL no request; after it the first access waits for one
-single-flight LIST while the remote is well, and gets the old answer at once while it is not. Where
-the remote's directories tell of what is below them, one request may do for all (branch_proof.py).
+single-flight LIST (refreshing.py) while the remote is well, and gets the old answer at once while
+it is not. Where the remote's directories tell of what is below them, one request may do for all
+(branch_proof.py).
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,36 +27,28 @@ from mountd.errors import (
     NoEntry,
     NotADirectory,
     NotFound,
-    RemoteError,
     Stale,
-    Throttled,
-    Unreachable,
 )
 from mountd.remotes.base import RemoteStore
-from mountd.vfs.branch_proof import BranchProof, parent_of
+from mountd.vfs.branch_proof import BranchProof
 from mountd.vfs.known_attributes import KnownAttributes
 from mountd.vfs.listing_rows import raw_segment, row_of, version_in
 from mountd.vfs.moving import Moving
 from mountd.vfs.nodes import ROOT, Attributes, Directory, Node
 from mountd.vfs.overlay import (
-    gone_files,
     is_change_of_link,
     is_changed,
     is_hidden,
     seen,
-    waiting_below,
 )
-from mountd.vfs.remote_listing import Listed, Refresh, Wanted, list_now
-from mountd.vfs.row_attributes import UNKNOWN, packed, shown, shown_in
+from mountd.vfs.refreshing import Refreshes
+from mountd.vfs.row_attributes import UNKNOWN, shown, shown_in
 from mountd_cache.changes import ABSENT, Change
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
 
-log = logging.getLogger(__name__)
-
 STALE_TIMEOUT_S = 1.0  # how long the kernel may keep an answer that we could not check
-LISTINGS_AT_ONCE = 32
 
 
 class Tree:
@@ -88,21 +80,13 @@ class Tree:
         self.root.lookups = 1
         self._nodes: dict[int, Node] = {ROOT: self.root}
         self._by_key: dict[str, Directory] = {"": self.root}
-        self._refreshes: dict[str, Refresh] = {}
-        self._limiter = trio.CapacityLimiter(LISTINGS_AT_ONCE)
-        self._nursery: trio.Nursery | None = None
         self.new_numbers: Callable[[int], int] = cache.reserve_inodes
-        # Called on the loop around a LIST of a directory: before it with the key, and after it
-        # with what the first call answered and the new listing. folding.py fills them in.
-        self.before_list: Callable[[str], list[Change]] = lambda key: []
-        self.after_list: Callable[[str, list[Change], Listing], None] = lambda k, c, listing: None
-
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Owns the LISTs under way, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            await trio.sleep_forever()
+        self.refreshes = Refreshes(
+            *(store, cache, self.known, self.ledger, self.moving, self._proof),
+            wait_s=wait_s,
+            remote_is_well=remote_is_well,
+            wall_clock=wall_clock,
+        )
 
     # -- inodes
 
@@ -180,8 +164,7 @@ class Tree:
         """As `moved`, of a directory with all that is known of what is below it."""
         self.cache.move_below(old_key, new_key, [k for k in self._by_key if k.startswith(old_key)])
         self.moved(number, parent, old_key, new_key)
-        for key, refresh in self._refreshes.items():
-            refresh.is_void |= key.startswith((old_key, new_key))
+        self.refreshes.void_below(old_key, new_key)
 
     def unnamed(self, number: int) -> None:
         """The last name of a file was taken away here."""
@@ -218,7 +201,7 @@ class Tree:
         if self._proof.age_s(cached.fetched_at) < self.ttl_s:
             return cached
         if not self.remote_is_well():
-            self.start_refresh(directory.key)
+            self.refreshes.start(directory.key)
             return cached
         return self._proof.proved(directory.key) if cached.token else None
 
@@ -227,7 +210,7 @@ class Tree:
         cached = self.fresh(directory)
         if cached is not None:
             return cached
-        refresh = self.start_refresh(asked := directory.key)
+        refresh = self.refreshes.start(asked := directory.key)
         with trio.move_on_after(self.wait_s) as scope:
             refresh = await refresh.ended()
         known = self.cache.get(directory.key)
@@ -255,9 +238,7 @@ class Tree:
 
     def expire(self, key: str) -> None:
         """The next access to the directory `key` lists it."""
-        self.cache.touch(key, 0.0, "")
-        if key in self._refreshes:
-            self._refreshes[key].outdated = True
+        self.refreshes.expire(key)
 
     def disown(self, directory: str, key: str, number: int) -> None:
         """What the remote has at `key` is not the file that was here: it gets `number`, also
@@ -272,123 +253,12 @@ class Tree:
     def expire_below(self, key: str) -> None:
         """The same for the directory `key` and all directories below it."""
         self.cache.expire(key)
-        for refreshing, refresh in self._refreshes.items():
-            if refreshing.startswith(key):
-                refresh.outdated = True
+        self.refreshes.outdate_below(key)
 
     def changed_elsewhere(self) -> None:
         """The remote says that something was changed: the next access to any directory asks the
         remote, which costs one small request where only other branches were changed."""
         self._proof.void()
-
-    def is_listing(self, key: str) -> bool:
-        """Whether a LIST of the directory `key` is under way."""
-        return key in self._refreshes
-
-    def start_refresh(self, key: str, *, ahead: bool = False) -> Refresh:
-        """One LIST of the directory `key` for everybody; joins the one under way. `ahead`:
-        nobody waits for it yet."""
-        running = self._refreshes.get(key)
-        now_s = trio.current_time()
-        if running is not None and running.may_be_joined and now_s - running.began_s < self.wait_s:
-            return running
-        assert self._nursery is not None
-        refresh = self._refreshes[key] = Refresh(now_s, trio.Event())
-        if running is not None:
-            running.successor = refresh
-        self._nursery.start_soon(self._refresh, key, refresh, ahead)
-        return refresh
-
-    async def _refresh(self, key: str, refresh: Refresh, ahead: bool) -> None:
-        try:
-            refresh.error = await self._ask_above(key)
-            is_needed = refresh.error is None and self._proof.proved(key) is None
-            if is_needed and refresh.successor is None:
-                await self._list(key, refresh, ahead)
-        except Exception as exc:  # whatever it is, it must not end the mount
-            refresh.error = exc
-            self._failed(key, exc)
-        finally:
-            if self._refreshes.get(key) is refresh:
-                del self._refreshes[key]
-            refresh.done.set()
-
-    async def _ask_above(self, key: str) -> Exception | None:
-        """Asks for what may prove that the listing is fresh, or for the token that the next one
-        gets. Returns an error (told to the log already) after which a LIST is of no use."""
-        cached = self.cache.get(key)
-        if not self._proof.is_possible or self._proof.proved(key) is not None:
-            return None
-        above = parent_of(key)
-        if above is None:
-            await self._ask_root()
-        elif cached is not None and cached.token and self._proof.token(key):
-            error = (await self.start_refresh(above).ended()).error
-            return error if isinstance(error, (Unreachable, Throttled)) else None
-        return None
-
-    async def _ask_root(self) -> None:
-        began = self._wall_clock()
-        try:
-            root = await trio.to_thread.run_sync(
-                self.store.stat, "", limiter=self._limiter, abandon_on_cancel=True
-            )
-        except (Unreachable, Throttled):
-            raise
-        except RemoteError as error:
-            log.debug("the root doesn't tell: %s", error)  # a LIST says what is the matter
-        else:
-            self._proof.root_said(root, began)
-            self.known.root_text = packed(root.attributes)
-
-    async def _list(self, key: str, refresh: Refresh, ahead: bool) -> None:
-        # Only the newest refresh of a key changes its entry in the cache, and folding waits while
-        # there is one, so the old listing read here is still the old one when the new one is put.
-        taken = self.before_list(key)
-        old = self.cache.get(key)
-        listing = old.listing if old else None
-        gone = gone_files(self.ledger, key)
-        wanted = Wanted(key, listing, waiting_below(self.ledger, key), gone, ahead)
-        token = self._proof.token(key)  # said before it is asked for: it is at least as new
-        began = self._wall_clock()
-        new = await trio.to_thread.run_sync(
-            list_now,
-            self.store,
-            wanted,
-            self.new_numbers,
-            limiter=self._limiter,
-            abandon_on_cancel=True,
-        )
-        # What was disowned meanwhile keeps its new number: whoever looks next asks again.
-        now = self.cache.get(key)
-        is_other = refresh.outdated and (now and now.tag) != (old and old.tag)
-        if refresh.successor is None and not is_other and not refresh.is_void:
-            fetched_at = 0.0 if refresh.outdated else self._proof.asked_at(began)
-            self._put(key, old, new, fetched_at, token)
-            self.after_list(key, taken, new.listing)
-
-    def _put(
-        self, key: str, old: CachedListing | None, new: Listed, fetched_at: float, token: str
-    ) -> None:
-        if not fetched_at or not new.is_theirs:
-            token = ""
-        if old is not None and new.listing is old.listing:
-            self.cache.touch(key, fetched_at, token)
-        else:
-            self.cache.put(key, new.listing, fetched_at, token)
-
-    def _failed(self, key: str, error: Exception) -> None:
-        if isinstance(error, NotFound):
-            if self.moving.is_at(key):
-                return  # what is known goes along; who waits asks again
-            self.cache.forget(key)
-            if key:
-                self.expire(key[: key.rfind("/", 0, -1) + 1])
-        if not isinstance(error, (RemoteError, OSError)):
-            log.error("listing %r failed in an unforeseen way", key, exc_info=error)
-        else:
-            level = logging.WARNING if self.remote_is_well() else logging.DEBUG
-            log.log(level, "listing %r failed: %s", key, error)
 
     # -- names and attributes
 

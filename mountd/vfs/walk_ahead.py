@@ -94,7 +94,7 @@ class WalkAhead:
             with suppress(NameNotAllowed):
                 directory = self._tree.subdirectory(parent, listing, ahead)
                 if self._tree.fresh(directory) is None:
-                    self._tree.start_refresh(directory.key, ahead=True)
+                    self._tree.refreshes.start(directory.key, ahead=True)
 
 
 def _directories(listing: Listing, row: int, most: int) -> list[int]:

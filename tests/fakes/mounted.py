@@ -107,7 +107,7 @@ async def mounted_files(
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(blocks.run)
-            await nursery.start(fs.tree.run)
+            await nursery.start(fs.tree.refreshes.run)
             await nursery.start(fs.asking.run)
             if mounted.queue is not None:
                 await nursery.start(mounted.queue.run)

@@ -242,7 +242,7 @@ async def test_a_remote_that_is_not_well_is_asked_behind_the_old_answer(tmp_path
         store.calls.clear()
         assert await names(mounted.fs, "d/e") == ["f"]
         store.gate.set()
-        await _until(lambda: not mounted.fs.tree.is_listing("d/e/"))
+        await _until(lambda: not mounted.fs.tree.refreshes.is_listing("d/e/"))
         assert store.calls == {"stat": 1}
 
 

@@ -113,12 +113,12 @@ async def test_a_directory_forgotten_while_it_is_listed_is_not_listed_twice_at_o
     async with file_system(store, tmp_path) as fs:
         directory = await walk(fs, "d")
         assert isinstance(directory, Directory)
-        first = fs.tree.start_refresh(directory.key)  # as a walker ahead does
+        first = fs.tree.refreshes.start(directory.key)  # as a walker ahead does
         assert await trio.to_thread.run_sync(faults[0].reached.wait, 5)
         fs.tree.forget(directory.number, 1)
         again = await walk(fs, "d")
         assert isinstance(again, Directory)
-        second = fs.tree.start_refresh(again.key)
+        second = fs.tree.refreshes.start(again.key)
         gates[0].set()
         await first.done.wait()
         number = (await walk(fs, "d/a")).number
