@@ -15,7 +15,7 @@ from mountd.config_load import CommandLine, configured_cache_dir, resolve_source
 from mountd.control.client import Daemon, find_daemon, request
 from mountd.credentials import CREDENTIALS
 from mountd.errors import MountPointError, NameNotAllowed, UsageError
-from mountd.mount_table import Mount, is_below
+from mountd.mount_table import Mount, is_below, read_mounts
 from mountd.options import OPTIONS
 from mountd.remotes.base import RemoteStore
 from mountd.source import Source, parse_source, split_remote_path
@@ -59,12 +59,9 @@ def find_place(text: str, config: ConfigFile, command_line: CommandLine) -> Plac
             return Place(source.text, settings, source)
         text = f"/{source.prefix}"
     path = os.path.abspath(os.path.expanduser(text))
-    try:
-        mount, relative = locate(Path(path))
-    except MountPointError:
-        mount = None
+    mount, relative = _located(path)
     if mount is not None:
-        found = _in_mount(text, mount, relative, config, command_line)
+        found = _in_mount(mount, relative, config, command_line)
         if found is not None:
             return found
     if os.path.isdir(path) or not os.path.lexists(path):
@@ -82,8 +79,17 @@ def _is_path(text: str, config: ConfigFile) -> bool:
     return named is None or os.path.lexists(text)
 
 
+def _located(path: str) -> tuple[Mount | None, str]:
+    if not any(mount.is_ours for mount in read_mounts()):
+        return None, ""  # without the child process that a look at a path takes
+    try:
+        return locate(Path(path))
+    except MountPointError:
+        return None, ""
+
+
 def _in_mount(
-    text: str, mount: Mount, relative: str, config: ConfigFile, command_line: CommandLine
+    mount: Mount, relative: str, config: ConfigFile, command_line: CommandLine
 ) -> Place | None:
     """None where the daemon can't be asked, or has a name there that only it knows: then the copy
     goes through the mount, as through any directory."""

@@ -27,6 +27,7 @@ from mountd.transfer.items import Item
 from mountd_cache.durable_io import DISK, FileIO
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PARTIAL: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _START_WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE
 _LIBC: Final = ctypes.CDLL(None)
 _LIBC.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
@@ -76,9 +77,16 @@ class LocalTarget:
 
     def open_partial(self, item: Item) -> int:
         """The partial file of this version of `item`, old or new; for reading and writing."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        name = partial_name(item)
         with self._parent(item.path) as (parent_fd, _):
-            return os.open(partial_name(item), flags, 0o666, dir_fd=parent_fd)
+            fd = os.open(name, _PARTIAL, 0o666, dir_fd=parent_fd)
+            status = os.fstat(fd)
+            if modes.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                return fd
+            # Another name of somebody's file: that one is not to be written to.
+            os.close(fd)
+            os.unlink(name, dir_fd=parent_fd)
+            return os.open(name, _PARTIAL | os.O_EXCL, 0o666, dir_fd=parent_fd)
 
     def drop_partial(self, item: Item) -> None:
         """Removes the partial file, if there is one."""
@@ -177,7 +185,7 @@ class LocalTarget:
 
 def partial_name(item: Item) -> str:
     """One for each version of each file, with the form of all temporary names of mountd."""
-    what = f"{item.path}\0{item.version}\0{item.size}".encode(errors="surrogateescape")
+    what = f"{item.path}\0{item.version}".encode(errors="surrogateescape")
     return temporary_name_of(hashlib.sha256(what).digest()[:8])
 
 

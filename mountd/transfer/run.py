@@ -190,9 +190,8 @@ class Run:
         wanted = {(copy.item.path, copy.item.version) for copy in plan.copies}
         if self._local is not None:
             for path, version in self._record.parts.keys() - wanted:
-                size = max(end for _, end in self._record.parts[path, version])
                 with suppress(OSError, RemoteError):
-                    self._local.drop_partial(Item(path, size, 0, version))
+                    self._local.drop_partial(Item(path, 0, 0, version))
             return
         for path, (version, token) in list(self._record.tokens.items()):
             if token and (path, version) not in wanted:

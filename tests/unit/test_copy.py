@@ -308,6 +308,21 @@ def wait_until_arrived(tmp_path: Path, count: int) -> None:
     raise TimeoutError("they did not arrive")
 
 
+def test_what_a_killed_run_left_of_a_file_that_changed_since_is_removed(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    s3.put("b", "p/big", os.urandom(20 * MIB))
+    s3.faults({"op": "GetObject", "skip": 1, "hang": True})
+    process = started("s3://b/p", tmp_path / "out")
+    wait_until_arrived(tmp_path, 1)
+    kill(process)
+    assert len(os.listdir(tmp_path / "out")) == 1
+    s3.clear_faults()
+    s3.put("b", "p/big", b"small")
+    assert copy("s3://b/p", tmp_path / "out") == 0
+    assert os.listdir(tmp_path / "out") == ["big"]
+
+
 def test_parts_that_are_not_what_the_record_says_are_fetched_again(
     s3: S3Server, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from mountd.errors import NameNotAllowed, RemoteError, Unreachable, VersionChang
 from mountd.transfer.crew import Rate, Tally, work
 from mountd.transfer.fetch import Fetch
 from mountd.transfer.items import Item
-from mountd.transfer.local_target import LocalTarget
+from mountd.transfer.local_target import LocalTarget, partial_name
 from mountd.transfer.plan import Copy
 from mountd.transfer.record import Record
 from mountd.transfer.run import Outlook, Run, Wish
@@ -137,6 +137,17 @@ def test_a_partial_file_is_never_written_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(NameNotAllowed):
         target.open_partial(Item("d/a", 1, 0, "v"))
     assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_a_partial_file_that_is_another_name_of_a_file_is_not_written_to(tmp_path: Path) -> None:
+    item = Item("a", 4, 0, "v")
+    (tmp_path / "secret").write_bytes(b"keep")
+    os.link(tmp_path / "secret", tmp_path / partial_name(item))
+    target = LocalTarget(os.fspath(tmp_path))
+    fd = target.open_partial(item)
+    target.write(fd, b"ours", 0)
+    os.close(fd)
+    assert (tmp_path / "secret").read_bytes() == b"keep"
 
 
 def test_an_upload_whose_source_changes_is_sent_once_more_as_it_is_then(tmp_path: Path) -> None:
