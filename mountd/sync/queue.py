@@ -14,7 +14,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Final
 
 import trio
@@ -22,10 +21,10 @@ import trio
 from mountd.errors import RemoteError
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.optional_doors import prepare_changes_in
-from mountd.sync import tally
 from mountd.sync.attempts import Asker, Doubts
 from mountd.sync.base import NumberState, QueueCounts, QueueItem, QueueView, SyncJournal
 from mountd.sync.bring_in import BringIn
+from mountd.sync.by_hand import ByHand
 from mountd.sync.call_threads import CallThreads
 from mountd.sync.drain import Drain
 from mountd.sync.failures import Failures
@@ -35,16 +34,16 @@ from mountd.sync.lost_race import LostRaces
 from mountd.sync.namespace import NamespaceSender
 from mountd.sync.retry import StillRead
 from mountd.sync.schedule import Moment, Schedule, touches
+from mountd.sync.tally import Tally
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.sync.uploader import BaseGone, Conflict, Landing, Uploader
-from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Rows
+from mountd_cache.changes import Base, Change, ChangeKind
 
 log = logging.getLogger(__name__)
 
 _PIECE: Final = 100  # changes that are looked at between two checkpoints: 1 ms
 _REST: Final = 9.0  # times as long as a look took
 _POLL_S: Final = 5.0  # while the remote is not well; who knows better calls `wake`
-_CHEAP_S: Final = 0.001  # counting that takes longer is not done again at once
 _LONG_UPLOAD_S: Final = 6.0  # others don't change when a file that is open is sent
 
 
@@ -114,6 +113,8 @@ class SyncQueue:
         self._contents_in_flight: dict[int, str] = {}
         self._failures = Failures(journal, remote_is_well=remote_is_well, jitter=jitter)
         self._troubles = self._failures.troubles
+        self._tally = Tally(self._ledger, self._in_flight, self._troubles)
+        self._by_hand = ByHand(journal, view, self._in_flight, self._failures, self._doubts)
         self._sent: dict[int, int] = {}  # see Drain
         self._took_s: dict[int, float] = {}  # by inode, where it was long
         self._schedule: Schedule | None = None
@@ -124,7 +125,6 @@ class SyncQueue:
         self._nursery: trio.Nursery | None = None
         self._look_cost_s = 0.0
         self._is_prepared = False
-        self._counted: tuple[float, float, QueueCounts] | None = None  # until, cost, counts
 
     # -- doors
 
@@ -188,79 +188,25 @@ class SyncQueue:
         return self._failures.denied
 
     def counts(self) -> QueueCounts:
-        """Cheap: with very many changes it may be some time old, 20 times what counting takes."""
-        now_s = time.perf_counter()
-        if self._counted is not None and now_s < self._counted[0]:
-            return self._counted[2]
-        found = tally.counts(self._ledger, self._in_flight, self._troubles, self._wall_clock())
-        cost_s = time.perf_counter() - now_s
-        until_s = now_s + 20 * cost_s if cost_s > _CHEAP_S else 0.0
-        self._counted = (until_s, cost_s, found)
-        return found
+        """See `Tally`."""
+        return self._tally.counts(self._wall_clock())
 
     def items(self) -> list[QueueItem]:
-        return tally.items(self._ledger, self._in_flight, self._troubles, trio.current_time())
+        return self._tally.items(trio.current_time())
 
     def state_of(self, number: int) -> NumberState | None:
         """Of an inode; None where the remote has what is here."""
-        change = self._ledger.by_number.get(number)
-        if change is None or change.is_clean:
-            return None
-        state = tally.item_state(change, self._in_flight, self._troubles)
-        return "dirty" if state == "pending" else state
+        return self._tally.state_of(number)
 
     def retry(self, key: str | None = None) -> None:
-        """Tries what failed (all of it: None) again, now. KeyError where there is no such unsent
-        change; OSError where the journal could not be written, and then nothing has changed."""
-        changes = [self._unsent(key)] if key is not None else list(self._ledger.unsent())
-        failed = [
-            change
-            for change in changes
-            if change.state is ChangeState.FAILED
-            and (not change.content or change.content in self._ledger.contents)
-        ]
-        if failed:
-            again = (replace(c, state=ChangeState.PENDING, reason="") for c in failed)
-            self._journal.commit(Rows(changes=tuple(again)), reserve=True)
-        for change in changes:
-            self._failures.clear(change.key)
+        """See `ByHand`."""
+        self._by_hand.retry(key)
         self.wake()
 
     def discard(self, key: str) -> None:
-        """Forgets one unsent change with its bytes; the remote keeps what it has. KeyError where
-        there is none, ValueError while it is in flight or open, OSError as `retry`. Of a rename the
-        other half goes, too: the file stays under its old name."""
-        change = self._unsent(key)
-        keys = [key, *self._removal_of_source(change)]
-        if not self._in_flight.keys().isdisjoint(keys):
-            raise ValueError(f"{key} is being sent")
-        if not change.is_gone and self._view.is_open_for_writing(change.number):
-            raise ValueError(f"{key} is open for writing")
-        drop = (change.content,) if change.content in self._ledger.contents else ()
-        self._journal.commit(Rows(forget=tuple(keys), drop=drop), reserve=True)
-        log.info("%r was discarded", key)
-        for each in keys:
-            self._failures.clear(each)
-            self._doubts.clear(each)
-            self._view.foreign(each)
+        """See `ByHand`."""
+        self._by_hand.discard(key)
         self.wake()
-
-    def _removal_of_source(self, change: Change) -> Iterator[str]:
-        """The key that a file was renamed from, if nobody else needs what is there."""
-        content = self._ledger.content_of(change)
-        base = change.base if content is None else content.base
-        if base is None or base.key == change.key:
-            return
-        gone = self._ledger.changes.get(base.key)
-        is_removal = gone is not None and gone.kind is ChangeKind.GONE_FILE and not gone.is_clean
-        if is_removal and self._ledger.depends.get(base.key) == {change.key}:
-            yield base.key
-
-    def _unsent(self, key: str) -> Change:
-        change = self._ledger.changes.get(key)
-        if change is None or change.is_clean:
-            raise KeyError(key)
-        return change
 
     async def find_base(self, key: str, base: Base) -> bool:
         """For a reader of the change at `key`: see `Uploader.find_base`. Raises RemoteErrors."""

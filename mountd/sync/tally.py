@@ -1,9 +1,10 @@
 """The queue in numbers and as a list, for status and people."""
 
+import time
 from collections.abc import Container, Mapping
 from typing import Final
 
-from mountd.sync.base import ItemState, QueueCounts, QueueItem
+from mountd.sync.base import ItemState, NumberState, QueueCounts, QueueItem
 from mountd.sync.conflict import is_base_gone
 from mountd.sync.retry import Trouble
 from mountd_cache.changes import Change, ChangeKind, ChangeState
@@ -15,9 +16,62 @@ _KINDS: Final = {
     ChangeKind.GONE_FILE: "delete",
     ChangeKind.GONE_DIRECTORY: "rmdir",
 }
+_CHEAP_S: Final = 0.001  # counting that takes longer is not done again at once
 
 
-def item_state(
+class Tally:
+    """Of one queue: its ledger, the keys in flight, and what waits after a failure."""
+
+    def __init__(
+        self, ledger: Ledger, in_flight: Container[str], troubles: Mapping[str, Trouble]
+    ) -> None:
+        self._ledger = ledger
+        self._in_flight = in_flight
+        self._troubles = troubles
+        self._counted: tuple[float, QueueCounts] | None = None  # until, counts
+
+    def counts(self, now_ns: int) -> QueueCounts:
+        """Cheap: with very many changes it may be some time old, 20 times what counting takes."""
+        now_s = time.perf_counter()
+        if self._counted is not None and now_s < self._counted[0]:
+            return self._counted[1]
+        found = _counts(self._ledger, self._in_flight, self._troubles, now_ns)
+        cost_s = time.perf_counter() - now_s
+        until_s = now_s + 20 * cost_s if cost_s > _CHEAP_S else 0.0
+        self._counted = (until_s, found)
+        return found
+
+    def items(self, now_s: float) -> list[QueueItem]:
+        """Oldest first."""
+        unsent = sorted(self._ledger.unsent(), key=lambda c: (c.since_ns, c.sequence))
+        return [self._item(change, now_s) for change in unsent]
+
+    def state_of(self, number: int) -> NumberState | None:
+        """Of an inode; None where the remote has what is here."""
+        change = self._ledger.by_number.get(number)
+        if change is None or change.is_clean:
+            return None
+        state = _item_state(change, self._in_flight, self._troubles)
+        return "dirty" if state == "pending" else state
+
+    def _item(self, change: Change, now_s: float) -> QueueItem:
+        trouble = self._troubles.get(change.key)
+        reason = change.reason or (trouble.reason if trouble is not None else "")
+        next_try_s = max(0.0, trouble.until_s - now_s) if trouble is not None else 0.0
+        return QueueItem(
+            key=change.key,
+            kind=_KINDS[change.kind],
+            state=_item_state(change, self._in_flight, self._troubles),
+            size=self._ledger.size_of(change),
+            reason=reason,
+            attempts=trouble.attempts if trouble is not None else 0,
+            next_try_s=next_try_s,
+            since_ns=change.since_ns,
+            conflict=change.conflict,
+        )
+
+
+def _item_state(
     change: Change, in_flight: Container[str], troubles: Mapping[str, Trouble]
 ) -> ItemState:
     """Of an unsent change."""
@@ -31,7 +85,7 @@ def item_state(
     return "conflict" if change.conflict else "pending"
 
 
-def counts(
+def _counts(
     ledger: Ledger, in_flight: Container[str], troubles: Mapping[str, Trouble], now_ns: int
 ) -> QueueCounts:
     pending = uploading = failed = conflicts = size = 0
@@ -41,7 +95,7 @@ def counts(
             conflicts += 1
         if change.is_clean:
             continue
-        state = item_state(change, in_flight, troubles)
+        state = _item_state(change, in_flight, troubles)
         if state == "uploading":
             uploading += 1
         elif state == "failed" or change.state is ChangeState.FAILED:
@@ -54,29 +108,3 @@ def counts(
             oldest_ns = change.since_ns
     oldest_s = None if oldest_ns is None else max(0.0, (now_ns - oldest_ns) / 1e9)
     return QueueCounts(pending, uploading, failed, conflicts, size, oldest_s)
-
-
-def items(
-    ledger: Ledger, in_flight: Container[str], troubles: Mapping[str, Trouble], now_s: float
-) -> list[QueueItem]:
-    """Oldest first."""
-    unsent = sorted(ledger.unsent(), key=lambda change: (change.since_ns, change.sequence))
-    found: list[QueueItem] = []
-    for change in unsent:
-        trouble = troubles.get(change.key)
-        reason = change.reason or (trouble.reason if trouble is not None else "")
-        next_try_s = max(0.0, trouble.until_s - now_s) if trouble is not None else 0.0
-        found.append(
-            QueueItem(
-                key=change.key,
-                kind=_KINDS[change.kind],
-                state=item_state(change, in_flight, troubles),
-                size=ledger.size_of(change),
-                reason=reason,
-                attempts=trouble.attempts if trouble is not None else 0,
-                next_try_s=next_try_s,
-                since_ns=change.since_ns,
-                conflict=change.conflict,
-            )
-        )
-    return found
