@@ -3,11 +3,14 @@
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Final
 
 from mountd.errors import ContainerMissing, NotFound, QuotaExceeded, Unreachable, VersionChanged
 from mountd.transfer.plan import Copy
+from mountd.transfer.window import Window
 
 LIGHT_BYTES: Final = 1 << 20
 RANGE_BYTES: Final = 8 << 20
@@ -89,18 +92,27 @@ def has_changed(error: Exception) -> bool:
     return isinstance(error, VersionChanged | NotFound)
 
 
-def work(lanes: list[tuple[Iterator[Job], int]], tally: Tally, watch: Callable[[], None]) -> None:
-    """Does all jobs of each lane in as many threads as it says; jobs raise nothing foreseen.
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Jobs, so many at once at most. `is_paced`: each is a request or two, and fewer go at once
+    where they take long (window.py)."""
+
+    jobs: Iterator[Job]
+    at_once: int
+    is_paced: bool = True
+
+
+def work(lanes: Sequence[Lane], tally: Tally, watch: Callable[[], None]) -> None:
+    """Does all jobs of all lanes, each in threads of its own; jobs raise nothing foreseen.
 
     `watch` is called several times a second, in this thread. Raises what a job raised. Left by an
     exception (Ctrl-C), the jobs under way go on until the process ends, and no others begin.
     """
     raised: list[BaseException] = []
-    shared = [(_Shared(jobs), count) for jobs, count in lanes]
     threads = [
-        threading.Thread(target=_take, args=(jobs, tally, raised), daemon=True)
-        for jobs, count in shared
-        for _ in range(count)
+        threading.Thread(target=_take, args=(shared, tally, raised), daemon=True)
+        for shared in map(_Shared, lanes)
+        for _ in range(shared.lane.at_once)
     ]
     for thread in threads:
         thread.start()
@@ -117,26 +129,29 @@ def work(lanes: list[tuple[Iterator[Job], int]], tally: Tally, watch: Callable[[
 
 
 class _Shared:
-    """An iterator for many threads."""
+    """A lane for its threads."""
 
-    def __init__(self, jobs: Iterator[Job]) -> None:
-        self._jobs = jobs
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self._window = Window(lane.at_once) if lane.is_paced else None
         self._lock = threading.Lock()
 
-    def __iter__(self) -> "_Shared":
-        return self
+    def slot(self) -> AbstractContextManager[None]:
+        return self._window.slot() if self._window is not None else nullcontext()
 
-    def __next__(self) -> Job:
+    def next(self) -> Job | None:
         with self._lock:
-            return next(self._jobs)
+            return next(self.lane.jobs, None)
 
 
-def _take(jobs: _Shared, tally: Tally, raised: list[BaseException]) -> None:
+def _take(shared: _Shared, tally: Tally, raised: list[BaseException]) -> None:
     try:
-        for job in jobs:
-            if tally.stop.is_set():
-                return
-            job()
+        while True:
+            with shared.slot():
+                job = None if tally.stop.is_set() else shared.next()
+                if job is None:
+                    return
+                job()
     except BaseException as error:  # `work` raises it
         raised.append(error)
         tally.stop.set()

@@ -12,7 +12,7 @@ from typing import Final, Self
 import crc32c
 from typing_extensions import Buffer
 
-from mountd.errors import Corrupt, RemoteError
+from mountd.errors import Corrupt, RemoteError, Unreachable
 from mountd.remotes import call
 from mountd.remotes.object_metadata import mtime_ns_of
 from mountd.transfer.checksums import md5_in, md5_of_file, remote_md5
@@ -88,7 +88,7 @@ class Fetch:
         heard: list[Mapping[str, str]] = []
         token = call.hears_metadata.set(heard.append) if start == 0 else None
         try:
-            data = self._source.store.read(item.key, start, end, item.version)
+            data = self._read(item, start, end)
         finally:
             if token is not None:
                 call.hears_metadata.reset(token)
@@ -96,6 +96,20 @@ class Fetch:
         file.write(data, start)
         self._record.arrived(item.path, item.version, span, crc32c.crc32c(data))
         return (mtime_ns_of(heard[0]) or 0) if heard else 0
+
+    def _read(self, item: Item, start: int, end: int) -> Buffer:
+        store = self._source.store
+        try:
+            return store.read(item.key, start, end, item.version)
+        except Unreachable:
+            if end - start <= LIGHT_BYTES:
+                raise
+        # The line may be too slow for so much in one request's time.
+        pieces = range(start, end, LIGHT_BYTES)
+        reads = (
+            store.read(item.key, at, min(at + LIGHT_BYTES, end), item.version) for at in pieces
+        )
+        return b"".join(reads)
 
     def finish(self, fd: int, copy: Copy, mtime_ns: int) -> None:
         """All bytes are in the partial file: it gets its name, small ones together with others.

@@ -9,7 +9,7 @@ from typing import Protocol
 from mountd.errors import NotFound, RemoteError, StartError, Unsupported
 from mountd.remotes.optional_doors import quota_of
 from mountd.transfer.checksums import is_same
-from mountd.transfer.crew import HEAVY_AT_ONCE, LIGHT_AT_ONCE, Job, Rate, Tally, work
+from mountd.transfer.crew import HEAVY_AT_ONCE, LIGHT_AT_ONCE, Job, Lane, Rate, Tally, work
 from mountd.transfer.fetch import Fetch
 from mountd.transfer.filters import Filter
 from mountd.transfer.items import Item
@@ -213,8 +213,9 @@ class Run:
     def _work(self, mover: _Mover, copies: Sequence[Copy], outlook: Outlook) -> None:
         light, heavy = self._wish.jobs or LIGHT_AT_ONCE, self._wish.jobs or HEAVY_AT_ONCE
         lanes = [
-            (iter(mover.light(copies)), min(light, len(copies))),
-            (iter(mover.heavy(copies)), heavy),
+            Lane(iter(mover.light(copies)), min(light, len(copies))),
+            # An upload of gigabytes takes long, however fast it is.
+            Lane(iter(mover.heavy(copies)), heavy, is_paced=isinstance(mover, Fetch)),
         ]
         try:
             work(lanes, self.tally, self._watch(outlook))
@@ -280,7 +281,7 @@ class Run:
             return job
 
         jobs = iter([delete(item) for item in items])
-        work([(jobs, self._wish.jobs or HEAVY_AT_ONCE)], self.tally, self._watch(outlook))
+        work([Lane(jobs, self._wish.jobs or HEAVY_AT_ONCE)], self.tally, self._watch(outlook))
 
     def _end(self, plan: Plan) -> None:
         """Makes it durable, and forgets what isn't needed where all went well."""

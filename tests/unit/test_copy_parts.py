@@ -9,7 +9,7 @@ import pytest
 
 from mountd.cli import main
 from mountd.errors import NameNotAllowed, RemoteError, Unreachable, VersionChanged
-from mountd.transfer.crew import Rate, Tally, work
+from mountd.transfer.crew import Lane, Rate, Tally, work
 from mountd.transfer.fetch import Fetch
 from mountd.transfer.items import Item
 from mountd.transfer.local_target import LocalTarget, partial_name
@@ -17,6 +17,7 @@ from mountd.transfer.plan import Copy
 from mountd.transfer.record import Record
 from mountd.transfer.run import Outlook, Run, Wish
 from mountd.transfer.side import Side, list_local
+from mountd.transfer.window import FIRST, Window
 from tests.fakes.faulty_disk import FaultyDisk, no_room
 from tests.fakes.memory_store import MemoryStore
 from tests.servers.nextcloud.launch import NextcloudServer
@@ -52,7 +53,7 @@ def test_a_full_disk_stops_the_copy_and_leaves_no_half_file(tmp_path: Path) -> N
     disk.fail("pwrite", "", no_room)
     with Record.open(tmp_path, "a", "b") as record:
         fetch = Fetch(Side("memory", store), target, record, tally, verify=False)
-        work([(fetch.light(copies_of(store)), 2)], tally, lambda: None)
+        work([Lane(fetch.light(copies_of(store)), 2)], tally, lambda: None)
         fetch.flush()
     assert tally.stop.is_set()
     assert 0 < len(tally.failures) < 5
@@ -68,7 +69,7 @@ def test_what_cant_be_brought_to_the_disk_gets_no_name(tmp_path: Path) -> None:
     disk.fail("sync_file_system", "", no_room)
     with Record.open(tmp_path, "a", "b") as record:
         fetch = Fetch(Side("memory", store), target, record, tally, verify=False)
-        work([(fetch.light(copies_of(store)), 2)], tally, lambda: None)
+        work([Lane(fetch.light(copies_of(store)), 2)], tally, lambda: None)
         fetch.flush()
     assert list(tally.failures) == ["a"]
     assert list_local(os.fspath(tmp_path / "out")).items == {}
@@ -103,7 +104,7 @@ def test_a_remote_that_is_gone_ends_the_copy_after_a_few_files(tmp_path: Path) -
     target.prepare()
     with Record.open(tmp_path, "a", "b") as record:
         fetch = Fetch(Side("memory", store), target, record, tally, verify=False)
-        work([(fetch.light(copies), 2)], tally, lambda: None)
+        work([Lane(fetch.light(copies), 2)], tally, lambda: None)
     assert tally.stop.is_set()
     assert 8 <= len(tally.failures) < 20
 
@@ -230,3 +231,38 @@ def test_the_rate_is_that_of_the_last_seconds() -> None:
         found = rate.now(100 * second if second <= 10 else 1000)
     assert found == 0.0
     assert rate.elapsed_s == 30
+
+
+def test_requests_that_take_long_make_room_for_each_other() -> None:
+    now = [0.0]
+    window = Window(64, lambda: now[0])
+    for _ in range(100):
+        with window.slot():
+            now[0] += 0.1
+    assert window.allowed == 64
+    with window.slot(), window.slot(), window.slot():
+        now[0] += 20  # three that were under way together
+    assert window.allowed == 32
+    for _ in range(10):
+        with window.slot():
+            now[0] += 20
+    assert window.allowed == 1
+    assert Window(2).allowed == 2 < FIRST
+
+
+def test_a_range_that_does_not_come_in_time_is_read_in_small_pieces(tmp_path: Path) -> None:
+    class Slow(MemoryStore):
+        """Brings a MiB in the time of a request, and no more."""
+
+        def read(self, key: str, start: int, end: int, version: str) -> bytes:
+            if end - start > 1 << 20:
+                raise Unreachable("timed out", answered=True)
+            return super().read(key, start, end, version)
+
+    data = os.urandom((9 << 20) + 5)
+    with Record.open(tmp_path, "a", "b") as record:
+        target = Side("out", MemoryStore(), os.fspath(tmp_path / "out"))
+        run = Run(Side("s", Slow({"big": data})), target, record, Wish(), Silent())
+        run.go()
+    assert run.tally.failures == {}
+    assert (tmp_path / "out/big").read_bytes() == data
