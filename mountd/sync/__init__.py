@@ -1,2 +1,2 @@
-"""Carries local changes to the remote: when (schedule), what (body), how (uploader), and what it
-means for the ledger (landing)."""
+"""Carries local changes to the remote: when (schedule, queue), what (uploader, body), how
+(sending), and what it means for the ledger (landing)."""

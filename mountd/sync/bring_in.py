@@ -13,7 +13,7 @@ import trio
 from mountd.errors import NotFound, VersionChanged
 from mountd.sync.attempts import Asker
 from mountd.sync.base import QueueView, SyncJournal
-from mountd.sync.uploader import BaseGone
+from mountd.sync.sending import BaseGone
 from mountd_cache.changes import BASE, Base, Change, Content, Rows
 
 PIECE_BYTES: Final = 1 << 20  # written in the loop's thread: 0.5 ms

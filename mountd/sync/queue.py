@@ -34,9 +34,10 @@ from mountd.sync.lost_race import LostRaces
 from mountd.sync.namespace import NamespaceSender
 from mountd.sync.retry import StillRead
 from mountd.sync.schedule import Moment, Schedule, touches
+from mountd.sync.sending import BaseGone, Conflict, FileSender, Landing
 from mountd.sync.tally import Tally
 from mountd.sync.unfinished import UnfinishedUploads
-from mountd.sync.uploader import BaseGone, Conflict, Landing, Uploader
+from mountd.sync.uploader import Uploader
 from mountd_cache.changes import Base, Change, ChangeKind
 
 log = logging.getLogger(__name__)
@@ -98,15 +99,15 @@ class SyncQueue:
         unfinished = unfinished if unfinished is not None else UnfinishedUploads()
         host = host or platform.node() or "host"
         self._lost = LostRaces(journal, view, host=host, wall_clock=wall_clock)
-        self._uploader = Uploader(
+        self._sender = FileSender(
             journal,
             asker,
             view,
             wall_clock=wall_clock,
             sent_content=self._content_sent,
             landing=landing,
-            unfinished=unfinished,
         )
+        self._uploader = Uploader(journal, asker, self._sender, unfinished=unfinished)
         self._leftovers = Leftovers(unfinished, journal, asker)
         self._namespace = NamespaceSender(journal, asker, view, self._lost, wall_clock=wall_clock)
         self._bring_in = BringIn(journal, asker, view)
@@ -209,8 +210,8 @@ class SyncQueue:
         self.wake()
 
     async def find_base(self, key: str, base: Base) -> bool:
-        """For a reader of the change at `key`: see `Uploader.find_base`. Raises RemoteErrors."""
-        return await self._uploader.find_base(key, base)
+        """For a reader of the change at `key`: see `FileSender.find_base`. Raises RemoteErrors."""
+        return await self._sender.find_base(key, base)
 
     def is_sending(self, *below: str) -> bool:
         """See `mountd.vfs.writes.Queue`."""
@@ -365,7 +366,7 @@ class SyncQueue:
             self._lost.conflict(change)
             self._doubts.clear(change.key)
         except BaseGone as gone:
-            if await self._uploader.find_base(change.key, gone.base):
+            if await self._sender.find_base(change.key, gone.base):
                 return
             if not await self._bring_in.from_cache(change.key, gone.base.key):
                 self._lost.base_gone(change.key, gone.base)

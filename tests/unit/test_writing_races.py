@@ -15,8 +15,8 @@ from mountd.remotes.base import Upload
 from mountd.sync.attempts import Asker, Doubts
 from mountd.sync.bring_in import BringIn
 from mountd.sync.call_threads import CallThreads
+from mountd.sync.sending import FileSender
 from mountd.sync.upload_id import UploadId
-from mountd.sync.uploader import Uploader
 from mountd.vfs.attributes import NewAttributes
 from mountd.vfs.last_readers import LastReaders
 from mountd_cache.changes import Base
@@ -361,7 +361,7 @@ async def test_what_is_done_while_the_remote_is_asked_for_a_base_stays(
     async with mounted_files(store, tmp_path) as mounted:
         fs, journal = mounted.fs, mounted.journal
         asker = Asker(store, Doubts(journal.id, 0), CallThreads(1))
-        uploader = Uploader(journal, asker, fs.queue_view, wall_clock=time.time_ns)
+        sender = FileSender(journal, asker, fs.queue_view, wall_clock=time.time_ns)
         number = (await walk(fs, "f")).number
         await fs.set_attributes(number, NewAttributes(mode=0o600), None)
         before = journal.ledger.changes["f"]
@@ -371,7 +371,7 @@ async def test_what_is_done_while_the_remote_is_asked_for_a_base_stays(
         gate = threading.Event()
         slow = store.add("identify", hang=gate)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(uploader.find_base, "f", Base("f", before.expect, before.size))
+            nursery.start_soon(sender.find_base, "f", Base("f", before.expect, before.size))
             await trio.to_thread.run_sync(slow.reached.wait, 10)
             if meanwhile == "write":
                 fh = await fs.open(number, writes=True, truncates=True)
