@@ -237,6 +237,8 @@ class SyncQueue:
         began_s = time.perf_counter()
         if not schedule.failed and not self._troubles and not self._woken.is_set():
             self._failures.denied = self._failures.full = False  # what was refused is gone
+        if not any(trouble.is_full for trouble in self._troubles.values()):
+            self._failures.full = False
         self._failures.prune()
         self._prepare()
         is_more = self._look_at_drains(schedule)

@@ -285,7 +285,8 @@ class FileSystem:
         cached = await self.names.listing(from_parent)
         source = self.names.find(from_parent, cached, from_name)
         if source is not None and source.is_directory:
-            with self.folding.holding(source.key):
+            # All of it: while this one waits for another, its directory may get another key.
+            with self.folding.holding(""):
                 await self.subtree.rename(
                     from_parent, from_name, to_parent, to_name, replaces=replaces
                 )

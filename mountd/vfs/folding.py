@@ -110,9 +110,9 @@ class Folding:
         """Takes changes out of the journal unless they became others meanwhile."""
         same = [change for change in changes if self._ledger.changes.get(change.key) is change]
         if self._held:
-            held = [change for change in same if change.key.startswith(tuple(self._held))]
-            self._waiting |= {change.directory for change in held}
-            same = [change for change in same if change not in held]
+            below = tuple(self._held)
+            self._waiting |= {c.directory for c in same if c.key.startswith(below)}
+            same = [change for change in same if not change.key.startswith(below)]
         keys = tuple(c.key for c in same if whatever or not self._says_more(c))
         if not keys:
             return

@@ -145,7 +145,8 @@ class Refreshes:
                 await self._list(key, refresh, ahead)
         except Exception as exc:  # whatever it is, it must not end the mount
             refresh.error = exc
-            self._failed(key, exc)
+            if not refresh.is_void:
+                self._failed(key, exc)
         finally:
             if self._running.get(key) is refresh:
                 del self._running[key]

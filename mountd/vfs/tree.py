@@ -219,7 +219,7 @@ class Tree:
             error = TimeoutError(f"listing {directory.key!r}: no answer in {self.wait_s:g} s")
         if known is not None and not isinstance(error, NotFound):
             return known  # where it failed, too: unreachable is not deleted
-        if await self.moving.over(asked):
+        if directory.key != asked or await self.moving.over(asked):
             return await self.listing(directory)
         raise error or Stale(f"the listing of {directory.key!r} did not stay in the cache")
 

@@ -41,8 +41,9 @@ class WholeMoves:
         if expect != ABSENT or source.version != THERE:
             return False
         ends = (source.key, key)
-        above = {directory for end in ends for directory in _above(end)}
-        if any(c.key.startswith(ends) or c.key in above for c in ledger.unsent()):
+        beside = {directory for end in ends for directory in _above(end)}
+        beside.add(key.removesuffix("/"))  # a file whose removal waits still has the name
+        if any(c.key.startswith(ends) or c.key in beside for c in ledger.unsent()):
             return False
         if any(base.startswith(source.key) for base in ledger.depends):
             return False

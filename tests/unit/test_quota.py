@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
-from mountd.errors import QuotaExceeded
+from mountd.errors import NameNotAllowed, QuotaExceeded
 from mountd.vfs.attributes import NewAttributes
+from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import mounted_files, walk
 from tests.unit.test_folding import drained
@@ -33,19 +35,26 @@ async def test_what_waits_counts_and_what_was_sent_does_not(
         await drained(mounted)
 
 
-@pytest.mark.parametrize("ends", ["retry", "unlink"])
+@pytest.mark.parametrize("ends", ["retry", "unlink", "unlink, and another has failed"])
 async def test_after_a_refusal_nothing_is_added_until_one_is_taken_or_nothing_waits(
     tmp_path: Path, expected_log: Any, ends: str
 ) -> None:
     expected_log("writers get EDQUOT: the remote has refused a file")
-    store = MemoryStore({"f": b"1", "g": b"2"})
-    async with mounted_files(store, tmp_path, queue=True) as mounted:
+    store = MemoryStore({"f": b"1", "g": b"2", "h": b"3"})
+    faults = FaultStore(store)
+    async with mounted_files(faults, tmp_path, queue=True) as mounted:
         fs, queue = mounted.fs, mounted.queue
         assert queue is not None
         await walk(fs, "f")
+        failed = int(ends.endswith("has failed"))
+        if failed:
+            expected_log("'h' was refused by the remote")
+            faults.add("put", NameNotAllowed("h"), key="h")
+            await edit(fs, "h", 0, b"X")
+            assert await queue.drain("", 5.0) == 1
         await edit(fs, "f", 0, b"X")
         store.fail_always(QuotaExceeded("507"))
-        assert await queue.drain("", 5.0) == 1
+        assert await queue.drain("", 5.0) == 1 + failed
         assert queue.full
         with pytest.raises(QuotaExceeded):
             await edit(fs, "g", 0, b"Y")
@@ -54,9 +63,13 @@ async def test_after_a_refusal_nothing_is_added_until_one_is_taken_or_nothing_wa
         store.fail_always(None)
         if ends == "retry":
             queue.retry()
+            await drained(mounted)
         else:
             await fs.unlink(fs.tree.root, b"f")
-        await drained(mounted)
+            with trio.fail_after(10):
+                await queue.drain()
+        assert not queue.full
         await edit(fs, "g", 0, b"Y")
-        await drained(mounted)
+        with trio.fail_after(10):
+            await queue.drain()
         assert store.data("g") == b"Y"

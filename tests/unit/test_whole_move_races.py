@@ -1,0 +1,86 @@
+"""Directory moves and what happens beside them."""
+
+import threading
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from tests.fakes.fault_store import FaultStore
+from tests.fakes.mounted import mounted_files, names, walk
+from tests.fakes.syncing import reached
+from tests.unit.test_folding import drained
+from tests.unit.test_whole_move import data, moving, placed
+from tests.unit.test_writing import read, rename
+
+
+async def test_a_directory_gets_the_name_of_a_file_that_was_just_removed(tmp_path: Path) -> None:
+    store = moving()
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        await walk(fs, "top")
+        await fs.unlink(fs.tree.root, b"top")
+        await rename(fs, "d", "top")
+        assert await read(fs, "top/s/b") == b"22"
+        await drained(mounted)
+        assert data(store) == {k: v for k, v in placed("top/").items() if k != "top"}
+
+
+async def test_who_lists_what_was_moved_meanwhile_hears_no_enoent(tmp_path: Path) -> None:
+    """The LIST of the old name is answered after the MOVE is."""
+    store = moving()
+    faults = FaultStore(store)
+    async with mounted_files(faults, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        directory = fs.tree.directory((await walk(fs, "d/s/t")).number)
+        move, hang = threading.Event(), threading.Event()
+        moved = faults.add("move_dir", hang=move, after_effect=True, calls=[1])
+        listed = faults.add("list", key="d/s/t/", hang=hang, calls=[1])
+        rows: list[int] = []
+
+        async def list_() -> None:
+            rows.append(len((await fs.read_directory(directory)).listing))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(list_)
+            await reached(listed.reached)
+            async with trio.open_nursery() as inner:
+                inner.start_soon(rename, fs, "d", "e")
+                await reached(moved.reached)
+                move.set()
+            hang.set()
+        assert rows == [1]
+        assert await names(fs, "e/s/t") == ["c"]
+
+
+async def test_a_file_that_is_sent_while_its_directory_is_renamed_twice_goes_along(
+    tmp_path: Path,
+) -> None:
+    """The second rename waited for the first, which gave the directory another key."""
+    store = moving()
+    faults = FaultStore(store)
+    async with mounted_files(faults, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        await walk(fs, "d/s/b")
+        move, hang = threading.Event(), threading.Event()
+        moved = faults.add("move_dir", hang=move, calls=[1])
+        listed = faults.add("list_tree", hang=hang, after_pages=1)
+        parent = fs.tree.directory((await walk(fs, "d")).number)
+        inner = fs.tree.directory((await walk(fs, "d/s")).number)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rename, fs, "d", "e")
+            await reached(moved.reached)
+            fh, _ = await fs.create(inner, b"new", {})
+            await fs.write(fh, 0, b"bytes")
+            fs.release(fh)
+            nursery.start_soon(fs.rename, parent, b"s", parent, b"t")
+            await trio.testing.wait_all_tasks_blocked()
+            move.set()
+            await reached(listed.reached)
+            await drained(mounted)
+            assert store.data("e/s/new") == b"bytes"
+            await fs.folding.fold_waiting()
+            hang.set()
+        assert await read(fs, "e/t/new") == b"bytes"
+        await drained(mounted)
+        assert store.data("e/t/new") == b"bytes"
