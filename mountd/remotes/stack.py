@@ -9,7 +9,8 @@ CountingStore     innermost: what really goes over the wire, retries and probes 
 from mountd.config import Settings
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.counting import CountingStore
-from mountd.remotes.health import HealthStore, RemoteHealth
+from mountd.remotes.health import RemoteHealth
+from mountd.remotes.health_store import HealthStore
 from mountd.remotes.limit import Limiter
 from mountd.remotes.limited_store import LimitedStore, Uploads
 from mountd.remotes.retry import RetryingStore

@@ -28,9 +28,9 @@ from mountd.remotes.health import (
     SLOW_S,
     HealthSnapshot,
     HealthState,
-    HealthStore,
     RemoteHealth,
 )
+from mountd.remotes.health_store import HealthStore
 from mountd.remotes.retry import RetryingStore
 from tests.fakes.fake_clock import FakeClock
 from tests.fakes.fault_store import FaultStore

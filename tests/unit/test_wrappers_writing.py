@@ -12,7 +12,8 @@ from mountd.errors import Denied, Locked, RemoteError, Throttled, Unreachable, V
 from mountd.remotes import call
 from mountd.remotes.base import ABSENT, Body, Upload
 from mountd.remotes.counting import CountingStore, TransferCounts
-from mountd.remotes.health import HealthState, HealthStore, RemoteHealth
+from mountd.remotes.health import HealthState, RemoteHealth
+from mountd.remotes.health_store import HealthStore
 from mountd.remotes.limit import Limiter
 from mountd.remotes.limited_store import LimitedStore, Pace, Uploads
 from mountd.remotes.retry import RetryingStore
