@@ -205,8 +205,9 @@ class _Upload:
         headers = {"Destination": self._goal.destination, TOTAL_HEADER: str(self._goal.size)}
 
         def send(chunk: _Chunk, stop: threading.Event) -> None:
-            data = memoryview(self._body.read(chunk.start, chunk.end)).cast("B")
-            sums.add(chunk.number, data)
+            data = sums.take(chunk.number, lambda: self._body.read(chunk.start, chunk.end), stop)
+            if data is None:
+                raise Stopped
 
             def request() -> None:
                 sent = unless_stopped(data, stop)

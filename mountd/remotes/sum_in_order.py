@@ -1,4 +1,4 @@
-"""The MD5 of a body whose parts are read in any order, added up beside what sends them."""
+"""The MD5 of a body whose parts go side by side: read in order, and added up beside the sending."""
 
 import hashlib
 import threading
@@ -21,12 +21,30 @@ class SumInOrder:
     ) -> None:
         """`hasher` has the bytes before the part `first`; nobody else uses it meanwhile."""
         self._hasher = hasher
-        self._next = first
+        self._next = self._first = self._to_read = first
         self._begin = begin
         self._waiting: dict[int, Buffer] = {}
         self._is_adding = False
         self._changed = threading.Condition()
         self._sums: dict[int, str] = {}
+
+    def take(self, number: int, read: Callable[[], Buffer], stop: threading.Event) -> Buffer | None:
+        """`read()`, after those before it were read, because a body may add up what is read from
+        its front to its end; and `add`. A part before `first` is only read. None when `stop` came
+        first."""
+        if number < self._first:
+            return read()
+        with self._changed:
+            while self._to_read != number:
+                if stop.is_set():
+                    return None
+                self._changed.wait(_LOOK_AGAIN_S)
+        data = read()
+        with self._changed:
+            self._to_read += 1
+            self._changed.notify_all()
+        self.add(number, data)
+        return data
 
     def add(self, number: int, data: Buffer) -> None:
         """One part; again it counts for nothing. Returns at once."""
