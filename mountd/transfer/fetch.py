@@ -212,9 +212,8 @@ class Partial:
         those who wait for that spin."""
         fd = self.fd
         with self._writes:
+            # (Beginning write-back here, by sync_file_range, cost more than it saved at the end.)
             self._target.write(fd, data, offset)
-        if self._item.size > LIGHT_BYTES:
-            self._target.start_writing(fd, offset, offset + memoryview(data).nbytes)
 
     def __enter__(self) -> Self:
         return self

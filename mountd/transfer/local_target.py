@@ -7,7 +7,6 @@ symbolic link on the way is followed, whoever put it there.
 """
 
 import contextlib
-import ctypes
 import errno
 import hashlib
 import os
@@ -28,9 +27,6 @@ from mountd_cache.durable_io import DISK, FileIO
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PARTIAL: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_START_WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE
-_LIBC: Final = ctypes.CDLL(None)
-_LIBC.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 _NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 _IN_THE_WAY: Final = frozenset((errno.ENOTDIR, errno.ELOOP))
 
@@ -102,10 +98,6 @@ class LocalTarget:
         while left:
             count = self._disk.pwrite(fd, left, offset)
             left, offset = left[count:], offset + count
-
-    def start_writing(self, fd: int, start: int, end: int) -> None:
-        """The disk begins with these bytes now, while others arrive; waits for nothing."""
-        _LIBC.sync_file_range(fd, start, end - start, _START_WRITE)
 
     def sync_file(self, fd: int) -> None:
         """As `sync`, of one file."""
