@@ -1,7 +1,7 @@
 """From arguments, environment and config file to one frozen plan.
 
-Command line > environment (`MOUNTD_<OPTION>`) > `[mounts.NAME]` > `[remotes.NAME]` > `[defaults]` >
-default (cli.md).
+Command line > environment (`MOUNTD_<OPTION>`) > `[mounts.NAME]` > `[remotes.NAME]` > rclone.conf >
+`[defaults]` > default (cli.md).
 """
 
 import os
@@ -18,6 +18,7 @@ from mountd.credentials import from_environment as credentials_from_environment
 from mountd.errors import UsageError
 from mountd.logins import add_login
 from mountd.options import OPTIONS, is_from_fstab, read_option, split_option_list
+from mountd.rclone_source import is_of_rclone, resolve_rclone, under_given
 from mountd.source import Source, nearest, parse_source, split_remote_path, without_secrets
 
 _TRANSFERS_OF_NEXTCLOUD = 4  # what a server with a few PHP workers bears well
@@ -82,17 +83,23 @@ def resolve_source(
     mount: Section | None = None,
 ) -> tuple[Source, Settings]:
     """SOURCE (`NAME:path` included) and the settings that hold for it. Raises UsageError."""
-    source, remote = _expand(text, config)
-    layers = [section for section in (config.defaults, remote, mount) if section is not None]
-    options: dict[str, Any] = {}
-    credentials: dict[str, str] = {}
-    for section in layers:
-        options |= section.options
-        credentials |= section.secrets()
+    source, remote, of_rclone = _expand(text, config, environ)
+    options: dict[str, Any] = dict(config.defaults.options)
+    credentials = config.defaults.secrets()
+    if of_rclone is not None:
+        # rclone's keys go to rclone's endpoint, and not to one that is there for other remotes.
+        options = {k: v for k, v in options.items() if k not in ("endpoint", "region")}
+        options |= of_rclone.options
+    for section in (remote, mount):
+        if section is not None:
+            options |= section.options
+            credentials |= section.secrets()
     options |= read_environment(environ)
     credentials |= credentials_from_environment(environ)
     options |= command_line.options
     credentials |= command_line.credentials
+    if of_rclone is not None:
+        credentials = under_given(of_rclone.credentials, credentials)
     if source.user:
         credentials.setdefault("user", source.user)
     if source.scheme == "nextcloud":
@@ -153,24 +160,35 @@ def _mount_named(name: str, config: ConfigFile) -> Section:
     raise UsageError(f"{config.path} defines no mount {name!r}{hint or '; write [mounts.NAME]'}")
 
 
-def _expand(text: str, config: ConfigFile) -> tuple[Source, Section | None]:
-    """The Source, and the remote's section where SOURCE is `NAME:path`."""
+def _expand(
+    text: str, config: ConfigFile, environ: Mapping[str, str]
+) -> tuple[Source, Section | None, Section | None]:
+    """The Source; the remote's section where SOURCE is `NAME:path`; rclone's settings where it is,
+    or that remote's source is, `rclone:NAME:path`."""
+    if is_of_rclone(text):
+        source, of_rclone = resolve_rclone(text, environ)
+        return source, None, of_rclone
     named = split_remote_path(text)
     if named is None or (named[0] not in config.remotes and not _looks_named(*named)):
-        return parse_source(text), None
+        return parse_source(text), None, None
     name, path = named
     remote = config.remotes.get(name)
     if remote is None:
         place = str(config.path or "the config file (there is none)")
         raise UsageError(f"no remote {name!r} in {place}{nearest(name, config.remotes)}")
-    base = parse_source(remote.source or "")
+    base_text = remote.source or ""
+    if is_of_rclone(base_text):
+        end = "" if base_text.endswith((":", "/")) or not path.strip("/") else "/"
+        source, of_rclone = resolve_rclone(f"{base_text}{end}{path.strip('/')}", environ)
+        return source, remote, of_rclone
+    base = parse_source(base_text)
     if not path.strip("/"):
-        return base, remote
+        return base, remote, None
     separator = "" if base.text.endswith("/") else "/"
     joined = parse_source(f"{base.text}{separator}{path.strip('/')}")
-    return replace(joined, user=base.user), remote
+    return replace(joined, user=base.user), remote, None
 
 
 def _looks_named(name: str, path: str) -> bool:
-    """Whether `NAME:path` is meant, and not `rclone:...`, `C:\\dir` or `simplecache::s3://...`."""
-    return name != "rclone" and not (len(name) == 1 and path[:1] in "\\/") and path[:1] != ":"
+    """Whether `NAME:path` is meant, and not `C:\\dir` or `simplecache::s3://...`."""
+    return not (len(name) == 1 and path[:1] in "\\/") and path[:1] != ":"

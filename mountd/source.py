@@ -106,7 +106,7 @@ def _not_a_url(text: str) -> str:
     if "::" in text:
         return f"SOURCE {shown}: chained fsspec URLs are not supported; mount the inner one"
     if text.startswith("rclone:"):
-        return f"SOURCE {shown}: remotes of rclone.conf are not supported yet; write its URL"
+        return "SOURCE: a remote of rclone is not taken here; write its URL"
     named = split_remote_path(text)
     if named:
         return f"SOURCE {shown}: there is no remote {named[0]} in the config file"

@@ -18,7 +18,7 @@ from mountd.errors import MountPointError, NameNotAllowed, UsageError
 from mountd.mount_table import Mount, is_below, read_mounts
 from mountd.options import OPTIONS
 from mountd.remotes.base import RemoteStore
-from mountd.source import Source, parse_source, split_remote_path
+from mountd.source import Source, split_remote_path
 from mountd.transfer.send import ServerCopy
 from mountd.transfer.side import Side
 from mountd.vfs.names import raw_name
@@ -105,7 +105,6 @@ def _in_mount(
         return None
     told = request(daemon.socket_path, {"op": "status"}, _TIMEOUT_S)
     reach = told.get("reach")
-    source = parse_source(str(told.get("source")))
     options = _options_in(reach if isinstance(reach, dict) else {})
     # What the mount was given holds here, too, unless this command says something else.
     given = CommandLine(
@@ -118,7 +117,7 @@ def _in_mount(
         given = CommandLine(
             {**remote.options, **given.options}, {**remote.secrets(), **given.credentials}
         )
-    _, settings = resolve_source(source.text, config, given, mount=section)
+    source, settings = resolve_source(str(told.get("source")), config, given, mount=section)
     prefix = "/".join([source.prefix, *names]).strip("/")
     below = replace(source, prefix=prefix, text=f"{source.text.rstrip('/')}/{'/'.join(names)}")
     if not names:

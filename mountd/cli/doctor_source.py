@@ -88,7 +88,7 @@ def check_source(
 
 def check_credentials(source: Source, settings: Settings) -> Finding:
     """Where credentials are, by name; never what they are."""
-    own = "option, config file, MOUNTD_* or mountd login"
+    own = "option, config file, rclone.conf, MOUNTD_* or mountd login"
     places = [f"{name} ({own})" for name in sorted(settings.credentials)]
     places += [f"${name}" for name in _VARIABLES.get(source.scheme, ()) if os.environ.get(name)]
     places += [name for name in _FILES.get(source.scheme, ()) if Path(name).expanduser().is_file()]

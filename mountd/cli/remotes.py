@@ -1,8 +1,8 @@
-"""`mountd remotes`: what the config file defines, and with --check whether it answers."""
+"""`mountd remotes`: what config file and rclone.conf define; with --check whether it answers."""
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,7 +21,10 @@ from mountd.errors import (
     RemoteError,
     StartError,
     Unreachable,
+    UsageError,
 )
+from mountd.rclone_conf import read_rclone
+from mountd.rclone_source import resolve_rclone
 from mountd.source import Source, without_secrets
 
 CHECK_TIMEOUT_S = 20.0
@@ -39,42 +42,87 @@ class Check:
     took_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A row of the table. `text` is its SOURCE, "" where mountd can't mount it: then `reason`."""
+
+    row: tuple[str, ...]
+    text: str
+    mount: Section | None = None
+    reason: str = ""
+
+
 def run(arguments: Sequence[str]) -> int:
     """0; with --check 3 where a remote denied, else 4 where one was out of reach, else 1 or 2."""
-    parser = Parser("remotes", "The remotes and mounts of the config file.")
+    parser = Parser("remotes", "The remotes and mounts of the config file, and rclone's remotes.")
     parser.add_config()
     parser.add_argument("--check", action="store_true", help="list the first page of each")
     parsed = parser.read(arguments)
     config = load_config(parsed.config)
-    if config.path is None:
-        warn("there is no config file; docs/config.md says what goes into it")
-        return ExitCode.OK
-    rows = [_row(name, "remote", one) for name, one in config.remotes.items()]
-    rows += [_row(name, "mount", one) for name, one in config.mounts.items()]
-    if not rows:
-        print(f"{config.path} defines no remotes and no mounts")
+    listed = [*_of_config(config), *_of_rclone()]
+    if not listed:
+        if config.path is None:
+            warn("there is no config file; docs/config.md says what goes into it")
+        else:
+            print(f"{config.path} defines no remotes and no mounts")
         return ExitCode.OK
     if not parsed.check:
-        print_table(("NAME", "KIND", "SOURCE", "MOUNTPOINT"), rows)
+        print_table(("NAME", "KIND", "SOURCE", "MOUNTPOINT"), [one.row for one in listed])
         return ExitCode.OK
-    checks = check_all(config)
+    checks = check_all(listed, config)
     print_table(
         ("NAME", "KIND", "SOURCE", "MOUNTPOINT", "CHECK", "REASON"),
-        [(*row, one.state, one.reason) for row, one in zip(rows, checks, strict=True)],
+        [(*one.row, check.state, check.reason) for one, check in zip(listed, checks, strict=True)],
     )
     codes = [one.exit_code for one in checks]
     order = (ExitCode.CREDENTIALS, ExitCode.UNREACHABLE, ExitCode.RUNTIME, ExitCode.USAGE)
     return next((code for code in order if code in codes), ExitCode.OK)
 
 
-def check_all(config: ConfigFile) -> list[Check]:
-    """All remotes, then all mounts, at once."""
-    sections = [(f"{name}:", None) for name in config.remotes]
-    targets = [*sections, *((one.source or "", one) for one in config.mounts.values())]
-    environ = dict(os.environ) if len(targets) == 1 else _without_credentials(os.environ)
-    calls = [Bounded(partial(_check_target, text, one, config, environ)) for text, one in targets]
+def check_all(listed: Sequence[_Listed], config: ConfigFile) -> list[Check]:
+    """All at once. What mountd can't mount is no failure."""
+    one_only = sum(bool(one.text) for one in listed) == 1
+    environ = dict(os.environ) if one_only else _without_credentials(os.environ)
+    calls = [
+        Bounded(partial(_check_target, one.text, one.mount, config, environ)) if one.text else None
+        for one in listed
+    ]
     deadline = time.monotonic() + CHECK_TIMEOUT_S
-    return [_outcome(partial(_result, call, deadline)) for call in calls]
+    return [
+        _outcome(partial(_result, call, deadline)) if call else Check("-", one.reason, ExitCode.OK)
+        for one, call in zip(listed, calls, strict=True)
+    ]
+
+
+def _of_config(config: ConfigFile) -> Iterator[_Listed]:
+    for name, one in config.remotes.items():
+        yield _Listed(_row(name, "remote", one), f"{name}:")
+    for name, one in config.mounts.items():
+        yield _Listed(_row(name, "mount", one), one.source or "", one)
+
+
+def _of_rclone() -> Iterator[_Listed]:
+    """A file that can't be read is said, and the others are listed."""
+    try:
+        config = read_rclone()
+    except UsageError as error:
+        warn(str(error))
+        return
+    for name in config.names():
+        text = f"rclone:{name}:"
+        try:
+            # Anywhere on the local disk is a mount of its own.
+            is_local = config.remote(name).type == "local"
+            source, _ = resolve_rclone(f"{text}/" if is_local else text, config=config)
+        except UsageError as error:
+            yield _Listed((text, "rclone", "-", "-"), "", reason=str(error))
+        else:
+            yield _Listed((text, "rclone", _url(source), "-"), source.text)
+
+
+def _url(source: Source) -> str:
+    path = f"/{source.prefix}" if source.prefix or source.scheme == "file" else ""
+    return f"{source.scheme}://{source.authority}{path}"
 
 
 def _result(call: Bounded[Check], deadline: float) -> Check:

@@ -34,6 +34,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "MOUNTD_RUNTIME_DIR": str(tmp_path / "run"),
         "MOUNTD_CACHE_DIR": str(tmp_path / "cache"),
         "MOUNTD_CONFIG": str(tmp_path / "config.toml"),
+        "RCLONE_CONFIG": str(tmp_path / "rclone.conf"),
         "TMPDIR": str(tmp_path),
     }
 
@@ -67,7 +68,8 @@ def mountd(environment: Mapping[str, str], *arguments: str) -> subprocess.Comple
         ("mount data", 2, "defines no mount 'data'"),
         ("mount s4://b {tmp}/m", 2, "did you mean s3?"),
         ("mount lab:x {tmp}/m", 2, "no remote 'lab'"),
-        ("mount rclone:lab:x {tmp}/m", 2, "not supported yet"),
+        ("mount rclone:lab:x {tmp}/m", 2, "no remote 'lab' in rclone.conf (there is none)"),
+        ("mount rclone:lab {tmp}/m", 2, "write rclone:NAME:PATH"),
         ("mount file:///etc {tmp}/m -o cahce_size=1G", 2, "did you mean cache_size?"),
         ("mount file:///etc {tmp}/m -o umask=9", 2, "umask takes an octal mask"),
         ("mount file:///etc {tmp}/m -o password=s3cret", 2, "password_file=PATH"),

@@ -75,7 +75,7 @@ def test_the_root_directory_is_a_source() -> None:
         ("\\\\server\\share", "Windows path"),
         ("/data", "file:///data"),
         ("lab:data", "no remote lab"),
-        ("rclone:lab:data", "rclone.conf are not supported yet"),
+        ("rclone:lab:data", "a remote of rclone is not taken here"),
         ("simplecache::s3://b", "chained"),
         ("https://h/remote.php/dav/files/ann", "nextcloud://HOST/PATH"),
         ("bucket", "is no URL"),
