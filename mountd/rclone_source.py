@@ -44,7 +44,6 @@ _NOT_IN_S3 = {
     **dict.fromkeys(("requester_pays", "versions", "version_at"), ""),
 }
 _NOT_IN_GCS = {
-    "user_project": "",
     "token": "make a service account, or type gcloud auth application-default login and set "
     "env_auth = true",
 }
@@ -256,10 +255,9 @@ def _gcs(remote: RcloneRemote, path: str) -> _Found:
     if remote.is_on("anonymous"):
         given |= {"anonymous": "true", "service_account": ""}
     elif not account and not remote.is_on("env_auth"):
-        remote.refuse(_NOT_IN_GCS)
         given["token"] = remote.get("access_token")
-        if not given["token"]:
-            raise remote.error("there are no credentials; write service_account_file or env_auth")
+        if not given["token"]:  # with no `token` either rclone, too, asks Google's own chain
+            remote.refuse(_NOT_IN_GCS)
     remote.refuse({"user_project": ""})
     endpoint = remote.get("endpoint").rstrip("/").removesuffix("/storage/v1")
     return _Found(_bucket("gs", path), _endpoint(remote, endpoint), given)
