@@ -43,6 +43,7 @@ from mountd.errors import (
 from mountd.fusefs.kernel import KernelLevers, tune
 from mountd.fusefs.mount import FuseMount, mount_options
 from mountd.fusefs.operations import Operations, ownership
+from mountd.plain_error import plain_error
 from mountd.remotes.health import HealthState
 from mountd.remotes.registry import open_store
 from mountd.remotes.stack import RemoteStack
@@ -387,26 +388,3 @@ def _allow_many_descriptors() -> None:
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def plain_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one of a nursery's errors that the command ends with: an interrupt, else the reason not
-    to start, else the first. What else there was is logged."""
-    leaves: list[BaseException] = []
-    groups: list[BaseExceptionGroup[BaseException]] = [group]
-    while groups:
-        for error in groups.pop(0).exceptions:
-            if isinstance(error, BaseExceptionGroup):
-                groups.append(error)
-            else:
-                leaves.append(error)
-    leaves.sort(key=_rank)
-    for error in leaves[1:]:
-        log.error("and: %s: %s", type(error).__name__, error, exc_info=error)
-    return leaves[0]
-
-
-def _rank(error: BaseException) -> int:
-    if isinstance(error, KeyboardInterrupt):
-        return 0
-    return 1 if isinstance(error, StartError) else 2

@@ -16,8 +16,8 @@ from mountd.background import (
     scan_cache,
     tidy_memory,
 )
-from mountd.daemon import plain_error
 from mountd.errors import StartError, Unreachable
+from mountd.plain_error import plain_error
 from mountd.remotes.counting import TransferCounts
 from mountd.remotes.health import HealthState, RemoteHealth
 from mountd_cache.block_cache import CacheCounters
