@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import trio
 
-from mountd.errors import NoEntry, NotFound, Unreachable, VersionChanged
+from mountd.errors import Exists, NoEntry, NotFound, Unreachable, VersionChanged
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.optional_doors import move_dir_in
 from mountd.vfs.files import OpenFiles
@@ -87,8 +87,15 @@ class WholeMoves:
     def _settle(
         self, source: Found, from_parent: Directory, to_parent: Directory, key: str, name: bytes
     ) -> None:
-        """The remote has moved it: one record in the journal, and all that is known goes along."""
+        """The remote has moved it: one record in the journal, and all that is known goes along.
+        Raises Exists where something was made at its new name meanwhile, and that stays."""
         names, tree, old = self._names, self._tree, source.key
+        if any(c.key.startswith(key) or c.key + "/" == key for c in self._ledger.unsent()):
+            tree.expire_below(key)
+            raise Exists(name)
+        now = self._ledger.changes.get(old)
+        if now is not None and now.is_directory:  # it may have got another mode meanwhile
+            source = names.found(now)
         made = replace(
             names.change_at(key, to_parent.key, name, source.number, ChangeKind.DIRECTORY),
             expect=THERE,

@@ -1,11 +1,16 @@
 """Directory moves and what happens beside them."""
 
+import stat
 import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
+from mountd.errors import Exists
+from mountd.vfs.attributes import NewAttributes
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.mounted import mounted_files, names, walk
 from tests.fakes.syncing import reached
@@ -84,3 +89,54 @@ async def test_a_file_that_is_sent_while_its_directory_is_renamed_twice_goes_alo
         assert await read(fs, "e/t/new") == b"bytes"
         await drained(mounted)
         assert store.data("e/t/new") == b"bytes"
+
+
+async def test_a_mode_that_a_directory_gets_while_it_moves_stays(tmp_path: Path) -> None:
+    store = moving()
+    faults = FaultStore(store)
+    async with mounted_files(faults, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        number = (await walk(fs, "d")).number
+        await fs.set_attributes(number, NewAttributes(mode=0o755), None)
+        move = threading.Event()
+        moved = faults.add("move_dir", hang=move, calls=[1])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rename, fs, "d", "e")
+            await reached(moved.reached)
+            new = NewAttributes(mode=0o700, mtime_ns=1_500_000_000 * 10**9)
+            await fs.set_attributes(number, new, None)
+            move.set()
+        assert (await walk(fs, "e")).number == number
+        found = fs.attributes(number)
+        assert (stat.S_IMODE(found.mode or 0), found.mtime_ns) == (0o700, 1_500_000_000 * 10**9)
+
+
+async def test_what_was_made_at_the_new_name_meanwhile_is_not_forgotten(
+    tmp_path: Path, expected_log: Any
+) -> None:
+    """The kernel lets nobody make it, but nothing else here knows that."""
+    store = moving()
+    faults = FaultStore(store)
+    async with mounted_files(faults, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        await walk(fs, "d/s/b")
+        move = threading.Event()
+        moved = faults.add("move_dir", hang=move, calls=[1])
+
+        async def rename_() -> None:
+            with pytest.raises(Exists):
+                await rename(fs, "d", "e")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rename_)
+            await reached(moved.reached)
+            made = await fs.make_directory(fs.tree.root, b"e", {})
+            fh, _ = await fs.create(fs.tree.directory(made.number), b"new", {})
+            await fs.write(fh, 0, b"bytes")
+            fs.release(fh)
+            move.set()
+        assert await read(fs, "e/new") == b"bytes"
+        await drained(mounted)
+        assert data(store) == {**placed("e/"), "e/new": b"bytes"}
+        assert await names(fs) == ["e", "top"]
+        assert await read(fs, "e/s/b") == b"22"
