@@ -15,7 +15,7 @@ from mountd.transfer.window import Window
 LIGHT_BYTES: Final = 1 << 20
 RANGE_BYTES: Final = 8 << 20
 LIGHT_AT_ONCE: Final = 64
-HEAVY_AT_ONCE: Final = 24  # with RANGE_BYTES: 192 MiB
+HEAVY_AT_ONCE: Final = 16  # with RANGE_BYTES: 128 MiB
 _NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 _OUT_OF_REACH: Final = 8  # files that fail by Unreachable, one after the other
 
