@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _NONE = {"If-None-Match": "*"}
 _OTHER_VERSION = f'"{"0" * 32}"'
 _OTHER = {"If-Match": _OTHER_VERSION}
-_LEFTOVER_NS = 24 * 3600 * 1_000_000_000
+_LEFTOVER_NS = 3600 * 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class _Probes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Removes what is ours, and what a daemon that was killed here left a day ago.
+        """Removes what is ours, and what a daemon that was killed here left an hour ago.
 
         Best effort: listings hide these names.
         """

@@ -94,8 +94,8 @@ class _Running:
                 self.shown.connections += 1
                 self._open.append(connection)
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def stop(self) -> None:
         self._stopped.set()
