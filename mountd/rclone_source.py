@@ -177,7 +177,7 @@ def _webdav(remote: RcloneRemote, path: str) -> _Found:
     given = {
         "user": remote.get("user"),
         "password": password,
-        "token": remote.get("bearer_token"),
+        "token": "" if password else remote.get("bearer_token"),
     }
     home = _NEXTCLOUD.fullmatch(url.path) if vendor == "nextcloud" else None
     if home is not None:
@@ -268,7 +268,7 @@ def _azure(remote: RcloneRemote, path: str) -> _Found:
     source = _bucket("az", path)
     if remote.is_on("use_emulator"):
         return _Found(source, {}, {"connection_string": "UseDevelopmentStorage=true"})
-    if remote.get("sas_url"):
+    if remote.get("sas_url") and not remote.get("key"):
         return _azure_sas(remote, source)
     given = {
         "account_name": remote.get("account"),
@@ -309,7 +309,7 @@ _TYPES: Mapping[str, Callable[[RcloneRemote, str], _Found]] = MappingProxyType(
     {
         "webdav": _webdav,
         "s3": _s3,
-        "google cloud storage": _gcs,
+        **dict.fromkeys(("google cloud storage", "gcs", "googlecloudstorage"), _gcs),
         "azureblob": _azure,
         "local": _local,
     }

@@ -17,6 +17,7 @@ from mountd.credentials import CREDENTIALS
 from mountd.errors import MountPointError, NameNotAllowed, UsageError
 from mountd.mount_table import Mount, is_below, read_mounts
 from mountd.options import OPTIONS
+from mountd.rclone_source import is_of_rclone
 from mountd.remotes.base import RemoteStore
 from mountd.source import Source, split_remote_path
 from mountd.transfer.send import ServerCopy
@@ -104,8 +105,26 @@ def _in_mount(
     except NameNotAllowed:
         return None
     told = request(daemon.socket_path, {"op": "status"}, _TIMEOUT_S)
-    reach = told.get("reach")
-    options = _options_in(reach if isinstance(reach, dict) else {})
+    reached = _reached(told, mount, config, command_line)
+    if reached is None:
+        return None
+    source, settings = reached
+    prefix = "/".join([source.prefix, *names]).strip("/")
+    below = replace(source, prefix=prefix, text=f"{source.text.rstrip('/')}/{'/'.join(names)}")
+    if not names:
+        below = source
+    at = MountedAt(Path(mount.path, relative), mount, relative, daemon)
+    return Place(below.text, settings, below, mounted=at)
+
+
+def _reached(
+    told: Mapping[str, Any], mount: Mount, config: ConfigFile, command_line: CommandLine
+) -> tuple[Source, Settings] | None:
+    """How to reach what is mounted there; None where only its daemon can."""
+    text, reach = str(told.get("source")), told.get("reach")
+    of_rclone = is_of_rclone(text)
+    # Who mounted it may say where his own keys go, but not where those of our rclone.conf do.
+    options = _options_in(reach if isinstance(reach, dict) and not of_rclone else {})
     # What the mount was given holds here, too, unless this command says something else.
     given = CommandLine(
         {**options.options, **command_line.options},
@@ -117,13 +136,16 @@ def _in_mount(
         given = CommandLine(
             {**remote.options, **given.options}, {**remote.secrets(), **given.credentials}
         )
-    source, settings = resolve_source(str(told.get("source")), config, given, mount=section)
-    prefix = "/".join([source.prefix, *names]).strip("/")
-    below = replace(source, prefix=prefix, text=f"{source.text.rstrip('/')}/{'/'.join(names)}")
-    if not names:
-        below = source
-    at = MountedAt(Path(mount.path, relative), mount, relative, daemon)
-    return Place(below.text, settings, below, mounted=at)
+    if not of_rclone:
+        return resolve_source(text, config, given, mount=section)
+    try:
+        found = resolve_source(text, config, given, mount=section)
+    except UsageError:
+        return None
+    # The name may stand for something else here: another user's file, or a changed one.
+    cache = told.get("cache")
+    folder = str(cache.get("folder")) if isinstance(cache, dict) else ""
+    return found if os.path.basename(folder) == identity_name(*found) else None
 
 
 def _options_in(reach: Mapping[str, Any]) -> CommandLine:

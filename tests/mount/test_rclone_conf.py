@@ -94,7 +94,21 @@ def test_an_s3_that_rclone_config_made(s3_server: S3Server, tmp_path: Path) -> N
     with mounted("rclone:lab:b/p", tmp_path, environment=environment) as mount:
         assert [path.name for path in mount.path.iterdir()] == ["seen"]
         write_and_send(mount, "new", b"2")
-        (tmp_path / "copied").mkdir()
         mount.cli("copy", str(mount.path), str(tmp_path / "copied"))
     assert (tmp_path / "copied/new").read_bytes() == b"2"
     assert rclone("cat", "lab:b/p/new", conf=conf) == "2"
+
+
+def test_a_copy_out_of_a_mount_is_of_what_is_mounted_whatever_the_name_means_to_who_copies(
+    tmp_path: Path,
+) -> None:
+    conf, other = tmp_path / "rclone.conf", tmp_path / "other.conf"
+    for name, file in (("mine", conf), ("yours", other)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_text(name)
+        file.write_text(f"[x]\ntype = alias\nremote = {tmp_path / name}\n")
+    with mounted("rclone:x:", tmp_path, environment={"RCLONE_CONFIG": str(conf)}) as mount:
+        for number, file in enumerate((conf, other, tmp_path / "none.conf")):
+            mount.environment["RCLONE_CONFIG"] = str(file)
+            mount.cli("copy", str(mount.path), str(tmp_path / f"copied{number}"))
+            assert (tmp_path / f"copied{number}" / "f").read_text() == "mine"

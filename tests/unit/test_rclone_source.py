@@ -167,6 +167,17 @@ def test_google(rclone: Rclone, lines: str, credentials: dict[str, str]) -> None
     source, settings = rclone.resolve("rclone:x:b", f"[x]\ntype = google cloud storage\n{lines}")
     assert (source.scheme, source.authority) == ("gs", "b")
     assert settings.credentials == credentials
+    for name in ("gcs", "googlecloudstorage"):  # rclone takes these words, too
+        assert rclone.resolve("rclone:x:b", f"[x]\ntype = {name}\n{lines}")[1] == settings
+
+
+def test_of_two_rights_the_one_that_rclone_takes_counts(rclone: Rclone) -> None:
+    _, settings = rclone.resolve("rclone:x:", f"[x]\n{DAV}url = https://h/\nbearer_token = T\n")
+    assert settings.credentials == {"user": "al", "password": "secret"}
+    sas = "sas_url = https://a.blob.core.windows.net/?sig=x\n"
+    lines = f"[x]\ntype = azureblob\naccount = a\nkey = S2V5\n{sas}"
+    _, settings = rclone.resolve("rclone:x:", lines)
+    assert settings.credentials == {"account_name": "a", "account_key": "S2V5"}
 
 
 def test_aliases_and_local_directories_are_what_they_stand_for(
