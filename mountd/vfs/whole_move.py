@@ -5,12 +5,15 @@ there is to know, and a crash at any instant leaves what somebody else's rename 
 written below meanwhile is held back from the remote, and goes to the new place.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import trio
 
 from mountd.errors import Exists, NoEntry, NotFound, Unreachable, VersionChanged
+from mountd.remotes import call
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.optional_doors import move_dir_in
 from mountd.vfs.files import OpenFiles
@@ -75,7 +78,9 @@ class WholeMoves:
         lost: Exception = TimeoutError(f"{old!r} was not moved in {self._wait_s:g} s")
         try:
             with trio.move_on_after(self._wait_s - look_s):
-                await trio.to_thread.run_sync(move_dir_in, store, old, new, abandon_on_cancel=True)
+                until_s = time.monotonic() + self._wait_s - look_s
+                move = partial(_move, store, old, new, until_s)
+                await trio.to_thread.run_sync(move, abandon_on_cancel=True)
                 return True
         except (Unreachable, NotFound, VersionChanged) as error:
             lost = error  # a proxy may have sent it twice, and the second one tells
@@ -155,6 +160,12 @@ def _above(key: str) -> Iterator[str]:
     while at >= 0:
         yield key[: at + 1]
         at = key.rfind("/", 0, at)
+
+
+def _move(store: RemoteStore, old: str, new: str, until_s: float) -> None:
+    """It does not begin after `until_s`, however long it has to wait for other requests."""
+    call.deadline_s.set(until_s)  # in this call's own copy of the context
+    move_dir_in(store, old, new)
 
 
 def _is_moved(store: RemoteStore, old: str, new: str) -> bool:

@@ -9,7 +9,10 @@ import pytest
 import trio
 import trio.testing
 
-from mountd.errors import Exists
+from mountd.errors import Exists, Throttled
+from mountd.remotes.limit import Limiter
+from mountd.remotes.limited_store import LimitedStore
+from mountd.remotes.retry import RetryingStore
 from mountd.vfs.attributes import NewAttributes
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.mounted import mounted_files, names, walk
@@ -140,3 +143,22 @@ async def test_what_was_made_at_the_new_name_meanwhile_is_not_forgotten(
         assert data(store) == {**placed("e/"), "e/new": b"bytes"}
         assert await names(fs) == ["e", "top"]
         assert await read(fs, "e/s/b") == b"22"
+
+
+async def test_a_move_whose_caller_was_told_that_it_failed_does_not_begin_after_that(
+    tmp_path: Path,
+) -> None:
+    """It waits for others' requests, which may take longer than a rename may."""
+    store, limiter = moving(), Limiter(1)
+    limited = RetryingStore(LimitedStore(store, limiter), 30.0)
+    async with mounted_files(limited, tmp_path, queue=True, wait_s=1.0) as mounted:
+        fs = mounted.fs
+        await walk(fs, "d/s/b")
+        limiter.acquire()
+        with pytest.raises((Throttled, TimeoutError)):
+            await rename(fs, "d", "e")
+        limiter.release()
+        await trio.to_thread.run_sync(limiter.acquire)  # after all that still wait
+        limiter.release()
+        assert store.calls["move_dir"] == 0
+        assert await read(fs, "d/s/b") == b"22"
