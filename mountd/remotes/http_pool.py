@@ -171,8 +171,7 @@ class HttpPool:
         self, method: str, target: str, headers: Mapping[str, str], body: SentBody, until_s: float
     ) -> Answer:
         what = f"{method} {self.origin}{target.partition('?')[0]}"
-        if self.sign_in is not None:
-            self.sign_in.check(what)
+        is_try = self.sign_in is not None and self.sign_in.check(what)
         self.writes += method not in _READS
         feed = BodyFeed(body, until_s)
         request = httpcore.Request(
@@ -183,17 +182,20 @@ class HttpPool:
         )
         response: httpcore.Response | None = None
         connections = self._connections()
-        with contextlib.suppress(BodyFailed), _transport_errors(what), socket_deadline(until_s):
-            connection = connections.take(until_s)
-            try:
-                response = connection.handle_request(request)
-            finally:
-                if response is None:
-                    connections.give_back(connection)
+        try:
+            with contextlib.suppress(BodyFailed), _transport_errors(what), socket_deadline(until_s):
+                connection = connections.take(until_s)
+                try:
+                    response = connection.handle_request(request)
+                finally:
+                    if response is None:
+                        connections.give_back(connection)
+        finally:
+            if self.sign_in is not None:
+                status = response.status if response is not None else None
+                self.sign_in.heard(status, is_try=is_try)
         if response is None:
             raise feed.failure()
-        if self.sign_in is not None:
-            self.sign_in.heard(response.status)
         ended = functools.partial(connections.give_back, connection)
         return Answer(response, target, what, feed.until_s, ended)
 

@@ -16,6 +16,9 @@ from mountd.errors import SignInRefused
 
 # Before each further try. The first one is for who was let in before: seven wrong ones in 12 h.
 AGAIN_S: Final = (30.0, 1800.0, 3600.0, 7200.0, 14400.0, 21600.0)
+# After a try that tells nothing: an idle connection was dropped, the server is down. It may have
+# been counted all the same.
+UNTOLD_S: Final = 300.0
 
 
 class SignIn:
@@ -32,13 +35,14 @@ class SignIn:
     def is_refused(self) -> bool:
         return self._refusals > 0
 
-    def check(self, what: str) -> None:
-        """Before each request. Raises SignInRefused where it is not to be sent."""
+    def check(self, what: str) -> bool:
+        """Before each request. Raises SignInRefused where it is not to be sent; whether it is a
+        further try, which `heard` has to be told."""
         if not self._refusals:
-            return
+            return False
         with self._lock:
             if not self._refusals:
-                return
+                return False
             now_s = self._clock()
             if now_s < self._next_s:
                 raise SignInRefused(
@@ -46,17 +50,25 @@ class SignIn:
                     "mount again with a new one"
                 )
             self._refuse(now_s)  # this one goes; the others wait for what it hears
+        return True
 
-    def heard(self, status: int) -> None:
-        """After each answer. Those that were under way at the first 401 count as one."""
+    def heard(self, status: int | None, *, is_try: bool = False) -> None:
+        """After each request, None without an answer. Those that were under way at the first 401
+        count as one."""
         if status == 401:
             with self._lock:
                 if not self._refusals:
                     self._refusals = 0 if self._was_let_in else 1
                     self._refuse(self._clock())
-        elif (self._refusals or not self._was_let_in) and _lets_in(status):
+        elif status is not None and _lets_in(status):
+            if self._refusals or not self._was_let_in:
+                with self._lock:
+                    self._refusals, self._was_let_in = 0, True
+        elif is_try:
             with self._lock:
-                self._refusals, self._was_let_in = 0, True
+                if self._refusals:  # nobody was let in meanwhile
+                    self._refusals -= 1
+                    self._next_s = self._clock() + UNTOLD_S
 
     def _refuse(self, now_s: float) -> None:
         self._next_s = now_s + AGAIN_S[min(self._refusals, len(AGAIN_S) - 1)]
