@@ -7,7 +7,7 @@ and `RCLONE_CONFIG_<NAME>_TYPE` alone makes a remote. No message repeats a value
 import configparser
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,6 +131,19 @@ def parse_rclone(data: bytes, path: str) -> dict[str, dict[str, str]]:
             f"{path} is encrypted, and only rclone can read it; type: (umask 077; rclone config "
             "show NAME > FILE) and set RCLONE_CONFIG=FILE, or: rclone config encryption remove"
         )
+    for at, line in enumerate(lines):
+        if line.startswith("["):
+            if not line.endswith("]"):
+                raise UsageError(f"{path}:{at + 1}: write KEY = VALUE or [NAME]")
+            lines[at] = f"[{line[1:-1].strip()}]"
+    parser = _read_lines(lines, path)
+    return {
+        name: {key: _unquoted(value, f"{path} [{name}]") for key, value in parser.items(name)}
+        for name in parser.sections()
+    }
+
+
+def _read_lines(lines: Sequence[str], path: str) -> configparser.RawConfigParser:
     # Without indents there are no continued lines: rclone has none.
     parser = configparser.RawConfigParser(
         strict=False,
@@ -150,7 +163,17 @@ def parse_rclone(data: bytes, path: str) -> dict[str, dict[str, str]]:
         raise UsageError(f"{path}:{number}: write KEY = VALUE or [NAME]") from None
     except configparser.Error:
         raise UsageError(f"{path} is no rclone.conf; type: rclone config") from None
-    return {name: dict(parser.items(name)) for name in parser.sections()}
+    return parser
+
+
+def _unquoted(value: str, place: str) -> str:
+    """rclone takes backquotes and three double quotes away, and writes them where it needs them."""
+    quote = next((each for each in ("`", '"""') if value.startswith(each)), "")
+    if not quote:
+        return value
+    if len(value) < 2 * len(quote) or not value.endswith(quote):
+        raise UsageError(f"{place}: a value has quotes that its line does not close; mend them")
+    return value[len(quote) : -len(quote)]
 
 
 def _find(environ: Mapping[str, str]) -> Path | None:

@@ -64,11 +64,11 @@ def test_any_text_is_revealed_or_refused(text: str) -> None:
 def test_the_file_is_read_as_rclone_reads_it() -> None:
     text = (
         "\ufeff# c\n; c\n[a]\r\n  type = s3\n\n  region: x # no comment\nKey=%(v)s = 1\n\n"
-        "[b c]\ntype=local\n[a]\ntype = webdav\n[DEFAULT]\nq = 1\n"
+        '[ b c ]\ntype=`local`\nq = "x"\nr:"""a`b"""\n[a]\ntype = webdav\n[DEFAULT]\nq = 1\n'
     )
     assert parse_rclone(text.encode(), "f") == {
         "a": {"type": "webdav", "region": "x # no comment", "Key": "%(v)s = 1"},
-        "b c": {"type": "local"},
+        "b c": {"type": "local", "q": '"x"', "r": "a`b"},
         "DEFAULT": {"q": "1"},
     }
 
@@ -78,6 +78,8 @@ def test_the_file_is_read_as_rclone_reads_it() -> None:
     [
         (b"pass = s3cret\n", r"f:1: write \[NAME\] above the first key"),
         (b"[x]\n\ns3cret\n", r"f:3: write KEY = VALUE"),
+        (b"[x] s3cret\n", r"f:1: write KEY = VALUE"),
+        (b"[x]\na = `s3cret\n", r"f \[x\]: a value has quotes"),
         (b"[x]\n= s3cret\n", r"f:2: write KEY = VALUE"),
         (b"[x]\na = s3cret\xff\n", "f is no text"),
         (b"# Encrypted rclone configuration File\n\nRCLONE_ENCRYPT_V0:\ns3cret\n", "config show"),
