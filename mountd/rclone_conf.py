@@ -128,8 +128,8 @@ def parse_rclone(data: bytes, path: str) -> dict[str, dict[str, str]]:
     first = next((line for line in lines if line and line[0] not in "#;"), "")
     if first.startswith("RCLONE_ENCRYPT_V"):
         raise UsageError(
-            f"{path} is encrypted, and only rclone can read it; type: (umask 077; rclone config "
-            "show NAME > FILE) and set RCLONE_CONFIG=FILE, or: rclone config encryption remove"
+            f"{path} is encrypted, and only rclone can read it; type: cp {path} FILE && chmod 600 "
+            "FILE && rclone --config FILE config encryption remove, and set RCLONE_CONFIG=FILE"
         )
     for at, line in enumerate(lines):
         if line.startswith("["):

@@ -82,7 +82,7 @@ def test_the_file_is_read_as_rclone_reads_it() -> None:
         (b"[x]\na = `s3cret\n", r"f \[x\]: a value has quotes"),
         (b"[x]\n= s3cret\n", r"f:2: write KEY = VALUE"),
         (b"[x]\na = s3cret\xff\n", "f is no text"),
-        (b"# Encrypted rclone configuration File\n\nRCLONE_ENCRYPT_V0:\ns3cret\n", "config show"),
+        (b"# Encrypted rclone configuration File\n\nRCLONE_ENCRYPT_V0:\ns3cret\n", "is encrypted"),
     ],
 )
 def test_a_file_that_is_none_gets_one_line_without_its_content(data: bytes, words: str) -> None:
@@ -90,6 +90,22 @@ def test_a_file_that_is_none_gets_one_line_without_its_content(data: bytes, word
         parse_rclone(data, "f")
     assert "s3cret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_encrypted_file_is_read_once_rclone_has_done_what_the_message_says(
+    tmp_path: Path,
+) -> None:
+    conf, plain = tmp_path / "rclone.conf", tmp_path / "plain.conf"
+    text = "[x]\ntype = webdav\nurl = https://h/\npass = 0EulCnQmzZxf8LDOAHq5pKkwDH7IoQ\n"
+    conf.write_text(text)
+    command = [RCLONE, "--password-command", "echo s3cret", "config", "encryption"]
+    subprocess.run([*command, "set", "--config", conf], check=True, capture_output=True)
+    with pytest.raises(UsageError, match="rclone --config FILE config encryption remove"):
+        read_rclone({"RCLONE_CONFIG": str(conf)})
+    plain.write_bytes(conf.read_bytes())
+    subprocess.run([*command, "remove", "--config", plain], check=True, capture_output=True)
+    found = read_rclone({"RCLONE_CONFIG": str(plain)}).remote("x")
+    assert found.password("pass") == "secret"
 
 
 _LINES = st.lists(
