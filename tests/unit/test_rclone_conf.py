@@ -98,12 +98,12 @@ def test_an_encrypted_file_is_read_once_rclone_has_done_what_the_message_says(
     conf, plain = tmp_path / "rclone.conf", tmp_path / "plain.conf"
     text = "[x]\ntype = webdav\nurl = https://h/\npass = 0EulCnQmzZxf8LDOAHq5pKkwDH7IoQ\n"
     conf.write_text(text)
-    command = [RCLONE, "--password-command", "echo s3cret", "config", "encryption"]
-    subprocess.run([*command, "set", "--config", conf], check=True, capture_output=True)
+    command = [str(RCLONE), "--password-command", "echo s3cret", "config", "encryption"]
+    subprocess.run([*command, "set", "--config", str(conf)], check=True, capture_output=True)
     with pytest.raises(UsageError, match="rclone --config FILE config encryption remove"):
         read_rclone({"RCLONE_CONFIG": str(conf)})
     plain.write_bytes(conf.read_bytes())
-    subprocess.run([*command, "remove", "--config", plain], check=True, capture_output=True)
+    subprocess.run([*command, "remove", "--config", str(plain)], check=True, capture_output=True)
     found = read_rclone({"RCLONE_CONFIG": str(plain)}).remote("x")
     assert found.password("pass") == "secret"
 
