@@ -216,6 +216,18 @@ def test_broken_bytes_are_replaced_at_once_and_never_pass_for_ours() -> None:
         put(store)
 
 
+def test_broken_bytes_do_not_pass_for_ours_where_the_second_put_is_lost() -> None:
+    """The first one stands there under our sum: the queue took it for what it had sent."""
+    sum_ = f"<oc:checksums><oc:checksum>MD5:{MD5_OF_DATA}</oc:checksum></oc:checksums></d:prop>"
+    found = answer(207, FOUND.replace(b"</d:prop>", sum_.encode(), 1))
+    with scripted(TOLD, BROKEN, cut(answer(201), 10), found) as (store, _):
+        with pytest.raises(Unreachable):
+            put(store)
+        identity = store.identify("f")
+    assert identity.entry.version == VERSION
+    assert identity.md5 == "0" * 32
+
+
 def test_a_server_that_keeps_no_sum_is_asked_what_a_put_has_made() -> None:
     with scripted(TOLD, answer(201, headers=PUT_HEADERS), answer(207, FOUND)) as (store, _):
         assert put(store) == '"v1";4;t17i8'
