@@ -82,8 +82,11 @@ class Folding:
             tells_none = self._tree.known.must_be_asked
             listing = folded(self._ledger, directory, cached.listing, clean, tells_none=tells_none)
             if listing.to_bytes() != cached.listing.to_bytes():
-                # Where the token still holds, others have changed nothing since.
-                self._metadata.put(directory, listing, cached.fetched_at, cached.token)
+                # Where others have put something there meanwhile, it is hidden from now on: what
+                # proved that this is what the remote has does so no more.
+                is_same = all(agrees(cached.listing, change) for change in clean)
+                token = cached.token if is_same else ""
+                self._metadata.put(directory, listing, cached.fetched_at, token)
         return clean
 
     def _listed(self, directory: str, clean: list[Change], listing: Listing) -> None:

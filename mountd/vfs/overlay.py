@@ -7,7 +7,7 @@ next LIST finds them unchanged.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from mountd.vfs.listing_rows import SEPARATOR, raw_segment, version_in
+from mountd.vfs.listing_rows import SEPARATOR, raw_segment, row_of, version_in
 from mountd.vfs.names import LINK_SUFFIX, is_link, is_shortened
 from mountd.vfs.row_attributes import packed, with_denied
 from mountd_cache.changes import Change
@@ -136,10 +136,13 @@ def clean_changes(ledger: Ledger, directory: str) -> list[Change]:
 def agrees(listing: Listing, change: Change) -> bool:
     """Whether the listing of a change's directory says the same as the change."""
     row = listing.find(change.name)
-    if row >= 0 and key_of_row(change.directory, listing, row) != change.key:
-        row = -1
-    if change.is_gone or row < 0:
-        return change.is_gone and row < 0
+    is_other = row >= 0 and key_of_row(change.directory, listing, row) != change.key
+    if change.is_gone:
+        if is_other or (row < 0 and change.key.endswith(LINK_SUFFIX)):
+            row = row_of(listing, change.directory, change.key)  # shown otherwise, beside others
+        return row < 0
+    if is_other or row < 0:
+        return False
     return change.is_directory or version_in(listing.version(row)) == change.expect
 
 

@@ -6,6 +6,7 @@ MODEL_EXAMPLES=2000 MODEL_STEPS=60 make it a long run.
 
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -179,5 +180,25 @@ def test_a_link_that_replaces_ours_is_not_put_over_theirs() -> None:
         shared.link(("a",), replaces=True)
         shared.finish()
         assert "a.rclonelink" in shared.store.keys()  # noqa: SIM118
+    finally:
+        shared.daemon.close()
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_what_others_make_at_the_key_of_what_we_never_sent_is_seen_where_versions_prove(
+    is_link: bool,
+) -> None:
+    shared = Shared(Witness(real_directories=True, tree_versions=True))
+    try:
+        if is_link:
+            shared.link(("a",), replaces=False)
+            shared.rename(("a",), ("b",))
+            shared.save(("a",))
+            shared.put("a.rclonelink")
+        else:
+            shared.save(("a",))
+            shared.unlink(("a",))
+            shared.put("a")
+        shared.finish()
     finally:
         shared.daemon.close()

@@ -13,6 +13,7 @@ from mountd.vfs.nodes import Directory
 from tests.conftest import ExpectedLog
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import Clock, MountedFiles, content, mounted_files, names, walk
+from tests.unit.test_folding import drained
 
 TTL_S = 10.0
 DIRECTORIES = ["", "a", "a/b", "a/b/c", "d", "d/e"]
@@ -301,3 +302,24 @@ async def test_contents_changed_elsewhere_are_read_anew(tmp_path: Path) -> None:
         assert await content(world.mounted.fs, "a/b/f") == b"a/b"
         await world.cost(lambda: world.store.seed("a/b/f", b"foreign"))
         assert await content(world.mounted.fs, "a/b/f") == b"foreign"
+
+
+async def test_what_others_put_where_ours_never_was_is_not_hidden_by_a_proof(
+    tmp_path: Path,
+) -> None:
+    """It is listed while the removal of ours waits, which then turns out to be nothing to send."""
+    clock = Clock()
+    store = MemoryStore({"f": b"1"}, real_directories=True, tree_versions=True)
+    async with mounted_files(store, tmp_path, queue=True, clock=clock) as mounted:
+        fs = mounted.fs
+        assert await names(fs) == ["f"]
+        fh, _ = await fs.create(fs.tree.root, b"x", {})
+        fs.release(fh)
+        await fs.unlink(fs.tree.root, b"x")
+        store.seed("x", b"theirs")
+        fs.tree.expire("")
+        assert await names(fs) == ["f"]
+        await drained(mounted)
+        await fs.folding.fold_waiting()
+        clock.now_s += 61.0
+        assert await names(fs) == ["f", "x"]
