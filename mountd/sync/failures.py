@@ -1,6 +1,7 @@
 """What has failed so far, and when it is tried again."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ log = logging.getLogger(__name__)
 
 class Failures:
     """`troubles`, by key: what waits before it is tried again. `denied`: a put was refused by
-    Denied and none has succeeded since."""
+    Denied and none that began later has succeeded."""
 
     def __init__(
         self,
@@ -30,6 +31,7 @@ class Failures:
         self._journal = journal
         self._remote_is_well = remote_is_well
         self._jitter = jitter
+        self._refused_s = -math.inf
         self._faults = 0  # in a row
         self._last_fault = ""
 
@@ -45,6 +47,11 @@ class Failures:
 
     def no_fault(self) -> None:
         self._faults = 0
+
+    def put_went(self, began_s: float) -> None:
+        """One that was under way when another was refused proves nothing."""
+        if began_s > self._refused_s:
+            self.denied = self.full = False
 
     def clear(self, key: str) -> None:
         self.troubles.pop(key, None)
@@ -71,7 +78,10 @@ class Failures:
         next_ = what_next(error, remote_is_well=self._remote_is_well())
         if isinstance(error, Denied) and change.kind is ChangeKind.FILE:
             self.denied = True
-        self.full |= next_ is Next.FULL and change.kind is ChangeKind.FILE
+            self._refused_s = trio.current_time()
+        if next_ is Next.FULL and change.kind is ChangeKind.FILE:
+            self.full = True
+            self._refused_s = trio.current_time()
         if next_ is Next.REFUSED and may_refuse and self._refused(change, reason):
             return
         if not is_foreseen(error):

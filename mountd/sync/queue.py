@@ -384,7 +384,7 @@ class SyncQueue:
             return
         began_s = trio.current_time()
         await self._uploader.send(change)
-        self._failures.denied = self._failures.full = False
+        self._failures.put_went(began_s)
         took_s = trio.current_time() - began_s
         if took_s > _LONG_UPLOAD_S:
             self._took_s[change.number] = took_s

@@ -422,3 +422,25 @@ async def test_a_remote_that_can_not_be_asked_ahead_is_asked_with_the_change(
         await s.settled()
     assert store.asked == 1
     assert store.keys() == ["a", "b"]
+
+
+async def test_a_put_that_was_under_way_when_another_was_refused_says_nothing_about_rights(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("refused by the remote: no more")
+    async with syncing(store) as s:
+        s.tree.write("a", b"1")
+        hang = await in_flight(s)
+        s.faults.add("put", Denied("no more"), key="late")
+        s.tree.write("late", b"2")
+        await trio.sleep(100)
+        assert s.queue.denied
+        hang.set()
+        await trio.sleep(100)
+        assert store.keys() == ["a"]
+        assert s.queue.denied
+        s.faults.remove()
+        s.queue.retry("late")
+        await s.settled()
+        assert not s.queue.denied
+    assert store.keys() == ["a", "late"]
