@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -154,12 +153,10 @@ def test_a_file_larger_than_the_cache_is_written_through_it(
     s3_server.make_bucket("b")
     mounted = mount(cache_size="32MiB")
     piece = bytes(range(256)) * (MIB // 256)
-    began_s = time.monotonic()
     with (mounted.path / "long").open("wb", buffering=0) as file:
         for number in range(size // MIB):
             file.write(number.to_bytes(8, "big") + piece[8:])
     flush(mounted)
-    assert time.monotonic() - began_s < 60
     data = s3_server.read("b", "long")
     assert len(data) == size
     for number in range(size // MIB):

@@ -211,6 +211,20 @@ def test_conditions_are_proved_while_the_first_change_waits_and_not_for_readers(
     assert [entry.op for entry in s3_server.log() if entry.method != "GET"] == ["PutObject"]
 
 
+def test_flush_sends_what_is_still_open_and_only_then_returns(
+    s3_server: S3Server, mount: Mount
+) -> None:
+    s3_server.put("b", "there", b"1")
+    found = mount(write_back_s=600)
+    with (found.path / "log").open("wb", buffering=0) as file:
+        file.write(b"first")
+        found.cli("flush", str(found.path / "log"), "--timeout", "25")
+        assert s3_server.read("b", "log") == b"first"
+        file.write(b", second")
+        found.cli("flush", str(found.path), "--timeout", "25")
+        assert s3_server.read("b", "log") == b"first, second"
+
+
 def test_a_file_over_five_terabytes_does_not_overflow(s3_server: S3Server, mount: Mount) -> None:
     size = 6 * 10**12
     s3_server.seed("b", keys=["huge"], size=size)
