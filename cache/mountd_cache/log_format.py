@@ -13,7 +13,7 @@ from typing import Final
 
 from crc32c import crc32c
 
-VERSION: Final = 1
+VERSION: Final = 2  # 2: DATED records
 HEADER_SIZE: Final = 96
 _MAGIC: Final = b"mountdJ\n"
 # magic, version, first lsn, the log is durable up to, epoch, boot id

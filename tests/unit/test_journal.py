@@ -366,13 +366,30 @@ def test_a_segment_of_a_later_version_is_left_alone(folder: Path) -> None:
     create(journal, "x", b"one")
     journal.abandon()
     (path,) = (folder / "log").glob("*.log")
-    data = bytearray(path.read_bytes())
-    data[8] = 2
-    data[76:80] = crc32c(bytes(data[:76])).to_bytes(4, "little")
-    path.write_bytes(data)
-    with pytest.raises(JournalTooNew, match="format 2"):
+    data = of_version(path, 3)
+    with pytest.raises(JournalTooNew, match="format 3"):
         Journal.open(folder)
     assert path.read_bytes() == data
+
+
+def test_a_segment_of_the_first_version_is_read(folder: Path) -> None:
+    journal = Journal.open(folder)
+    create(journal, "x", b"one")
+    journal.abandon()
+    (path,) = (folder / "log").glob("*.log")
+    of_version(path, 1)
+    journal = Journal.open(folder)
+    assert read(journal, "x") == b"one"
+    journal.close()
+
+
+def of_version(path: Path, version: int) -> bytes:
+    """Makes a segment say that it is of that version."""
+    data = bytearray(path.read_bytes())
+    data[8] = version
+    data[76:80] = crc32c(bytes(data[:76])).to_bytes(4, "little")
+    path.write_bytes(data)
+    return bytes(data)
 
 
 def test_a_time_of_any_year_is_kept_and_is_no_write(journal: Journal, folder: Path) -> None:

@@ -200,7 +200,7 @@ def test_a_header_comes_back_or_is_refused() -> None:
         unpack_header(packed[:50])
     with pytest.raises(BadHeader):
         unpack_header(bytes(HEADER_SIZE))
-    assert VERSION == 1, "how are older segments read now?"
+    assert VERSION == 2, "how are older segments read now?"
 
 
 def test_a_sidecar_says_what_the_file_is_as_far_as_it_fits() -> None:
