@@ -35,7 +35,8 @@ from tests.bench.scenarios import FRONT, MTIME_S, ONE_KEY
 from tests.bench.stage import Stage
 from tests.bench.workers import ReadersFailed
 from tests.servers.nextcloud.launch import NextcloudServer
-from tests.servers.s3.launch import ROOT, S3Server
+from tests.servers.s3.launch import S3Server
+from tests.servers.scripted import ROOT
 
 _Server = TypeVar("_Server")
 console = Console(stderr=True, highlight=False, soft_wrap=True)

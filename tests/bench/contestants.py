@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tests.servers.s3.launch import ROOT
+from tests.servers.scripted import ROOT
 
 BIN = Path(sys.executable).parent
 

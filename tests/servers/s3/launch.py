@@ -1,11 +1,6 @@
 """Starts the server as a process and drives it: what tests and benchmarks import."""
 
-import http.client
 import json
-import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,9 +9,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlencode
 
-ROOT = Path(__file__).resolve().parents[3]
-START_TIMEOUT_S = 20.0
-CONTROL_TIMEOUT_S = 60.0
+from tests.servers.scripted import ControlError, ScriptedProcess
+
+__all__ = ["ControlError", "LogEntry", "S3Server"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +36,10 @@ class LogEntry:
     done_s: float
 
 
-class ControlError(Exception):
-    """The control path refused a call: an unknown knob, a wrong value."""
-
-
 class S3Server:
     """One scriptable S3 server in its own process; a context manager that starts and stops it.
 
-    Thread-safe: control calls take turns on one connection to the control port, which answers
-    also while the S3 port refuses connections.
+    Thread-safe.
     """
 
     def __init__(
@@ -67,11 +57,8 @@ class S3Server:
         self.session_token = session_token
         self.region = region
         self.port = port
-        self._control_port = 0
         self._data = data
-        self._process: subprocess.Popen[str] | None = None
-        self._connection: http.client.HTTPConnection | None = None
-        self._lock = threading.Lock()
+        self._process = ScriptedProcess("tests.servers.s3", ())
 
     def __enter__(self) -> "S3Server":
         self.start()
@@ -89,48 +76,22 @@ class S3Server:
 
     def start(self) -> None:
         """Returns when the server accepts connections; RuntimeError if it doesn't within 20 s."""
-        command = [sys.executable, "-m", "tests.servers.s3", "--port", str(self.port)]
-        command += ["--access-key", self.access_key, "--secret-key", self.secret_key]
-        command += ["--region", self.region, "--exit-with-stdin"]
+        arguments = ["--port", str(self.port), "--region", self.region]
+        arguments += ["--access-key", self.access_key, "--secret-key", self.secret_key]
         if self.session_token is not None:
-            command += ["--session-token", self.session_token]
+            arguments += ["--session-token", self.session_token]
         if self._data is not None:
-            command += ["--data", str(self._data)]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
-        self._process = process
-        assert process.stdout is not None
-        watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
-        watchdog.start()
-        line = process.stdout.readline()
-        watchdog.cancel()
-        process.stdout.close()
-        if not line:
-            raise RuntimeError(f"the S3 server did not start: exit code {process.wait()}")
-        ready = json.loads(line)
-        self.port = ready["port"]
-        self._control_port = ready["control_port"]
+            arguments += ["--data", str(self._data)]
+        self._process = ScriptedProcess("tests.servers.s3", arguments)
+        self._process.start()
+        self.port = self._process.ports["port"]
 
     def stop(self) -> None:
         """Idempotent."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            self._process = None
+        self._process.stop()
 
     @property
     def pid(self) -> int:
-        assert self._process is not None, "not started"
         return self._process.pid
 
     @property
@@ -140,7 +101,7 @@ class S3Server:
     @property
     def control_url(self) -> str:
         """For other processes: POST JSON to `<control_url>/<action>`."""
-        return f"http://127.0.0.1:{self._control_port}/_control"
+        return f"http://127.0.0.1:{self._process.ports['control_port']}/_control"
 
     def url(self, bucket: str, key: str = "") -> str:
         """The path-style URL of a bucket or an object, percent-encoded."""
@@ -161,41 +122,39 @@ class S3Server:
 
     def cpu_seconds(self) -> float:
         """User and system time of the server process, to the clock tick (10 ms)."""
-        text = Path(f"/proc/{self.pid}/stat").read_text()
-        fields = text.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return self._process.cpu_seconds()
 
     # Knobs and faults
 
     def set_knobs(self, **knobs: Any) -> None:
         """Sets knobs for all requests (see `knobs.Effects`); those not named stay as they are."""
-        self._call("knobs", knobs)
+        self._process.call("knobs", knobs)
 
     def faults(self, *rules: dict[str, Any], replace: bool = False) -> None:
         """Adds rules: criteria, `skip`, `times` (see `knobs.Rule`), and the effects."""
-        self._call("rules", {"rules": list(rules), "replace": replace})
+        self._process.call("rules", {"rules": list(rules), "replace": replace})
 
     def clear_faults(self) -> None:
-        self._call("rules", {"rules": [], "replace": True})
+        self._process.call("rules", {"rules": [], "replace": True})
 
     def release(self) -> int:
         """Lets every held request go on; returns how many there were."""
-        return int(self._call("release", {})["released"])
+        return int(self._process.call("release", {})["released"])
 
     def refuse_connections(self, *, drop: bool = True, for_s: float | None = None) -> None:
         """Closes the port, and resets what is connected unless `drop` is False."""
-        self._call("listen", {"open": False, "drop": drop, "for_s": for_s})
+        self._process.call("listen", {"open": False, "drop": drop, "for_s": for_s})
 
     def accept_connections(self) -> None:
-        self._call("listen", {"open": True})
+        self._process.call("listen", {"open": True})
 
     def set_identities(self, *identities: Mapping[str, str | None]) -> None:
         """Replaces who may sign: access_key, secret_key and optionally session_token each."""
-        self._call("credentials", {"identities": list(identities)})
+        self._process.call("credentials", {"identities": list(identities)})
 
     def reset(self) -> None:
         """Back to an empty, honest server with an empty log: for between tests."""
-        self._call("reset", {})
+        self._process.call("reset", {})
         self.set_identities(
             {
                 "access_key": self.access_key,
@@ -211,10 +170,10 @@ class S3Server:
     ) -> list[LogEntry]:
         """The requests since the last clear_log in the order of arrival, filtered."""
         spec = {"method": method, "op": op, "bucket": bucket, "prefix": prefix}
-        return [LogEntry(**entry) for entry in self._call("log", spec)]
+        return [LogEntry(**entry) for entry in self._process.call("log", spec)]
 
     def clear_log(self) -> None:
-        self._call("clear_log", {})
+        self._process.call("clear_log", {})
 
     def wait_for_requests(
         self, count: int, *, timeout_s: float = 10.0, op: str = "", prefix: str = ""
@@ -231,14 +190,14 @@ class S3Server:
 
     def stats(self) -> dict[str, Any]:
         """cpu_s, max_rss_bytes, spool_bytes, connections, held, requests, objects."""
-        found: dict[str, Any] = self._call("stats", {})
+        found: dict[str, Any] = self._process.call("stats", {})
         return found
 
     # Objects, behind the protocol's back
 
     def seed(self, bucket: str, **plan: Any) -> int:
         """Makes synthetic objects (see `seeding.SeedPlan`) and returns how many."""
-        return int(self._call("seed", {"bucket": bucket, **plan})["objects"])
+        return int(self._process.call("seed", {"bucket": bucket, **plan})["objects"])
 
     def make_bucket(self, bucket: str) -> None:
         self.seed(bucket)
@@ -246,7 +205,7 @@ class S3Server:
     def serve_files(self, bucket: str, directory: Path, prefix: str = "") -> int:
         """Makes the files below a local directory objects, and returns how many."""
         spec = {"bucket": bucket, "directory": str(directory), "prefix": prefix}
-        return int(self._call("files", spec)["objects"])
+        return int(self._process.call("files", spec)["objects"])
 
     def put(
         self,
@@ -266,7 +225,9 @@ class S3Server:
             query["etag"] = etag
         if headers is not None:
             query["headers"] = json.dumps(headers)
-        return str(json.loads(self._request("PUT", f"object?{urlencode(query)}", data))["etag"])
+        return str(
+            json.loads(self._process.request("PUT", f"object?{urlencode(query)}", data))["etag"]
+        )
 
     def put_many(self, bucket: str, keys: Iterable[str], data: bytes = b"x") -> None:
         for key in keys:
@@ -274,30 +235,16 @@ class S3Server:
 
     def read(self, bucket: str, key: str) -> bytes:
         """An object's bytes; ControlError if there is none."""
-        return self._request("GET", f"object?{urlencode({'bucket': bucket, 'key': key})}", b"")
+        return self._process.request(
+            "GET", f"object?{urlencode({'bucket': bucket, 'key': key})}", b""
+        )
 
     def contents_url(self, bucket: str, key: str) -> str:
         """Where `read` gets its bytes: for whoever wants them piece by piece."""
         return f"{self.control_url}/object?{urlencode({'bucket': bucket, 'key': key})}"
 
     def delete(self, bucket: str, key: str) -> None:
-        self._request("DELETE", f"object?{urlencode({'bucket': bucket, 'key': key})}", b"")
+        self._process.request("DELETE", f"object?{urlencode({'bucket': bucket, 'key': key})}", b"")
 
     def keys(self, bucket: str) -> list[str]:
-        return list(self._call("keys", {"bucket": bucket}))
-
-    def _call(self, action: str, spec: dict[str, Any]) -> Any:
-        return json.loads(self._request("POST", action, json.dumps(spec).encode()))
-
-    def _request(self, method: str, target: str, body: bytes) -> bytes:
-        with self._lock:
-            if self._connection is None:
-                self._connection = http.client.HTTPConnection(
-                    "127.0.0.1", self._control_port, timeout=CONTROL_TIMEOUT_S
-                )
-            self._connection.request(method, f"/_control/{target}", body)
-            answer = self._connection.getresponse()
-            data = answer.read()
-        if answer.status != 200:
-            raise ControlError(data.decode(errors="replace"))
-        return data
+        return list(self._process.call("keys", {"bucket": bucket}))
