@@ -49,6 +49,7 @@ from mountd.remotes.registry import open_store
 from mountd.remotes.stack import RemoteStack
 from mountd.room import Room
 from mountd.status import StatusReport
+from mountd.supervision import Life, Supervision, last_words, words_of
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.virtual_files import VirtualFiles
@@ -88,6 +89,7 @@ def run(plan: MountPlan, ready: Callable[[], None]) -> int:
             return trio.run(daemon.serve, ready)
         except BaseExceptionGroup as group:
             error = plain_error(group)
+            daemon.supervision.failed(error)
         # Out here, so that its own cause stays: `from group` would take its place.
         raise error
 
@@ -157,11 +159,13 @@ class Daemon:
             lambda: self.levers,
             self.write_back.counts,
         )
+        self.supervision = Supervision.from_environment(self._life)
 
     async def serve(self, ready: Callable[[], None]) -> int:
         """Comes up, calls `ready`, serves, and ends when the mount is gone."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._stop_on_signals, nursery.cancel_scope)
+            nursery.start_soon(self.supervision.run)
             control = ControlServer(self._socket_path(), self._handlers())
             await nursery.start(control.serve)
             await nursery.start(self.blocks.run)
@@ -181,12 +185,15 @@ class Daemon:
                 await self.fuse.serve()
             finally:
                 self.status.state = "stopping"
+                self.supervision.look()
                 self.fs.last_readers.is_over = True
                 self.fuse.close()
             log.info("%s is unmounted", self._plan.mountpoint)
             await self._drain()
             self.remote.health.close()
             nursery.cancel_scope.cancel()
+        self.status.state = "ended"
+        self.supervision.look()
         return self._exit_code()
 
     def _let_kernel_forget(self, nursery: trio.Nursery) -> None:
@@ -268,6 +275,15 @@ class Daemon:
         self.status.state = "ready"
         log.info("%s serves %s", mountpoint, self._source)
         ready()
+        self.supervision.look()
+
+    def _life(self) -> Life:
+        state = self.status.state
+        if state == "ended":
+            size = self.write_back.queue.counts().bytes
+            return Life("stopping", last_words(self.write_back.left, size, str(self._folder.path)))
+        remote = self.remote.health.state.value
+        return Life(state, words_of(state, self._source, remote, self.write_back.counts()))
 
     def _moved(self) -> int:
         return moved(self.blocks.counters, self.remote.counting.counts)
@@ -293,6 +309,7 @@ class Daemon:
                     elif self.fuse.is_mounted:
                         log.info("%s: unmounting", name)
                         self.status.state = "stopping"
+                        self.supervision.look()
                         nursery.start_soon(self._stop)
                     elif number == signal.SIGINT:
                         raise KeyboardInterrupt

@@ -1,0 +1,117 @@
+"""What a service manager hears of this daemon's life, from the loop that serves the mount.
+
+One task, so that a loop that is stuck (a blocking call, an endless one) tells nothing any more, and
+the manager's watchdog ends the process. Without a manager nothing runs.
+"""
+
+import faulthandler
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from mountd.cli.output import counted, human_bytes, human_seconds
+from mountd.sd_notify import Notifier, watchdog_interval_s
+
+LOOK_EVERY_S = 5.0
+# Asked for again at each look while it starts or stops, so the manager's own TimeoutStartSec and
+# TimeoutStopSec only end a daemon whose loop says nothing. What bounds a drain is stop_timeout_s.
+EXTEND_S = 30.0
+_USEC = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """`state` as in the status: starting, ready, stopping. `words`: the line for a person."""
+
+    state: str
+    words: str
+
+
+class Supervision:
+    """Sends READY=1 and STOPPING=1 once, STATUS when it changed, and WATCHDOG=1 at each look."""
+
+    def __init__(
+        self,
+        notifier: Notifier,
+        life: Callable[[], Life],
+        watchdog_s: float | None = None,
+    ) -> None:
+        """`watchdog_s`: how often the manager wants to hear from us; None where it has no watch."""
+        self._notifier = notifier
+        self._life = life
+        self._watches = watchdog_s is not None
+        self._every_s = min(LOOK_EVERY_S, watchdog_s or LOOK_EVERY_S)
+        self._told: dict[str, str | int] = {}
+
+    @classmethod
+    def from_environment(cls, life: Callable[[], Life]) -> "Supervision":
+        """For the manager that started this process, if one did."""
+        notifier = Notifier.from_environment()
+        if notifier.is_listened_to and not faulthandler.is_enabled():
+            # The watchdog's SIGABRT then writes to the journal where each thread is stuck.
+            faulthandler.enable()
+        return cls(notifier, life, watchdog_interval_s())
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while self._notifier.is_listened_to:
+            self.look()
+            await trio.sleep(self._every_s)
+
+    def look(self) -> None:
+        """Tells what has changed, now. What the manager's queue has no room for is told again at
+        the next look."""
+        lines = self._due(self._life())
+        if lines and self._notifier.send(fds=(), **lines):
+            self._told |= lines
+
+    def failed(self, error: BaseException) -> None:
+        """The last line of a mount that could not come up, or broke."""
+        self._notifier.send(STATUS=f"failed: {error}")
+
+    def _due(self, life: Life) -> dict[str, str | int]:
+        once: dict[str, str | int] = {"STATUS": life.words}
+        if life.state == "ready":
+            once["READY"] = 1
+        elif life.state == "stopping":
+            once["STOPPING"] = 1
+        lines = {name: value for name, value in once.items() if self._told.get(name) != value}
+        if life.state in ("starting", "stopping"):
+            lines["EXTEND_TIMEOUT_USEC"] = round(EXTEND_S * _USEC)
+        if self._watches:
+            lines["WATCHDOG"] = 1
+        return lines
+
+
+def words_of(state: str, source: str, remote: str, queue: Mapping[str, Any]) -> str:
+    """One line: what is served and how far the remote is behind. `queue` as in the status."""
+    waits = _waits(queue)
+    if state == "starting":
+        return f"starting: {source}"
+    if state == "stopping":
+        return f"stopping: {waits or 'all is on the remote'}"
+    return f"serves {source}; remote {remote}; {waits or 'all is on the remote'}"
+
+
+def last_words(left: int, size_bytes: int, folder: str) -> str:
+    """What stays in `systemctl status` after the end."""
+    if not left:
+        return "ended: all is on the remote"
+    changes = f"{counted(left, 'change')} ({human_bytes(size_bytes)})"
+    return f"ended: {changes} not on the remote; kept in {folder}, the next start sends them"
+
+
+def _waits(queue: Mapping[str, Any]) -> str:
+    unsent = queue["pending"] + queue["uploading"] + queue["failed"]
+    found = []
+    if unsent:
+        oldest = queue["oldest_s"]
+        age = f", oldest {human_seconds(oldest)}" if oldest is not None else ""
+        found.append(f"{counted(unsent, 'change')} ({human_bytes(queue['bytes'])}) to send{age}")
+    if queue["failed"]:
+        found.append(f"{queue['failed']} refused")
+    if queue["conflicts"]:
+        found.append(counted(queue["conflicts"], "conflict"))
+    return ", ".join(found)
