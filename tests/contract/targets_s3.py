@@ -11,7 +11,9 @@ from types import MappingProxyType
 from typing import Protocol
 
 from mountd.config import Settings
+from mountd.errors import Unreachable
 from mountd.remotes.base import RemoteStore
+from mountd.remotes.optional_doors import prepare_changes_in
 from mountd.remotes.s3 import open_s3
 from mountd.source import Source
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
@@ -65,12 +67,16 @@ class S3Target:
         objects: Objects,
         limits: frozenset[Limit] = frozenset(),
         parallel: int = 1,
+        stumbles: bool = False,
     ) -> None:
+        """`stumbles`: now and then the server answers 500 to one of several requests that are
+        sent side by side. In a mount the queue tries again; here nobody would."""
         self._prefix = prefix
         self._login = login
         self._objects = objects
         self._limits = limits
         self._parallel = parallel
+        self._stumbles = stumbles
 
     @property
     def limits(self) -> frozenset[Limit]:
@@ -87,7 +93,10 @@ class S3Target:
         self._objects.remove(f"{self._prefix}/{key}")
 
     def store(self, page_size: int | None = None) -> RemoteStore:
-        return open_s3(s3_source(BUCKET, self._prefix), s3_settings(self._login), page_size)
+        store = open_s3(s3_source(BUCKET, self._prefix), s3_settings(self._login), page_size)
+        if self._stumbles:
+            _prepare_patiently(store)
+        return store
 
     def broken_store(self, how: Broken) -> RemoteStore | None:
         login, bucket = self._login, BUCKET
@@ -99,6 +108,15 @@ class S3Target:
             case Broken.DEAD_PORT:
                 login = replace(login, endpoint=f"http://127.0.0.1:{free_port()}")
         return open_s3(s3_source(bucket, self._prefix), s3_settings(login, timeout_s=5.0))
+
+
+def _prepare_patiently(store: RemoteStore) -> None:
+    """The proofs are what a store sends side by side."""
+    for _ in range(3):
+        try:
+            return prepare_changes_in(store)
+        except Unreachable:
+            continue
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +190,7 @@ def _running_rclone() -> Iterator[MakeTarget]:
         command += ["--dir-cache-time", DIR_CACHE_TIME, "--auth-key"]
         command += [f"{login.access_key_id},{login.secret_access_key}", str(root)]
         with running_process(command, port, Path(name) / "rclone.log"):
-            yield lambda prefix: S3Target(prefix, login, _Files(root), limits)
+            yield lambda prefix: S3Target(prefix, login, _Files(root), limits, stumbles=True)
 
 
 TARGETS: Sequence[TargetFactory] = (
