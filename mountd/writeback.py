@@ -15,6 +15,7 @@ from mountd.config import Settings
 from mountd.errors import NotSent, Stale, StartError
 from mountd.remotes.health import HealthState
 from mountd.remotes.stack import RemoteStack
+from mountd.sync.giving_way import GivingWay
 from mountd.sync.queue import SyncQueue
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
@@ -59,6 +60,11 @@ class WriteBack:
             pressed=lambda: fs.writes.is_pressed,
             spare=fs.last_readers.spare,
             unfinished=unfinished,
+            giving_way=GivingWay(
+                lambda: fs.writes.opens,
+                lambda: fs.writes.is_little,
+                write_back_s=settings.write_back_s,
+            ),
         )
         fs.writes.queue = self.queue
         fs.state_of = self.queue.state_of

@@ -45,6 +45,11 @@ class Lanes:
     def at_once(self) -> int:
         return self._at_once
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything that is ready has no room yet."""
+        return any(self._waiting)
+
     def fill(self, ready: Iterable[Change]) -> None:
         """What is ready now, oldest first."""
         for waiting in self._waiting:

@@ -28,6 +28,7 @@ from mountd.sync.by_hand import ByHand
 from mountd.sync.call_threads import CallThreads
 from mountd.sync.drain import Drain
 from mountd.sync.failures import Failures
+from mountd.sync.giving_way import POLL_S, GivingWay
 from mountd.sync.lanes import Lanes
 from mountd.sync.leftovers import Leftovers
 from mountd.sync.lost_race import LostRaces
@@ -75,12 +76,13 @@ class SyncQueue:
         pressed: Callable[[], bool] = lambda: False,
         spare: Callable[[Change], Awaitable[bool]] | None = None,
         unfinished: UnfinishedUploads | None = None,
+        giving_way: GivingWay | None = None,
     ) -> None:
         """`small_at_once`: how many may be under way when they are small, if that is more than
         `max_transfers`. `pressed`: whether there is so little room left for staged bytes that
         nothing may wait; who makes it so calls `wake`. `spare`: awaited before a change is sent,
         False where what it replaces is still read. `unfinished`: uploads that former
-        processes have begun."""
+        processes have begun. `giving_way`: None to send whatever programs do."""
         self._pressed = pressed
         self._spare = spare
         self._journal = journal
@@ -126,6 +128,8 @@ class SyncQueue:
         self._nursery: trio.Nursery | None = None
         self._look_cost_s = 0.0
         self._is_prepared = False
+        self._giving_way = giving_way
+        self._is_asked = trio.Event()  # somebody waits for what is sent
 
     # -- doors
 
@@ -141,6 +145,7 @@ class SyncQueue:
             self._nursery = nursery
             task_status.started()
             while True:
+                await self._give_way()
                 self._woken = trio.Event()
                 self._look_cost_s = 0.0
                 try:
@@ -154,6 +159,17 @@ class SyncQueue:
                 await trio.sleep(pause_s)
                 with trio.move_on_after(wait_s):
                     await self._woken.wait()
+
+    async def _give_way(self) -> None:
+        while self._gives_way():
+            self._is_asked = trio.Event()
+            with trio.move_on_after(POLL_S):
+                await self._is_asked.wait()
+
+    def _gives_way(self) -> bool:
+        if self._giving_way is None or self._drains or self._pressed():
+            return False
+        return self._giving_way.gives_way(trio.current_time())
 
     def wake(self) -> None:
         """Something has changed: the ledger, an open file, or the remote's health."""
@@ -170,6 +186,7 @@ class SyncQueue:
         began = self._journal.next_sequence() if began is None else began
         drain = Drain(below, began, self._sent)
         self._drains.append(drain)
+        self._is_asked.set()
         self.wake()
         try:
             with trio.move_on_after(math.inf if timeout_s is None else timeout_s):
@@ -202,6 +219,8 @@ class SyncQueue:
     def retry(self, key: str | None = None) -> None:
         """See `ByHand`."""
         self._by_hand.retry(key)
+        if self._giving_way is not None:
+            self._giving_way.hurry()
         self.wake()
 
     def discard(self, key: str) -> None:
@@ -250,6 +269,8 @@ class SyncQueue:
             if self._remote_is_well() and is_free:
                 self._begin(change, self._bring_in.stage)
         self._start()
+        if self._giving_way is not None and not self._lanes.is_waiting:
+            self._giving_way.kept_up()
         sweep_s = self._sweep()
         self._look_cost_s += time.perf_counter() - began_s
         if is_more:
@@ -328,7 +349,7 @@ class SyncQueue:
 
     def _start(self) -> None:
         """Starts what is ready, as far as there is room."""
-        if self._schedule is None or not self._remote_is_well():
+        if self._schedule is None or not self._remote_is_well() or self._gives_way():
             return
         while (change := self._lanes.next()) is not None:
             if self._schedule.may_go(change):

@@ -85,6 +85,7 @@ class Writes:
         self._was_full = False
         self._told_lost: set[int] = set()
         self._writers: Counter[int] = Counter()
+        self.opens = 0  # how many handles that may write were opened so far
 
     # -- handles
 
@@ -96,6 +97,7 @@ class Writes:
     def opened(self, number: int) -> None:
         """A handle that may write was opened. Raises as `check_allowed`."""
         self.check_allowed()
+        self.opens += 1
         self._writers[number] += 1
 
     def released(self, number: int) -> None:
@@ -347,6 +349,12 @@ class Writes:
         half = self._limit_bytes() // 2
         # The second costs microseconds, and is seldom needed.
         return self.journal.staged_bytes > half and self.journal.unsent_bytes > half
+
+    @property
+    def is_little(self) -> bool:
+        """Whether what was not sent yet takes less than a quarter of the room."""
+        quarter = self._limit_bytes() // 4
+        return self.journal.staged_bytes < quarter or self.journal.unsent_bytes < quarter
 
     async def _give_back(self) -> None:
         """The room of what was sent is free now, and not only with the next checkpoint."""

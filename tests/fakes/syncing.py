@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from mountd.remotes.base import RemoteStore
 from mountd.sync.base import SyncJournal
+from mountd.sync.giving_way import GivingWay
 from mountd.sync.queue import SyncQueue
 from mountd.sync.unfinished import UnfinishedUploads
 from tests.fakes.fault_store import FaultStore
@@ -51,6 +52,8 @@ async def syncing(
     write_back_s: float = 1.0,
     max_transfers: int = 4,
     unfinished: UnfinishedUploads | None = None,
+    giving_way: GivingWay | None = None,
+    pressed: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Syncing]:
     faults = FaultStore(store, hang_limit_s=10.0)
     journal = journal or MemoryJournal()
@@ -68,6 +71,8 @@ async def syncing(
         host="box",
         jitter=lambda: 0.0,
         unfinished=unfinished,
+        giving_way=giving_way,
+        pressed=pressed,
     )
     tree.wake = queue.wake
     async with trio.open_nursery() as nursery:

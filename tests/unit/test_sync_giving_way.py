@@ -1,0 +1,142 @@
+"""Uploads wait while programs make one file after the other, and only so long."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mountd.sync.giving_way import GivingWay
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.syncing import Syncing, syncing
+
+
+class Programs:
+    """`opens` grows with the clock by so many a second."""
+
+    def __init__(self, per_s: float) -> None:
+        self.per_s = per_s
+        self.is_little = True
+        self._opens = 0.0
+        self._since_s = 0.0
+
+    def at(self, now_s: float) -> None:
+        """`per_s` until now."""
+        self._opens += (now_s - self._since_s) * self.per_s
+        self._since_s = now_s
+
+    def giving_way(self, write_back_s: float = 1.0) -> GivingWay:
+        return GivingWay(
+            lambda: round(self._opens), lambda: self.is_little, write_back_s=write_back_s
+        )
+
+
+def waited(
+    giving_way: GivingWay, programs: Programs, until_s: float, since_s: float = 0.0
+) -> float:
+    """How many seconds of these, asked every tenth."""
+    gave = 0
+    for step in range(round(since_s * 10), round(until_s * 10)):
+        programs.at(step / 10)
+        gave += giving_way.gives_way(step / 10)
+    return gave / 10
+
+
+@pytest.mark.parametrize(("per_s", "gives"), [(0, False), (50, False), (150, True)])
+def test_only_those_who_make_many_files_are_given_way(per_s: float, gives: bool) -> None:
+    programs = Programs(per_s)
+    assert (waited(programs.giving_way(), programs, 5) > 4) is gives
+
+
+@pytest.mark.parametrize(
+    ("write_back_s", "longest_s"), [(0.0, 0.0), (0.2, 2.0), (1.0, 10.0), (300.0, 10.0)]
+)
+def test_it_ends_after_ten_times_the_delay_and_ten_seconds_at_most(
+    write_back_s: float, longest_s: float
+) -> None:
+    programs = Programs(1000)
+    giving_way = programs.giving_way(write_back_s)
+    assert waited(giving_way, programs, 3600) == pytest.approx(longest_s, abs=0.2)
+
+
+def test_whoever_goes_on_is_given_way_again_once_the_queue_has_kept_up() -> None:
+    programs = Programs(1000)
+    giving_way = programs.giving_way()
+    waited(giving_way, programs, 20)
+    giving_way.kept_up()
+    assert waited(giving_way, programs, 40, since_s=20) == pytest.approx(10, abs=0.2)
+
+
+def test_a_short_pause_does_not_make_it_longer() -> None:
+    programs = Programs(1000)
+    giving_way = programs.giving_way()
+    gave = waited(giving_way, programs, 5)
+    programs.per_s = 0
+    assert waited(giving_way, programs, 6, since_s=5) < 0.5
+    programs.per_s = 1000
+    assert waited(giving_way, programs, 60, since_s=6) < 10.5 - gave
+
+
+def test_what_takes_a_quarter_of_the_room_is_sent() -> None:
+    programs = Programs(1000)
+    giving_way = programs.giving_way()
+    assert waited(giving_way, programs, 3) > 2
+    programs.is_little = False
+    assert waited(giving_way, programs, 6, since_s=3) == 0
+
+
+@pytest.fixture
+def clock(mock_clock: MockClock) -> MockClock:
+    """`syncing` moves it on when nothing goes on."""
+    return mock_clock
+
+
+async def _write_files(s: Syncing, programs: Programs, seconds: int, first: int = 0) -> None:
+    """One file each 100 ms, by many handles."""
+    for number in range(first, first + 10 * seconds):
+        programs.at(trio.current_time())
+        s.tree.write(f"f{number}", b"1")
+        await trio.sleep(0.1)
+    programs.at(trio.current_time())
+
+
+async def test_files_made_one_after_the_other_are_sent_when_that_ends(clock: MockClock) -> None:
+    store, programs = MemoryStore(), Programs(1000)
+    async with syncing(store, giving_way=programs.giving_way()) as s:
+        await _write_files(s, programs, 5)
+        assert store.keys() == []
+        programs.per_s = 0
+        await trio.sleep(2)
+        assert len(store.keys()) == 50
+
+
+async def test_whoever_makes_files_for_a_minute_is_sent_meanwhile(clock: MockClock) -> None:
+    store, programs = MemoryStore(), Programs(1000)
+    async with syncing(store, giving_way=programs.giving_way()) as s:
+        for second in range(0, 60, 12):
+            await _write_files(s, programs, 12, first=10 * second)
+            # None waits longer than its delay and 10 s.
+            assert len(store.keys()) >= 10 * second
+
+
+async def test_a_drain_does_not_wait_for_programs(clock: MockClock) -> None:
+    store, programs = MemoryStore(), Programs(1000)
+    async with syncing(store, giving_way=programs.giving_way()) as s:
+        await _write_files(s, programs, 3)
+        assert store.keys() == []
+        assert await s.queue.drain() == 0
+        assert len(store.keys()) == 30
+
+
+async def test_without_room_nothing_waits_for_programs(clock: MockClock) -> None:
+    store, programs = MemoryStore(), Programs(1000)
+    async with syncing(store, giving_way=programs.giving_way(), pressed=lambda: True) as s:
+        await _write_files(s, programs, 3)
+        assert store.keys()
+
+
+async def test_a_retry_by_hand_is_not_held_up(clock: MockClock) -> None:
+    store, programs = MemoryStore(), Programs(1000)
+    async with syncing(store, giving_way=programs.giving_way()) as s:
+        await _write_files(s, programs, 3)
+        s.queue.retry("f0")
+        await _write_files(s, programs, 1, first=30)
+        assert store.data("f0") == b"1"
