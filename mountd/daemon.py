@@ -43,6 +43,7 @@ from mountd.errors import (
 from mountd.fusefs.kernel import KernelLevers, tune
 from mountd.fusefs.mount import FuseMount, mount_options
 from mountd.fusefs.operations import Operations, ownership
+from mountd.observing import Observing
 from mountd.plain_error import plain_error
 from mountd.remotes.health import HealthState
 from mountd.remotes.registry import open_store
@@ -158,8 +159,23 @@ class Daemon:
             self.block_files,
             lambda: self.levers,
             self.write_back.counts,
+            lambda: self.fs.writes.open_files,
         )
         self.supervision = Supervision.from_environment(self._life)
+        self.observing = self._observed(stack)
+
+    def _observed(self, stack: ExitStack) -> Observing | None:
+        if self._plan.settings.metrics is None:
+            return None
+        observing = Observing(
+            self._plan.settings.metrics,
+            self.status.as_dict,
+            self.remote.counting.latencies,
+            lambda: self.blocks.counters.wasted_bytes,
+        )
+        stack.callback(observing.close)
+        self.status.metrics = observing.address
+        return observing
 
     async def serve(self, ready: Callable[[], None]) -> int:
         """Comes up, calls `ready`, serves, and ends when the mount is gone."""
@@ -168,6 +184,9 @@ class Daemon:
             nursery.start_soon(self.supervision.run)
             control = ControlServer(self._socket_path(), self._handlers())
             await nursery.start(control.serve)
+            if self.observing is not None:
+                await nursery.start(self.observing.serve)
+            nursery.start_soon(self.status.rates.keep)
             await nursery.start(self.blocks.run)
             await nursery.start(self.fs.tree.refreshes.run)
             await nursery.start(self.fs.asking.run)
@@ -245,9 +264,12 @@ class Daemon:
         )
         virtual = VirtualFiles(lambda: json.dumps(self.status.as_dict(), indent=1).encode())
         flush = self.write_back.flush_handle if settings.durability == "remote" else None
-        return Operations(
+        operations = Operations(
             self.fs, virtual, owner, xattrs=settings.xattrs, flush=flush, room=self.room.now
         )
+        if self.observing is not None:
+            self.observing.requests = operations.requests
+        return operations
 
     def _mount_options(self) -> set[str]:
         settings = self._plan.settings

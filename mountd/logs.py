@@ -55,13 +55,25 @@ def secrets_of(settings: Settings) -> list[str]:
     return sorted({one for one in given if len(one) >= _SHORTEST_SECRET}, key=len, reverse=True)
 
 
+class Blotter:
+    """Takes every one of `secrets` out of a text."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._secrets = tuple(secrets)
+
+    def __call__(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
 class LogFormatter(logging.Formatter):
     """One record as a line of text (with its traceback below) or as one line of JSON."""
 
     def __init__(self, as_json: bool, secrets: Iterable[str]) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._as_json = as_json
-        self._secrets = tuple(secrets)
+        self._blot = Blotter(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
         text = self._blot(super().format(record))
@@ -76,8 +88,3 @@ class LogFormatter(logging.Formatter):
         if record.exc_text:
             line["exception"] = self._blot(record.exc_text)
         return json.dumps(line, ensure_ascii=False)
-
-    def _blot(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text

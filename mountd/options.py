@@ -185,9 +185,9 @@ def _word(text: str) -> str:
 
 def _host_port(text: str) -> str:
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not 0 <= int(port) < 65536:
+    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and not host.startswith("[")):
         raise ValueError("no host:port")
-    return text
+    return f"{host or '127.0.0.1'}:{int(port)}"
 
 
 _SWITCH = Option(read_bool, "true or false")
@@ -218,6 +218,6 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "bandwidth_down": _A_BANDWIDTH,
         "log_level": _one_of("debug", "info", "warning", "error"),
         "log_format": _one_of("text", "json"),
-        "metrics": Option(_host_port, "host:port"),
+        "metrics": Option(_host_port, "host:port, or :port of 127.0.0.1"),
     }
 )

@@ -8,6 +8,8 @@ from mountd.cache_folder import CacheFolder
 from mountd.config import MountPlan
 from mountd.credentials import CREDENTIALS
 from mountd.fusefs.kernel import KernelLevers
+from mountd.logs import Blotter, secrets_of
+from mountd.rates import Rates
 from mountd.remotes.stack import RemoteStack
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.block_files import BlockFiles
@@ -25,6 +27,7 @@ class StatusReport:
         files: BlockFiles,
         levers: Callable[[], KernelLevers],
         queue: Callable[[], dict[str, Any]],
+        open_for_writing: Callable[[], int],
     ) -> None:
         self.state = "starting"
         self._plan = plan
@@ -34,6 +37,10 @@ class StatusReport:
         self._files = files
         self._levers = levers
         self._queue = queue
+        self._open_for_writing = open_for_writing
+        self.rates = Rates(lambda: remote.counting.counts)
+        self._blot = Blotter(secrets_of(plan.settings))
+        self.metrics: str | None = None  # where they are served, `host:port`
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -48,13 +55,18 @@ class StatusReport:
             "remote": {
                 "state": health.state.value,
                 "since": health.since,
-                "last_error": health.last_error,
+                "last_error": self._blot(health.last_error) if health.last_error else None,
             },
+            "read_only": self._plan.settings.read_only,
+            "metrics": self.metrics,
             "cache": self._cache(),
-            "queue": self._queue(),
+            "queue": {**self._queue(), "open_for_writing": self._open_for_writing()},
             "transfer": {
                 "down_bytes": counts.down_bytes,
                 "up_bytes": counts.up_bytes,
+                "sending_bytes": counts.moved_up_bytes,
+                "down_bytes_per_s": round(self.rates.down_bytes_per_s),
+                "up_bytes_per_s": round(self.rates.up_bytes_per_s),
                 "requests": {
                     "get": counts.get,
                     "put": counts.put,

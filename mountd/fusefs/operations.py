@@ -30,7 +30,6 @@ from mountd.fusefs.write_operations import (
     STATFS_BLOCK,
     Ownership,
     WriteOperations,
-    fail,
 )
 from mountd.remotes.base import Quota
 from mountd.vfs.filesystem import FileSystem
@@ -86,6 +85,7 @@ class Operations(WriteOperations):
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        self._calls["lookup"] += 1
         try:
             virtual = self._virtual.lookup(parent_inode, name)
             if virtual is not None:
@@ -105,18 +105,20 @@ class Operations(WriteOperations):
                 self._fs.answered_absent(parent, name)
                 return _absent(timeout_s)
         except Exception as exc:
-            fail(exc)
+            self._fail("lookup", exc)
 
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        self._calls["getattr"] += 1
         try:
             virtual = self._virtual.attributes(inode)
             if virtual is not None:
                 return self._entry(virtual)
             return self._entry(self._fs.attributes(inode))
         except Exception as exc:
-            fail(exc)
+            self._fail("getattr", exc)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        self._calls["forget"] += 1
         forget = self._tree.forget
         for inode, lookups in inode_list:
             try:
@@ -127,6 +129,7 @@ class Operations(WriteOperations):
     # -- directories
 
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        self._calls["opendir"] += 1
         try:
             if self._virtual.is_directory(inode):
                 return 0
@@ -135,13 +138,14 @@ class Operations(WriteOperations):
             directory = self._tree.directory(inode)
             cached = await self._fs.read_directory(directory)
         except Exception as exc:
-            fail(exc)
+            self._fail("opendir", exc)
         number = self._next_directory
         self._next_directory += 1
         self._directories[number] = OpenDirectory(directory, cached)
         return number
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        self._calls["readdir"] += 1
         if not fh:
             return  # .mountd is not listed
         try:
@@ -159,7 +163,7 @@ class Operations(WriteOperations):
                     is_told = self._rows(opened, first, end, token)
                     first = end
         except Exception as exc:
-            fail(exc)
+            self._fail("readdir", exc)
 
     def _dots(self, directory: Directory, start_id: int, token: pyfuse3.ReaddirToken) -> bool:
         parent = directory.parent or directory
@@ -255,18 +259,21 @@ class Operations(WriteOperations):
         return Listing.build([made]), 0
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        self._calls["fsyncdir"] += 1
         try:
             if fh:
                 await self._fs.links.sync_directory(self._directories[fh].directory)
         except Exception as exc:
-            fail(exc)
+            self._fail("fsyncdir", exc)
 
     async def releasedir(self, fh: int) -> None:
+        self._calls["releasedir"] += 1
         self._directories.pop(fh, None)
 
     # -- files
 
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        self._calls["open"] += 1
         try:
             if flags & WRITING and self._virtual.attributes(inode) is not None:
                 raise NotPermitted("the status can't be changed")
@@ -277,20 +284,22 @@ class Operations(WriteOperations):
                 inode, writes=bool(flags & WRITING), truncates=bool(flags & os.O_TRUNC)
             )
         except Exception as exc:
-            fail(exc)
+            self._fail("open", exc)
         # A foreign change gives a new inode, so pages of this one are right for ever.
         return pyfuse3.FileInfo(fh=number, keep_cache=True)
 
     # Any buffer is copied from; the library's type says bytes.
     async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override]
+        self._calls["read"] += 1
         try:
             if fh >= FIRST_HANDLE:
                 return self._virtual.read(fh, off, size)
             return await self._fs.read(fh, off, size)
         except Exception as exc:
-            fail(exc)
+            self._fail("read", exc)
 
     async def release(self, fh: int) -> None:
+        self._calls["release"] += 1
         try:
             if fh >= FIRST_HANDLE:
                 self._virtual.release(fh)
@@ -300,19 +309,21 @@ class Operations(WriteOperations):
             log.exception("handle %d could not be released", fh)
 
     async def flush(self, fh: int) -> None:
+        self._calls["flush"] += 1
         # With durability = "local" nothing hangs on FLUSH (design.md); ENOSYS makes the kernel stop
         # asking, for the whole mount.
         if self._flush is None:
-            raise pyfuse3.FUSEError(errno.ENOSYS)
+            raise self._refusal("flush", errno.ENOSYS)
         try:
             if fh < FIRST_HANDLE:
                 await self._flush(fh)
         except Exception as exc:
-            fail(exc)
+            self._fail("flush", exc)
 
     # -- the whole
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        self._calls["statfs"] += 1
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = STATFS_BLOCK
         data.f_blocks = data.f_bfree = data.f_bavail = STATFS_BLOCKS
@@ -327,12 +338,13 @@ class Operations(WriteOperations):
     # -- extended attributes
 
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        self._calls["getxattr"] += 1
         if not self._xattrs:
-            raise pyfuse3.FUSEError(errno.ENOSYS)
+            raise self._refusal("getxattr", errno.ENOSYS)
         # Labels and ACLs. "Not supported", because "no data" makes `ls -l` ask again for each
         # file: 10,101 requests and 0.7 of its 1.05 s in a tree of 10,000 files.
         if name.startswith((b"security.", b"system.")):
-            raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
+            raise self._refusal("getxattr", errno.EOPNOTSUPP)
         try:
             if self._virtual.attributes(inode) is not None:
                 raise NoAttribute(name)
@@ -340,46 +352,49 @@ class Operations(WriteOperations):
                 return await self._fs.user_xattrs.get(inode, name)
             return self._fs.xattr(inode, name)
         except Exception as exc:
-            fail(exc)
+            self._fail("getxattr", exc)
 
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
+        self._calls["listxattr"] += 1
         if not self._xattrs:
-            raise pyfuse3.FUSEError(errno.ENOSYS)
+            raise self._refusal("listxattr", errno.ENOSYS)
         try:
             if self._virtual.attributes(inode) is not None:
                 return []
             return [*self._fs.xattr_names(inode), *self._fs.user_xattrs.names(inode)]
         except Exception as exc:
-            fail(exc)
+            self._fail("listxattr", exc)
 
     # pyfuse3 looks after XATTR_CREATE and XATTR_REPLACE, with getxattr.
     async def setxattr(
         self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
     ) -> None:
-        self._check_xattr(inode, name)
+        self._calls["setxattr"] += 1
+        self._check_xattr("setxattr", inode, name)
         try:
             await self._fs.user_xattrs.set(inode, name, value)
         except Exception as exc:
-            fail(exc)
+            self._fail("setxattr", exc)
 
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        self._check_xattr(inode, name)
+        self._calls["removexattr"] += 1
+        self._check_xattr("removexattr", inode, name)
         try:
             await self._fs.user_xattrs.remove(inode, name)
         except Exception as exc:
-            fail(exc)
+            self._fail("removexattr", exc)
 
-    def _check_xattr(self, inode: int, name: bytes) -> None:
+    def _check_xattr(self, handler: str, inode: int, name: bytes) -> None:
         """FUSEError unless somebody may change that one."""
         if not self._xattrs:
-            raise pyfuse3.FUSEError(errno.ENOSYS)
+            raise self._refusal(handler, errno.ENOSYS)
         try:
             if self._virtual.attributes(inode) is not None:
                 raise NotPermitted("the status can't be changed")
             self._fs.check_writable()
             check_name(name)
         except Exception as exc:
-            fail(exc)
+            self._fail(handler, exc)
 
 
 def ownership(uid: int, gid: int, umask: int) -> Ownership:

@@ -11,6 +11,7 @@ import pyfuse3
 
 from mountd.errors import NoSpace, NotPermitted, NotPossible, QuotaExceeded
 from mountd.fusefs.errno_table import errno_of
+from mountd.fusefs.requests import RequestCounts
 from mountd.vfs.attributes import NewAttributes, kept
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import Attributes, Directory
@@ -53,6 +54,8 @@ class WriteOperations(pyfuse3.Operations):
         flush: Callable[[int], Awaitable[None]] | None,
     ) -> None:
         super().__init__()
+        self.requests = RequestCounts()
+        self._calls, self._refusal = self.requests.calls, self.requests.refusal
         self._flush = flush
         self._fs = fs
         self._tree = fs.tree
@@ -63,38 +66,42 @@ class WriteOperations(pyfuse3.Operations):
         self._no_mtime_ns = time.time_ns()
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
+        self._calls["write"] += 1
         try:
             return await self._fs.write(fh, off, buf)
         except QuotaExceeded as exc:
             # It is told by close or fsync, and of what went wrong while pages were written back the
             # kernel tells close(2) only ENOSPC, and EIO for all else (filemap_check_errors).
-            fail(NoSpace(*exc.args))
+            self._fail("write", NoSpace(*exc.args))
         except Exception as exc:
-            fail(exc)
+            self._fail("write", exc)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
+        self._calls["fsync"] += 1
         try:
             if fh < FIRST_HANDLE:
                 await self._fs.sync(fh)
                 if self._flush is not None:
                     await self._flush(fh)
         except Exception as exc:
-            fail(exc)
+            self._fail("fsync", exc)
 
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        self._calls["create"] += 1
         try:
             parent = self._writable(parent_inode)
             attributes = self._attributes_of(mode, ctx, is_directory=False)
             number, made = await self._fs.create(parent, name, attributes)
             return pyfuse3.FileInfo(fh=number, keep_cache=True), self._entry(made)
         except Exception as exc:
-            fail(exc)
+            self._fail("create", exc)
 
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        self._calls["mknod"] += 1
         try:
             if not stat.S_ISREG(mode):
                 raise NotPermitted("only files and directories can be made")
@@ -103,29 +110,32 @@ class WriteOperations(pyfuse3.Operations):
             _, made = await self._fs.create(parent, name, attributes, opens=False)
             return self._entry(made)
         except Exception as exc:
-            fail(exc)
+            self._fail("mknod", exc)
 
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        self._calls["mkdir"] += 1
         try:
             parent = self._writable(parent_inode)
             attributes = self._attributes_of(mode, ctx, is_directory=True)
             return self._entry(await self._fs.make_directory(parent, name, attributes))
         except Exception as exc:
-            fail(exc)
+            self._fail("mkdir", exc)
 
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._calls["unlink"] += 1
         try:
             await self._fs.unlink(self._writable(parent_inode), name)
         except Exception as exc:
-            fail(exc)
+            self._fail("unlink", exc)
 
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        self._calls["rmdir"] += 1
         try:
             await self._fs.remove_directory(self._writable(parent_inode), name)
         except Exception as exc:
-            fail(exc)
+            self._fail("rmdir", exc)
 
     async def rename(
         self,
@@ -136,35 +146,39 @@ class WriteOperations(pyfuse3.Operations):
         flags: int,
         ctx: pyfuse3.RequestContext,
     ) -> None:
+        self._calls["rename"] += 1
         try:
             if flags & ~pyfuse3.RENAME_NOREPLACE:
                 raise NotPossible("two names can't be exchanged in one step")
             old, new = self._writable(parent_inode_old), self._writable(parent_inode_new)
             await self._fs.rename(old, name_old, new, name_new, replaces=not flags)
         except Exception as exc:
-            fail(exc)
+            self._fail("rename", exc)
 
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        raise pyfuse3.FUSEError(errno.EPERM)
+        self._calls["link"] += 1
+        raise self._refusal("link", errno.EPERM)
 
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
+        self._calls["symlink"] += 1
         try:
             parent = self._writable(parent_inode)
             uid, gid = self._owners_of(ctx)
             attributes = kept(None, uid, gid, is_directory=False)
             return self._entry(await self._fs.make_link(parent, name, target, attributes))
         except Exception as exc:
-            fail(exc)
+            self._fail("symlink", exc)
 
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        self._calls["readlink"] += 1
         try:
             return await self._fs.links.read(inode)
         except Exception as exc:
-            fail(exc)
+            self._fail("readlink", exc)
 
     async def setattr(
         self,
@@ -174,6 +188,7 @@ class WriteOperations(pyfuse3.Operations):
         fh: int | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
+        self._calls["setattr"] += 1
         try:
             if self._virtual.attributes(inode) is not None:
                 raise NotPermitted("the status can't be changed")
@@ -186,7 +201,7 @@ class WriteOperations(pyfuse3.Operations):
             )
             return self._entry(await self._fs.set_attributes(inode, new, fh))
         except Exception as exc:
-            fail(exc)
+            self._fail("setattr", exc)
 
     def _writable(self, inode: int) -> Directory:
         if self._virtual.is_directory(inode):
@@ -232,6 +247,5 @@ class WriteOperations(pyfuse3.Operations):
         entry.entry_timeout = entry.attr_timeout = attributes.ttl_s
         return entry
 
-
-def fail(error: Exception) -> Never:
-    raise pyfuse3.FUSEError(errno_of(error)) from error
+    def _fail(self, handler: str, error: Exception) -> Never:
+        raise self._refusal(handler, errno_of(error)) from error

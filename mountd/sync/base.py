@@ -95,7 +95,8 @@ NumberState = Literal["dirty", "uploading", "failed", "conflict"]
 class QueueCounts:
     """`pending` leaves out what is uploading or failed. `conflicts`: conflict copies that the
     journal knows of, and files whose base is gone. `bytes`: staged and not sent yet. `oldest_s`:
-    since when the remote is behind; None where it isn't."""
+    since when the remote is behind, `oldest_path`: with what; None where it isn't. `removals`: what
+    of all that waits or failed is to be taken away there, and not to be sent."""
 
     pending: int = 0
     uploading: int = 0
@@ -103,6 +104,8 @@ class QueueCounts:
     conflicts: int = 0
     bytes: int = 0
     oldest_s: float | None = None
+    oldest_path: str | None = None
+    removals: int = 0
 
 
 @dataclass(frozen=True, slots=True)

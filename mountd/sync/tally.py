@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Container, Mapping
+from dataclasses import replace
 from typing import Final
 
 from mountd.sync.base import ItemState, NumberState, QueueCounts, QueueItem
@@ -88,8 +89,8 @@ def _item_state(
 def _counts(
     ledger: Ledger, in_flight: Container[str], troubles: Mapping[str, Trouble], now_ns: int
 ) -> QueueCounts:
-    pending = uploading = failed = conflicts = size = 0
-    oldest_ns: int | None = None
+    pending = uploading = failed = conflicts = size = removals = 0
+    oldest: Change | None = None
     for change in ledger.changes.values():
         if change.conflict or is_base_gone(change):
             conflicts += 1
@@ -104,7 +105,12 @@ def _counts(
             pending += 1
         if change.content and (content := ledger.contents.get(change.content)) is not None:
             size += content.staged_bytes
-        if oldest_ns is None or change.since_ns < oldest_ns:
-            oldest_ns = change.since_ns
-    oldest_s = None if oldest_ns is None else max(0.0, (now_ns - oldest_ns) / 1e9)
-    return QueueCounts(pending, uploading, failed, conflicts, size, oldest_s)
+        if change.is_gone:
+            removals += 1
+        if oldest is None or change.since_ns < oldest.since_ns:
+            oldest = change
+    counts = QueueCounts(pending, uploading, failed, conflicts, size, removals=removals)
+    if oldest is None:
+        return counts
+    age_s = max(0.0, (now_ns - oldest.since_ns) / 1e9)
+    return replace(counts, oldest_s=age_s, oldest_path=oldest.key)

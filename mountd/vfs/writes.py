@@ -109,6 +109,11 @@ class Writes:
     def is_open_for_writing(self, number: int) -> bool:
         return number in self._writers
 
+    @property
+    def open_files(self) -> int:
+        """How many files are open for writing."""
+        return len(self._writers)
+
     def last_release(self, number: int) -> None:
         """Nobody has the inode open any more."""
         content = self._unlinked.pop(number, None)
