@@ -185,7 +185,8 @@ def _word(text: str) -> str:
 
 def _host_port(text: str) -> str:
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and not host.startswith("[")):
+    is_host = ":" not in host or (host.startswith("[") and host.endswith("]"))
+    if not colon or not is_host or not port.isdecimal() or int(port) > 65535:
         raise ValueError("no host:port")
     return f"{host or '127.0.0.1'}:{int(port)}"
 

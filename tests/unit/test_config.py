@@ -83,6 +83,8 @@ def test_there_is_an_option_for_every_setting_and_none_more() -> None:
         ("bandwidth_up", "0", None),
         ("endpoint", "http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
         ("metrics", "127.0.0.1:9100", "127.0.0.1:9100"),
+        ("metrics", ":9100", "127.0.0.1:9100"),
+        ("metrics", "[::1]:0", "[::1]:0"),
     ],
 )
 def test_option_values_are_read(name: str, text: str, value: object) -> None:
@@ -108,6 +110,8 @@ def test_option_values_are_read(name: str, text: str, value: object) -> None:
         ("endpoint", "s3.example.org"),
         ("endpoint", "https://h:99999"),
         ("metrics", "9100"),
+        ("metrics", "::1:9100"),
+        ("metrics", "h:70000"),
         ("cache_dir", ""),
         ("region", ""),
     ],
