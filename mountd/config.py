@@ -37,6 +37,8 @@ class Settings:
     region: str | None = None
     engine: Literal["native", "fsspec"] = "native"
     max_transfers: int = 16
+    # No option. Where nobody set `max_transfers`: up to so many, as far as the server bears them.
+    widest_transfers: int | None = None
     bandwidth_up: int | None = None  # bytes per second
     bandwidth_down: int | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -22,6 +22,7 @@ from mountd.rclone_source import is_of_rclone, resolve_rclone, under_given
 from mountd.source import Source, nearest, parse_source, split_remote_path, without_secrets
 
 _TRANSFERS_OF_NEXTCLOUD = 4  # what a server with a few PHP workers bears well
+_WIDEST_OF_NEXTCLOUD = 16  # what others bear: `remotes.width` finds out
 _TTL_OF_NEXTCLOUD_S = 10.0  # its folder ETags make a check of the whole tree cheap
 _NOT_OPTIONS = frozenset(("MOUNTD_CONFIG", "MOUNTD_RUNTIME_DIR"))
 
@@ -106,7 +107,9 @@ def resolve_source(
         endpoint = options.get("endpoint")
         add_login(credentials, source.authority, endpoint, environ)
         options.setdefault("metadata_ttl_s", _TTL_OF_NEXTCLOUD_S)
-        options.setdefault("max_transfers", _TRANSFERS_OF_NEXTCLOUD)
+        if "max_transfers" not in options:
+            options["max_transfers"] = _TRANSFERS_OF_NEXTCLOUD
+            options["widest_transfers"] = _WIDEST_OF_NEXTCLOUD
     options.setdefault("cache_dir", default_cache_dir(environ))
     return source, Settings(**options, credentials=MappingProxyType(credentials))
 

@@ -68,7 +68,8 @@ class Capabilities:
     mtime do not quite). `conditional_read`: the remote itself refuses a ranged read of another
     version (If-Match); where False the store compares what the answer says before it returns.
     `real_directories`: directories exist by themselves, and listing a missing one is NotFound.
-    `max_parallel`: how many requests at once this remote bears well.
+    `max_parallel`: how many requests at once this remote bears well. `parallel_now`: how many of
+    these by what it has shown so far, where that is learned; any thread, and it costs nothing.
 
     `conditional_put`, `conditional_delete`: the remote itself enforces `expect`, as one atomic
     step; where False the store looks first and then acts, and a change in between is overwritten.
@@ -107,6 +108,12 @@ class Capabilities:
     tree_versions: bool = False
     tells_rights: bool = False
     is_global: Callable[[str], bool] | None = None
+    parallel_now: Callable[[], int] | None = None
+
+    @property
+    def first_parallel(self) -> int:
+        """`parallel_now` or `max_parallel`."""
+        return self.parallel_now() if self.parallel_now is not None else self.max_parallel
 
 
 class Body(Protocol):

@@ -18,21 +18,26 @@ KEEPALIVE_S: Final = 30.0
 class HttpConnections:
     """At most `most` at a time, the one used last first. Thread-safe."""
 
-    def __init__(self, make: Callable[[], httpcore.ConnectionInterface], most: int) -> None:
+    def __init__(
+        self, make: Callable[[], httpcore.ConnectionInterface], most: Callable[[], int]
+    ) -> None:
+        """`most` may change at any time."""
         self._make = make
-        self._slots = threading.Semaphore(most)
+        self._most = most
+        self._taken = 0
         self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)
         self._idle: deque[tuple[httpcore.ConnectionInterface, float]] = deque()  # since when
         self._active: set[httpcore.ConnectionInterface] = set()
 
     def take(self, until_s: float) -> httpcore.ConnectionInterface:
         """One that nobody else has, until `give_back`. Raises httpcore.PoolTimeout."""
-        if not self._slots.acquire(timeout=max(0.0, until_s - time.monotonic())):
-            raise httpcore.PoolTimeout("no connection became free in time")
+        self._acquire(until_s)
         try:
             found = self._kept() or self._make()
         except BaseException:
-            self._slots.release()
+            with self._lock:
+                self._release()
             raise
         with self._lock:
             self._active.add(found)
@@ -50,7 +55,7 @@ class HttpConnections:
             old: list[httpcore.ConnectionInterface] = [] if keeps else [connection]
             while self._idle and now_s - self._idle[0][1] > KEEPALIVE_S:
                 old.append(self._idle.popleft()[0])
-        self._slots.release()
+            self._release()
         for each in old:
             each.close()
 
@@ -62,6 +67,18 @@ class HttpConnections:
             self._active.clear()
         for connection in found:
             connection.close()
+
+    def _acquire(self, until_s: float) -> None:
+        with self._freed:
+            while self._taken >= self._most():
+                if not self._freed.wait(max(0.0, until_s - time.monotonic())):
+                    raise httpcore.PoolTimeout("no connection became free in time")
+            self._taken += 1
+
+    def _release(self) -> None:
+        """The lock is held. More than one may go on where `most` has grown."""
+        self._taken -= 1
+        self._freed.notify(max(1, self._most() - self._taken))
 
     def _kept(self) -> httpcore.ConnectionInterface | None:
         while True:

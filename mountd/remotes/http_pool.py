@@ -25,6 +25,7 @@ from mountd.remotes.deadline import DeadlineBackend, socket_deadline
 from mountd.remotes.http_connections import KEEPALIVE_S, HttpConnections
 from mountd.remotes.request_body import BodyFailed, BodyFeed, SentBody
 from mountd.remotes.sign_in import SignIn
+from mountd.remotes.width import Asked, Width
 
 _DRAIN_BYTES = 64 << 10  # of an error's body, so that its connection can be kept
 _REDIRECTS = frozenset((301, 302, 307, 308))
@@ -112,8 +113,10 @@ class HttpPool:
         max_connections: int,
         timeout_s: float,
         sign_in: SignIn | None = None,
+        width: Width | None = None,
     ) -> None:
-        """`sign_in`: what a 401 means to later requests; without it, nothing."""
+        """`sign_in`: what a 401 means to later requests; without it, nothing. `width` hears of each
+        request, and its own number counts where it is less than that of its `most`."""
         parts = urlsplit(origin)
         self.origin = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.hostname or ""
@@ -123,6 +126,7 @@ class HttpPool:
         self._headers = [("Host", parts.netloc), *headers.items()]
         self._max_connections = max_connections
         self.sign_in = sign_in
+        self._width = width
         self.writes = 0  # requests that may have changed something, those under way included
         self._lock = threading.Lock()
         self._made: HttpConnections | None = None
@@ -185,19 +189,50 @@ class HttpPool:
         try:
             with contextlib.suppress(BodyFailed), _transport_errors(what), socket_deadline(until_s):
                 connection = connections.take(until_s)
+                asked = self._asked(method, headers, body, connection)
                 try:
                     response = connection.handle_request(request)
                 finally:
                     if response is None:
-                        connections.give_back(connection)
+                        self._ended(connections, connection, asked)
+        except Unreachable:
+            if self._width is not None:
+                self._width.failed()
+            raise
         finally:
             if self.sign_in is not None:
                 status = response.status if response is not None else None
                 self.sign_in.heard(status, is_try=is_try)
         if response is None:
             raise feed.failure()
-        ended = functools.partial(connections.give_back, connection)
+        if self._width is not None and asked is not None:
+            self._width.answered(asked, response.status, feed.sent_s)
+        ended = functools.partial(self._ended, connections, connection, asked)
         return Answer(response, target, what, feed.until_s, ended)
+
+    def _asked(
+        self,
+        method: str,
+        headers: Mapping[str, str],
+        body: SentBody,
+        connection: httpcore.ConnectionInterface,
+    ) -> Asked | None:
+        """What is compared: a new connection takes its time, and so does a large body."""
+        if self._width is None:
+            return None
+        is_new = not connection.is_idle()
+        kind = f"{method} {headers.get('Depth', '')} {body.size.bit_length() // 3} {is_new}"
+        return self._width.begin(kind)
+
+    def _ended(
+        self,
+        connections: HttpConnections,
+        connection: httpcore.ConnectionInterface,
+        asked: Asked | None,
+    ) -> None:
+        if self._width is not None and asked is not None:
+            self._width.end()
+        connections.give_back(connection)
 
     def _redirected(self, answer: Answer, location: str) -> str:
         parts = urlsplit(urljoin(f"{self.origin}{answer.target}", location))
@@ -207,6 +242,12 @@ class HttpPool:
                 f"server; if that is the right one, put it into SOURCE"
             )
         return f"{parts.path}?{parts.query}" if parts.query else parts.path
+
+    def _most(self) -> int:
+        """As many fewer than `max_connections` as the width is below what it may become."""
+        if self._width is None:
+            return self._max_connections
+        return self._max_connections - (self._width.most - self._width.now)
 
     def _connections(self) -> HttpConnections:
         with self._lock:
@@ -222,7 +263,7 @@ class HttpPool:
                     scheme=self._scheme, host=self._host, port=self._port, target="/"
                 ).origin
                 make = functools.partial(pool.create_connection, origin)
-                self._made = HttpConnections(make, self._max_connections)
+                self._made = HttpConnections(make, self._most)
             return self._made
 
 

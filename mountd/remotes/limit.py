@@ -47,7 +47,8 @@ class Limiter:
     starts when the bucket isn't empty and takes its whole size. After a `Throttled` nobody
     starts until its Retry-After has passed and the parallelism is halved; each full round of
     requests without one gives back one slot. While `interrupt` is set nobody waits, and nobody
-    waits longer than `longest_wait_s`, also without a deadline.
+    waits longer than `longest_wait_s`, also without a deadline. `parallel_now` may allow fewer than
+    `max_parallel`; who waits hears of more when the next one ends.
     """
 
     def __init__(
@@ -57,11 +58,13 @@ class Limiter:
         bandwidth_down: int | None = None,
         interrupt: threading.Event | None = None,
         longest_wait_s: float = DEFAULT_WAIT_S,
+        parallel_now: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Wait = threading.Event.wait,
     ) -> None:
         self._lock = threading.Lock()
         self._max_parallel = self._parallel = max(1, max_parallel)
+        self._parallel_now = parallel_now
         self._in_flight = 0
         self._round = 0  # requests that ended since the parallelism last changed
         # Insertion order is the order of arrival; a dict because waiters leave from the middle.
@@ -79,7 +82,9 @@ class Limiter:
     @property
     def parallel(self) -> int:
         """How many requests may be in flight now: `max_parallel`, or fewer after throttling."""
-        return self._parallel
+        if self._parallel_now is None:
+            return self._parallel
+        return max(1, min(self._parallel, self._parallel_now()))
 
     @property
     def in_flight(self) -> int:
@@ -137,7 +142,7 @@ class Limiter:
                 waiter.event.set()
 
     def _may_start(self, size_bytes: int, prefetch: bool, now_s: float) -> bool:
-        slots = self._parallel
+        slots = self.parallel
         if prefetch:
             slots = max(1, slots - (slots + 7) // 8)
         if self._in_flight >= slots or now_s < self._not_before_s:
@@ -169,7 +174,7 @@ class Limiter:
                     del queue[waiter]
                     waiter.granted = True
                     waiter.event.set()
-                elif self._in_flight >= self._parallel:
+                elif self._in_flight >= self.parallel:
                     return
             first = next(iter(queue), None)
             if first and now_s < self._opens_s(first.size_bytes, now_s) < first.wakes_s - 1e-3:

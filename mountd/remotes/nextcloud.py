@@ -25,6 +25,7 @@ from mountd.remotes.webdav import CAPABILITIES, address_of, pool_of
 from mountd.remotes.webdav_leftovers import Leftovers
 from mountd.remotes.webdav_path import encode_path
 from mountd.remotes.webdav_read import DavReader
+from mountd.remotes.width import Width
 from mountd.source import Source
 from mountd.types import Entry
 
@@ -97,7 +98,9 @@ class NextcloudStore:
     ) -> None:
         base, at_once = addresses.files(source.prefix), settings.max_transfers
         self._sign_in = SignIn()
-        pool = pool_of(addresses.origin, settings, at_once + _SPARE_CONNECTIONS, self._sign_in)
+        self.width = Width(at_once, settings.widest_transfers or at_once)
+        connections = self.width.most + _SPARE_CONNECTIONS
+        pool = pool_of(addresses.origin, settings, connections, self._sign_in, self.width)
         self._pool = pool
         self._given = settings.credentials
         self._closing = threading.Event()
@@ -122,7 +125,9 @@ class NextcloudStore:
             self._closing,
             uploading.locked_s,
         )
-        self._capabilities = replace(_CAPABILITIES, max_parallel=at_once)
+        self._capabilities = replace(
+            _CAPABILITIES, max_parallel=self.width.most, parallel_now=lambda: self.width.now
+        )
 
     @property
     def capabilities(self) -> Capabilities:

@@ -50,6 +50,7 @@ class BodyFeed:
 
     def __init__(self, body: SentBody, until_s: float) -> None:
         self.until_s = until_s
+        self.sent_s = 0.0  # when the last piece was taken
         self._span_s = until_s - time.monotonic()
         self._body = body
         self._error: Exception | None = None
@@ -80,5 +81,6 @@ class BodyFeed:
             raise Corrupt(f"a body of {self._body.size} bytes turned out to have {sent}")
 
     def _renew(self) -> None:
-        self.until_s = time.monotonic() + self._span_s
+        self.sent_s = time.monotonic()
+        self.until_s = self.sent_s + self._span_s
         renew_socket_deadline(self.until_s)

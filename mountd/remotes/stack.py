@@ -23,21 +23,23 @@ _FEW_SLOTS = 8
 
 class RemoteStack:
     """One remote as the daemon uses it: `store` for requests, the rest for status.
-    `small_uploads`: how many small files may be under way."""
+    `most_small_uploads`: how many small files may be under way at most."""
 
     def __init__(self, native: RemoteStore, settings: Settings) -> None:
         self.counting = CountingStore(native)
         self.health = RemoteHealth(self.first_page)
+        bears, transfers = native.capabilities, settings.max_transfers
         self.limiter = Limiter(
-            native.capabilities.max_parallel,
+            bears.max_parallel,
             bandwidth_down=settings.bandwidth_down,
             interrupt=self.health.interrupt,
+            parallel_now=bears.parallel_now,
         )
-        parallel, transfers = native.capabilities.max_parallel, settings.max_transfers
-        self.small_uploads = _small_at_once(parallel, SMALL_PER_TRANSFER * transfers)
+        self._most_small = SMALL_PER_TRANSFER * transfers
+        self.most_small_uploads = _small_at_once(bears.max_parallel, self._most_small)
         self.uploads = Uploads(
-            _uploads_at_once(parallel, transfers),
-            self.small_uploads,
+            _uploads_at_once(bears.first_parallel, transfers),
+            self.most_small_uploads,
             bandwidth_up=settings.bandwidth_up,
             interrupt=self.health.interrupt,
         )
@@ -55,6 +57,10 @@ class RemoteStack:
         )
         self.store: RemoteStore = HealthStore(retrying, self.health)
 
+    def small_uploads(self) -> int:
+        """How many small files may be under way now."""
+        return _small_at_once(self.limiter.parallel, self._most_small)
+
     def first_page(self) -> object:
         """One cheap request that proves remote, bucket and credentials. Blocking.
 
@@ -66,10 +72,11 @@ class RemoteStack:
 def for_one_command(native: RemoteStore, settings: Settings) -> RemoteStore:
     """A store for a command that ends when the remote is down: as above, without health, and with
     every slot for its uploads."""
-    parallel = native.capabilities.max_parallel
+    bears = native.capabilities
+    parallel = bears.max_parallel
     limited = LimitedStore(
         native,
-        Limiter(parallel, bandwidth_down=settings.bandwidth_down),
+        Limiter(parallel, bandwidth_down=settings.bandwidth_down, parallel_now=bears.parallel_now),
         uploads=Uploads(parallel, bandwidth_up=settings.bandwidth_up),
     )
     return RetryingStore(limited, settings.request_timeout_s)

@@ -18,6 +18,7 @@ from mountd.remotes.webdav_path import encode_path
 from mountd.remotes.webdav_probe import NOTHING, Proof
 from mountd.remotes.webdav_read import DavReader
 from mountd.remotes.webdav_write import DavWriter
+from mountd.remotes.width import Width
 from mountd.source import Source
 from mountd.types import Entry
 
@@ -50,11 +51,15 @@ def address_of(source: Source, settings: Settings) -> tuple[str, str]:
 
 
 def pool_of(
-    origin: str, settings: Settings, connections: int, sign_in: SignIn | None = None
+    origin: str,
+    settings: Settings,
+    connections: int,
+    sign_in: SignIn | None = None,
+    width: Width | None = None,
 ) -> HttpPool:
     """Raises CredentialsError for a user without a password."""
     headers = {"Accept-Encoding": "identity", "User-Agent": "mountd", **_authorization(settings)}
-    return HttpPool(origin, headers, connections, settings.request_timeout_s, sign_in)
+    return HttpPool(origin, headers, connections, settings.request_timeout_s, sign_in, width)
 
 
 class WebdavStore:

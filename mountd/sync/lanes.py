@@ -4,7 +4,7 @@ Small files and what carries no bytes wait for the remote and not for the line: 
 16 at once are 530 files a second at best. So there may be more of them than of others.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -30,12 +30,20 @@ class Flight:
 
 class Lanes:
     """`in_flight`: by key. At most `at_once` of all weights, of which at most `max_transfers` are
-    not LIGHT; a quarter of these is kept free of BIG ones, so that others aren't starved."""
+    not LIGHT; a quarter of these is kept free of BIG ones, so that others aren't starved. `now`
+    may allow fewer for a while."""
 
-    def __init__(self, ledger: Ledger, max_transfers: int, at_once: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        max_transfers: int,
+        at_once: int,
+        now: Callable[[], int] | None = None,
+    ) -> None:
         self.in_flight: dict[str, Flight] = {}
         self._ledger = ledger
         self._at_once = max(1, max_transfers, at_once)
+        self._now = now
         self._max_transfers = max(1, max_transfers)
         self._max_big = max(1, self._max_transfers * 3 // 4)
         self._under_way = [0 for _ in Weight]
@@ -78,7 +86,10 @@ class Lanes:
         self._under_way[flight.weight] -= 1
 
     def _is_open(self, weight: Weight) -> bool:
-        if len(self.in_flight) >= self._at_once:
+        at_once = self._at_once
+        if self._now is not None:
+            at_once = min(at_once, max(1, self._max_transfers, self._now()))
+        if len(self.in_flight) >= at_once:
             return False
         heavy = self._under_way[Weight.PLAIN] + self._under_way[Weight.BIG]
         if weight is Weight.BIG and self._under_way[Weight.BIG] >= self._max_big:

@@ -68,6 +68,7 @@ class SyncQueue:
         write_back_s: float,
         max_transfers: int,
         small_at_once: int = 0,
+        small_now: Callable[[], int] | None = None,
         wall_clock: Callable[[], int] = time.time_ns,
         remote_is_well: Callable[[], bool] = lambda: True,
         host: str | None = None,
@@ -79,8 +80,9 @@ class SyncQueue:
         giving_way: GivingWay | None = None,
     ) -> None:
         """`small_at_once`: how many may be under way when they are small, if that is more than
-        `max_transfers`. `pressed`: whether there is so little room left for staged bytes that
-        nothing may wait; who makes it so calls `wake`. `spare`: awaited before a change is sent,
+        `max_transfers`; `small_now`: how many of these by now. `pressed`: whether there is so
+        little room left for staged bytes that nothing may wait; who makes it so calls `wake`.
+        `spare`: awaited before a change is sent,
         False where what it replaces is still read. `unfinished`: uploads that former
         processes have begun. `giving_way`: None to send whatever programs do."""
         self._pressed = pressed
@@ -94,7 +96,7 @@ class SyncQueue:
         self._store = store
         self._real_directories = store.capabilities.real_directories
         self._doubts = Doubts(journal.id, wall_clock())
-        self._lanes = Lanes(self._ledger, max_transfers, small_at_once)
+        self._lanes = Lanes(self._ledger, max_transfers, small_at_once, small_now)
         self._in_flight = self._lanes.in_flight
         self._threads = CallThreads(self._lanes.at_once)
         asker = Asker(store, self._doubts, self._threads)

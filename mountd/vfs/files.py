@@ -86,7 +86,7 @@ class OpenFiles:
         self._handles: dict[int, Handle] = {}
         self._by_inode: dict[int, list[Handle]] = {}
         self._by_key: dict[str, list[Handle]] = {}
-        self._max_range = max_range_of(store.capabilities.max_parallel)
+        self._max_range = max_range_of(store.capabilities.first_parallel)
         self._is_global = store.capabilities.is_global
         self._next = 1
         # What was opened before, oldest first. An inode number stands for one version for ever,

@@ -114,6 +114,19 @@ def test_small_changes_go_many_at_once_and_others_do_not_wait_for_them() -> None
     assert not lanes.has_room(small[-1])
 
 
+def test_fewer_small_changes_go_at_once_while_the_remote_bears_fewer() -> None:
+    bears = [6]
+    lanes = Lanes(Ledger(), max_transfers=4, at_once=12, now=lambda: bears[0])
+    lanes.fill([_change(f"s{at:02d}", at, 1) for at in range(20)])
+    assert len(_began(lanes)) == 6
+    bears[0] = 9
+    assert len(_began(lanes)) == 3
+    bears[0] = 1  # never fewer than the transfers that the user wants
+    for key in list(lanes.in_flight)[:6]:
+        lanes.end(lanes.in_flight[key].change)
+    assert len(_began(lanes)) == 1
+
+
 def test_a_quarter_of_the_transfers_is_kept_free_of_big_files() -> None:
     lanes = Lanes(Ledger(), max_transfers=4, at_once=0)
     big = [_change(f"b{at}", at, BIG_BYTES) for at in range(9)]

@@ -66,7 +66,7 @@ def test_escaped_values_come_back_whatever_they_hold(values: list[str]) -> None:
 
 
 def test_there_is_an_option_for_every_setting_and_none_more() -> None:
-    fields = set(Settings.__dataclass_fields__) - {"credentials"}
+    fields = set(Settings.__dataclass_fields__) - {"credentials", "widest_transfers"}
     assert set(OPTIONS) == fields
 
 
@@ -249,6 +249,14 @@ def test_nextcloud_looks_more_often_unless_told_otherwise() -> None:
     line = read_command_line(["metadata_ttl_s=99"])
     _, settings = resolve_source("nextcloud://h/", ConfigFile(), line, {})
     assert settings.metadata_ttl_s == 99
+
+
+def test_nextcloud_gets_few_requests_at_once_and_more_where_nobody_said_how_many() -> None:
+    _, settings = resolve_source("nextcloud://h/", ConfigFile(), NOTHING, {})
+    assert (settings.max_transfers, settings.widest_transfers) == (4, 16)
+    line = read_command_line(["max_transfers=4"])
+    _, settings = resolve_source("nextcloud://h/", ConfigFile(), line, {})
+    assert (settings.max_transfers, settings.widest_transfers) == (4, None)
 
 
 def test_a_relative_mount_point_is_made_absolute() -> None:

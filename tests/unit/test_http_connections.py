@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpcore
@@ -103,8 +104,23 @@ def test_a_server_that_refuses_costs_no_slot() -> None:
     pool.close()
 
 
+def test_who_waits_for_a_connection_gets_one_when_there_may_be_more() -> None:
+    most = [1]
+    pool = HttpConnections(_NeverMade, lambda: most[0])
+    until_s = time.monotonic() + 60.0
+    first = pool.take(until_s)
+    with ThreadPoolExecutor(3) as threads:
+        waiting = [threads.submit(pool.take, until_s) for _ in range(3)]
+        with pytest.raises(httpcore.PoolTimeout):
+            pool.take(time.monotonic())
+        most[0] = 3  # the one that is given back and two more
+        pool.give_back(first)
+        assert len({each.result(60.0) for each in waiting}) == 3
+    pool.close()
+
+
 def test_close_closes_also_what_is_under_way(server: _Server) -> None:
-    pool = HttpConnections(_NeverMade, 2)
+    pool = HttpConnections(_NeverMade, lambda: 2)
     until_s = time.monotonic() + 60.0
     first, second = pool.take(until_s), pool.take(until_s)
     pool.give_back(first)

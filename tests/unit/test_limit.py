@@ -387,3 +387,27 @@ def test_many_threads_neither_exceed_the_limit_nor_get_stuck() -> None:
     assert done > 2500
     assert native.most <= 4
     assert limiter.in_flight == 0
+
+
+def test_a_remote_that_bears_fewer_by_now_is_asked_for_no_more_than_that() -> None:
+    clock, bears = FakeClock(), [2]
+    limiter = Limiter(8, parallel_now=lambda: bears[0], clock=clock, wait=clock.wait)
+    limiter.acquire()
+    limiter.acquire()
+    with deadline(clock() + 5), pytest.raises(Throttled):
+        limiter.acquire()
+    bears[0] = 3
+    limiter.acquire()
+    assert (limiter.parallel, limiter.in_flight) == (3, 3)
+
+
+def test_those_who_wait_go_on_when_one_ends_and_the_remote_bears_more_by_then() -> None:
+    bears = [1]
+    waiting = Crowd(lambda crowd: Limiter(8, parallel_now=lambda: bears[0], wait=crowd.wait))
+    waiting.limiter.acquire()
+    held = [waiting.join(name) for name in "abc"]
+    bears[0] = 3
+    waiting.limiter.release()
+    for each in held:
+        each.result(SOON_S)
+    assert sorted(waiting.order) == ["a", "b", "c"]

@@ -65,7 +65,7 @@ def test_small_uploads_may_have_all_of_a_few_slots_and_a_read_waits_for_one_of_t
     first = threading.Event()
     hanging.append(native.add("put", key="k3", hang=first))
     stack = stack_of(native)
-    assert (stack.small_uploads, stack.uploads.limiter.parallel) == (4, 3)
+    assert (stack.small_uploads(), stack.uploads.limiter.parallel) == (4, 3)
     with ThreadPoolExecutor(9) as pool:
         puts = [
             pool.submit(stack.store.put, f"k{i}", BytesBody(b"1"), None, Upload()) for i in range(8)

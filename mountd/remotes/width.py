@@ -1,0 +1,183 @@
+"""How many requests a server is asked at once, learned from its own answers.
+
+A small PHP server has a few workers: of more requests at once each waits longer, and nothing is
+gained. A large one answers the twelfth as soon as the first. So it begins with `least`, and asks
+for more while answers take no longer than they did with `least`; where they do, it goes back.
+
+It widens only while all are busy. Compared is like with like (`Asked.kind`), and the time
+from a request's last byte to its answer's head: what a body takes is the line's business.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+_STEPS: Final = (1.0, 1.5, 2.0, 3.0, 4.0)  # times `least`
+ROUND: Final = 3  # answers for each request that may be under way
+# With no worker free for half of them, 6 at once take 1.5 times what 4 do.
+FLAT: Final = 1.25
+CROWDED: Final = 2.0
+_CLIPPED: Final = 5.0
+HOLD_S: Final = 10.0
+LONGEST_HOLD_S: Final = 600.0
+# What is known about a server is wrong when others come or go, or it was busy just then.
+LEARN_AGAIN_S: Final = 5.0
+SELDOM_S: Final = 60.0
+_FASTER: Final = 0.85  # more at once are answered sooner: what is known is no longer so
+_STRAINED: Final = frozenset((423, 429, 500, 502, 503, 504))
+
+
+class Asked:
+    """One request under way."""
+
+    __slots__ = ("begun_s", "beside", "era", "kind")
+
+    def __init__(self, kind: str, era: int, beside: int, begun_s: float) -> None:
+        self.kind = kind
+        self.era = era
+        self.beside = beside  # under way by then, itself included
+        self.begun_s = begun_s
+
+
+class Width:
+    """From `least` to `most`, the same where they are equal. Thread-safe."""
+
+    def __init__(self, least: int, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        most = max(least, most)
+        self._levels = sorted({min(most, int(least * step)) for step in _STEPS})
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._level = 0
+        self._top = len(self._levels) - 1  # until `_not_before_s` no higher than this
+        self._not_before_s = float("-inf")
+        self._hold_s = HOLD_S
+        self._in_flight = 0
+        self._era = 0  # what was asked before the level changed says nothing about this one
+        self._usual_s: dict[str, float] = {}
+        self._learned_s = float("-inf")
+        self._learn_again_s = LEARN_AGAIN_S
+        self._return_to = 1
+        self._heard: dict[str, list[float]] = {}
+        self._count = self._full = 0
+
+    @property
+    def now(self) -> int:
+        return self._levels[self._level]
+
+    @property
+    def most(self) -> int:
+        return self._levels[-1]
+
+    def begin(self, kind: str) -> Asked:
+        """A request goes out. `end` must follow."""
+        with self._lock:
+            self._in_flight += 1
+            return Asked(kind, self._era, self._in_flight, self._clock())
+
+    def end(self) -> None:
+        """Its answer was read, or nobody will."""
+        with self._lock:
+            self._in_flight -= 1
+
+    def answered(self, asked: Asked, status: int, sent_s: float = 0.0) -> None:
+        """The head of its answer is here. `sent_s`: when its last byte went, where it had many."""
+        if len(self._levels) == 1:
+            return
+        with self._lock:
+            now_s = self._clock()
+            if status in _STRAINED:
+                self._strained(now_s)
+            elif asked.era == self._era:
+                self._add(asked, now_s - max(asked.begun_s, sent_s), now_s)
+
+    def failed(self) -> None:
+        """No answer came."""
+        with self._lock:
+            self._strained(self._clock())
+
+    def _strained(self, now_s: float) -> None:
+        if self._level:
+            self._hold(0, now_s)
+            self._go(0)
+        self._top = 0
+        self._not_before_s = max(self._not_before_s, now_s + HOLD_S)
+
+    def _add(self, asked: Asked, took_s: float, now_s: float) -> None:
+        is_full = asked.beside * 4 >= self.now * 3
+        if not is_full and asked.beside <= self._levels[0]:
+            return
+        self._heard.setdefault(asked.kind, []).append(took_s)
+        self._count += 1
+        self._full += is_full
+        if self._count >= ROUND * self.now:
+            if self._level == 0:
+                self._learn(now_s)
+            else:
+                self._compare(now_s)
+
+    def _learn(self, now_s: float) -> None:
+        self._usual_s = {kind: _typical(times) for kind, times in self._heard.items()}
+        self._learned_s = now_s
+        if now_s >= self._not_before_s:
+            self._top = len(self._levels) - 1
+            self._go(min(self._return_to, self._top))
+        else:
+            self._go(0)
+
+    def _compare(self, now_s: float) -> None:
+        times = [
+            min(took_s / max(usual_s, 1e-6), _CLIPPED)
+            for kind, usual_s in self._usual_s.items()
+            for took_s in self._heard.get(kind, ())
+        ]
+        if len(times) * 2 < self._count:
+            self._forget()  # of what is asked now nothing is known
+            return
+        ratio = _typical(times)
+        if ratio < _FASTER:
+            self._forget()
+        elif ratio > FLAT:
+            lower = 0 if ratio > CROWDED else self._level - 1
+            self._hold(lower, now_s)
+            self._go(lower)
+        elif now_s - self._learned_s > self._learn_again_s:
+            self._learn_again_s = min(2 * self._learn_again_s, SELDOM_S)
+            self._forget()
+        elif self._full * 2 < self._count:
+            self._go(self._level)  # nobody needs more
+        else:
+            if now_s >= self._not_before_s:
+                self._top = len(self._levels) - 1
+            if self._level == len(self._levels) - 1:
+                self._hold_s = HOLD_S
+            self._go(min(self._level + 1, self._top))
+
+    def _forget(self) -> None:
+        self._return_to = self._level
+        self._go(0)
+
+    def _hold(self, level: int, now_s: float) -> None:
+        """No higher than this for a while, each time for longer."""
+        self._top = level
+        self._learn_again_s = LEARN_AGAIN_S
+        self._return_to = max(1, level)
+        self._not_before_s = now_s + self._hold_s
+        self._hold_s = min(self._hold_s * 2, LONGEST_HOLD_S)
+
+    def _go(self, level: int) -> None:
+        if level != self._level:
+            logger.debug("%d requests at once, after %d", self._levels[level], self.now)
+            self._era += 1
+        self._level = level
+        self._heard = {}
+        self._count = self._full = 0
+
+
+def _typical(times: list[float]) -> float:
+    """The mean without the slowest eighth: a pause of ours is none of the server's."""
+    kept = sorted(times)[: max(1, len(times) - len(times) // 8)]
+    return sum(kept) / len(kept)

@@ -1,0 +1,200 @@
+"""Width: how many requests at once a server is asked, against servers that are simulated.
+
+A simulated server has some workers, each of which serves one request at a time; who finds none
+free waits for one. The clock is the simulation's, so nothing here takes time or depends on it.
+"""
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mountd.remotes.width import HOLD_S, ROUND, SELDOM_S, Asked, Width
+from tests.fakes.fake_clock import FakeClock
+
+ROUND_TRIP_S = 0.03
+SERVICE_S = 0.06
+
+
+@dataclass
+class Server:
+    """`noise`: the longest that a service may take in addition, as a part of it."""
+
+    workers: int
+    service_s: float = SERVICE_S
+    noise: float = 0.3
+    status: int = 200
+    chance: random.Random = field(default_factory=lambda: random.Random(7))
+    free_s: list[float] = field(default_factory=list)
+
+    def answers_s(self, now_s: float) -> float:
+        """When the answer to what is sent now arrives."""
+        if len(self.free_s) < self.workers:
+            heapq.heappush(self.free_s, 0.0)
+        begins_s = max(now_s, heapq.heappop(self.free_s))
+        takes_s = self.service_s * (1 + self.noise * self.chance.random())
+        heapq.heappush(self.free_s, begins_s + takes_s)
+        return begins_s + takes_s + ROUND_TRIP_S
+
+
+class Load:
+    """Somebody who always has `wants` requests to make, or as many as the width allows."""
+
+    def __init__(self, width: Width, clock: FakeClock, wants: int = 64) -> None:
+        self.width = width
+        self.wants = wants
+        self.clock = clock
+        self.most = width.now
+        self.seen: list[int] = []  # the width, at each answer
+        self.at_s: list[float] = []
+        self._under_way: list[tuple[float, int, Asked, int]] = []
+        self._count = 0
+
+    def run(self, server: Server, answers: int, kind: str = "PUT") -> None:
+        for _ in range(answers):
+            while len(self._under_way) < min(self.wants, self.width.now):
+                asked = self.width.begin(kind)
+                self._count += 1
+                at_s = server.answers_s(self.clock())
+                heapq.heappush(self._under_way, (at_s, self._count, asked, server.status))
+            self._hear()
+
+    def finish(self) -> None:
+        """Nobody asks any more."""
+        while self._under_way:
+            self._hear()
+
+    def _hear(self) -> None:
+        at_s, _, asked, status = heapq.heappop(self._under_way)
+        self.clock.advance(max(0.0, at_s - self.clock()))
+        self.width.answered(asked, status)
+        self.width.end()
+        self.seen.append(self.width.now)
+        self.at_s.append(self.clock())
+        self.most = max(self.most, self.width.now)
+
+    def until_s(self, holds: Callable[[int], bool], since_s: float) -> float:
+        """When the width first was such, after that time."""
+        pairs = zip(self.at_s, self.seen, strict=True)
+        return next(at_s for at_s, now in pairs if at_s > since_s and holds(now))
+
+
+def load_of(least: int = 4, most: int = 16, wants: int = 64) -> Load:
+    clock = FakeClock()
+    return Load(Width(least, most, clock), clock, wants)
+
+
+def mean(values: list[int]) -> float:
+    return sum(values) / len(values)
+
+
+def test_a_server_with_many_workers_is_soon_asked_as_much_as_it_may_be() -> None:
+    load = load_of()
+    load.run(Server(64), 150)
+    assert load.width.now == 16
+    load.run(Server(64), 2000)
+    assert mean(load.seen[150:]) > 14
+
+
+def test_a_server_with_four_workers_is_hardly_asked_for_more_than_they_can_do() -> None:
+    load = load_of()
+    server = Server(4)
+    load.run(server, 5000)
+    # 30 of 90 ms are on the way: six requests keep four workers busy without a wait.
+    assert load.most <= 8
+    assert mean(load.seen) < 6.1
+
+
+def test_a_server_of_four_workers_nearby_is_asked_four_things_at_once() -> None:
+    load = load_of()
+    load.run(Server(4, service_s=1.0), 5000)
+    assert load.most <= 6
+    assert mean(load.seen[500:]) < 4.2
+
+
+def test_who_was_too_many_tries_again_after_ever_longer_times() -> None:
+    load = load_of()
+    load.run(Server(4, service_s=1.0), 3000)
+    raised = [i for i in range(1, 3000) if load.seen[i] > load.seen[i - 1]]
+    assert 2 <= len(raised) <= 9
+
+
+def test_a_server_that_others_come_to_is_asked_for_less() -> None:
+    load = load_of()
+    load.run(Server(64), 500)
+    assert load.width.now == 16
+    load.run(Server(4), 600)
+    assert mean(load.seen[-300:]) < 6.1
+
+
+def test_a_server_whose_workers_come_back_is_asked_for_more_again() -> None:
+    load = load_of()
+    load.run(Server(4, service_s=0.5), 300)
+    load.run(Server(64, service_s=0.5), 30_000)
+    assert load.width.now == 16
+
+
+def test_an_answer_that_says_too_much_ends_it_at_once() -> None:
+    for status in (429, 503, 423, 500, 504):
+        load = load_of()
+        load.run(Server(64), 300)
+        assert load.width.now == 16
+        load.run(Server(64, status=status), 17)  # those under way were asked before
+        assert load.width.now == 4
+        before_s = load.clock()
+        load.run(Server(64), 600)
+        waited_s = load.until_s(lambda now: now > 4, before_s) - before_s
+        assert waited_s >= HOLD_S - 2 * SERVICE_S
+
+
+def test_a_request_without_an_answer_ends_it_at_once() -> None:
+    load = load_of()
+    load.run(Server(64), 300)
+    load.width.failed()
+    assert load.width.now == 4
+
+
+def test_nothing_is_learned_where_few_ask() -> None:
+    load = load_of(wants=2)
+    load.run(Server(64), 500)
+    assert load.most == 4
+
+
+def test_who_needs_eight_gets_hardly_more() -> None:
+    load = load_of(wants=8)
+    load.run(Server(64), 3000)
+    assert 8 <= load.most <= 12
+
+
+def test_what_was_learned_long_ago_is_learned_again() -> None:
+    load = load_of()
+    load.run(Server(64), 300)
+    load.finish()
+    load.clock.advance(SELDOM_S + 1)
+    load.run(Server(64), 2 * 16 * ROUND)
+    assert 4 in load.seen[300:]
+    load.run(Server(64), 4 * ROUND + 40)
+    assert load.width.now == 16
+
+
+def test_what_was_learned_in_a_bad_moment_is_soon_learned_again() -> None:
+    load = load_of()
+    load.run(Server(4, service_s=0.5), 4 * ROUND)  # something else kept it busy
+    load.run(Server(4), 1000)
+    assert mean(load.seen[200:]) < 6.5
+
+
+def test_another_kind_of_request_is_not_compared_with_what_is_known() -> None:
+    load = load_of()
+    load.run(Server(64), 300, "PROPFIND")
+    load.run(Server(64, service_s=5.0), 16 + 16 * ROUND, "PUT")
+    assert load.width.now == 4
+    load.run(Server(64, service_s=5.0), 60, "PUT")
+    assert load.width.now == 16
+
+
+def test_a_width_that_somebody_has_set_stays() -> None:
+    load = load_of(least=8, most=8)
+    load.run(Server(64), 500)
+    load.run(Server(64, status=503), 10)
+    assert set(load.seen) == {8}
