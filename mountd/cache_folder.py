@@ -134,7 +134,7 @@ def identity_name(
     source: Source, settings: Settings, environ: Mapping[str, str] = os.environ
 ) -> str:
     """A readable folder name and a digest of scheme, endpoint, bucket, prefix and account."""
-    endpoint = (settings.endpoint or _endpoint(source, settings, environ)).rstrip("/").lower()
+    endpoint = endpoint_of(source, settings, environ)
     account = _account(source, settings.credentials, environ)
     authority = source.authority
     if source.scheme in ("webdav", "webdav+http", "nextcloud"):
@@ -143,6 +143,11 @@ def identity_name(
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{source.scheme}-{authority}-{source.prefix}")
     return f"{readable[:60].strip('-.')}-{digest[:16]}"
+
+
+def endpoint_of(source: Source, settings: Settings, environ: Mapping[str, str] = os.environ) -> str:
+    """Where an object store's buckets are, without a slash at the end; "": the provider's own."""
+    return (settings.endpoint or _endpoint(source, settings, environ)).rstrip("/").lower()
 
 
 def holder_pid(folder: Path) -> int | None:

@@ -3,12 +3,13 @@
 Command line > environment (`MOUNTD_<OPTION>`) > config file > default (cli.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from mountd.manifest import Location
 from mountd.source import Source
 
 MIB = 1 << 20
@@ -49,11 +50,17 @@ class Settings:
     credentials: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
 
+# How a location of a manifest is reached. Raises UsageError.
+Reach = Callable[[Location], tuple[Source, Settings]]
+
+
 @dataclass(frozen=True, slots=True)
 class MountPlan:
-    """What one daemon serves. `mountpoint` is absolute; `name` is from the config file."""
+    """What one daemon serves. `mountpoint` is absolute; `name` is from the config file. `reach` is
+    for the locations of a manifest."""
 
     source: Source
     mountpoint: Path
     settings: Settings
     name: str | None = None
+    reach: Reach | None = None

@@ -11,12 +11,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mountd.config import MountPlan, Settings
+from mountd.config import MountPlan, Reach, Settings
 from mountd.config_file import ConfigFile, Section
 from mountd.credentials import CREDENTIALS, credential_of, env_name, from_command_line
 from mountd.credentials import from_environment as credentials_from_environment
 from mountd.errors import UsageError
 from mountd.logins import add_login
+from mountd.manifest import Location, is_manifest, manifest_source
 from mountd.options import OPTIONS, is_from_fstab, read_option, split_option_list
 from mountd.rclone_source import is_of_rclone, resolve_rclone, under_given
 from mountd.source import Source, nearest, parse_source, split_remote_path, without_secrets
@@ -24,6 +25,7 @@ from mountd.source import Source, nearest, parse_source, split_remote_path, with
 _TRANSFERS_OF_NEXTCLOUD = 4  # what a server with a few PHP workers bears well
 _WIDEST_OF_NEXTCLOUD = 16  # what others bear: `remotes.width` finds out
 _TTL_OF_NEXTCLOUD_S = 10.0  # its folder ETags make a check of the whole tree cheap
+_TTL_OF_MANIFEST_S = 10 * 365 * 86400.0  # it is a snapshot
 _NOT_OPTIONS = frozenset(("MOUNTD_CONFIG", "MOUNTD_RUNTIME_DIR"))
 
 
@@ -110,6 +112,9 @@ def resolve_source(
         if "max_transfers" not in options:
             options["max_transfers"] = _TRANSFERS_OF_NEXTCLOUD
             options["widest_transfers"] = _WIDEST_OF_NEXTCLOUD
+    if source.scheme == "manifest":
+        options["read_only"] = True
+        options.setdefault("metadata_ttl_s", _TTL_OF_MANIFEST_S)
     options.setdefault("cache_dir", default_cache_dir(environ))
     return source, Settings(**options, credentials=MappingProxyType(credentials))
 
@@ -133,7 +138,26 @@ def plan_mount(
     if not mountpoint:
         raise UsageError("MOUNTPOINT is empty")
     source, settings = resolve_source(source_or_name, config, command_line, environ, mount)
-    return MountPlan(source, Path(os.path.abspath(mountpoint)), settings, name)
+    reach = reach_of(source, config, command_line, environ)
+    return MountPlan(source, Path(os.path.abspath(mountpoint)), settings, name, reach)
+
+
+def reach_of(
+    source: Source,
+    config: ConfigFile,
+    command_line: CommandLine,
+    environ: Mapping[str, str] = os.environ,
+) -> Reach | None:
+    """How the locations of a manifest are reached; None for any other source."""
+    if source.scheme != "manifest":
+        return None
+    from mountd.manifest_reach import reach_location
+
+    def reach(location: Location) -> tuple[Source, Settings]:
+        manifest = Path("/" + source.prefix)
+        return reach_location(location, manifest, config, command_line, environ)
+
+    return reach
 
 
 def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -168,6 +192,8 @@ def _expand(
 ) -> tuple[Source, Section | None, Section | None]:
     """The Source; the remote's section where SOURCE is `NAME:path`; rclone's settings where it is,
     or that remote's source is, `rclone:NAME:path`."""
+    if is_manifest(text):
+        return manifest_source(text), None, None
     if is_of_rclone(text):
         source, of_rclone = resolve_rclone(text, environ)
         return source, None, of_rclone

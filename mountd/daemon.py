@@ -103,7 +103,7 @@ class Daemon:
         self._plan = plan
         self._source = plan.source.text
         self._folder = folder
-        self._native = open_store(plan.source, settings, folder.path)
+        self._native = open_store(plan.source, settings, folder.path, plan.reach)
         self.remote = RemoteStack(self._native, settings)
         self.room = Room(self.remote.store)
         stack.callback(self.remote.store.close)
@@ -122,6 +122,8 @@ class Daemon:
         stack.callback(self.block_files.close)
         self.metadata = MetadataCache(folder.path / "metadata")
         stack.callback(self.metadata.close)
+        if self._native.capabilities.lists_for_nothing:
+            self.metadata.expire("")  # it is another manifest, perhaps, and asking costs nothing
         wait_s = settings.request_timeout_s + WAIT_GRACE_S
         self.blocks = BlockCache(
             self.block_files,

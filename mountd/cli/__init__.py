@@ -28,6 +28,7 @@ COMMANDS = {
     "queue": ("queue", "what is not on the remote yet; retry or discard it"),
     "refresh": ("refresh", "forget what is cached about the freshness of PATH"),
     "copy": ("copy", "copy SOURCE to DEST: only what is not there, and again what broke off"),
+    "manifest": ("manifest", "write the files of several SOURCEs, with versions, into one list"),
     "login": ("login", "sign in to a Nextcloud by browser"),
     "remotes": ("remotes", "list the remotes of the config file, and try them"),
     "doctor": ("doctor", "check this machine, and SOURCE if one is given"),

@@ -1,5 +1,6 @@
 """`mountd copy SOURCE DEST`: all of SOURCE to DEST, as far as it isn't there."""
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from mountd.allocator import keep_freed_memory
 from mountd.cli.arguments import Parser, load_config
+from mountd.cli.copy_manifest import Described, manifest_path
 from mountd.cli.copy_sides import (
     MountedAt,
     Place,
@@ -28,6 +30,7 @@ from mountd.config_load import read_command_line
 from mountd.errors import ExitCode, RemoteError, StartError, UsageError
 from mountd.transfer.crew import Rate, Tally
 from mountd.transfer.filters import read_filter
+from mountd.transfer.items import key_at
 from mountd.transfer.record import Record
 from mountd.transfer.run import NothingThere, Outlook, Run, Wish
 
@@ -53,8 +56,13 @@ def run(arguments: Sequence[str]) -> int:
         jobs=parsed.jobs,
         dry_run=parsed.dry_run,
     )
+    if parsed.dest is None:
+        return _only_list(parsed, arguments)
+    listed = manifest_path(parsed.manifest) if parsed.manifest else None
     places = [find_place(text, config, command_line) for text in (parsed.source, parsed.dest)]
     source, target = places
+    if target.manifest is not None:
+        raise UsageError(f"copy: DEST {target.text} is a manifest; write one with --manifest FILE")
     if target.only:
         raise UsageError(f"copy: DEST {target.text} is a file; give a directory")
     cache_dir = cache_dir_of(places, config, command_line)
@@ -62,20 +70,38 @@ def run(arguments: Sequence[str]) -> int:
     with progress() as shown:
         for place in places:
             if place.mounted is not None:
-                _send_dirty(place.mounted, shown)
+                send_dirty(place.mounted, shown)
         try:
-            return _copy(source, target, cache_dir, wish, shown)
+            return _copy(source, target, cache_dir, wish, shown, listed)
         except NothingThere:
             file = as_file(source)
             if file is None:
                 raise
-            return _copy(file, target, cache_dir, wish, shown)
+            return _copy(file, target, cache_dir, wish, shown, listed)
+
+
+def _only_list(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """`copy --manifest FILE SOURCE`: nothing is copied."""
+    from mountd.cli import manifest
+
+    if not parsed.manifest:
+        raise UsageError("copy: DEST is missing; see mountd copy --help")
+    if parsed.delete or parsed.delete_all or parsed.dry_run:
+        raise UsageError("copy: without DEST nothing is copied or deleted; leave the option out")
+    words = [parsed.manifest, parsed.source, *(["--checksums"] if parsed.verify else [])]
+    for name in ("include", "exclude"):
+        words += [f"--{name}={glob}" for glob in getattr(parsed, name)]
+    words += [word for text in parsed.options for word in ("-o", text)]
+    return manifest.run([*words, *(["--config", parsed.config] if parsed.config else [])])
 
 
 def _parser() -> Parser:
     parser = Parser("copy", "Copies all that is in SOURCE into DEST; SOURCE is never changed.")
     parser.add_argument("source", metavar="SOURCE", help="a URL, NAME:path, or a local path")
-    parser.add_argument("dest", metavar="DEST", help="the same; a directory")
+    parser.add_argument("dest", nargs="?", metavar="DEST", help="the same; a directory")
+    parser.add_argument(
+        "--manifest", metavar="FILE", help="write what was copied, with versions, into FILE"
+    )
     parser.add_argument("--verify", action="store_true", help="compare checksums, too")
     parser.add_argument(
         "--delete",
@@ -101,7 +127,14 @@ def _jobs(text: str) -> int:
     return number
 
 
-def _copy(source: Place, target: Place, cache_dir: Path, wish: Wish, shown: Progress) -> int:
+def _copy(
+    source: Place,
+    target: Place,
+    cache_dir: Path,
+    wish: Wish,
+    shown: Progress,
+    listed: Path | None,
+) -> int:
     keep_freed_memory()
     cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = f"{source.text}{' ' + source.only if source.only else ''}"
@@ -117,10 +150,28 @@ def _copy(source: Place, target: Place, cache_dir: Path, wish: Wish, shown: Prog
         outlook = copy.go()
         if target.mounted is not None and not wish.dry_run:
             _look_anew(target.mounted)
-    return _end(copy, outlook, wish)
+    code = _end(copy, outlook, wish)
+    if listed is not None and not wish.dry_run:
+        _write_list(copy, source, target, listed)
+    return code
 
 
-def _send_dirty(at: MountedAt, shown: Progress) -> None:
+def _write_list(copy: Run, source: Place, target: Place, path: Path) -> None:
+    """Of DEST if that is a remote, else of SOURCE: where others can reach it."""
+    described = Described()
+    if target.source is not None:
+        items = [
+            replace(item, path=key_at(item, local=False), version=version, is_link=False)
+            for item, version in copy.at_target()
+        ]
+        described.add(target, items)
+    else:
+        described.add(source, [item for item, _ in copy.at_target()])
+    manifest = described.write(path)
+    print_line(f"{path}: the versions of {counted(len(manifest.files), 'file')}")
+
+
+def send_dirty(at: MountedAt, shown: Progress) -> None:
     """Returns when all that was written there is on the remote: that is where it is read."""
     complaints: list[str] = []
     code = flush(list(targets_at(at.path)), None, shown, complaints)

@@ -9,12 +9,13 @@ from typing import Any
 
 from mountd.cache_folder import identity_name
 from mountd.cli.refresh import locate
-from mountd.config import Settings
+from mountd.config import Reach, Settings
 from mountd.config_file import ConfigFile
-from mountd.config_load import CommandLine, configured_cache_dir, resolve_source
+from mountd.config_load import CommandLine, configured_cache_dir, reach_of, resolve_source
 from mountd.control.client import Daemon, find_daemon, request
 from mountd.credentials import CREDENTIALS
 from mountd.errors import MountPointError, NameNotAllowed, UsageError
+from mountd.manifest import Manifest, is_manifest, read_manifest
 from mountd.mount_table import Mount, is_below, read_mounts
 from mountd.options import OPTIONS
 from mountd.rclone_source import is_of_rclone
@@ -40,7 +41,8 @@ class MountedAt:
 @dataclass(frozen=True, slots=True)
 class Place:
     """What SOURCE or DEST is. `source` is None for a local directory, `root`; a file of its own is
-    `only` below it. `mounted`: it was named by its path in a mount."""
+    `only` below it. `mounted`: it was named by its path in a mount. `manifest`, with how its
+    locations are reached: SOURCE is one."""
 
     text: str
     settings: Settings | None = None
@@ -48,10 +50,17 @@ class Place:
     root: str | None = None
     only: str = ""
     mounted: MountedAt | None = None
+    manifest: Manifest | None = None
+    reach: Reach | None = None
 
 
 def find_place(text: str, config: ConfigFile, command_line: CommandLine) -> Place:
     """Raises UsageError, StartError. Asks the daemon of a mount, and no remote."""
+    if is_manifest(text):
+        source, settings = resolve_source(text, config, command_line)
+        manifest = read_manifest(Path("/" + source.prefix))
+        reach = reach_of(source, config, command_line)
+        return Place(source.text, settings, source, manifest=manifest, reach=reach)
     if text.startswith("file:///"):
         text = text.removeprefix("file://")
     if not _is_path(text, config):
@@ -198,6 +207,8 @@ def open_side(place: Place, folder: Path) -> Side:
         return Side(place.text, LocalStore(place.root), place.root, place.only)
     assert place.source is not None
     assert place.settings is not None
+    if place.manifest is not None:
+        return Side(place.text, _of_manifest(place.manifest, place), only=place.only)
     store = _stacked(place.source, place.settings, folder)
     make_root = partial(_make_root, place.source, place.settings, folder)
     return Side(place.text, store, only=place.only, make_root=make_root)
@@ -221,7 +232,7 @@ def open_server_copy(source: Place, target: Place, folder: Path) -> ServerCopy |
 
 def as_file(place: Place) -> Place | None:
     """The place, taken for the name of one file; None where it can't be one."""
-    if place.source is None or not place.source.prefix:
+    if place.source is None or not place.source.prefix or place.manifest is not None:
         return None
     above, _, name = place.source.prefix.rpartition("/")
     return replace(place, source=replace(place.source, prefix=above), only=name)
@@ -232,6 +243,17 @@ def _stacked(source: Source, settings: Settings, folder: Path) -> RemoteStore:
     from mountd.remotes.stack import for_one_command
 
     return for_one_command(open_store(source, settings, folder), settings)
+
+
+def _of_manifest(manifest: Manifest, place: Place) -> RemoteStore:
+    from mountd.remotes.manifest_store import open_locations
+    from mountd.remotes.registry import open_store
+    from mountd.remotes.stack import for_one_command
+
+    assert place.settings is not None
+    assert place.reach is not None
+    store = open_locations(manifest, place.settings, place.reach, open_store)
+    return for_one_command(store, place.settings)
 
 
 def _make_root(source: Source, settings: Settings, folder: Path) -> None:

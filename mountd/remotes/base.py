@@ -87,6 +87,7 @@ class Capabilities:
     `tree_versions`: a directory's version, where it isn't "", changes with anything below it, and
     never comes back.
     `tells_quota`, `native_move`: the doors of `optional_doors` work.
+    `lists_for_nothing`: listings and stats are answered from memory and are no requests.
     """
 
     strong_version: bool
@@ -108,6 +109,7 @@ class Capabilities:
     tree_versions: bool = False
     tells_rights: bool = False
     is_global: Callable[[str], bool] | None = None
+    lists_for_nothing: bool = False
     parallel_now: Callable[[], int] | None = None
 
     @property
@@ -164,11 +166,17 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What is at a key now. `upload_id` and `md5` (hex) are "" where the remote doesn't tell."""
+    """What is at a key now. `upload_id` and `md5` (hex) are "" where the remote doesn't tell.
+
+    `sums`: checksums of all its bytes that the remote tells, in hex, of `crc32c`, `md5`, `sha1`,
+    `sha256`. `version_id`: by which this version is read when it was replaced, where versions stay.
+    """
 
     entry: Entry
     upload_id: str = ""
     md5: str = ""
+    sums: Mapping[str, str] = field(default_factory=lambda: _NO_ATTRIBUTES)
+    version_id: str = ""
 
 
 @runtime_checkable

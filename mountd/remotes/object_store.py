@@ -16,7 +16,7 @@ from typing_extensions import Buffer
 
 from mountd.errors import Corrupt, DirectoryNotEmpty, NotFound, VersionChanged
 from mountd.remotes.base import ABSENT, Body, Capabilities, Identity, Upload
-from mountd.remotes.optional_doors import PreparesChanges
+from mountd.remotes.optional_doors import KnowsVersionIds, PreparesChanges
 from mountd.types import Entry, Kind
 
 CAPABILITIES = Capabilities(strong_version=True, conditional_read=True, real_directories=False)
@@ -48,11 +48,12 @@ class ListPage:
 
 @dataclass(frozen=True, slots=True)
 class FoundObject:
-    """One object and what tells who wrote it; "" where it isn't known."""
+    """One object and what tells who wrote it; "" where it isn't known. As `Identity` else."""
 
     object: ListedObject
     upload_id: str = ""
     md5: str = ""
+    version_id: str = ""
 
 
 class Provider(Protocol):
@@ -192,7 +193,13 @@ class ObjectStore:
     def identify(self, key: str) -> Identity:
         _check_file(key)
         found = self._provider.identify(self._prefix + key)
-        return Identity(_file_entry(key, found.object), found.upload_id, found.md5)
+        entry = _file_entry(key, found.object)
+        return Identity(entry, found.upload_id, found.md5, version_id=found.version_id)
+
+    def note_version_id(self, key: str, version: str, version_id: str) -> bool:
+        if not isinstance(self._reader, KnowsVersionIds):
+            return False
+        return self._reader.note_version_id(self._prefix + key, version, version_id)
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         _check_file(key)

@@ -154,6 +154,12 @@ class ObstoreReads:
             raise Unreachable(f"{key}: {len(data)} of {end - start} bytes came", answered=True)
         return data
 
+    def note_version_id(self, key: str, version: str, version_id: str) -> bool:
+        if self._notes_ids and is_speakable(key):
+            self._note_id(key, version, version_id)
+            return version_id != SUSPENDED
+        return False
+
     def _note_id(self, key: str, version: str, id_: str | None) -> None:
         if not id_ or id_ == SUSPENDED or (key, version) in self._ids:
             return

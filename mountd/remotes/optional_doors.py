@@ -43,6 +43,19 @@ class TellsChanges(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsVersionIds(Protocol):
+    def note_version_id(self, key: str, version: str, version_id: str) -> bool:
+        """From now on a read of that version also finds it where it was replaced or deleted; False
+        where versions don't stay."""
+        ...
+
+
+def note_version_id(store: RemoteStore, key: str, version: str, version_id: str) -> bool:
+    """As `KnowsVersionIds.note_version_id`."""
+    return isinstance(store, KnowsVersionIds) and store.note_version_id(key, version, version_id)
+
+
 def quota_of(store: RemoteStore) -> Quota:
     """As `TellsQuota.quota`. Unsupported where the remote tells none."""
     if not isinstance(store, TellsQuota):

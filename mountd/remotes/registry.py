@@ -3,19 +3,28 @@
 
 from pathlib import Path
 
-from mountd.config import Settings
+from mountd.config import Reach, Settings
 from mountd.errors import UsageError
 from mountd.remotes.base import RemoteStore
 from mountd.source import Source
 
 
-def open_store(source: Source, settings: Settings, folder: Path | None = None) -> RemoteStore:
+def open_store(
+    source: Source, settings: Settings, folder: Path | None = None, reach: Reach | None = None
+) -> RemoteStore:
     """The bare store for `source`; no request is made yet. `folder`: of this source alone, where a
-    store may remember what it has found out about the server.
+    store may remember what it has found out about the server. `reach`: for the locations of a
+    manifest.
 
     Raises UsageError for a scheme that nobody serves or an extra that is not installed,
     CredentialsError where it is clear without a request that there are none.
     """
+    if source.scheme == "manifest":
+        if reach is None:
+            raise UsageError(f"{source.text}: a manifest can't be used for this")
+        from mountd.remotes.manifest_store import open_manifest
+
+        return open_manifest(source, settings, reach, open_store)
     if source.scheme == "file":
         # Also with engine = "fsspec", whose local file system follows symlinks anywhere.
         from mountd.remotes.local import open_local

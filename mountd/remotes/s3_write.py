@@ -85,7 +85,10 @@ class S3Bucket:
         # Unproved, it may be no MD5; then it is equal to none.
         may_be_md5 = (known is None or known.etag_is_md5) and _is_md5(answer, found.version)
         md5 = found.version.strip('"').lower() if may_be_md5 else ""
-        return FoundObject(found, answer.header(META + UPLOAD_ID), md5)
+        id_ = answer.header("x-amz-version-id")
+        return FoundObject(
+            found, answer.header(META + UPLOAD_ID), md5, "" if id_ == "null" else id_
+        )
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> ListedObject:
         """Up to 16 MiB one PUT; beyond in parts, checked before the first and with Complete.

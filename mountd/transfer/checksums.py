@@ -3,10 +3,15 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
+import crc32c
+
 from mountd.errors import RemoteError
+from mountd.remotes.local_tree import version_of
 from mountd.transfer.items import Item
 from mountd.transfer.links import read_target
 from mountd.transfer.plan import Copy, has_same_time
@@ -19,14 +24,32 @@ _MD5: Final = re.compile(r'"?([0-9a-f]{32})"?', re.ASCII)
 def md5_of_file(fd: int, size: int) -> str:
     """Of the first `size` bytes, in hex; of fewer where there are no more."""
     found = hashlib.md5(usedforsecurity=False)
+    for piece in _pieces(fd, size):
+        found.update(piece)
+    return found.hexdigest()
+
+
+def _pieces(fd: int, size: int) -> Iterator[bytes]:
     start = 0
     while start < size:
         piece = os.pread(fd, min(_PIECE_BYTES, size - start), start)
         if not piece:
             break
-        found.update(piece)
+        yield piece
         start += len(piece)
-    return found.hexdigest()
+
+
+def sums_of(side: Side, item: Item) -> dict[str, str]:
+    """CRC32C and MD5 of a local file that is still the version that was listed. Raises OSError."""
+    with _opened(side, item) as fd:
+        md5 = hashlib.md5(usedforsecurity=False)
+        crc = 0
+        for piece in _pieces(fd, item.size):
+            md5.update(piece)
+            crc = crc32c.crc32c(piece, crc)
+        if version_of(os.fstat(fd)) != item.version:
+            raise OSError(f"{item.path} changed while it was read")
+    return {"crc32c": f"{crc:08x}", "md5": md5.hexdigest()}
 
 
 def remote_md5(side: Side, item: Item) -> str:
@@ -70,11 +93,17 @@ def _told(side: Side, item: Item) -> tuple[str, int]:
 
 
 def _local_md5(side: Side, item: Item) -> str:
+    with _opened(side, item) as fd:
+        return md5_of_file(fd, item.size)
+
+
+@contextmanager
+def _opened(side: Side, item: Item) -> Iterator[int]:
     assert side.root is not None
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     fd = os.open(os.path.join(side.root, item.path), flags)
     try:
-        return md5_of_file(fd, item.size)
+        yield fd
     finally:
         os.close(fd)
 

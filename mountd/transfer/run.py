@@ -83,6 +83,8 @@ class Run:
         self._server = server
         self._local = LocalTarget(target.root) if target.root is not None else None
         self._listed: tuple[Listing, Listing] = (Listing(), Listing())
+        self._copies: list[Copy] = []
+        self._fresh: dict[str, Item] = {}  # those that changed while they were copied
 
     def go(self) -> Outlook:
         """Does it; what failed is in `tally`. Raises StartError where it can't begin: nothing was
@@ -99,10 +101,22 @@ class Run:
         self.rate = Rate()
         self._drop_leftovers(plan)
         self._copy(plan, outlook)
+        self._copies = [*plan.copies, *plan.same]
         if plan.deletes and not self.tally.failures:
             self._delete(plan.deletes, outlook)
         self._end(plan)
         return outlook
+
+    def at_target(self) -> list[tuple[Item, str]]:
+        """After `go` without failures: every file that was wanted, as it is at the source, with
+        the version that it has at the target."""
+        found: list[tuple[Item, str]] = []
+        for copy in self._copies:
+            item = self._fresh.get(copy.item.path, copy.item)
+            known = self._record.same.get(item.path, ("", ""))
+            is_known = known[0] == item.version or copy.there is None
+            found.append((item, known[1] if is_known or not copy.there else copy.there.version))
+        return found
 
     def _plan(self) -> Plan:
         source, target = self._list()
@@ -207,6 +221,7 @@ class Run:
         again, self.tally.again = self.tally.again, []
         self.tally.may_try_again = False
         fresh = [copy for one in again if (copy := self._as_it_is(one)) is not None]
+        self._fresh = {copy.item.path: copy.item for copy in fresh}
         if fresh and not self.tally.stop.is_set():
             self._work(mover, fresh, outlook)
 

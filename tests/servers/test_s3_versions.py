@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from mountd.errors import NotFound, VersionChanged
+from mountd.manifest import Location, ManifestFile, make_manifest
 from mountd.remotes.base import RemoteStore
+from mountd.remotes.manifest_store import ManifestStore
 from mountd.remotes.s3 import open_s3
 from mountd.source import parse_source
 from tests.contract.targets_s3 import S3Login, s3_settings
@@ -63,6 +65,24 @@ def test_what_was_never_read_has_no_id_that_anybody_knows(moto: Moto, store: Rem
     put(moto, "b", b"x" * len(DATA))
     with pytest.raises(VersionChanged):
         store.read("b", 0, 100, version)
+
+
+@pytest.mark.parametrize("how", ["overwritten", "deleted"])
+def test_a_manifest_with_the_versions_id_is_read_as_it_was(
+    moto: Moto, store: RemoteStore, how: str
+) -> None:
+    versioning(moto, "Enabled")
+    id_ = put(moto, "m", DATA)
+    found = store.identify("m")
+    assert found.version_id == id_
+    entry = found.entry
+    file = ManifestFile("x", entry.size, 0, entry.version, 0, "m", version_id=id_)
+    if how == "overwritten":
+        put(moto, "m", b"x" * len(DATA))
+    else:
+        moto.client.delete_object(Bucket=moto.bucket, Key="m")
+    listed = ManifestStore(make_manifest([Location("s3://b")], [file]), [store])
+    assert bytes(listed.read("x", 100, 5000, entry.version)) == DATA[100:5000]
 
 
 def test_what_was_written_while_versioning_was_off_does_not_stay(

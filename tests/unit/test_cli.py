@@ -62,7 +62,8 @@ def mountd(environment: Mapping[str, str], *arguments: str) -> subprocess.Comple
     [
         ("moutn", 2, "unknown command 'moutn'; did you mean mount?"),
         ("cpy", 2, "unknown command 'cpy'; did you mean copy?"),
-        ("copy", 2, "SOURCE, DEST"),
+        ("copy", 2, "required: SOURCE"),
+        ("copy x", 2, "DEST is missing"),
         ("mount", 2, "required"),
         ("mount s3://b", 2, "MOUNTPOINT is missing: mountd mount s3://b MOUNTPOINT"),
         ("mount data", 2, "defines no mount 'data'"),
@@ -134,8 +135,8 @@ def cpu_s(environment: Mapping[str, str], code: str) -> float:
 
 
 COMMANDS = [
-    *("mount", "umount", "status", "flush", "queue", "refresh", "copy", "login", "remotes"),
-    "doctor",
+    *("mount", "umount", "status", "flush", "queue", "refresh", "copy", "manifest"),
+    *("login", "remotes", "doctor"),
 ]
 HELP = "from mountd.cli import main; main(['--help'])"
 
