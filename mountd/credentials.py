@@ -82,7 +82,9 @@ def from_command_line(key: str, value: str | None, where: str) -> tuple[str, str
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """`MOUNTD_USER`, `MOUNTD_PASSWORD`, `MOUNTD_PASSWORD_FILE`, `MOUNTD_TOKEN`, ..."""
+    """`MOUNTD_USER`, `MOUNTD_PASSWORD`, `MOUNTD_PASSWORD_FILE`, `MOUNTD_TOKEN`, ...; then what the
+    service manager has loaded as `mountd.user`, `mountd.password`, ... A bare `password` there may
+    be for another program of the same service, so it is not looked at."""
     found: dict[str, str] = {}
     for name in CREDENTIALS:
         variable = env_name(name)
@@ -91,7 +93,24 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, str]:
             found[name] = environ[variable]
         elif environ.get(file_variable):
             found[name] = read_secret_file(environ[file_variable], file_variable, Path.cwd())
+        elif (loaded := _loaded(name, environ)) is not None:
+            found[name] = read_secret_file(str(loaded), f"credential {loaded.name}", Path("/"))
     return found
+
+
+def _loaded(name: str, environ: Mapping[str, str]) -> Path | None:
+    """The file of LoadCredential= and its like (systemd.exec(5)), where there is one."""
+    folder = environ.get("CREDENTIALS_DIRECTORY", "")
+    if not os.path.isabs(folder):
+        return None
+    path = Path(folder) / f"mountd.{name}"
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        pass  # it was meant for us: reading it says what is wrong
+    return path
 
 
 def is_true(text: str | None) -> bool:

@@ -295,7 +295,9 @@ class Daemon:
             return
         warning = self.levers.warning()
         if warning:
-            log.warning("%s", warning)
+            # A unit has root set them as soon as it hears that we are ready.
+            level = logging.INFO if self.supervision.is_heard else logging.WARNING
+            log.log(level, "%s", warning)
         self.status.state = "ready"
         log.info("%s serves %s", mountpoint, self._source)
         ready()
@@ -388,6 +390,7 @@ class Daemon:
             "status": self._on_status,
             "refresh": self._on_refresh,
             "umount": self._on_umount,
+            "tune": self._on_tune,
             "flush": self.write_back.on_flush,
             "queue": self.write_back.on_queue,
             "retry": self.write_back.on_retry,
@@ -399,6 +402,11 @@ class Daemon:
             "kernel": self.levers.as_dict(),
             "stop_timeout_s": self._plan.settings.stop_timeout_s,
         }
+
+    async def _on_tune(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Root has set the kernel's levers for us."""
+        self.levers = await trio.to_thread.run_sync(tune, self._plan.mountpoint)
+        return self.levers.as_dict()
 
     async def _on_refresh(self, request: dict[str, Any]) -> dict[str, Any]:
         path = request.get("path")

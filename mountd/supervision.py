@@ -54,9 +54,14 @@ class Supervision:
             faulthandler.enable()
         return cls(notifier, life, watchdog_interval_s())
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether a service manager listens."""
+        return self._notifier.is_listened_to
+
     async def run(self) -> None:
         """Until cancelled."""
-        while self._notifier.is_listened_to:
+        while self.is_heard:
             self.look()
             await trio.sleep(self._every_s)
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "manifest": ("manifest", "write the files of several SOURCEs, with versions, into one list"),
     "login": ("login", "sign in to a Nextcloud by browser"),
     "remotes": ("remotes", "list the remotes of the config file, and try them"),
+    "tune": ("tune", "as root: give the kernel's side of a user's mount its full speed"),
     "doctor": ("doctor", "check this machine, and SOURCE if one is given"),
 }
 

@@ -15,6 +15,7 @@ from mountd.cli.bounded import bounded
 from mountd.cli.output import warn
 from mountd.config_load import configured_cache_dir, default_cache_dir
 from mountd.errors import UsageError
+from mountd.service_places import CACHE_DIR
 
 if TYPE_CHECKING:  # else only in `peek_journal`: it brings what reads a journal
     from mountd_cache.journal_peek import Peek
@@ -78,7 +79,8 @@ def known_quarantines(*more: Path) -> list[tuple[Path, str, tuple[str, ...]]]:
 
 
 def known_cache_dirs() -> list[Path]:
-    """The `cache_dir` that holds here, and those of the config file's sections."""
+    """The `cache_dir` that holds here, those of the config file's sections, and for root that of
+    systemd's units."""
     try:
         config = config_file.load_config(config_file.find_config(None, os.environ))
         first = configured_cache_dir(config)
@@ -86,7 +88,9 @@ def known_cache_dirs() -> list[Path]:
         return [default_cache_dir()]
     sections = (*config.remotes.values(), *config.mounts.values())
     others = (section.options.get("cache_dir") for section in sections)
-    return list(dict.fromkeys((first, *(path for path in others if isinstance(path, Path)))))
+    of_units = (CACHE_DIR,) if os.geteuid() == 0 else ()
+    paths = (path for path in others if isinstance(path, Path))
+    return list(dict.fromkeys((first, *paths, *of_units)))
 
 
 def as_status(one: IdleQueue) -> dict[str, Any]:

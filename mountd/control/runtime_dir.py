@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mountd.errors import StartError
+from mountd.service_places import RUNTIME_DIR
 
 SUFFIX = ".sock"
 
@@ -47,7 +48,8 @@ def ensure_runtime_dir() -> Path:
 
 
 def searched_dirs(uid: int | None = None) -> list[Path]:
-    """Where to look for daemons: our own directory, and for root every user's.
+    """Where to look for daemons: our own directory, that of systemd's units, and for root every
+    user's.
 
     With `uid` only where that user's daemons can be. Directories that the wrong user owns are left
     out: what listens there could be anybody.
@@ -58,6 +60,7 @@ def searched_dirs(uid: int | None = None) -> list[Path]:
         users = [uid] if uid else _users_with_daemons()
         for user in users:
             found += [(Path(f"/run/user/{user}/mountd"), user), (Path(f"/tmp/mountd-{user}"), user)]
+    found += [(RUNTIME_DIR, owner) for owner in _owner_of_units(own) if uid in (None, owner)]
     return [directory for directory, owner in found if _is_dir_of(directory, owner)]
 
 
@@ -83,6 +86,16 @@ def short_address(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{directory_fd}/{path.name}"
     finally:
         os.close(directory_fd)
+
+
+def _owner_of_units(own: int) -> list[int]:
+    """The user that systemd's units run as, where we may ask them. Whoever owns that directory got
+    it from root: nobody else makes one in /run."""
+    try:
+        owner = os.lstat(RUNTIME_DIR).st_uid
+    except OSError:
+        return []
+    return [owner] if own in (0, owner) else []
 
 
 def _users_with_daemons() -> list[int]:

@@ -116,6 +116,8 @@ def abort(number: str) -> None:
 
 def _set(path: Path, value: int, notes: list[str]) -> int | None:
     try:
+        if path.read_text() == f"{value}\n":
+            return value  # set by `mountd tune`, which may do it where we may not
         path.write_text(f"{value}\n")
     except OSError as exc:
         notes.append(f"{path} could not be set to {value}: {exc.strerror}")

@@ -16,6 +16,7 @@ from mountd.config_load import (
     read_environment,
     resolve_source,
 )
+from mountd.credentials import from_environment as credentials_from_environment
 from mountd.errors import UsageError
 from mountd.options import OPTIONS, read_option, read_size, split_option_list
 
@@ -341,3 +342,20 @@ def test_the_default_cache_is_roots_or_the_users_own() -> None:
     _, settings = resolve_source("memory://", ConfigFile(), NOTHING, {"XDG_CACHE_HOME": "/c"})
     expected = "/var/cache/mountd" if os.geteuid() == 0 else "/c/mountd"
     assert settings.cache_dir == Path(expected)
+
+
+def test_what_the_service_manager_loaded_is_used_and_only_what_is_meant_for_us(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mountd.password").write_text("sesame\n")
+    (tmp_path / "token").write_text("of another program of this service")
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "MOUNTD_USER": "ann"}
+    assert credentials_from_environment(environ) == {"user": "ann", "password": "sesame"}
+    environ["MOUNTD_PASSWORD"] = "given here"
+    assert credentials_from_environment(environ)["password"] == "given here"
+
+
+def test_a_loaded_credential_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mountd.token").mkdir()
+    with pytest.raises(UsageError, match=r"credential mountd\.token: cannot read"):
+        credentials_from_environment({"CREDENTIALS_DIRECTORY": str(tmp_path)})
