@@ -44,6 +44,7 @@ from mountd.fusefs.kernel import KernelLevers, tune
 from mountd.fusefs.mount import FuseMount, mount_options
 from mountd.fusefs.operations import Operations, ownership
 from mountd.observing import Observing
+from mountd.order_keeping import OrderKeeping
 from mountd.plain_error import plain_error
 from mountd.remotes.health import HealthState
 from mountd.remotes.registry import open_store
@@ -147,6 +148,8 @@ class Daemon:
             remote_is_well=lambda: self.remote.health.state is HealthState.OK,
         )
         self.fs.writes.quota.free_bytes = self.room.free_bytes
+        self.order = OrderKeeping(folder.path / "opening-order", self.fs.files.epochs)
+        self.order.restore()
         unfinished = UnfinishedUploads.load(folder.path / "uploads")
         self.write_back = WriteBack(self.journal, self.fs, self.remote, settings, unfinished)
         self.fuse = FuseMount(plan.mountpoint)
@@ -198,6 +201,7 @@ class Daemon:
             nursery.start_soon(tidy_memory, self._moved)
             nursery.start_soon(probe_remote, self.remote.health)
             nursery.start_soon(self.room.keep)
+            nursery.start_soon(self.order.run)
             nursery.start_soon(listen_for_changes, self._native, self.fs.tree.changed_elsewhere)
             self._let_kernel_forget(nursery)
             self.fuse.mount(self._operations(), self._mount_options())

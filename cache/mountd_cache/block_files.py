@@ -172,6 +172,15 @@ class BlockFiles:
         """Allocated bytes of all blocks, headers included; 0 until `scan` has ended."""
         return self._index.bytes_used
 
+    def room_left(self) -> int:
+        """Bytes that may be written before something has to go for them; 0 until `scan` ended."""
+        return self._writer.room_left() if self._scanned else 0
+
+    def expect_cycle(self, size_bytes: int) -> None:
+        """What is read comes again and again, that much of it before anything comes twice. Where
+        it is more than fits, a part of it stays and the rest passes by. 0: nothing is known."""
+        self._index.expect_cycle(size_bytes)
+
     @property
     def block_count(self) -> int:
         """Blocks on disk, whole or in part; 0 until `scan` has ended."""

@@ -90,6 +90,10 @@ class BlockIndex:
             block.visited = True
             self._visits.append(key)
 
+    def expect_cycle(self, size_bytes: int) -> None:
+        """See `EvictionOrder.cycle_bytes`."""
+        self._order.cycle_bytes = size_bytes
+
     # The writers' threads.
 
     def restore(self, blocks: Iterable[tuple[bytes, int]]) -> None:

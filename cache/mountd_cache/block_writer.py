@@ -16,6 +16,8 @@ from mountd_cache.block_map import page_mask, runs
 from mountd_cache.eviction import UNIT_BYTES
 from mountd_cache.open_blocks import OpenBlock
 
+PASSING_SHARE = 8
+
 
 class BlockWriter:
     """Changes files; nobody else does. Methods raise OSError."""
@@ -66,6 +68,16 @@ class BlockWriter:
 
     def _room(self) -> int:
         return max(0, self._limit_bytes - self._taken_bytes())
+
+    def room_left(self) -> int:
+        """Bytes that fit below the limit and on the disk as it is, less what passes by when the
+        cache is full (eviction.py's small queue); 0 where it can't be asked."""
+        try:
+            free = self._folder.free_bytes(self._min_free_fraction)
+        except OSError:
+            return 0
+        room = self._room()
+        return max(0, min(room - room // PASSING_SHARE - self._index.bytes_used, free))
 
     def store(self, key: bytes, start: int, view: memoryview, block_len: int) -> bool:
         """False when there is no room."""

@@ -151,6 +151,10 @@ class CachedFile:
                 return False
         return True
 
+    def lacks(self, start: int, end: int) -> bool:
+        """Whether a part of it is neither here nor on its way."""
+        return bool(self._gaps(start, end, True))
+
     def begin(
         self, start: int, end: int, *, urgent: bool, most: int = 1 << 22, on_disk: bool = True
     ) -> int:

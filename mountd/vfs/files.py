@@ -15,6 +15,8 @@ from typing_extensions import Buffer
 from mountd.errors import NotFound, Stale, VersionChanged
 from mountd.remotes.base import Body, RemoteStore
 from mountd.remotes.call import prefetching
+from mountd.vfs.epoch_ahead import EpochAhead
+from mountd.vfs.fill_ahead import FillAhead
 from mountd.vfs.listing_rows import version_in
 from mountd.vfs.nodes import Directory, Node
 from mountd.vfs.prefetch import (
@@ -79,7 +81,9 @@ class OpenFiles:
     fetch running for whoever asks next."""
 
     def __init__(self, store: RemoteStore, tree: Tree, blocks: BlockCache) -> None:
-        self.walk = WalkAhead(tree, self)
+        self.fill = FillAhead(self.cached, blocks)
+        self.walk = WalkAhead(tree, self, self.fill)
+        self.epochs = EpochAhead(tree, self, self.fill, blocks)
         self._store = store
         self._tree = tree
         self._blocks = blocks
@@ -108,6 +112,8 @@ class OpenFiles:
         known = self._known.get(node.number) if change is None else None
         handle = Handle(node, known or self.remote_file_of(node), writes)
         if change is None or not change.content:
+            if not writes:
+                self.epochs.opened(node, handle.file.size)
             await self._prove_newest(handle)
         if known is None and node.number not in self._tree.ledger.by_number:
             self._know(node.number, handle.file)
@@ -165,25 +171,35 @@ class OpenFiles:
         end = min(offset + size, handle.file.size)
         if offset >= end:
             return EMPTY
-        stream = handle.stream or self._stream(handle)
+        stream = handle.stream
+        is_first = stream is None
+        if stream is None:
+            stream = self._stream(handle)
         cached = stream.cached
         data = cached.read_now(offset, end)
         if data is not None:
+            if is_first:
+                self.walk.opened(handle.node, missed=False)
             self._blocks.counters.hits += 1
             plan = stream.prefetch.hit(offset, end, MAX_WINDOW)
             if plan is not None:
                 self._fetch_ahead(cached, plan)
             return data
-        self._blocks.counters.misses += 1
+        self._missed()
         plan = stream.prefetch.miss(offset, end, self._share)
         # The reader's own range first: it is what somebody waits for.
         cached.begin(*plan.demand, urgent=True)
         self._fetch_ahead(cached, plan)
+        if is_first:
+            self.walk.opened(handle.node, missed=True)
         return await self._or_stale(handle, cached.read(offset, end, plan.demand))
+
+    def _missed(self) -> None:
+        self._blocks.counters.misses += 1
+        self.epochs.missed()
 
     def _stream(self, handle: Handle) -> Stream:
         file = handle.file
-        self.walk.opened(handle.node)
         prefetch = Prefetcher(file.size, self._blocks.block_size, self._max_range)
         handle.stream = Stream(self.cached(file), prefetch)
         return handle.stream
@@ -220,9 +236,11 @@ class OpenFiles:
         if self._blocks.blocks.present(file.digest, 0, 0, size):
             return
         cached = self._stream(handle).cached
-        if cached.here(0, size):
+        is_here = cached.here(0, size)
+        self.walk.opened(handle.node, missed=not is_here)
+        if is_here:
             return
-        self._blocks.counters.misses += 1
+        self._missed()
         try:
             await self._or_stale(handle, cached.ensure(0, size))
         except BaseException:

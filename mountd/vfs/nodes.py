@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mountd_cache.listing import Listing
+
 ROOT = 1
 
 
@@ -27,18 +29,32 @@ class Walk:
 
     last_row: int = -1
     length: int = 0  # how many came in order
-    ahead_row: int = 0  # rows before it are fetched or under way
+
+
+class Openings:
+    """How the files of a directory are being opened. `marks` has a byte for each row of `listing`:
+    what became of that file here."""
+
+    __slots__ = ("ahead", "fill_row", "listing", "marks", "scattered", "walks")
+
+    def __init__(self, listing: Listing) -> None:
+        self.walks: list[Walk] = []  # those who go through it in order, the latest first
+        self.listing = listing
+        self.marks = bytearray(len(listing))
+        self.ahead = 0  # files that are marked as fetched ahead
+        self.scattered = 0  # files that somebody waited for, or had been fetched ahead, in no order
+        self.fill_row = 0  # rows before it were looked at
 
 
 class Directory(Node):
     """A directory, with its key on the remote and what its readers are doing."""
 
-    __slots__ = ("directories", "files", "key")
+    __slots__ = ("directories", "key", "openings")
 
     def __init__(self, number: int, parent: Directory | None, row: int, key: str) -> None:
         super().__init__(number, parent, row)
         self.key = key
-        self.files = Walk()
+        self.openings: Openings | None = None  # until a file was opened
         self.directories: Walk | None = None  # None: never read as a directory
 
 

@@ -57,6 +57,11 @@ class DictBlocks:
 
     def maintain(self) -> None: ...
 
+    def room_left(self) -> int:
+        return 1 << 40
+
+    def expect_cycle(self, size_bytes: int) -> None: ...
+
 
 class Remote:
     """Counts fetches; may be held back, or fail."""

@@ -33,8 +33,9 @@ def lru_hits(trace: Sequence[int]) -> int:
     return hits
 
 
-def order_hits(trace: Sequence[int]) -> int:
+def order_hits(trace: Sequence[int], cycle: int = 0) -> int:
     order = EvictionOrder(limit_bytes=CAPACITY * UNIT_BYTES, largest_bytes=UNIT_BYTES)
+    order.cycle_bytes = cycle * UNIT_BYTES
     hits = 0
     for block in trace:
         key = block.to_bytes(20, "big")
@@ -71,6 +72,14 @@ def test_it_hits_more_than_lru_where_lru_is_weak(trace: Sequence[int], at_least:
     hits = order_hits(trace)
     assert hits > lru_hits(trace)
     assert hits >= at_least * len(trace)
+
+
+@pytest.mark.parametrize("size", [1100, 1500, 2000, 5000])
+def test_of_a_cycle_larger_than_the_cache_a_part_stays(size: int) -> None:
+    shuffled = [block for _ in range(10) for block in RANDOM.sample(range(size), size)]
+    best = 0.9 * CAPACITY * 9  # what stays from the first pass on is hit in each of the others
+    assert order_hits([i % size for i in range(10 * size)], cycle=size) >= 0.95 * best
+    assert order_hits(shuffled, cycle=size) >= 0.95 * best
 
 
 def test_it_follows_when_the_working_set_changes() -> None:

@@ -1,0 +1,157 @@
+"""What is fetched across files by those who read many of them: counts of reads at the remote."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from mountd.vfs.filesystem import FileSystem
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.mounted import content, file_system, walk
+
+SIZE = 20_000  # two pages, and a header: 36 KiB on disk
+
+
+def remote(count: int, directories: int = 1) -> MemoryStore:
+    return MemoryStore({key(i, directories): b"x" * SIZE for i in range(count)})
+
+
+def key(number: int, directories: int = 1) -> str:
+    return f"d{number % directories}/{number:06d}"
+
+
+async def read(fs: FileSystem, numbers: Sequence[int], directories: int = 1) -> int:
+    """How many of these files somebody had to wait for."""
+    before = fs.blocks.counters.misses
+    for number in numbers:
+        assert len(await content(fs, key(number, directories))) == SIZE
+        await _settled(fs)
+    return fs.blocks.counters.misses - before
+
+
+async def _settled(fs: FileSystem) -> None:
+    """What was begun is on the disk, or in memory for who comes next."""
+    while _is_busy(fs):  # noqa: ASYNC110 - threads change it
+        await trio.sleep(0.0002)
+
+
+def _is_busy(fs: FileSystem) -> bool:
+    blocks = fs.blocks
+    return fs.files.fill.running_bytes > 0 or blocks.backlog_room < blocks.backlog_limit
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    return random.Random(seed).sample(range(count), count)
+
+
+def by_workers(order: Sequence[int], workers: int, batch: int) -> list[int]:
+    batches = [order[at : at + batch] for at in range(0, len(order), batch)]
+    found: list[int] = []
+    for first in range(0, len(batches), workers):
+        group = batches[first : first + workers]
+        found += [each[i] for i in range(batch) for each in group if i < len(each)]
+    return found
+
+
+async def test_workers_with_batches_of_their_own_are_read_ahead_of(tmp_path: Path) -> None:
+    store = remote(512)
+    async with file_system(store, tmp_path) as fs:
+        missed = await read(fs, by_workers(range(512), 4, 32))
+    assert missed <= 40
+    assert store.calls["read"] <= 530  # memory is small here: some went before it was read
+
+
+async def test_of_a_directory_that_is_read_in_no_order_the_rest_is_fetched_once(
+    tmp_path: Path,
+) -> None:
+    store = remote(600)
+    async with file_system(store, tmp_path) as fs:
+        missed = await read(fs, by_workers(shuffled(600, 1), 4, 16))
+    assert store.calls["read"] == 600
+    assert missed <= 250
+
+
+async def test_a_few_files_of_a_large_directory_fetch_nothing_else(tmp_path: Path) -> None:
+    store = remote(20_000)
+    async with file_system(store, tmp_path) as fs:
+        chosen = random.Random(1).sample(range(20_000), 30)
+        for _ in range(3):  # the same ones again are no more evidence
+            await read(fs, chosen)
+        assert store.calls["read"] == 30
+
+
+async def test_a_part_of_a_large_directory_is_fetched_twice_at_the_most(tmp_path: Path) -> None:
+    store = remote(20_000)
+    async with file_system(store, tmp_path, cache_bytes=1 << 30) as fs:
+        await read(fs, random.Random(1).sample(range(20_000), 400))
+    assert 400 < store.calls["read"] <= 800
+
+
+async def test_nothing_leaves_the_cache_for_what_nobody_asked_for(tmp_path: Path) -> None:
+    store = remote(600)
+    async with file_system(store, tmp_path, cache_bytes=8 << 20) as fs:  # some 230 of them
+        await read(fs, shuffled(600, 1))
+    assert store.calls["read"] <= 660
+
+
+async def test_an_epoch_in_the_same_order_is_fetched_ahead(tmp_path: Path) -> None:
+    store, order = remote(600, 3), shuffled(600, 1)
+    async with file_system(store, tmp_path, cache_bytes=8 << 20) as fs:
+        await read(fs, order, 3)
+        store.calls.clear()
+        missed = await read(fs, order, 3)
+        assert fs.files.epochs.record.is_in_order
+        assert missed <= 60
+        assert store.calls["read"] <= 600
+
+
+async def test_the_order_outlives_a_restart(tmp_path: Path) -> None:
+    store, order = remote(600), shuffled(600, 1)
+    async with file_system(store, tmp_path, cache_bytes=8 << 20) as fs:
+        await read(fs, order)
+        kept = fs.files.epochs.record.best
+    store.calls.clear()
+    async with file_system(store, tmp_path, cache_bytes=8 << 20) as fs:
+        fs.files.epochs.restore(kept)
+        assert await read(fs, order) <= 60
+        assert store.calls["read"] <= 600
+
+
+async def test_of_a_set_that_does_not_fit_a_part_stays_whatever_the_order(tmp_path: Path) -> None:
+    store = remote(600)
+    async with file_system(store, tmp_path, cache_bytes=12 << 20) as fs:  # some 340 of them
+        await read(fs, shuffled(600, 1))
+        await read(fs, shuffled(600, 2))
+        store.calls.clear()
+        await read(fs, shuffled(600, 3))
+        await read(fs, shuffled(600, 4))
+    assert store.calls["read"] <= 2 * 330
+
+
+async def test_what_is_missing_of_a_set_is_fetched_when_it_is_read_again(tmp_path: Path) -> None:
+    store = remote(400)
+    async with file_system(store, tmp_path) as fs:
+        order = shuffled(400, 1)
+        await read(fs, order)
+        for number in order[::2]:
+            node = await walk(fs, key(number))
+            fs.blocks.blocks.drop(fs.files.remote_file_of(node).digest, 0)  # type: ignore[attr-defined]
+        store.calls.clear()
+        missed = await read(fs, shuffled(400, 2))
+    assert store.calls["read"] == 200
+    assert missed <= 80
+
+
+async def test_what_an_order_names_and_is_not_there_is_passed_over(tmp_path: Path) -> None:
+    store, order = remote(300), shuffled(300, 1)
+    async with file_system(store, tmp_path, cache_bytes=2 << 20) as fs:
+        await read(fs, order)
+        kept = fs.files.epochs.record.best
+    for number in order[50:100]:
+        store.drop(key(number))
+    kept.add(5, "no/such/directory/", 7, 10)
+    async with file_system(store, tmp_path, ttl_s=0.0, cache_bytes=2 << 20) as fs:
+        fs.files.epochs.restore(kept)
+        left = [*order[:50], *order[100:]]
+        assert await read(fs, left) <= 100

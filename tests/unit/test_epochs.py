@@ -1,0 +1,166 @@
+"""Epochs, told from opens alone; and the file that the order is kept in."""
+
+import random
+from pathlib import Path
+
+import pytest
+from crc32c import crc32c
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mountd.vfs.epochs import RECENT, TURN, Epochs
+from mountd_cache import opening_order
+from mountd_cache.opening_order import MAX_FILES, Opened, OpeningOrder, read_order, write_order
+
+
+def read(epochs: Epochs, numbers: "range | list[int]") -> None:
+    for number in numbers:
+        epochs.opened(number, f"d{number % 3}/", number, 10)
+
+
+def interleaved(count: int, workers: int, batch: int) -> list[int]:
+    """As the workers of a loader do: worker k has the batches k, k + workers and so on."""
+    batches = [list(range(at, min(count, at + batch))) for at in range(0, count, batch)]
+    found: list[int] = []
+    for first in range(0, len(batches), workers):
+        group = batches[first : first + workers]
+        found += [each[i] for i in range(batch) for each in group if i < len(each)]
+    return found
+
+
+def test_reading_the_same_files_again_is_the_next_epoch() -> None:
+    epochs = Epochs()
+    read(epochs, range(1000))
+    assert (epochs.turns, len(epochs.now), epochs.is_repeated) == (0, 1000, False)
+    read(epochs, range(TURN - 1))
+    assert epochs.turns == 0
+    read(epochs, [TURN])
+    assert epochs.turns == 1
+    assert list(epochs.before.numbers) == list(range(1000))
+    assert epochs.before.size_bytes == 10_000
+    assert len(epochs.now) == TURN
+
+
+def test_the_same_order_is_known_after_a_few_files_and_another_never() -> None:
+    epochs = Epochs()
+    order = random.Random(1).sample(range(5000), 5000)
+    read(epochs, order)
+    read(epochs, order[:40])
+    assert epochs.is_in_order
+    assert 30 < epochs.front < 45
+    read(epochs, order[40:])
+    assert epochs.is_in_order
+    for seed in range(2, 6):
+        other = random.Random(seed).sample(range(5000), 5000)
+        read(epochs, other[:TURN])
+        for number in other[TURN:]:
+            read(epochs, [number])
+            assert not epochs.is_in_order
+        assert epochs.is_repeated
+
+
+def test_workers_that_are_not_equally_fast_still_go_in_order() -> None:
+    epochs = Epochs()
+    order = interleaved(4000, 4, 32)
+    chance = random.Random(3)
+    read(epochs, order)
+    jittered = sorted(range(len(order)), key=lambda i: i + chance.randrange(64))
+    read(epochs, [order[i] for i in jittered])
+    assert epochs.turns == 1
+    assert epochs.is_in_order
+    assert epochs.front == 3999
+
+
+def test_an_order_that_is_left_is_no_longer_followed() -> None:
+    epochs = Epochs()
+    read(epochs, range(2000))
+    read(epochs, range(500))
+    assert epochs.is_in_order
+    read(epochs, random.Random(1).sample(range(500, 2000), 100))
+    assert not epochs.is_in_order
+    assert epochs.is_repeated
+
+
+def test_files_that_are_opened_twice_at_once_make_no_epoch() -> None:
+    epochs = Epochs()
+    for number in range(1000):
+        read(epochs, [number, number, max(0, number - RECENT // 2)])
+    assert epochs.turns == 0
+    assert len(epochs.now) == 1000
+
+
+def test_another_set_is_no_repetition() -> None:
+    epochs = Epochs()
+    read(epochs, range(800))
+    read(epochs, range(100))
+    assert epochs.is_repeated
+    read(epochs, range(10_000, 10_200))
+    assert not epochs.is_repeated
+
+
+def test_a_set_that_is_read_in_part_and_then_whole_is_known_whole() -> None:
+    epochs = Epochs()
+    read(epochs, range(300))  # it was interrupted, and began again
+    read(epochs, range(1000))
+    read(epochs, range(20))
+    assert list(epochs.before.numbers) == list(range(1000))
+
+
+def test_of_more_files_than_are_kept_epochs_are_known_by_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mountd.vfs.epochs.MAX_FILES", 100)
+    epochs = Epochs()
+    read(epochs, range(1000))
+    read(epochs, random.Random(1).sample(range(1000), 1000))
+    assert epochs.turns == 1
+    assert len(epochs.before) == 100
+    assert len(epochs._last) <= 200
+
+
+def test_an_order_comes_back_from_the_disk_and_is_followed(tmp_path: Path) -> None:
+    first, second = Epochs(), Epochs()
+    read(first, range(500))
+    write_order(tmp_path / "order", first.best.to_bytes())
+    order = read_order(tmp_path / "order")
+    assert order is not None
+    assert order[7] == Opened(7, "d1/", 7)
+    second.restore(order)
+    read(second, range(20))
+    assert second.is_in_order
+    assert second.is_repeated
+    assert len(second.best) == 500
+
+
+def test_an_order_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    assert read_order(tmp_path / "none") is None
+    epochs = Epochs()
+    read(epochs, range(100))
+    blob = epochs.best.to_bytes()
+    for damaged in (b"", blob[:-1], blob + b"x", b"x" + blob[1:], blob[:60] + b"\1" + blob[61:]):
+        with pytest.raises(ValueError, match="order"):
+            OpeningOrder.from_bytes(damaged)
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(opening_order.MAX_FILE_BYTES + 1)
+    with pytest.raises(ValueError, match="smaller"):
+        read_order(tmp_path / "huge")
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_whatever_is_read_either_is_an_order_or_raises(data: st.DataObject) -> None:
+    order = OpeningOrder()
+    for number in range(20):
+        order.add(number, f"k{number % 4}", number, 1)
+    blob = bytearray(order.to_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        blob[data.draw(st.integers(16, len(blob) - 1))] = data.draw(st.integers(0, 255))
+    # A right CRC over what was made to lie.
+    crc = crc32c(memoryview(blob)[16:])
+    blob[12:16] = crc.to_bytes(4, "little")
+    try:
+        found = OpeningOrder.from_bytes(bytes(blob))
+    except ValueError:
+        return
+    assert len(found) <= MAX_FILES
+    assert all(isinstance(found[i], Opened) for i in range(len(found)))
