@@ -14,7 +14,7 @@ import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,6 +32,7 @@ _MANY: Final = 64  # fdatasyncs that one syncfs is cheaper than
 # ext4 looks at each inode that was deleted in the last seconds before it makes a new one: after
 # 5,000 unlinks an open with O_CREAT took 0.5 ms, and the two renames of a spare take 0.03.
 _MOST_SPARES: Final = 4096
+_AT_ONCE: Final = 64 << 10  # first bytes up to this size go with the first page, in one write
 RECYCLE_FROM: Final = 16  # files that go at once; for fewer it is not worth the fdatasyncs
 SPARE: Final = "spare-"
 _NAME: Final = re.compile(r"(\d+)-(\d+)\.data")
@@ -54,6 +55,7 @@ class _OpenFile:
     fd: int
     users: int = 0
     closing: bool = False
+    first: int = 0  # bytes that were written when it was made
 
 
 class Staging:
@@ -95,7 +97,10 @@ class Staging:
         hot = self._hot
         if hot is None or hot.key != key or hot.closing:
             self._cool()
-            hot = self._hot = self._acquire(key, sidecar)
+            hot = self._hot = self._acquire(key, sidecar, b"" if offset else data)
+            if hot.first:
+                done, hot.first = hot.first, 0
+                return done
         return self._disk.pwrite(hot.fd, data, offset + PAGE)
 
     def read(self, key: FileKey, start: int, end: int) -> bytes:
@@ -257,42 +262,51 @@ class Staging:
         finally:
             self._release(file)
 
-    def _acquire(self, key: FileKey, sidecar: Callable[[], bytes] | None = None) -> _OpenFile:
-        """The open file, which stays open until `_release`. `sidecar`: see `write`."""
+    def _acquire(
+        self, key: FileKey, sidecar: Callable[[], bytes] | None = None, data: Buffer = b""
+    ) -> _OpenFile:
+        """The open file, which stays open until `_release`. `sidecar`: see `write`. `data`: its
+        first bytes, which a file that is made here gets at once where they are few."""
         with self._lock:
             file = self._open.get(key)
             if file is None:
-                file = _OpenFile(key, self._opened(key, sidecar))
+                file = self._opened(key, sidecar, data)
                 self._open[key] = file
             else:
                 self._open.move_to_end(key)
             file.users += 1
-            self._close_some()
+            if len(self._open) > self._most_open:
+                self._close_some()
             return file
 
-    def _opened(self, key: FileKey, sidecar: Callable[[], bytes] | None) -> int:
+    def _opened(self, key: FileKey, sidecar: Callable[[], bytes] | None, data: Buffer) -> _OpenFile:
         path = self._path(key)
+        if sidecar is not None and not self._spares:  # nearly always there is none yet
+            with suppress(FileExistsError):
+                return self._create(key, path, sidecar(), data)
         try:
-            return self._disk.open_file(path)
+            return _OpenFile(key, self._disk.open_file(path))
         except FileNotFoundError as error:
             if sidecar is None:
                 raise OSError(errno.EIO, "a staged file is not there", str(path)) from error
-        return self._create(path, sidecar())
+        return self._create(key, path, sidecar(), data)
 
-    def _create(self, path: Path, sidecar: bytes) -> int:
-        """A new data file without data. Raises OSError, and then there is none."""
+    def _create(self, key: FileKey, path: Path, sidecar: bytes, data: Buffer) -> _OpenFile:
+        """A new data file. Raises OSError, and then there is none."""
         fd = self._from_spare(path) if self._spares else None
         if fd is None:
             fd = self._disk.open_file(path, create=True)
+        first = sidecar + data if len(memoryview(data)) <= _AT_ONCE else sidecar
         try:
-            if self._disk.pwrite(fd, sidecar, 0) != len(sidecar):
+            done = self._disk.pwrite(fd, first, 0)
+            if done < len(sidecar):
                 raise OSError(errno.ENOSPC, "no room for a data file", os.fspath(path))
         except OSError:
             self._disk.close(fd)
             self._disk.unlink(path)
             raise
         self._created += 1
-        return fd
+        return _OpenFile(key, fd, first=done - len(sidecar))
 
     def _from_spare(self, path: Path) -> int | None:
         try:

@@ -65,6 +65,8 @@ class SetAttributes:
         if new.mtime_ns is not None and content is not None:
             if content.mtime_ns != new.mtime_ns:
                 self._journal.set_mtime(content.id, new.mtime_ns)
+            if (new.mode, new.uid, new.gid) == (None, None, None):
+                return
             new = replace(new, mtime_ns=None)
         if (new.mode, new.uid, new.gid, new.mtime_ns) == (None, None, None, None):
             return

@@ -113,6 +113,8 @@ def shown_in(text: str) -> Shown:
 
 def shown(attributes: Mapping[str, str]) -> Shown:
     """What doesn't make sense is left out: a remote's metadata is anybody's."""
+    if not attributes:
+        return UNKNOWN
     return Shown(
         _number(attributes.get("mode"), 0o177777),
         _number(attributes.get("uid"), _MAX_ID),

@@ -100,6 +100,33 @@ def test_a_write_makes_a_file_only_for_a_layer_that_says_that_it_has_none(
     assert staging.read((1, 0), 0, 8) == b"datamore"
 
 
+def test_a_small_new_file_costs_one_open_and_one_write(
+    staging: Staging, disk: FaultyDisk, tmp_path: Path
+) -> None:
+    make(staging, (1, 0))
+    assert disk.calls == {"create": 1, "pwrite": 1}
+    assert (tmp_path / "1-0.data").read_bytes() == _SIDECAR + b"data"
+
+
+def test_what_a_full_disk_took_of_the_first_bytes_is_told(
+    staging: Staging, disk: FaultyDisk, tmp_path: Path
+) -> None:
+    disk.most_written = PAGE + 3
+    assert staging.write((1, 0), 0, b"data", _sidecar) == 3
+    assert staging.write((1, 0), 3, b"a", _sidecar) == 1
+    assert staging.read((1, 0), 0, 4) == b"data"
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_the_first_bytes_of_a_file_that_is_there_are_written_once(
+    staging: Staging, tmp_path: Path, offset: int
+) -> None:
+    make(staging, (1, 0), (2, 0))
+    staging.close()
+    assert staging.write((1, 0), offset, b"more", _sidecar) == 4
+    assert staging.read((1, 0), 0, 4 + offset) == (b"data" + b"more" if offset else b"more")
+
+
 def test_descriptors_are_few_and_everything_can_still_be_read(
     staging: Staging, tmp_path: Path
 ) -> None:
