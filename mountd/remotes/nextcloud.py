@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from typing_extensions import Buffer
+
 from mountd.config import Settings
 from mountd.errors import CredentialsError, Unsupported
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, Upload
@@ -158,7 +160,7 @@ class NextcloudStore:
         """Depth: infinity is refused."""
         raise Unsupported("Nextcloud lists directory by directory")
 
-    def read(self, key: str, start: int, end: int, version: str) -> bytes:
+    def read(self, key: str, start: int, end: int, version: str) -> Buffer:
         is_plain = is_tag(version) and not is_of_nextcloud(version)
         reader = self._plain if is_plain else self._reader
         return reader.read(key, start, end, version)

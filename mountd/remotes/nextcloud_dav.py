@@ -10,6 +10,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
+from typing_extensions import Buffer
+
 from mountd.errors import Corrupt, Locked, LockedByUser, RemoteError
 from mountd.remotes.base import Quota
 from mountd.remotes.http_pool import HttpPool
@@ -102,7 +104,7 @@ def sums_in(text: str) -> dict[str, str]:
     return {name: value.lower() for name, value in _SUM.findall(text[:_MAX_SUM_CHARS])}
 
 
-def check_sum(what: str, headers: Mapping[str, str], data: bytes) -> None:
+def check_sum(what: str, headers: Mapping[str, str], data: Buffer) -> None:
     """Compares a whole file with the sum that came with it. Raises Corrupt.
 
     The server keeps the sum of whoever uploaded the file, and never looked at it itself.

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from typing_extensions import Buffer
+
 from mountd.config import Settings
 from mountd.errors import CredentialsError, Unsupported, UsageError
 from mountd.remotes.base import Body, Capabilities, Identity, Upload
@@ -99,7 +101,7 @@ class WebdavStore:
         """Depth: infinity is refused by most servers (Apache, Nextcloud)."""
         raise Unsupported("WebDAV lists directory by directory")
 
-    def read(self, key: str, start: int, end: int, version: str) -> bytes:
+    def read(self, key: str, start: int, end: int, version: str) -> Buffer:
         return self._reader.read(key, start, end, version)
 
     def identify(self, key: str) -> Identity:

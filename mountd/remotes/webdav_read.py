@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from typing_extensions import Buffer
+
 from mountd.errors import Corrupt, NotFound, Unreachable, Unsupported, VersionChanged
 from mountd.remotes.http_pool import Answer, HttpPool
 from mountd.remotes.http_range import (
@@ -43,7 +45,7 @@ def _not_told(item: DavItem) -> None:
     return None
 
 
-def _unchecked(what: str, headers: Mapping[str, str], data: bytes) -> None:
+def _unchecked(what: str, headers: Mapping[str, str], data: Buffer) -> None:
     """A plain server says nothing about a file's sum."""
 
 
@@ -80,7 +82,7 @@ class Dialect:
     attributes: Callable[[DavItem], Mapping[str, str] | None] = _not_told
     propfind: bytes = PROPFIND_BODY
     extra: frozenset[str] = frozenset()
-    check_whole: Callable[[str, Mapping[str, str], bytes], None] = _unchecked
+    check_whole: Callable[[str, Mapping[str, str], Buffer], None] = _unchecked
     version: Callable[[DavItem], str] = _version
     proves: Proves = _proves
 
@@ -116,7 +118,7 @@ class DavReader:
         until_s = self._pool.deadline_s()
         yield from [listing.take() for listing in self._listing(directory, until_s)]
 
-    def read(self, key: str, start: int, end: int, version: str) -> bytes:
+    def read(self, key: str, start: int, end: int, version: str) -> Buffer:
         """One GET. A second request follows only where the first proved nothing: a 412 or 416
         that may be a false alarm, or an answer that doesn't tell its version."""
         until_s = self._pool.deadline_s()
@@ -124,14 +126,23 @@ class DavReader:
         is_sure = is_tag(version) and version not in self._weak_tags
         if_match = tag_of(version) if is_sure else ""
         with self._get(target, start, end, if_match, until_s) as answer:
-            if answer.status not in (412, 416):
-                return self._checked_body(answer, key, start, end, version, until_s)
+            is_refused = answer.status in (412, 416)
+            if not is_refused:
+                data, is_proved = self._checked_body(answer, key, start, end, version, until_s)
+        if not is_refused:
+            # Its connection is free by now.
+            if not is_proved:
+                self._check_version(key, version, until_s)
+            return data
         self._check_version(key, version, until_s)
         if answer.status == 416 or not if_match:
             raise Corrupt(f"{answer.what}: HTTP {answer.status}, but the version is the same")
         self._remember_weak(version)
         with self._get(target, start, end, "", until_s) as answer:
-            return self._checked_body(answer, key, start, end, version, until_s)
+            data, is_proved = self._checked_body(answer, key, start, end, version, until_s)
+        if not is_proved:
+            self._check_version(key, version, until_s)
+        return data
 
     # PROPFIND
 
@@ -239,8 +250,9 @@ class DavReader:
 
     def _checked_body(
         self, answer: Answer, key: str, start: int, end: int, version: str, until_s: float
-    ) -> bytes:
-        """The bytes, or the error that this answer stands for."""
+    ) -> tuple[Buffer, bool]:
+        """The bytes and whether they are proved to be of that version, or the error that this
+        answer stands for."""
         if answer.status not in (200, 206):
             raise error_of_status(answer.status, answer.what, answer.headers.get("retry-after"))
         if answer.headers.get("content-encoding", "identity") != "identity":
@@ -256,9 +268,7 @@ class DavReader:
         data = _body(answer, skip, end - start)
         if is_whole:
             self._dialect.check_whole(answer.what, answer.headers, data)
-        if not is_proved:
-            self._check_version(key, version, until_s)
-        return data
+        return data, is_proved
 
     def _check_version(self, key: str, version: str, until_s: float) -> None:
         """Raises VersionChanged or NotFound where the file is no longer `version`."""
@@ -288,21 +298,22 @@ def _position(answer: Answer, start: int, end: int) -> tuple[int | None, int | N
     return (None if total is not None and total < end else start), total
 
 
-def _body(answer: Answer, skip: int, size: int) -> bytes:
+def _body(answer: Answer, skip: int, size: int) -> Buffer:
     """`size` bytes after the first `skip`; what follows is not read."""
     if skip > _MAX_SKIPPED_BYTES:
         raise Unsupported(f"{answer.what}: the server ignores Range, and {skip} bytes come first")
-    parts: list[bytes] = []
-    left = size
-    while left > 0:
+    # Filled piece by piece: joined at the end, a range would be in memory twice.
+    data = bytearray(size)
+    done = 0
+    while done < size:
         chunk = answer.chunk()
         if not chunk:
+            left = size - done
             raise Unreachable(f"{answer.what}: the body ends {left} bytes early", answered=True)
         if skip >= len(chunk):
             skip -= len(chunk)
             continue
-        part = chunk[skip : skip + left]
-        skip = 0
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
+        end = min(size, done + len(chunk) - skip)
+        data[done:end] = memoryview(chunk)[skip : skip + end - done]
+        skip, done = 0, end
+    return memoryview(data).toreadonly()

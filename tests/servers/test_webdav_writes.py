@@ -94,7 +94,7 @@ def put(store: WebdavStore, key: str, data: bytes, expect: str | None = ABSENT) 
 
 def content(store: WebdavStore, key: str) -> bytes:
     entry = store.stat(key)
-    return store.read(key, 0, entry.size, entry.version)
+    return bytes(store.read(key, 0, entry.size, entry.version))
 
 
 def listed(store: WebdavStore) -> list[str]:
