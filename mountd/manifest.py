@@ -22,7 +22,7 @@ FORMAT: Final = 1
 PREFIX: Final = "manifest:"
 MAX_BYTES: Final = 256 << 20  # about a million files
 MAX_FILE_BYTES: Final = 1 << 60
-SUMS: Final = ("crc32c", "md5", "sha1", "sha256")
+SUMS: Final = ("crc32", "crc32c", "md5", "sha1", "sha256")
 
 _KEY: Final = "mountd_manifest"
 _MAX_LOCATIONS: Final = 10_000
@@ -31,7 +31,7 @@ _MAX_DIRECTORY_CHARACTERS: Final = 64 << 20
 _MAX_TIME_NS: Final = (1 << 63) - 1
 _DIGITS: Final[Mapping[str, re.Pattern[str]]] = {
     name: re.compile(f"[0-9a-f]{{{count}}}", re.ASCII)
-    for name, count in zip(SUMS, (8, 32, 40, 64), strict=True)
+    for name, count in zip(SUMS, (8, 8, 32, 40, 64), strict=True)
 }
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _NO_SUMS: Final[Mapping[str, str]] = MappingProxyType({})

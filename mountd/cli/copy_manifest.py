@@ -11,6 +11,7 @@ from mountd.cli.output import counted, warn
 from mountd.errors import StartError, UsageError, VersionChanged
 from mountd.manifest import SUMS, Location, Manifest, ManifestFile, make_manifest, write_manifest
 from mountd.manifest_reach import location_of
+from mountd.remotes.optional_doors import checksums_in
 from mountd.transfer.checksums import md5_in, sums_of
 from mountd.transfer.items import Item
 from mountd.transfer.side import Side
@@ -103,7 +104,7 @@ def _is_local_link(item: Item) -> bool:
 def _told(side: Side, item: Item) -> tuple[dict[str, str], str]:
     if side.root is not None:
         return sums_of(side, item), ""
-    found = side.store.identify(item.key)
+    found = checksums_in(side.store, item.key)
     if found.entry.version != item.version:
         raise VersionChanged(f"{item.path} changed while it was looked at")
     sums = dict(found.sums)

@@ -126,7 +126,8 @@ class FsspecStore:
         entry = entry_of(key.rpartition("/")[2], info)
         if entry.kind is not Kind.FILE:
             raise NotFound(f"{key!r} is a directory")
-        return Identity(entry, "", md5_of(info))
+        md5 = md5_of(info)
+        return Identity(entry, "", md5, {"md5": md5} if md5 else {})
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         """Of `upload` nothing is kept."""

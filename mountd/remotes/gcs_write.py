@@ -53,14 +53,15 @@ class GcsWrites:
         return object_of(self._resource(key, OBJECT_FIELDS))
 
     def identify(self, key: str) -> FoundObject:
-        found = self._resource(key, f"{OBJECT_FIELDS},md5Hash")
+        found = self._resource(key, f"{OBJECT_FIELDS},md5Hash,crc32c")
         upload_id = (found.get("metadata") or {}).get(UPLOAD_ID, "")
         try:
-            # A composed object has none.
+            # A composed object has no MD5.
             md5 = base64.b64decode(found.get("md5Hash") or "", validate=True).hex()
+            crc = base64.b64decode(found.get("crc32c") or "", validate=True).hex()
         except binascii.Error as error:
-            raise Corrupt(f"{self._http.what(key)}: an unreadable MD5") from error
-        return FoundObject(object_of(found), upload_id, md5)
+            raise Corrupt(f"{self._http.what(key)}: an unreadable checksum") from error
+        return FoundObject(object_of(found), upload_id, md5, sums={"crc32c": crc} if crc else {})
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> ListedObject:
         self._check_name(key)

@@ -25,7 +25,7 @@ from mountd.remotes.base import (
     Upload,
 )
 from mountd.remotes.limit import Limiter, Wait
-from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of
+from mountd.remotes.optional_doors import checksums_in, move_dir_in, prepare_changes_in, quota_of
 from mountd.types import Entry
 
 BURST_S = 1.0
@@ -174,6 +174,9 @@ class LimitedStore:
 
     def identify(self, key: str) -> Identity:
         return self._small(lambda: self._store.identify(key))
+
+    def checksums(self, key: str) -> Identity:
+        return self._small(lambda: checksums_in(self._store, key))
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
         return self._pages(lambda: self._store.list(directory))

@@ -22,7 +22,7 @@ from mountd.config import Reach, Settings
 from mountd.errors import ContainerMissing, NotFound, Unreachable, Unsupported, VersionChanged
 from mountd.manifest import Location, Manifest, ManifestFile, read_manifest
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
-from mountd.remotes.optional_doors import note_version_id
+from mountd.remotes.optional_doors import checksums_in, note_version_id
 from mountd.remotes.retry import RetryingStore
 from mountd.source import Source
 from mountd.types import Entry, Kind
@@ -160,15 +160,15 @@ class ManifestStore:
                 raise
         return store.read(file.key, start, end, file.version)
 
-    def identify(self, key: str) -> Identity:
-        """With the manifest's sums, if it has any; else what the remote says of this version."""
+    def checksums(self, key: str) -> Identity:
+        """The manifest's sums, if it has any; else what the remote says of this version."""
         file = self._file(key)
         entry = _entry(file, self._version)
         if file.sums:
             return Identity(entry, "", file.sums.get("md5", ""), file.sums)
         self._check_near(file)
         try:
-            found = self._stores[file.at].identify(file.key)
+            found = checksums_in(self._stores[file.at], file.key)
         except Unreachable as error:
             raise self._away(file, error) from error
         except NotFound as error:
@@ -177,6 +177,9 @@ class ManifestStore:
         if found.entry.version != file.version:
             return replace(found, upload_id="")  # the caller compares versions
         return replace(found, entry=entry, upload_id="")
+
+    def identify(self, key: str) -> Identity:
+        return self.checksums(key)
 
     def close(self) -> None:
         for store in self._stores:

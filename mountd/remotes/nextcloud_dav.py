@@ -39,6 +39,7 @@ _EVERY_FILE = tuple(
 )
 _MAX_OWNER_CHARS = 200
 
+_DIGITS = {"MD5": 32, "SHA1": 40, "SHA256": 64}
 _SUM = re.compile(r"(?:^|\s)(MD5|SHA1|SHA256):([0-9a-fA-F]{32,64})(?=\s|$)")
 _MAX_SUM_CHARS = 1024
 _ALL: Final[Mapping[str, str]] = MappingProxyType({})
@@ -136,8 +137,16 @@ class Details:
 
     def find(self, key: str) -> tuple[Entry, str]:
         """What is at a key, and the MD5 (hex) that its uploader told, or "". Raises NotFound."""
+        entry, sums = self.sums(key)
+        return entry, sums.get("md5", "")
+
+    def sums(self, key: str) -> tuple[Entry, dict[str, str]]:
+        """As `find`, with all sums that its uploader told."""
         entry, item = self._files.look(key, self._pool.deadline_s())
-        return entry, sums_in(item.more.get(CHECKSUMS, "")).get("MD5", "")
+        found = sums_in(item.more.get(CHECKSUMS, ""))
+        return entry, {
+            name.lower(): value for name, value in found.items() if len(value) == _DIGITS[name]
+        }
 
     def room(self, directory: str) -> Quota:
         """What fits in there. Raises NotFound."""

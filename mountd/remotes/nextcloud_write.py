@@ -128,18 +128,19 @@ class NextcloudWriter:
         return self.proof.keeps_mtime and self._keeps_mtime
 
     def identify(self, key: str) -> Identity:
-        """One PROPFIND. The MD5 is what the uploader said, so it is there only if that was us or
-        another client that says one."""
+        """One PROPFIND. The sums are what the uploader said, so they are there only if that was us
+        or another client that says some."""
         writer = self._writer()
         if writer is self._plain:
             return writer.identify(key)
-        entry, md5 = self._details.find(key)
+        entry, sums = self._details.sums(key)
         if entry.kind is not Kind.FILE:
             raise NotFound(f"{key!r} is a directory")
         version, arrived = self._broken.get(key, ("", ""))
         if entry.version == version:
-            md5 = arrived
-        return Identity(entry, writer.upload_id_of(key, entry.version), md5)
+            sums = {"md5": arrived} if arrived else {}
+        upload_id = writer.upload_id_of(key, entry.version)
+        return Identity(entry, upload_id, sums.get("md5", ""), sums)
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         """Small files by one request; large ones in chunks, where the server takes such."""

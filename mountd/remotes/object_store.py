@@ -10,7 +10,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from typing_extensions import Buffer
 
@@ -54,6 +54,7 @@ class FoundObject:
     upload_id: str = ""
     md5: str = ""
     version_id: str = ""
+    sums: Mapping[str, str] = field(default_factory=dict)
 
 
 class Provider(Protocol):
@@ -102,6 +103,13 @@ class Provider(Protocol):
     ) -> ListedObject: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ChecksumsOnDemand(Protocol):
+    def checksums(self, key: str) -> FoundObject:
+        """As `identify`, with what that doesn't ask for."""
+        ...
 
 
 class RangeReader(Protocol):
@@ -192,9 +200,13 @@ class ObjectStore:
 
     def identify(self, key: str) -> Identity:
         _check_file(key)
-        found = self._provider.identify(self._prefix + key)
-        entry = _file_entry(key, found.object)
-        return Identity(entry, found.upload_id, found.md5, version_id=found.version_id)
+        return _identity(key, self._provider.identify(self._prefix + key))
+
+    def checksums(self, key: str) -> Identity:
+        _check_file(key)
+        if not isinstance(self._provider, ChecksumsOnDemand):
+            return self.identify(key)
+        return _identity(key, self._provider.checksums(self._prefix + key))
 
     def note_version_id(self, key: str, version: str, version_id: str) -> bool:
         if not isinstance(self._reader, KnowsVersionIds):
@@ -288,6 +300,12 @@ class _NoBytes:
 
     def read(self, start: int, end: int) -> Buffer:
         return b""
+
+
+def _identity(key: str, found: FoundObject) -> Identity:
+    entry = _file_entry(key, found.object)
+    sums = {**found.sums, "md5": found.md5} if found.md5 else found.sums
+    return Identity(entry, found.upload_id, found.md5, sums, found.version_id)
 
 
 def _check_file(key: str) -> None:

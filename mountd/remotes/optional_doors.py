@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from mountd.errors import Unsupported
-from mountd.remotes.base import Quota, RemoteStore
+from mountd.remotes.base import Identity, Quota, RemoteStore
 
 
 @runtime_checkable
@@ -49,6 +49,19 @@ class KnowsVersionIds(Protocol):
         """From now on a read of that version also finds it where it was replaced or deleted; False
         where versions don't stay."""
         ...
+
+
+@runtime_checkable
+class TellsChecksums(Protocol):
+    def checksums(self, key: str) -> Identity:
+        """As `identify`, with every checksum that the remote tells, also those that cost a right
+        or a request more. `upload_id` may be left out."""
+        ...
+
+
+def checksums_in(store: RemoteStore, key: str) -> Identity:
+    """As `TellsChecksums.checksums`, or as `identify` where that tells all."""
+    return store.checksums(key) if isinstance(store, TellsChecksums) else store.identify(key)
 
 
 def note_version_id(store: RemoteStore, key: str, version: str, version_id: str) -> bool:

@@ -26,7 +26,7 @@ from typing_extensions import Buffer
 from mountd.errors import Locked, RemoteError, Throttled, Unreachable
 from mountd.remotes import call
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
-from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of
+from mountd.remotes.optional_doors import checksums_in, move_dir_in, prepare_changes_in, quota_of
 from mountd.types import Entry, Kind
 
 UNANSWERED_ATTEMPTS = 3
@@ -180,6 +180,9 @@ class RetryingStore:
 
     def identify(self, key: str) -> Identity:
         return self._retry(self._store.identify, key)
+
+    def checksums(self, key: str) -> Identity:
+        return self._retry(checksums_in, self._store, key)
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
         return self._pages(_Listing(lambda: self._store.list(directory), _marked))

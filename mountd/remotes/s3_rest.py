@@ -90,9 +90,9 @@ class S3Rest:
         self.signs_bodies = not place.origin.startswith("https://")
         self.timeout_s = timeout_s
 
-    def look(self, key: str) -> RestAnswer:
+    def look(self, key: str, headers: Mapping[str, str] = NOTHING) -> RestAnswer:
         """A good answer to HEAD. Raises NotFound and the like."""
-        return self._checked(key, self.send("HEAD", key))
+        return self._checked(key, self.send("HEAD", key, headers=headers))
 
     def head(self, key: str) -> ListedObject:
         return object_of_head(key, self.look(key))

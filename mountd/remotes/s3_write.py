@@ -14,7 +14,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from mountd.errors import Corrupt, NotFound, RemoteError, Unreachable, Unsupported, VersionChanged
+from mountd.errors import (
+    Corrupt,
+    Denied,
+    NotFound,
+    RemoteError,
+    Unreachable,
+    Unsupported,
+    VersionChanged,
+)
 from mountd.remotes.base import ABSENT, Body, Capabilities, Upload
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.http_status import mtime_ns_of_http_date
@@ -22,6 +30,7 @@ from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, copied, m
 from mountd.remotes.object_store import CAPABILITIES, FoundObject, ListedObject, ListPage
 from mountd.remotes.obstore_puts import NotPut, ObstorePuts
 from mountd.remotes.rest import RestAnswer
+from mountd.remotes.s3_checksums import CHECKSUM_MODE, checksums_in_answer
 from mountd.remotes.s3_delta import delta_parts
 from mountd.remotes.s3_errors import error_code, s3_error, write_error
 from mountd.remotes.s3_multipart import (
@@ -79,7 +88,16 @@ class S3Bucket:
         return self._rest.list_page(prefix, delimiter, token, limit)
 
     def identify(self, key: str) -> FoundObject:
-        answer = self._rest.look(key)
+        return self._found(key, self._rest.look(key))
+
+    def checksums(self, key: str) -> FoundObject:
+        try:
+            answer = self._rest.look(key, CHECKSUM_MODE)
+        except Denied:  # of an object that KMS encrypts it takes the right to decrypt
+            answer = self._rest.look(key)
+        return replace(self._found(key, answer), sums=checksums_in_answer(answer.header))
+
+    def _found(self, key: str, answer: RestAnswer) -> FoundObject:
         found = object_of_head(key, answer)
         known = self._prover.known
         # Unproved, it may be no MD5; then it is equal to none.

@@ -1,32 +1,183 @@
-"""Whether two files have the same bytes, by MD5: the only sum that most remotes tell."""
+"""Whether two files have the same bytes, by whatever checksums their remotes tell."""
 
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import crc32c
 
 from mountd.errors import RemoteError
 from mountd.remotes.local_tree import version_of
+from mountd.remotes.optional_doors import checksums_in
 from mountd.transfer.items import Item
 from mountd.transfer.links import read_target
 from mountd.transfer.plan import Copy, has_same_time
 from mountd.transfer.side import Side, time_of
 
+Sums = Mapping[str, str]  # in hex, by the names of SUMS
+
 _PIECE_BYTES: Final = 8 << 20
 _MD5: Final = re.compile(r'"?([0-9a-f]{32})"?', re.ASCII)
+# They tell what is broken, but of two versions of a file one in four billion has the same.
+_WEAK: Final = frozenset(("crc32", "crc32c"))
 
 
-def md5_of_file(fd: int, size: int) -> str:
-    """Of the first `size` bytes, in hex; of fewer where there are no more."""
-    found = hashlib.md5(usedforsecurity=False)
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
+class _Crc:
+    def __init__(self, add: Callable[[bytes, int], int]) -> None:
+        self._add = add
+        self._value = 0
+
+    def update(self, data: bytes, /) -> None:
+        self._value = self._add(data, self._value)
+
+    def hexdigest(self) -> str:
+        return f"{self._value:08x}"
+
+
+# The quickest first.
+_MAKERS: Final[Mapping[str, Callable[[], _Digest]]] = {
+    "crc32c": lambda: _Crc(crc32c.crc32c),
+    "crc32": lambda: _Crc(zlib.crc32),
+    "sha256": hashlib.sha256,  # half the time of an MD5 where the processor helps
+    "sha1": lambda: hashlib.sha1(usedforsecurity=False),
+    "md5": lambda: hashlib.md5(usedforsecurity=False),
+}
+SUMS: Final = tuple(_MAKERS)
+
+
+def added_up(fd: int, size: int, names: Iterable[str]) -> dict[str, str]:
+    """Of the first `size` bytes; of fewer where there are no more."""
+    digests = {name: _MAKERS[name]() for name in names}
     for piece in _pieces(fd, size):
-        found.update(piece)
-    return found.hexdigest()
+        for digest in digests.values():
+            digest.update(piece)
+    return {name: digest.hexdigest() for name, digest in digests.items()}
+
+
+def sums_of(side: Side, item: Item) -> dict[str, str]:
+    """CRC32C and MD5 of a local file that is still the version that was listed. Raises OSError."""
+    with _opened(side, item) as fd:
+        found = added_up(fd, item.size, ("crc32c", "md5"))
+        if version_of(os.fstat(fd)) != item.version:
+            raise OSError(f"{item.path} changed while it was read")
+    return found
+
+
+def told_sums(side: Side, item: Item) -> Sums:
+    """What the remote tells of this version; nothing where it tells none, or has another."""
+    found = checksums_in(side.store, item.key)
+    if found.entry.version != item.version:
+        return {}
+    return _known(found.sums, found.md5)
+
+
+def one_of(told: Sums, names: Iterable[str] = SUMS) -> str:
+    """The name of the quickest that is told; "" for none."""
+    return next((name for name in SUMS if name in told and name in names), "")
+
+
+def sum_here(side: Side, item: Item, name: str) -> str:
+    """That of a local file. Raises OSError."""
+    with _opened(side, item) as fd:
+        return added_up(fd, item.size, [name])[name]
+
+
+def difference(one: Sums, other: Sums) -> str | None:
+    """In words, how they differ; "" where what both tell agrees; None where they tell nothing
+    that can be compared."""
+    names = [name for name in SUMS if name in one and name in other]
+    for name in names:
+        if one[name] != other[name]:
+            return f"its {name.upper()} is {one[name]}, and {other[name]}"
+    return "" if names else None
+
+
+def is_same(copy: Copy, source: Side, target: Side, *, verify: bool) -> bool | None:
+    """Whether the target has the bytes already; sizes are equal. None where `verify` wants a
+    checksum and a side tells none, though all else agrees. Raises RemoteError, OSError."""
+    there = copy.there
+    assert there is not None
+    item = copy.item
+    if item.is_link:
+        return read_target(source, item) == read_target(target, there)
+    if _tag_proves(source, item, target, there):
+        return True
+    (one, one_ns), (other, other_ns) = _told_both(source, item, target, there)
+    differs = difference(one, other)
+    if differs:
+        return False
+    if any(name not in _WEAK and name in other for name in one):
+        return True
+    timed = Copy(replace(item, mtime_ns=one_ns), replace(there, mtime_ns=other_ns), copy.is_edited)
+    agree = has_same_time(timed, coarse=False)
+    return agree if differs is not None or not verify or not agree else None
+
+
+def _tag_proves(source: Side, item: Item, target: Side, there: Item) -> bool:
+    """An ETag that equals the MD5 of the local file proves it without a request."""
+    if source.is_local == target.is_local:
+        return False
+    local, remote = ((source, item), there) if source.is_local else ((target, there), item)
+    tag = md5_in(remote.version)
+    return bool(tag) and sum_here(*local, "md5") == tag
+
+
+def _told_both(
+    source: Side, item: Item, target: Side, there: Item
+) -> tuple[tuple[Sums, int], tuple[Sums, int]]:
+    """What is told of each, with its time. A local file is read for what the other side tells."""
+    one = ({}, item.mtime_ns) if source.is_local else _told(source, item)
+    other = ({}, there.mtime_ns) if target.is_local else _told(target, there)
+    if source.is_local and target.is_local:
+        names = ["md5"]
+    else:
+        names = _wanted(other[0] if source.is_local else one[0])
+    if source.is_local and names:
+        one = _sums_here(source, item, names), item.mtime_ns
+    if target.is_local and names:
+        other = _sums_here(target, there, names), there.mtime_ns
+    return one, other
+
+
+def _wanted(told: Sums) -> list[str]:
+    """One that proves it, else one that may disprove it."""
+    strong = one_of(told, [name for name in SUMS if name not in _WEAK])
+    return [strong or one_of(told)] if told else []
+
+
+def _sums_here(side: Side, item: Item, names: Iterable[str]) -> Sums:
+    with _opened(side, item) as fd:
+        return added_up(fd, item.size, names)
+
+
+def _told(side: Side, item: Item) -> tuple[Sums, int]:
+    try:
+        found = checksums_in(side.store, item.key)
+    except RemoteError:
+        return {}, 0
+    return _known(found.sums, found.md5), time_of(found.entry)
+
+
+def _known(sums: Sums, md5: str) -> Sums:
+    found = {name: value for name, value in sums.items() if name in _MAKERS and value}
+    return found | ({"md5": md5} if md5 else {})
+
+
+def md5_in(version: str) -> str:
+    """The MD5 that a version may be; "" where it has another form."""
+    found = _MD5.fullmatch(version)
+    return found[1] if found else ""
 
 
 def _pieces(fd: int, size: int) -> Iterator[bytes]:
@@ -39,64 +190,6 @@ def _pieces(fd: int, size: int) -> Iterator[bytes]:
         start += len(piece)
 
 
-def sums_of(side: Side, item: Item) -> dict[str, str]:
-    """CRC32C and MD5 of a local file that is still the version that was listed. Raises OSError."""
-    with _opened(side, item) as fd:
-        md5 = hashlib.md5(usedforsecurity=False)
-        crc = 0
-        for piece in _pieces(fd, item.size):
-            md5.update(piece)
-            crc = crc32c.crc32c(piece, crc)
-        if version_of(os.fstat(fd)) != item.version:
-            raise OSError(f"{item.path} changed while it was read")
-    return {"crc32c": f"{crc:08x}", "md5": md5.hexdigest()}
-
-
-def remote_md5(side: Side, item: Item) -> str:
-    """Of what the side has; "" where it doesn't tell. A local file is read."""
-    if side.root is not None:
-        return _local_md5(side, item)
-    found = side.store.identify(item.key)
-    return found.md5 if found.entry.version == item.version else ""
-
-
-def is_same(copy: Copy, source: Side, target: Side, *, verify: bool) -> bool | None:
-    """Whether the target has the bytes already; sizes are equal. None where `verify` wants a
-    checksum and a side tells none, though all else agrees. Raises RemoteError, OSError."""
-    there = copy.there
-    assert there is not None
-    item = copy.item
-    if item.is_link:
-        return read_target(source, item) == read_target(target, there)
-    sides = ((source, item), (target, there))
-    # An ETag that equals the MD5 of the local file proves it without a request.
-    tags = [md5_in(one.version) for side, one in sides if not side.is_local]
-    sums = [_local_md5(side, one) for side, one in sides if side.is_local]
-    if len(sums) == 1 and sums == tags:
-        return True
-    one, other = (_told(side, one) for side, one in sides)
-    if one[0] and other[0]:
-        return one[0] == other[0]
-    timed = Copy(replace(item, mtime_ns=one[1]), replace(there, mtime_ns=other[1]), copy.is_edited)
-    agree = has_same_time(timed, coarse=False)
-    return agree if not verify or not agree else None
-
-
-def _told(side: Side, item: Item) -> tuple[str, int]:
-    if side.root is not None:
-        return _local_md5(side, item), item.mtime_ns
-    try:
-        found = side.store.identify(item.key)
-    except RemoteError:
-        return "", 0
-    return found.md5, time_of(found.entry)
-
-
-def _local_md5(side: Side, item: Item) -> str:
-    with _opened(side, item) as fd:
-        return md5_of_file(fd, item.size)
-
-
 @contextmanager
 def _opened(side: Side, item: Item) -> Iterator[int]:
     assert side.root is not None
@@ -106,9 +199,3 @@ def _opened(side: Side, item: Item) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def md5_in(version: str) -> str:
-    """The MD5 that a version may be; "" where it has another form."""
-    found = _MD5.fullmatch(version)
-    return found[1] if found else ""

@@ -62,12 +62,16 @@ class LocalTarget:
         return found.f_bavail * found.f_frsize
 
     def folds(self) -> bool:
-        """Whether names that differ only in letter case are one name here. Makes a file."""
+        """Whether names that differ only in letter case are one name where the root is or will
+        be. Makes a file there."""
+        above = self.root
+        while not os.path.isdir(above):
+            above = os.path.dirname(above)
         name = temporary_name()
-        path = os.path.join(self.root, name)
+        path = os.path.join(above, name)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         try:
-            return os.path.lexists(os.path.join(self.root, name.upper()))
+            return os.path.lexists(os.path.join(above, name.upper()))
         finally:
             os.unlink(path)
 

@@ -150,7 +150,7 @@ class Run:
         return self._target.is_local or self._target.store.capabilities.real_directories
 
     def _folds(self) -> bool:
-        if self._local is None or not self._listed[1].is_there:
+        if self._local is None:
             return False
         names = self._listed[0].items
         if len(set(map(folded, names))) == len(names):  # no need to make a file there

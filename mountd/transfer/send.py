@@ -19,7 +19,8 @@ from mountd.errors import (
     Unsupported,
 )
 from mountd.remotes.base import RemoteStore, Upload
-from mountd.transfer.checksums import remote_md5
+from mountd.remotes.optional_doors import checksums_in
+from mountd.transfer.checksums import Sums, difference, one_of, sum_here, told_sums
 from mountd.transfer.crew import LIGHT_BYTES, Job, Tally, has_changed
 from mountd.transfer.items import Item, key_at
 from mountd.transfer.links import read_target
@@ -165,14 +166,24 @@ class Send:
         raise AssertionError("the last attempt returns or raises")
 
     def _check(self, item: Item, key: str, made: Entry) -> None:
-        there = self._target.store.identify(key)
-        ours = remote_md5(self._source, item) if not item.is_link else ""
+        there = checksums_in(self._target.store, key)
         if there.entry.version != made.version:
             raise Corrupt("somebody has changed it at DEST since")
-        if not there.md5 or not ours:
+        told = {**there.sums, **({"md5": there.md5} if there.md5 else {})}
+        differs = difference(self._ours(item, told), told)
+        if differs is None:
             self._tally.count_unchecked()
-        elif there.md5 != ours:
-            raise Corrupt(f"its MD5 is {ours}, and {there.md5} is at DEST")
+        elif differs:
+            raise Corrupt(f"{differs} at DEST")
+
+    def _ours(self, item: Item, told: Sums) -> Sums:
+        """What the source tells of itself; a local file is read for one that is told of DEST."""
+        if item.is_link:
+            return {}
+        if not self._source.is_local:
+            return told_sums(self._source, item)
+        name = one_of(told)
+        return {name: sum_here(self._source, item, name)} if name else {}
 
 
 class _SourceBody:

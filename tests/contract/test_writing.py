@@ -4,10 +4,12 @@ import hashlib
 import random
 import time
 
+import crc32c
 import pytest
 
 from mountd.errors import Locked, NotFound, RemoteError, Throttled, Unreachable
 from mountd.remotes.base import ABSENT, Upload
+from mountd.remotes.optional_doors import checksums_in
 from mountd.types import Kind
 from tests.contract.conftest import OpenStore
 from tests.contract.targets import Limit, Target, skip_if
@@ -160,6 +162,10 @@ def test_what_is_there_can_be_identified(target: Target, open_store: OpenStore) 
     for key, data in {"d/seeded": b"some bytes", "d/made": b"ours"}.items():
         expected = hashlib.md5(data, usedforsecurity=False).hexdigest()
         assert store.identify(key).md5 in ("", expected)
+        told = checksums_in(store, key)
+        assert told.entry.version == store.identify(key).entry.version
+        right = {"md5": expected, "crc32c": f"{crc32c.crc32c(data):08x}"}
+        assert all(told.sums.get(name, value) == value for name, value in right.items())
     for key in ("d/missing", "missing/missing"):
         with pytest.raises(NotFound):
             store.identify(key)

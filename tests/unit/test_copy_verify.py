@@ -1,0 +1,133 @@
+"""`mountd copy --verify` with whatever checksums the remotes keep, and what can't be compared."""
+
+import base64
+import hashlib
+import zlib
+from pathlib import Path
+
+import crc32c
+import pytest
+
+from mountd.cli import main
+from mountd.remotes.s3_checksums import checksums_in_answer
+from mountd.transfer.checksums import SUMS, added_up, difference, one_of
+from tests.servers.nextcloud.launch import NextcloudServer
+from tests.servers.s3.launch import S3Server
+
+pytestmark = pytest.mark.server
+
+DATA = bytes(range(256)) * 40
+SUM_OF = {
+    "crc32": zlib.crc32(DATA).to_bytes(4, "big"),
+    "crc32c": int(crc32c.crc32c(DATA)).to_bytes(4, "big"),
+    "sha1": hashlib.sha1(DATA, usedforsecurity=False).digest(),
+    "sha256": hashlib.sha256(DATA).digest(),
+}
+
+
+@pytest.fixture(autouse=True)
+def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOUNTD_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("MOUNTD_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "config.toml").write_text("")
+    monkeypatch.setenv("MOUNTD_CONFIG", str(tmp_path / "config.toml"))
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    s3_server.make_bucket("b")
+    return s3_server
+
+
+def copy(*arguments: object) -> int:
+    return main(["copy", *map(str, arguments)])
+
+
+def put(server: S3Server, key: str, name: str, digest: bytes) -> None:
+    """An object as one that came in parts: its ETag says nothing of its bytes."""
+    headers = {f"x-amz-checksum-{name}": base64.b64encode(digest).decode()}
+    server.put("b", key, DATA, etag=f"{key}-2", headers=headers)
+
+
+@pytest.mark.parametrize("name", SUM_OF)
+def test_a_checksum_that_s3_keeps_is_compared(
+    s3: S3Server, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    put(s3, "p-a", name, SUM_OF[name])
+    put(s3, "p-lie", name, bytes(len(SUM_OF[name])))
+    out = tmp_path / "out"
+    assert copy("s3://b", out, "--verify") == 1
+    assert [path.name for path in out.iterdir()] == ["p-a"]
+    said = capfd.readouterr()
+    assert f"p-lie: its {name.upper()} is {SUM_OF[name].hex()}" in said.err
+    assert "not compared" not in said.out
+    # What is there already is compared, too.
+    (out / "p-a").write_bytes(DATA[::-1])
+    s3.delete("b", "p-lie")
+    assert copy("s3://b", out, "--verify") == 0
+    assert (out / "p-a").read_bytes() == DATA
+    s3.clear_log()
+    assert copy("s3://b", out, "--verify") == 0
+    assert s3.log(op="GetObject") == []
+
+
+def test_what_no_remote_tells_a_checksum_of_is_counted(
+    s3: S3Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    s3.put("b", "a", DATA, etag="parts-2")
+    for _ in range(2):
+        assert copy("s3://b", tmp_path / "out", "--verify") == 0
+        assert "1 not compared: the remote tells no checksum" in capfd.readouterr().out
+
+
+def test_a_key_that_must_not_be_decrypted_is_compared_by_what_is_left(
+    s3: S3Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    s3.put("b", "a", DATA, etag="kms-2")
+    s3.faults({"op": "HeadObject", "status": 403, "times": 1})
+    assert copy("s3://b", tmp_path / "out", "--verify") == 0
+    assert "1 not compared" in capfd.readouterr().out
+
+
+def test_a_sum_of_sums_is_not_taken_for_one_of_the_bytes() -> None:
+    def found(**headers: str) -> dict[str, str]:
+        told = {f"x-amz-checksum-{name}": value for name, value in headers.items()}
+        return checksums_in_answer(lambda name: told.get(name, ""))
+
+    sound = base64.b64encode(b"abcd").decode()
+    assert found(crc32c=sound) == {"crc32c": b"abcd".hex()}
+    assert found(crc32c=sound, type="COMPOSITE") == {}
+    for odd in ("AAAA-2", "", "!!", "AA=="):
+        assert found(sha256=odd) == {}
+
+
+def test_sums_are_added_up_and_compared_by_what_both_tell(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("w+b") as file:
+        file.write(DATA + b"more")
+        file.flush()
+        found = added_up(file.fileno(), len(DATA), SUMS)
+    assert found == {name: value.hex() for name, value in SUM_OF.items()} | {
+        "md5": hashlib.md5(DATA, usedforsecurity=False).hexdigest()
+    }
+    assert difference(found, {"sha1": found["sha1"]}) == ""
+    assert difference(found, {}) is None
+    assert "CRC32" in (difference(found, {"crc32": "0" * 8, "sha1": found["sha1"]}) or "")
+    assert one_of(found) == "crc32c"
+    assert one_of({}) == ""
+
+
+@pytest.mark.parametrize("name", ["MD5", "SHA1", "SHA256"])
+def test_the_sum_that_was_told_a_nextcloud_is_compared(
+    nextcloud_server: NextcloudServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("MOUNTD_PASSWORD", nextcloud_server.password)
+    url = f"nextcloud://{nextcloud_server.user}@cloud/d"
+    options = ["-o", f"endpoint={nextcloud_server.url}", "--verify"]
+    big = DATA * 300  # in ranges: no single answer has all of its bytes
+    total = hashlib.new(name.lower(), big, usedforsecurity=False).hexdigest()
+    nextcloud_server.put("d/good", big, checksum=f"{name}:{total}")
+    nextcloud_server.put("d/lie", big, checksum=f"{name}:{'0' * len(total)}")
+    assert copy(url, tmp_path / "out", *options) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good"]
