@@ -12,6 +12,7 @@ from tests.bench.plan import Plan
 from tests.bench.remote import Remote
 from tests.bench.scenarios import Scenario, check_data, scenarios, seed
 from tests.bench.stage import Stage
+from tests.bench.train_scenarios import train_scenarios
 from tests.bench.write_scenarios import write_scenarios
 
 
@@ -31,8 +32,9 @@ class Arena:
 
 def s3_arena(remote: Remote, plan: Plan, chosen: Sequence[Contestant]) -> Arena:
     seed(remote, plan.sizes)
-    every = (*scenarios(), *write_scenarios(), *copy_scenarios())
-    return Arena(remote, chosen, every, scenarios(), check_data)
+    reading = (*scenarios(), *train_scenarios())
+    every = (*reading, *write_scenarios(), *copy_scenarios())
+    return Arena(remote, chosen, every, reading, check_data)
 
 
 def nextcloud_arena(remote: NextcloudRemote, plan: Plan, chosen: Sequence[Contestant]) -> Arena:

@@ -36,6 +36,7 @@ class Sizes:
     cloud_bytes: int = GIB
     cloud_folders: int = 200
     cloud_per_folder: int = 10
+    train_files: int = 3_000
 
     @property
     def small_files(self) -> int:
@@ -66,6 +67,7 @@ QUICK = Sizes(
     cloud_files=100,
     cloud_bytes=192 * MIB,
     cloud_folders=40,
+    train_files=1_000,
 )
 
 
@@ -91,7 +93,8 @@ class Goal:
 class Case:
     """`unit` is `MB/s` (of 10**6 bytes) or operations per second: `reads/s`, `files/s`.
 
-    `as_seconds`: shown as the time that `total` of the unit take, as one times `ls`.
+    `as_seconds`: shown as the time that `total` of the unit take, as one times `ls`. `as_share`:
+    the rate is one over the share of the time that the reader waited, and shown as that.
     """
 
     name: str
@@ -100,6 +103,7 @@ class Case:
     goal: Goal | None
     as_seconds: bool = False
     total: float = 0
+    as_share: bool = False
 
 
 _RANDOM = Goal(3, bytes_per_byte=8, requests_per_operation=1.05)

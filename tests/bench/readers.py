@@ -39,6 +39,7 @@ class Progress:
     """How far one reader came. `operations` are what the case counts: reads, files, entries.
 
     `started_s` is when its clock started: at once, unless it has something to prepare.
+    `waited_s` is for readers that do something else meanwhile.
     """
 
     deadline_s: float
@@ -46,6 +47,7 @@ class Progress:
     operations: int = 0
     bytes_moved: int = 0
     complete: bool = False
+    waited_s: float = 0.0
     samples: list[Sample] = field(default_factory=list)
     kept_bytes: int = 0
 
@@ -164,6 +166,35 @@ class RandomReads:
                 return
             progress.keep(self.key, offset, mapping[offset : offset + PAGE_SIZE])
             progress.count(PAGE_SIZE)
+        progress.complete = True
+
+
+@dataclass(frozen=True, slots=True)
+class TouchTensors:
+    """A mapping of a whole file whose every byte is looked at, in order, a tensor at a time: what
+    loading a safetensors file comes to. The sizes are those of a layer of a language model."""
+
+    key: str
+    size: int
+    header: int = 16 << 10
+    tensors: Sequence[int] = (8 << 10, 32 * MIB, 8 * MIB, 8 * MIB, 32 * MIB, 8 << 10, 86 * MIB)
+
+    def run(self, root: Path, progress: Progress) -> None:
+        fd = os.open(root / self.key, os.O_RDONLY)
+        try:
+            with mmap.mmap(fd, self.size, prot=mmap.PROT_READ) as mapping:
+                progress.keep(self.key, 0, mapping[: self.header])
+                offset, number = self.header, 0
+                while offset < self.size:
+                    end = min(self.size, offset + self.tensors[number % len(self.tensors)])
+                    if progress.out_of_time():
+                        return
+                    tensor = mapping[offset:end]
+                    progress.keep(self.key, offset, tensor[:MIB])
+                    progress.count(len(tensor))
+                    offset, number = end, number + 1
+        finally:
+            os.close(fd)
         progress.complete = True
 
 

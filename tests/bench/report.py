@@ -150,6 +150,9 @@ def _rate(case: Case, summary: Summary | None) -> str:
     if case.as_seconds:
         middle, high, low = (f"{case.total / rate:.2f}" for rate in rates)
         text = f"{'' if summary.complete else '> '}{middle} s"
+    elif case.as_share:
+        middle, high, low = (f"{1 / rate:.0%}" for rate in rates)
+        text = middle
     else:
         middle, low, high = map(_number, rates)
         text = f"{middle} {case.unit}"
@@ -161,9 +164,9 @@ def _number(value: float) -> str:
 
 
 def _verdict_cells(case: Case, verdict: Verdict | None) -> list[str]:
-    goal = "" if case.goal is None else f">= {case.goal.ratio:g}x"
+    goal = "" if case.goal is None or not case.goal.ratio else f">= {case.goal.ratio:g}x"
     if case.goal is not None and case.goal.rate:
-        goal += f", {case.goal.rate:g} {case.unit}"
+        goal += f"{', ' if goal else '>= '}{case.goal.rate:g} {case.unit}"
     if case.goal is not None and case.goal.bytes_per_byte:
         goal += f", <= {case.goal.bytes_per_byte:g} B/B"
     if case.goal is not None and case.goal.disk_share:

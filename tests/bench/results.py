@@ -37,6 +37,7 @@ class Measurement:
     disk_mb_s: float = 0.0
     note: str = ""
     error: str = ""
+    units: float = 0.0  # where the rate is not that of what was done
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ def judge(case: Case, ours: Summary, peers: Iterable[Summary]) -> Verdict:
 
 def _units(run: Measurement) -> float:
     """What CPU time is divided by: operations, or MB for what is measured in MB/s."""
-    return run.rate * run.elapsed_s
+    return run.units or run.rate * run.elapsed_s
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -77,7 +77,7 @@ class Stage:
         self.runner = contestant
         self._report = report
         self._mount: DaemonMount | None = None
-        self._note = ""
+        self.note = ""  # goes with the next measurement
         self._scratch = ""
 
     @property
@@ -143,7 +143,7 @@ class Stage:
         """Until what was listed just now is not to be believed any more, by nobody."""
         self.remote.clear_log()
         time.sleep(ttl_s + _STALE_MARGIN_S)
-        self._note = f"{len(self.remote.log())} requests while it was waited for"
+        self.note = f"{len(self.remote.log())} requests while it was waited for"
 
     def fill(self, readers: Sequence[Reader]) -> Outcome:
         """Reads everything once from near, unmeasured."""
@@ -153,7 +153,7 @@ class Stage:
         )
         self._wait_until_idle(5.0)
         if not outcome.complete:
-            self._note = f"cache not filled within {FILL_TIME_S:.0f} s"
+            self.note = f"cache not filled within {FILL_TIME_S:.0f} s"
         return outcome
 
     def fill_cache(self, readers: Sequence[Reader], size: int) -> None:
@@ -172,7 +172,7 @@ class Stage:
                 break
             before = served
             self.drop_page_cache()
-        self._note = f"cache kept not all: {served / size:.0%} fetched again"
+        self.note = f"cache kept not all: {served / size:.0%} fetched again"
 
     def drop_page_cache(self) -> None:
         """The machine's page cache, and with it what the cache files have there; as root.
@@ -184,7 +184,7 @@ class Stage:
         try:
             Path("/proc/sys/vm/drop_caches").write_text("3")
         except OSError:
-            self._note = "remounted, page cache of the cache files kept (not root)"
+            self.note = "remounted, page cache of the cache files kept (not root)"
             self.remount()
 
     def close(self) -> None:
@@ -203,8 +203,14 @@ class Stage:
 
     # Measuring
 
-    def measure(self, name: str, readers: Sequence[Reader]) -> None:
-        """Runs the readers for at most the plan's time and reports; nothing if not wanted."""
+    def measure(
+        self,
+        name: str,
+        readers: Sequence[Reader],
+        rate: Callable[[Outcome], float] | None = None,
+    ) -> None:
+        """Runs the readers for at most the plan's time and reports; nothing if not wanted. `rate`
+        says what to make of it where the case's unit doesn't."""
         if not self.wants(name):
             return
         case = self.plan.cases[name]
@@ -227,7 +233,8 @@ class Stage:
             )
             self._wait_until_idle(2.0)
             used = self._meters() - before
-        self._finish(case, outcome, used, (server_s - before.server_s) / outcome.elapsed_s)
+        share = (server_s - before.server_s) / outcome.elapsed_s
+        self._finish(case, outcome, used, share, rate=rate)
 
     def measure_writing(self, act: Act) -> None:
         """Writes, waits until the remote has it all and compares; reports what is wanted of it.
@@ -259,7 +266,7 @@ class Stage:
         if done.complete or act.from_start:
             # Who writes slowly has sent much of it by the last close.
             whole_s = arrived.ended_s - (done.ended_s - done.elapsed_s)
-            self._note = f"{whole_s:.1f} s from the start of the writing"
+            self.note = f"{whole_s:.1f} s from the start of the writing"
             share = used.server_s / used.now_s
             self._finish(self.plan.cases[act.until], arrived, used, share)
         else:
@@ -289,9 +296,9 @@ class Stage:
             return
         late_s = arrived.ended_s - done.ended_s
         if arrived.complete:
-            self._note = f"on the remote {max(0.0, late_s):.1f} s after the last close"
+            self.note = f"on the remote {max(0.0, late_s):.1f} s after the last close"
         elif done.complete:
-            self._note = f"not all on the remote {late_s:.0f} s after the last close"
+            self.note = f"not all on the remote {late_s:.0f} s after the last close"
         share = used.server_s / used.now_s
         self._finish(self.plan.cases[act.case], done, used, share, act.disk_mb_s)
 
@@ -305,16 +312,18 @@ class Stage:
         used: Meters,
         server_share: float,
         disk_mb_s: float = 0.0,
+        rate: Callable[[Outcome], float] | None = None,
     ) -> None:
         entries = self.remote.log()
         gets = [entry for entry in entries if entry.op == "GetObject"]
-        note, self._note = self._note, ""
+        reached = rate(outcome) if rate is not None else rate_of(case, outcome)
+        note, self.note = self.note, ""
         self.tell(
             Measurement(
                 case=case.name,
                 contestant=self.runner.name,
                 round=self.round,
-                rate=rate_of(case, outcome),
+                rate=reached,
                 elapsed_s=outcome.elapsed_s,
                 operations=outcome.operations,
                 complete=outcome.complete,
@@ -329,6 +338,7 @@ class Stage:
                 others_cores=used.others_cores(),
                 disk_mb_s=disk_mb_s,
                 note=note,
+                units=outcome.operations if rate is not None or case.as_share else 0.0,
             )
         )
 
@@ -353,7 +363,7 @@ class Stage:
     def _stop(self) -> None:
         if self._mount is not None:
             self._mount.stop()
-            self._note = self._note or self._mount.unclean
+            self.note = self.note or self._mount.unclean
 
     def _wait_until_idle(self, limit_s: float) -> None:
         """Until the daemon hardly computes any more: no event tells when it has written its cache
@@ -373,6 +383,8 @@ def rate_of(case: Case, outcome: Outcome) -> float:
     finished: the most that it can have reached."""
     if case.as_seconds:
         return case.total / outcome.elapsed_s
+    if case.as_share:
+        return outcome.elapsed_s / max(outcome.waited_s, outcome.elapsed_s / 1000)
     if case.unit == "MB/s":
         return outcome.bytes_moved / 1e6 / outcome.elapsed_s
     return outcome.operations / outcome.elapsed_s

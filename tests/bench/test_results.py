@@ -8,11 +8,12 @@ import pytest
 from tests.bench.cases import FULL, Case, Goal
 from tests.bench.command import load, save
 from tests.bench.machine import Disk, Machine
-from tests.bench.readers import Reader, ReadFiles, Sequential
+from tests.bench.readers import Reader, ReadFiles, Sequential, TouchTensors
 from tests.bench.report import Results, markdown, rates
 from tests.bench.results import Measurement, Summary, judge, summarize
 from tests.bench.rows import all_cases
 from tests.bench.stage import rate_of
+from tests.bench.train_reader import TrainEpoch
 from tests.bench.workers import Outcome, ReadersFailed, run_readers
 from tests.servers.s3.seeding import synthetic_bytes
 
@@ -116,3 +117,34 @@ def test_a_short_file_and_a_missing_one_fail_the_run(tmp_path: Path) -> None:
         run_readers([ReadFiles(["a"], 5000)], tmp_path, time_s=5.0, at_end=lambda: None)
     with pytest.raises(ReadersFailed, match="FileNotFoundError"):
         run_readers([ReadFiles(["b"], 5000)], tmp_path, time_s=5.0, at_end=lambda: None)
+
+
+def test_a_share_is_shown_as_one_and_half_of_it_is_twice_as_good() -> None:
+    case = Case("t", "a training", "share", Goal(2), as_share=True)
+    outcome = Outcome(10.0, 300, 0, True, waited_s=2.5)
+    assert rate_of(case, outcome) == 4.0
+    ours, peer = _summary(rate=4.0), _summary(rate=2.0)
+    assert judge(case, ours, [peer]).failed == ()
+    assert judge(case, ours, [_summary(rate=2.2)]).failed == ("< 2x",)
+
+
+def test_a_loader_reads_each_file_once_and_says_how_long_it_waited(tmp_path: Path) -> None:
+    keys = [f"{number % 2}/{number}" for number in range(50)]
+    for key in keys:
+        (tmp_path / key).parent.mkdir(exist_ok=True)
+        (tmp_path / key).write_bytes(synthetic_bytes(key, 0, 1000))
+    epoch = TrainEpoch(keys, 1000, batch=4, compute_s=0.001)
+    outcome = run_readers([epoch], tmp_path, time_s=30, at_end=lambda: None)
+    assert (outcome.operations, outcome.bytes_moved, outcome.complete) == (50, 50_000, True)
+    assert 0 < outcome.waited_s < outcome.elapsed_s
+    (tmp_path / keys[9]).write_bytes(b"short")
+    with pytest.raises(ReadersFailed, match="5 bytes instead of 1000"):
+        run_readers([epoch], tmp_path, time_s=30, at_end=lambda: None)
+
+
+def test_a_model_is_touched_whole_and_in_order(tmp_path: Path) -> None:
+    size = (40 << 20) + 5
+    (tmp_path / "m").write_bytes(synthetic_bytes("m", 0, size))
+    outcome = run_readers([TouchTensors("m", size)], tmp_path, time_s=30, at_end=lambda: None)
+    assert outcome.complete
+    assert outcome.bytes_moved == size - (16 << 10)

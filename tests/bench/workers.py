@@ -36,6 +36,7 @@ class Outcome:
     bytes_moved: int
     complete: bool
     ended_s: float = 0.0
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class _Report:
     bytes_moved: int
     complete: bool
     error: str = ""
+    waited_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -132,6 +134,7 @@ def _work(reader: Reader, root: Path, time_s: float, tell_fd: int) -> _Report:
         progress.bytes_moved,
         progress.complete,
         error,
+        progress.waited_s,
     )
 
 
@@ -170,6 +173,7 @@ def _combine(reports: Sequence[_Report]) -> Outcome:
         sum(report.bytes_moved for report in reports),
         all(report.complete for report in reports),
         max(report.ended_s for report in reports),
+        max(report.waited_s for report in reports),
     )
 
 
