@@ -273,6 +273,7 @@ class Daemon:
         operations = Operations(
             self.fs, virtual, owner, xattrs=settings.xattrs, flush=flush, room=self.room.now
         )
+        self.status.disk_error = lambda: operations.requests.disk_error
         if self.observing is not None:
             self.observing.requests = operations.requests
         return operations

@@ -40,6 +40,7 @@ class StatusReport:
         self._open_for_writing = open_for_writing
         self.rates = Rates(lambda: remote.counting.counts)
         self._blot = Blotter(secrets_of(plan.settings))
+        self.disk_error: Callable[[], str | None] = lambda: None  # what a program was told
         self.metrics: str | None = None  # where they are served, `host:port`
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,5 +100,5 @@ class StatusReport:
             "pinned_bytes": 0,
             "memory_bytes": self._blocks.used_bytes,
             "not_kept_bytes": counters.dropped_bytes,
-            "disk_error": disk.last_reason if disk.resting else None,
+            "disk_error": self.disk_error() or (disk.last_reason if disk.resting else None),
         }

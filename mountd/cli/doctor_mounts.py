@@ -8,7 +8,8 @@ from mountd.cli.doctor_machine import BDI, FUSECTL
 from mountd.cli.doctor_queues import check_idle, check_quarantine, check_queue
 from mountd.cli.findings import Finding, ok, problem, warning
 from mountd.cli.idle_queues import known_idle_queues, known_quarantines
-from mountd.cli.status import OUT_OF_SIGHT, all_statuses
+from mountd.cli.status import all_statuses
+from mountd.cli.verdict import OUT_OF_SIGHT
 from mountd.mount_table import Mount, read_mounts
 
 _KERNELS_OWN_READ_AHEAD_KB = 128

@@ -2,18 +2,22 @@
 
 import errno
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mountd.cli.arguments import Parser
+from mountd.cli.arguments import Parser, seconds
 from mountd.cli.by_path import read_status
-from mountd.cli.idle_queues import NO_DAEMON, IdleQueue, as_status, known_idle_queues, queue_counts
-from mountd.cli.output import counted, human_bytes, print_line, print_table
-from mountd.cli.queue_words import describe_queue, waiting_in
+from mountd.cli.idle_queues import IdleQueue, as_status, known_idle_queues, queue_counts
+from mountd.cli.status_table import print_statuses
 from mountd.cli.umount import find_mount
+from mountd.cli.verdict import DEAD, NOT_ANSWERING, OUT_OF_SIGHT
 from mountd.control.client import (
     Daemon,
     DaemonGone,
@@ -28,28 +32,64 @@ from mountd.errors import ExitCode
 from mountd.mount_table import Mount, read_mounts
 
 _TIMEOUT_S = 2.0
-_NOT_ANSWERING, _DEAD, OUT_OF_SIGHT = "not answering", "dead", "out of sight"
-BAD = frozenset((_NOT_ANSWERING, _DEAD))
+_SHORTEST_INTERVAL_S = 0.1
+_IDLE_EVERY_S = 10.0
+BAD = frozenset((NOT_ANSWERING, DEAD))
 
 
 def run(arguments: Sequence[str]) -> int:
     """0; with MOUNTPOINT 1 where its daemon is dead or does not answer, 5 where none is mounted."""
     parser = Parser("status", "What is mounted, and how it is.")
     parser.add_argument("mountpoint", metavar="MOUNTPOINT", nargs="?", type=Path)
-    parser.add_argument("--json", action="store_true", help="a list with an object per mount")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="a list with an object per mount")
+    form.add_argument("--watch", action="store_true", help="live, until Ctrl-C")
+    parser.add_argument(
+        "--interval", type=seconds, default=1.0, metavar="SECONDS", help="of --watch; default 1"
+    )
     parsed = parser.read(arguments)
-    found = [status_at(parsed.mountpoint)] if parsed.mountpoint else all_statuses()
-    idle = known_idle_queues()
-    found = with_idle_queues(found, idle, only_mounts=parsed.mountpoint is not None)
+    if parsed.watch:
+        from mountd.cli.watch import watch
+
+        watch(_Looking(parsed.mountpoint), max(parsed.interval, _SHORTEST_INTERVAL_S))
+        return ExitCode.OK
+    found = look(parsed.mountpoint, known_idle_queues())
     if parsed.json:
         print(json.dumps(found, indent=2))
-    elif found:
-        _print(found)
     else:
-        print("nothing is mounted")
+        print_statuses(found)
     if parsed.mountpoint and found[0].get("state") in BAD:
         return ExitCode.RUNTIME
     return ExitCode.OK
+
+
+class _Looking:
+    """`look` again and again; beside it, now and then, at the disks for queues without a daemon,
+    which may take seconds."""
+
+    def __init__(self, mountpoint: Path | None) -> None:
+        self._mountpoint = mountpoint
+        self._idle: list[IdleQueue] = []
+        self._began_s = -math.inf
+        self._thread = threading.Thread()
+
+    def __call__(self) -> list[dict[str, Any]]:
+        is_due = time.monotonic() - self._began_s > _IDLE_EVERY_S
+        if is_due and not self._thread.is_alive():
+            self._began_s = time.monotonic()
+            self._thread = threading.Thread(target=self._look_at_disks, daemon=True)
+            self._thread.start()
+        return look(self._mountpoint, self._idle)
+
+    def _look_at_disks(self) -> None:
+        with suppress(OSError):  # a disk that goes just now
+            self._idle = known_idle_queues()
+
+
+def look(mountpoint: Path | None, idle: Sequence[IdleQueue]) -> list[dict[str, Any]]:
+    """The status of one mount or of all. Raises MountPointError where none is at `mountpoint`."""
+    found = [status_at(mountpoint)] if mountpoint else all_statuses()
+    return with_idle_queues(found, idle, only_mounts=mountpoint is not None)
 
 
 def status_at(mountpoint: Path) -> dict[str, Any]:
@@ -88,7 +128,7 @@ def with_idle_queues(
     for status in found:
         of_source = by_source.get(str(status.get("source")), [])
         # One source can have several folders (endpoints, accounts): then it can't be told which.
-        if status.get("state") == _DEAD and len(of_source) == 1:
+        if status.get("state") == DEAD and len(of_source) == 1:
             only = by_source.pop(of_source[0].source)[0]
             status = {**status, "queue": queue_counts(only), "folder": os.fspath(only.folder)}
         statuses.append(status)
@@ -106,7 +146,7 @@ def _ask(daemon: Daemon | None, mount: Mount | None) -> dict[str, Any] | None:
     except DaemonGone:
         return None
     except (NotAnswering, Refused) as error:
-        return _unknown(mount, daemon.pid, _NOT_ANSWERING, str(error))
+        return _unknown(mount, daemon.pid, NOT_ANSWERING, str(error))
 
 
 def _without_daemon(mount: Mount) -> dict[str, Any]:
@@ -119,11 +159,11 @@ def _without_daemon(mount: Mount) -> dict[str, Any]:
         if found is not None:
             return found  # else it answers with something else: another version's
     except TimeoutError:
-        return _unknown(mount, None, _NOT_ANSWERING, f"{mount.path} does not answer")
+        return _unknown(mount, None, NOT_ANSWERING, f"{mount.path} does not answer")
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             hint = f"no daemon serves it; type: mountd umount {mount.path}"
-            return _unknown(mount, None, _DEAD, hint)
+            return _unknown(mount, None, DEAD, hint)
     owner = "another container"
     if mount.owner_uid not in (None, os.geteuid()):
         owner = f"user {mount.owner_uid}"
@@ -143,64 +183,3 @@ def _unknown(mount: Mount | None, pid: int | None, state: str, error: str) -> di
         "queue": None,
         "transfer": None,
     }
-
-
-def _print(found: Sequence[dict[str, Any]]) -> None:
-    headers = ("MOUNTPOINT", "SOURCE", "STATE", "REMOTE", "CACHE", "QUEUE", "PID")
-    print_table(headers, [_row(status) for status in found])
-    for status in found:
-        where = status.get("mountpoint") or status.get("source") or "?"
-        for line, style in remarks(status):
-            print_line(f"{where}: {line}", style)
-
-
-def _row(status: dict[str, Any]) -> tuple[str, ...]:
-    remote, cache, queue = (status.get(key) or {} for key in ("remote", "cache", "queue"))
-    cached = "-"
-    if cache:
-        cached = f"{human_bytes(cache.get('bytes'))} of {human_bytes(cache.get('limit_bytes'))}"
-    queued = "-"
-    if queue:
-        waiting = waiting_in(queue) + (queue.get("failed") or 0)
-        queued = f"{waiting} ({human_bytes(queue.get('bytes'))})" if waiting else "0"
-    return (
-        str(status.get("mountpoint") or "-"),
-        str(status.get("source") or "?"),
-        str(status.get("state") or "?"),
-        str(remote.get("state") or "-"),
-        cached,
-        queued,
-        str(status.get("pid") or "-"),
-    )
-
-
-def remarks(status: dict[str, Any]) -> list[tuple[str, str]]:
-    """Lines below the table, with their style."""
-    remote, cache, queue = (status.get(key) or {} for key in ("remote", "cache", "queue"))
-    found = []
-    if status.get("error"):
-        found.append((str(status["error"]), "bold red"))
-    if remote.get("state") not in (None, "ok") and remote.get("last_error"):
-        words = f"{remote['state']} since {remote.get('since')}: {remote['last_error']}"
-        found.append((words, "red"))
-    if cache.get("volatile"):
-        words = "its cache does not survive a restart of the machine or container"
-        found.append((words, "yellow"))
-    if status.get("state") in (_DEAD, NO_DAEMON):
-        return [*found, *_idle_remarks(status, queue)]
-    if queue:
-        found += describe_queue(queue, str(status.get("mountpoint")))
-    return found
-
-
-def _idle_remarks(status: dict[str, Any], queue: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    folder = status.get("folder")
-    unsent = waiting_in(queue) + (queue.get("failed") or 0)
-    if unsent:
-        size = human_bytes(queue.get("bytes"))
-        wait = "waits" if unsent == 1 else "wait"
-        words = f"{counted(unsent, 'file')} ({size}) {wait} in {folder}; mount it again to send"
-        yield f"{words} {'it' if unsent == 1 else 'them'}", "yellow"
-    if aside := status.get("quarantined"):
-        words = f"{len(aside)} set aside in {folder}; mountd doctor says how to get at"
-        yield f"{words} {'it' if len(aside) == 1 else 'them'}", "yellow"

@@ -109,7 +109,8 @@ METRICS: Final = (
             "mountd_cache_bytes": "Blocks on the cache's disk.",
             "mountd_cache_limit_bytes": "What the cache may take.",
             "mountd_cache_memory_bytes": "Fetched data in memory.",
-            "mountd_cache_disk_writable": "0 while the cache's disk refuses blocks (full, broken).",
+            "mountd_cache_disk_writable": "0 while the cache's disk refuses (full, broken), "
+            "and a minute after.",
         },
     ),
     *_described(

@@ -248,4 +248,6 @@ class WriteOperations(pyfuse3.Operations):
         return entry
 
     def _fail(self, handler: str, error: Exception) -> Never:
+        if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+            self.requests.disk_failed(error)
         raise self._refusal(handler, errno_of(error)) from error

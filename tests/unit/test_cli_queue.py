@@ -17,7 +17,8 @@ from mountd.cli.idle_queues import IdleQueue, idle_queues, known_cache_dirs, qua
 from mountd.cli.output import human_seconds
 from mountd.cli.queue import find_item, loss_of
 from mountd.cli.queue_words import describe_queue
-from mountd.cli.status import remarks, with_idle_queues
+from mountd.cli.status import with_idle_queues
+from mountd.cli.status_table import remarks
 from mountd.config_load import default_cache_dir
 from mountd.errors import StartError, UsageError
 from mountd_cache.journal_peek import Peek
