@@ -43,6 +43,7 @@ from mountd.errors import (
 from mountd.fusefs.kernel import KernelLevers, tune
 from mountd.fusefs.mount import FuseMount, mount_options
 from mountd.fusefs.operations import Operations, ownership
+from mountd.mount_point import clear_dead_mount
 from mountd.observing import Observing
 from mountd.order_keeping import OrderKeeping
 from mountd.plain_error import plain_error
@@ -204,6 +205,7 @@ class Daemon:
             nursery.start_soon(self.order.run)
             nursery.start_soon(listen_for_changes, self._native, self.fs.tree.changed_elsewhere)
             self._let_kernel_forget(nursery)
+            await trio.to_thread.run_sync(clear_dead_mount, self._plan.mountpoint)
             self.fuse.mount(self._operations(), self._mount_options())
             try:
                 nursery.start_soon(self._announce, ready)

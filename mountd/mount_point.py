@@ -23,6 +23,7 @@ from mountd.mount_table import Mount, is_below, mount_at, read_mounts
 PROBE_TIMEOUT_S = 3.0
 _UNMOUNT_TIMEOUT_S = 20.0
 FUSE_DEVICE = Path("/dev/fuse")
+_DEAD = frozenset((errno.ENOTCONN, errno.ECONNABORTED, errno.ETIMEDOUT))
 _PROBE_SCRIPT = """
 import json, os, stat, sys
 path = sys.argv[1]
@@ -82,15 +83,17 @@ def read_guarded(path: Path, timeout_s: float = PROBE_TIMEOUT_S) -> bytes:
 
 
 def check_mount_point(plan: MountPlan) -> Path:
-    """The real path of `plan.mountpoint`, fit to be mounted on; a dead daemon's mount is removed.
+    """The real path of `plan.mountpoint`, fit to be mounted on; or with a dead daemon's mount on
+    it, which `clear_dead_mount` takes away.
 
-    A mount that answers is never touched. Raises MountPointError.
+    A mount that answers is refused. Raises MountPointError.
     """
     path = plan.mountpoint
     found = probe(path)
     if mount := mount_at(found.real or str(path), read_mounts()):
-        _repair_or_refuse(mount, found)
-        found = probe(path)
+        _refuse_unless_dead(mount, found)
+        _check_no_loop(plan, mount.path)
+        return Path(mount.path)
     if found.error == errno.ENOENT:
         raise MountPointError(f"mount point {path} does not exist; type: mkdir -p {path}")
     if found.error == errno.ETIMEDOUT:
@@ -105,6 +108,29 @@ def check_mount_point(plan: MountPlan) -> Path:
         raise MountPointError(f"mount point {path} is not writable for this user; fuse wants that")
     _check_no_loop(plan, found.real)
     return Path(found.real)
+
+
+def clear_dead_mount(path: Path) -> None:
+    """Takes a dead daemon's mount away, if one is at `path` (absolute, real).
+
+    To be called when all else is ready and the mount comes next: until then a program gets an
+    error, and in the empty folder below it would find everything deleted, or write what nobody
+    sends. Blocking. Raises MountPointError where the mount isn't dead after all, or where that
+    folder isn't empty.
+    """
+    mount = mount_at(str(path), read_mounts())
+    if mount is None:
+        return
+    if not mount.is_ours or probe(path).error not in _DEAD:
+        raise MountPointError(f"mount point {path} is already mounted ({mount.source})")
+    unmount(str(path), lazy=True)
+    try:
+        with os.scandir(path) as names:
+            is_empty = next(names, None) is None
+    except OSError as error:
+        raise MountPointError(f"mount point {path}: {error.strerror}") from error
+    if not is_empty:
+        raise MountPointError(f"mount point {path} is not empty; give an empty directory")
 
 
 def check_fuse(allow_other: bool, device: Path = FUSE_DEVICE) -> None:
@@ -183,7 +209,7 @@ def real_path(path: Path, mounts: Sequence[Mount]) -> str:
     return probe(Path(spelt)).real or spelt
 
 
-def _repair_or_refuse(mount: Mount, found: Probe) -> None:
+def _refuse_unless_dead(mount: Mount, found: Probe) -> None:
     if not mount.is_ours:
         raise MountPointError(
             f"mount point {mount.path} is already a mount ({mount.fs_type} of {mount.source}); "
@@ -196,12 +222,11 @@ def _repair_or_refuse(mount: Mount, found: Probe) -> None:
             f"mount point {mount.path} is already mounted by {who} ({mount.source}); "
             f"type: mountd umount {mount.path}"
         )
-    if found.error not in (errno.ENOTCONN, errno.ECONNABORTED, errno.ETIMEDOUT):
+    if found.error not in _DEAD:
         raise MountPointError(
             f"mount point {mount.path} is already mounted ({mount.source}) by a daemon that "
             f"cannot be seen from here; type: mountd umount {mount.path}"
         )
-    unmount(mount.path, lazy=True)
 
 
 def _check_no_loop(plan: MountPlan, real: str) -> None:

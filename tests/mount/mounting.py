@@ -66,7 +66,8 @@ def mounted(
     """Mounts `source` at `folder`/mnt with its cache in `folder`/cache; the same folder again is
     a remount. Fails with the daemon's log when it doesn't come up. Options as in cli.md."""
     path = folder / "mnt"
-    path.mkdir(parents=True, exist_ok=True)
+    if not is_mounted(path):  # else it may be a dead one's, which can't be looked at
+        path.mkdir(parents=True, exist_ok=True)
     options.setdefault("cache_dir", folder / "cache")
     options.setdefault("cache_size", "256MiB")
     runtime = folder / "run"

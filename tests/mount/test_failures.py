@@ -190,6 +190,59 @@ def test_a_dead_daemons_mount_is_repaired_by_the_next_mount(
             assert (second.path / "f").read_bytes() == b"x"
 
 
+def test_until_its_successor_can_mount_a_dead_mount_gives_errors_and_no_empty_folder(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    s3_server.put("b", "f", b"x")
+    s3_server.put("never-listed", "g", b"y")
+    environment = s3_server.environment()
+    seen: list[int] = []
+
+    def look(path: Path) -> None:
+        try:
+            s3_server.wait_for_requests(1, op="ListObjectsV2")
+            seen.append(len(os.listdir(path)))
+        except OSError as error:
+            seen.append(-(error.errno or 0))
+        finally:
+            s3_server.clear_faults()
+            s3_server.release()
+
+    with mounted("s3://b", tmp_path, environment=environment) as first:
+        first.kill()
+        s3_server.clear_log()
+        s3_server.faults({"op": "ListObjectsV2", "hold": True})
+        looker = threading.Thread(target=look, args=(first.path,))
+        looker.start()
+        try:
+            with mounted("s3://never-listed", tmp_path, environment=environment) as second:
+                assert (second.path / "g").read_bytes() == b"y"
+        finally:
+            looker.join(GENEROUS_S)
+    assert seen == [-errno.ENOTCONN]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="looks below a mount, which takes root")
+def test_what_lies_below_a_dead_mount_is_not_hidden_again(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    s3_server.put("b", "f", b"x")
+    environment = s3_server.environment()
+    below = tmp_path / "below"
+    below.mkdir()
+    with mounted("s3://b", tmp_path, environment=environment) as first:
+        subprocess.run(["mount", "--bind", tmp_path, below], check=True)
+        (below / "mnt/in the way").write_text("written while nothing was mounted")
+        subprocess.run(["umount", below], check=True)
+        first.kill()
+        with (
+            pytest.raises(AssertionError, match="is not empty"),
+            mounted("s3://b", tmp_path, environment=environment),
+        ):
+            pass
+        assert os.listdir(first.path) == ["in the way"]
+
+
 def test_after_sigkill_the_cache_is_still_good(s3_server: S3Server, tmp_path: Path) -> None:
     s3_server.seed("b", keys=["f"], size=20 * MIB)
     body = synthetic_bytes("f", 0, 20 * MIB)
