@@ -13,8 +13,10 @@ import trio
 
 from mountd.config import Settings
 from mountd.errors import NotSent, Stale, StartError
+from mountd.logs import Blotter, secrets_of
 from mountd.remotes.health import HealthState
 from mountd.remotes.stack import RemoteStack
+from mountd.sync.base import QueueItem
 from mountd.sync.giving_way import GivingWay
 from mountd.sync.queue import SyncQueue
 from mountd.sync.unfinished import UnfinishedUploads
@@ -48,6 +50,8 @@ class WriteBack:
         self._fs = fs
         self._read_only = settings.read_only
         self._request_timeout_s = settings.request_timeout_s
+        self._health = remote.health.snapshot
+        self._blot = Blotter(secrets_of(settings))
         self.queue = SyncQueue(
             journal,
             remote.store,
@@ -160,7 +164,7 @@ class WriteBack:
             left = await self.queue.drain(below, wait_s, began=began)
         changes = self._journal.ledger.unsent()
         failed = [c for c in changes if c.state is ChangeState.FAILED and _is_at(c.key, below)]
-        reasons = [change.reason for change in failed[:MAX_REASONS]]
+        reasons = [self._blot(change.reason) for change in failed[:MAX_REASONS]]
         size = self.queue.counts().bytes
         return {
             **{"left": left, "failed": len(failed), "reasons": reasons},
@@ -168,20 +172,52 @@ class WriteBack:
         }
 
     async def on_queue(self, request: dict[str, Any]) -> dict[str, Any]:
+        asked = request.get("limit")
+        limit = max(0, asked) if isinstance(asked, int) else None
+        down = self._why_nothing_goes()
         items = [
             {
                 "path": item.key,
                 "kind": KINDS.get(item.kind, item.kind),
                 "state": item.state,
                 "size": item.size,
-                "reason": item.reason,
+                "reason": self._blot(self._reason(item, down)),
                 "attempts": item.attempts,
                 "next_try_s": item.next_try_s,
                 "age_s": max(0.0, (time.time_ns() - item.since_ns) / 1e9),
+                "conflict_of": item.conflict or None,
             }
-            for item in self.queue.items()
+            for item in self.queue.items(limit)
         ]
-        return {"items": items, "counts": self.counts()}
+        kept = [
+            {"path": change.key, "conflict_of": change.conflict}
+            for change in self._journal.ledger.changes.values()
+            if change.conflict and change.is_clean
+        ]
+        total = sum(1 for _ in self._journal.ledger.unsent())
+        return {"items": items, "total": total, "counts": self.counts(), "conflicts": kept}
+
+    def _why_nothing_goes(self) -> str:
+        """What keeps the whole queue; "" for nothing."""
+        if self._read_only:
+            return "this mount is read_only, and sends nothing"
+        found = self._health()
+        if found.state in UP:
+            return ""
+        return f"the remote is {found.state} since {found.since}: {found.last_error}"
+
+    def _reason(self, item: QueueItem, down: str) -> str:
+        """Why it is not on the remote; "" where it goes just now or soon."""
+        reasons = [f"copy of {item.conflict}, which changed on the remote"] if item.conflict else []
+        if item.reason:
+            reasons.append(item.reason)
+        elif item.state != "uploading":
+            change = self._journal.ledger.changes.get(item.key)
+            if down:
+                reasons.append(down)
+            elif change is not None and self._fs.queue_view.is_open_for_writing(change.number):
+                reasons.append("open for writing")
+        return "; ".join(reasons)
 
     async def on_retry(self, request: dict[str, Any]) -> dict[str, Any]:
         path, counts = request.get("path"), self.queue.counts()

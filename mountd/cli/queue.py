@@ -74,9 +74,10 @@ def show(daemon: Daemon, mountpoint: str, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(answer, indent=2))
         return ExitCode.OK
-    items = items_of(answer)
+    items, kept = items_of(answer), _conflicts_of(answer)
     if not items:
         print("everything is on the remote")
+        _print_conflicts(kept)
         return ExitCode.OK
     headers = ("PATH", "KIND", "STATE", "SIZE", "AGE", "TRIES", "REASON")
     print_table(headers, [_row(item) for item in items[:MOST_ROWS]])
@@ -84,7 +85,21 @@ def show(daemon: Daemon, mountpoint: str, *, as_json: bool) -> int:
     more = max(len(items), total if isinstance(total, int) else 0) - min(len(items), MOST_ROWS)
     if more > 0:
         print(f"and {more} more; mountd queue {printable(mountpoint)} --json lists all")
+    _print_conflicts(kept)
     return ExitCode.OK
+
+
+def _print_conflicts(kept: Sequence[Item]) -> None:
+    if not kept:
+        return
+    print("conflict copies; both versions are on the remote, keep one and remove the other:")
+    rows = [(str(one.get("path")), str(one.get("conflict_of"))) for one in kept[:MOST_ROWS]]
+    print_table(("PATH", "COPY OF"), rows)
+
+
+def _conflicts_of(answer: dict[str, Any]) -> list[Item]:
+    found = answer.get("conflicts")
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def show_idle(idle: Sequence[IdleQueue], mountpoint: str, *, as_json: bool) -> int:

@@ -211,8 +211,9 @@ class SyncQueue:
         """See `Tally`."""
         return self._tally.counts(self._wall_clock())
 
-    def items(self) -> list[QueueItem]:
-        return self._tally.items(trio.current_time())
+    def items(self, limit: int | None = None) -> list[QueueItem]:
+        """See `Tally`."""
+        return self._tally.items(trio.current_time(), limit)
 
     def state_of(self, number: int) -> NumberState | None:
         """Of an inode; None where the remote has what is here."""

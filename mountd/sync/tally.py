@@ -1,5 +1,6 @@
 """The queue in numbers and as a list, for status and people."""
 
+import heapq
 import time
 from collections.abc import Container, Mapping
 from dataclasses import replace
@@ -42,9 +43,16 @@ class Tally:
         self._counted = (until_s, found)
         return found
 
-    def items(self, now_s: float) -> list[QueueItem]:
-        """Oldest first."""
-        unsent = sorted(self._ledger.unsent(), key=lambda c: (c.since_ns, c.sequence))
+    def items(self, now_s: float, limit: int | None = None) -> list[QueueItem]:
+        """Oldest first; `limit`: at most so many of them."""
+
+        def age(change: Change) -> tuple[int, int]:
+            return change.since_ns, change.sequence
+
+        if limit is None:
+            unsent = sorted(self._ledger.unsent(), key=age)
+        else:
+            unsent = heapq.nsmallest(limit, self._ledger.unsent(), key=age)
         return [self._item(change, now_s) for change in unsent]
 
     def state_of(self, number: int) -> NumberState | None:

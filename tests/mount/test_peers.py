@@ -172,6 +172,7 @@ def test_p6_what_somebody_else_wrote_meanwhile_is_kept_beside_ours(
         until(lambda: (mount.path / "paper.tex").read_bytes() == b"theirs", "theirs is seen")
         assert (mount.path / copy).read_bytes() == b"ours"
         assert mount.status()["queue"]["conflicts"] == 1
+        assert copy in mount.cli("queue", str(mount.path))
 
 
 def test_p7_a_file_closed_while_the_remote_was_down_is_sent_without_anybody(

@@ -58,6 +58,8 @@ def test_the_first_line_is_true_while_the_remote_is_cut_off_and_afterwards(
         assert "; s3://lab does not answer, and gets it when that is over\n" in said
         assert "oldest unsent  waits, for " in said
         assert "unreachable: Unreachable: " in said
+        queue = mount.cli("queue", str(mount.path))
+        assert "the remote is unreachable since " in queue or "Unreachable" in queue
     finally:
         s3_server.accept_connections()
     mount.cli("flush", str(mount.path), "--timeout", "25")

@@ -21,6 +21,7 @@ from mountd.cli.status import with_idle_queues
 from mountd.cli.status_table import remarks
 from mountd.config_load import default_cache_dir
 from mountd.errors import StartError, UsageError
+from mountd.service_places import CACHE_DIR
 from mountd_cache.journal_peek import Peek
 from tests.fakes.scripted_daemon import scripted_daemon
 
@@ -74,6 +75,18 @@ def test_an_empty_queue_says_what_that_means(capsys: pytest.CaptureFixture[str])
     with scripted_daemon("/s", queue=[{"items": [], "counts": {}}]) as served:
         assert queue_command.show(served.daemon, "/s", as_json=False) == 0
     assert capsys.readouterr().out == "everything is on the remote\n"
+
+
+def test_conflict_copies_that_were_sent_are_named_below(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = {"items": [], "conflicts": [{"path": "a (conflict h).txt", "conflict_of": "a.txt"}]}
+    with scripted_daemon("/s", queue=[answer]) as served:
+        queue_command.show(served.daemon, "/s", as_json=False)
+    assert rows(capsys) == [
+        ["everything is on the remote"],
+        ["conflict copies; both versions are on the remote, keep one and remove the other:"],
+        ["PATH", "COPY OF"],
+        ["a (conflict h).txt", "a.txt"],
+    ]
 
 
 @pytest.mark.parametrize("total", [None, 1500])
@@ -307,7 +320,8 @@ def test_queues_are_looked_for_where_the_configuration_puts_them(
         f'[mounts.m]\nsource = "memory://"\nmountpoint = "/m"\ncache_dir = "{tmp_path}/other"\n'
     )
     (tmp_path / "config.toml").write_text(config)
-    assert known_cache_dirs() == [tmp_path / "cache", tmp_path / "other"]
+    of_units = [CACHE_DIR] if os.geteuid() == 0 else []
+    assert known_cache_dirs() == [tmp_path / "cache", tmp_path / "other", *of_units]
     (tmp_path / "config.toml").write_text("[nonsense")
     monkeypatch.delenv("MOUNTD_CACHE_DIR")
     assert known_cache_dirs() == [default_cache_dir()]

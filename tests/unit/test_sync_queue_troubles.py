@@ -181,7 +181,7 @@ async def test_holes_of_a_base_that_is_gone_are_never_zeros(
         assert item.reason.startswith("conflict: the version that this was based on is gone")
         content = s.journal.ledger.contents[s.journal.ledger.changes["a"].content]
         assert list(content.layers[0].extents) == [(2, 4)]
-        assert s.queue.counts() == QueueCounts(0, 0, 1, 1, 2, s.queue.counts().oldest_s)
+        assert s.queue.counts() == QueueCounts(0, 0, 1, 1, 2, s.queue.counts().oldest_s, "a")
 
 
 async def test_a_restored_old_version_of_ours_is_somebody_elses(
