@@ -26,6 +26,7 @@ from mountd.transfer.side import Side
 from mountd.vfs.names import raw_name
 
 _TIMEOUT_S = 30.0
+_WITH_BUCKETS = frozenset(("s3", "gs", "az"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,16 +219,33 @@ def open_server_copy(source: Place, target: Place, folder: Path) -> ServerCopy |
     """None where the remote can't copy from one to the other by itself."""
     if source.source is None or target.source is None or target.settings is None:
         return None
-    if identity_of(source) != identity_of(target) or not source.source.authority:
+    if not source.source.authority or not target.source.authority:
         return None
     one, other = source.source.prefix, target.source.prefix
-    common = os.path.commonpath([one, other]) if one and other else ""
-    whole = replace(target.source, prefix=common)
-    store = _stacked(whole, target.settings, folder)
-    if not store.capabilities.server_copy:
+    if identity_of(source) == identity_of(target):
+        common = os.path.commonpath([one, other]) if one and other else ""
+        whole = replace(target.source, prefix=common)
+    elif source.source.scheme in _WITH_BUCKETS and _account_of(source) == _account_of(target):
+        common, whole = "", replace(target.source, authority="", prefix="", user="")
+        one = f"{source.source.authority}/{one}"
+        other = f"{target.source.authority}/{other}"
+    else:
+        return None
+    try:
+        store = _stacked(whole, target.settings, folder)
+    except UsageError:  # gs:// has no buckets without a project
+        return None
+    # (What holds for a bucket isn't known of all buckets; one that can't says so when it is asked.)
+    if whole.authority and not store.capabilities.server_copy:
         store.close()
         return None
     return ServerCopy(store, _below(common, one), _below(common, other))
+
+
+def _account_of(place: Place) -> str:
+    """As `identity_of`, for all buckets of an account."""
+    assert place.source is not None
+    return identity_of(replace(place, source=replace(place.source, authority="")))
 
 
 def as_file(place: Place) -> Place | None:

@@ -4,6 +4,7 @@ https://learn.microsoft.com/rest/api/storageservices/list-blobs
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 from urllib.parse import unquote
 from xml.etree.ElementTree import Element
 
@@ -108,6 +109,17 @@ class AzureRest:
         self, source: str, version: str, key: str, expect: str | None, upload: Upload
     ) -> ListedObject:
         return self._writes.copy(source, version, key, expect, upload)
+
+    def copy_from(
+        self,
+        other: Self,
+        source: str,
+        version: str,
+        key: str,
+        expect: str | None,
+        upload: Upload,
+    ) -> ListedObject:
+        return self._writes.copy_from(other._writes, source, version, key, expect, upload)
 
     def close(self) -> None:
         self._writes.close()

@@ -8,6 +8,7 @@ import binascii
 import hashlib
 import time
 from collections.abc import Mapping
+from typing import Self
 
 from mountd.errors import Corrupt, NameNotAllowed, Unreachable, VersionChanged
 from mountd.remotes.azure_blocks import BLOCK_BYTES, MAX_BLOB_BYTES, AzureBlocks
@@ -101,19 +102,30 @@ class AzureWrites:
     def copy(
         self, source: str, version: str, key: str, expect: str | None, upload: Upload
     ) -> ListedObject:
+        return self.copy_from(self, source, version, key, expect, upload)
+
+    def copy_from(
+        self,
+        other: Self,
+        source: str,
+        version: str,
+        key: str,
+        expect: str | None,
+        upload: Upload,
+    ) -> ListedObject:
         """In one step up to 256 MiB. What is larger is usually there at once, too; where Azure
         takes its time, an empty blob is at `key` until the copy ends."""
         _check_name(key)
-        answer = self._head(source)
+        answer = other._head(source)
         before = _found(source, answer)
         if before.version != version:
-            raise VersionChanged(self._http.what(source))
+            raise VersionChanged(other._http.what(source))
         metadata = copied(metadata_in(answer.headers), upload)
-        if source == key:
+        if source == key and other._http.container == self._http.container:
             if expect not in (None, version):
                 raise VersionChanged(self._http.what(key))
             return self._set_metadata(before, metadata)
-        headers = metadata_headers(metadata) | _condition(expect) | self._copy_source(before)
+        headers = metadata_headers(metadata) | _condition(expect) | other._copy_source(before)
         done = self._http.send("PUT", key, {}, headers)
         if done.status not in (201, 202):
             raise self._http.error(done, key)

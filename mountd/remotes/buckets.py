@@ -10,6 +10,7 @@ from typing_extensions import Buffer
 from mountd.errors import ContainerMissing, NotFound, Unsupported
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
 from mountd.remotes.object_store import CAPABILITIES
+from mountd.remotes.optional_doors import copy_between
 from mountd.types import Entry, Kind
 
 
@@ -25,7 +26,7 @@ class BucketsStore:
     """A `RemoteStore` whose first key segment is a bucket. Bucket stores are made when used.
 
     `capabilities` are those of any bucket's store. Buckets themselves are neither made nor
-    removed: Unsupported, as are files beside them and copies from one to another.
+    removed: Unsupported, as are files beside them and deltas from one to another.
     """
 
     def __init__(
@@ -111,10 +112,12 @@ class BucketsStore:
         self, source: str, version: str, key: str, expect: str | None, upload: Upload
     ) -> Entry:
         (name, rest), (source_name, source_rest) = _inside(key), _inside(source)
-        if name != source_name:
-            raise Unsupported(f"{source} and {key} are in different buckets")
         with _bucket_is_a_directory(name):
-            return self._bucket(name).copy(source_rest, version, rest, expect, upload)
+            bucket = self._bucket(name)
+            if name == source_name:
+                return bucket.copy(source_rest, version, rest, expect, upload)
+            other = self._bucket(source_name)
+            return copy_between(other, source_rest, version, bucket, rest, expect, upload)
 
     def make_dir(self, key: str) -> None:
         name, rest = _inside(key)

@@ -4,6 +4,7 @@ https://cloud.google.com/storage/docs/json_api/v1/objects
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 from mountd.errors import Unsupported, VersionChanged
 from mountd.remotes.base import Body, Capabilities, Upload
@@ -110,6 +111,17 @@ class GcsRest:
         self, source: str, version: str, key: str, expect: str | None, upload: Upload
     ) -> ListedObject:
         return self._writes.copy(source, version, key, expect, upload)
+
+    def copy_from(
+        self,
+        other: Self,
+        source: str,
+        version: str,
+        key: str,
+        expect: str | None,
+        upload: Upload,
+    ) -> ListedObject:
+        return self._writes.copy_from(other._writes, source, version, key, expect, upload)
 
     def close(self) -> None:
         self._http.close()

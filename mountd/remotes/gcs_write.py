@@ -7,7 +7,7 @@ import base64
 import binascii
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from mountd.errors import Corrupt, NameNotAllowed, NotFound, Unreachable, VersionChanged
 from mountd.remotes.base import ABSENT, Body, Capabilities, Upload
@@ -90,11 +90,23 @@ class GcsWrites:
     def copy(
         self, source: str, version: str, key: str, expect: str | None, upload: Upload
     ) -> ListedObject:
+        return self.copy_from(self, source, version, key, expect, upload)
+
+    def copy_from(
+        self,
+        other: Self,
+        source: str,
+        version: str,
+        key: str,
+        expect: str | None,
+        upload: Upload,
+    ) -> ListedObject:
+        """As `copy`, from another bucket."""
         self._check_name(key)
-        found = self._resource(source, ",".join((OBJECT_FIELDS, *_KEPT_FIELDS)))
+        found = other._resource(source, ",".join((OBJECT_FIELDS, *_KEPT_FIELDS)))
         before = object_of(found)
         if before.version != version:
-            raise VersionChanged(self._http.what(source))
+            raise VersionChanged(other._http.what(source))
         self._look_first(key, expect)
         resource: dict[str, Any] = {}
         if metadata_of(upload) or upload.attributes:
@@ -102,10 +114,12 @@ class GcsWrites:
             metadata = copied(found.get("metadata") or {}, upload)
             resource = {**kept, "metadata": metadata}
         condition = {"ifSourceGenerationMatch": version} | _condition(expect)
-        return self._rewrite(before, key, condition, resource)
+        path = other._http.object_path(source)
+        return self._rewrite(path, before, key, condition, resource)
 
     def _rewrite(
         self,
+        path: str,
         source: ListedObject,
         key: str,
         condition: Mapping[str, str],
@@ -113,7 +127,7 @@ class GcsWrites:
     ) -> ListedObject:
         """One request, or several where bytes have to move (another place or class)."""
         target = self._http.object_path(key).removeprefix(self._http.buckets_path)
-        path = f"{self._http.object_path(source.key)}/rewriteTo/b{target}"
+        path = f"{path}/rewriteTo/b{target}"
         query = {"fields": f"done,rewriteToken,resource({OBJECT_FIELDS})", **condition}
         until_s = time.monotonic() + upload_timeout_s(self._http.timeout_s, source.size)
         while True:

@@ -10,12 +10,12 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from typing_extensions import Buffer
 
-from mountd.errors import Corrupt, DirectoryNotEmpty, NotFound, VersionChanged
-from mountd.remotes.base import ABSENT, Body, Capabilities, Identity, Upload
+from mountd.errors import Corrupt, DirectoryNotEmpty, NotFound, Unsupported, VersionChanged
+from mountd.remotes.base import ABSENT, Body, Capabilities, Identity, RemoteStore, Upload
 from mountd.remotes.optional_doors import KnowsVersionIds, PreparesChanges
 from mountd.types import Entry, Kind
 
@@ -103,6 +103,21 @@ class Provider(Protocol):
     ) -> ListedObject: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class CopiesBetweenBuckets(Protocol):
+    def copy_from(
+        self,
+        other: Any,
+        source: str,
+        version: str,
+        key: str,
+        expect: str | None,
+        upload: Upload,
+    ) -> ListedObject:
+        """As `copy`, from another bucket of the same account: a provider of the same class."""
+        ...
 
 
 @runtime_checkable
@@ -249,6 +264,24 @@ class ObjectStore:
         full = self._prefix + key
         made = self._provider.copy(self._prefix + source, version, full, expect, upload)
         return _file_entry(key, made)
+
+    def copy_from(
+        self,
+        other: RemoteStore,
+        source: str,
+        version: str,
+        key: str,
+        expect: str | None,
+        upload: Upload,
+    ) -> Entry:
+        _check_file(source)
+        _check_file(key)
+        ours, theirs = self._provider, getattr(other, "_provider", None)
+        if type(ours) is not type(theirs) or not isinstance(ours, CopiesBetweenBuckets):
+            raise Unsupported("that lies elsewhere")
+        assert isinstance(other, ObjectStore)
+        full, there = self._prefix + key, other._prefix + source
+        return _file_entry(key, ours.copy_from(theirs, there, version, full, expect, upload))
 
     def make_dir(self, key: str) -> None:
         """One request: the marker, unless there is one."""

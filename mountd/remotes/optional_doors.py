@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from mountd.errors import Unsupported
-from mountd.remotes.base import Identity, Quota, RemoteStore
+from mountd.remotes.base import Identity, Quota, RemoteStore, Upload
+from mountd.types import Entry
 
 
 @runtime_checkable
@@ -49,6 +50,36 @@ class KnowsVersionIds(Protocol):
         """From now on a read of that version also finds it where it was replaced or deleted; False
         where versions don't stay."""
         ...
+
+
+@runtime_checkable
+class CopiesFrom(Protocol):
+    def copy_from(
+        self,
+        other: RemoteStore,
+        source: str,
+        version: str,
+        key: str,
+        expect: str | None,
+        upload: Upload,
+    ) -> Entry:
+        """As `RemoteStore.copy`, of a file in another bucket of the same account."""
+        ...
+
+
+def copy_between(
+    other: RemoteStore,
+    source: str,
+    version: str,
+    store: RemoteStore,
+    key: str,
+    expect: str | None,
+    upload: Upload,
+) -> Entry:
+    """As `CopiesFrom.copy_from`. Unsupported where the remote can't do that."""
+    if not isinstance(store, CopiesFrom):
+        raise Unsupported("this remote copies only within a bucket")
+    return store.copy_from(other, source, version, key, expect, upload)
 
 
 @runtime_checkable

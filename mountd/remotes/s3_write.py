@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Self
 
 from mountd.errors import (
     Corrupt,
@@ -222,11 +223,22 @@ class S3Bucket:
     def copy(
         self, source: str, version: str, key: str, expect: str | None, upload: Upload
     ) -> ListedObject:
+        return self.copy_from(self, source, version, key, expect, upload)
+
+    def copy_from(
+        self,
+        other: Self,
+        source: str,
+        version: str,
+        key: str,
+        expect: str | None,
+        upload: Upload,
+    ) -> ListedObject:
         """HEAD of the source (its size, and headers that would be lost), then the copy."""
         proven = self._prover.proven()
         if not proven.copies:
             raise Unsupported(f"{self._rest.place.what} does not copy objects")
-        answer = self._rest.look(source)
+        answer = other._rest.look(source)
         found = object_of_head(source, answer)
         if found.version != version:
             raise VersionChanged(f"{source} is {found.version} and not {version}")
@@ -234,7 +246,7 @@ class S3Bucket:
         upload = _recognisable(upload)
         metadata = copied(metadata_in(answer), upload)
         headers |= _metadata_headers(metadata)
-        what = {"x-amz-copy-source": self._rest.copy_source(source)}
+        what = {"x-amz-copy-source": other._rest.copy_source(source)}
         if proven.copy_source_if_match:
             what["x-amz-copy-source-if-match"] = version
         if found.size > MAX_COPY_BYTES:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mountd.errors import Denied, NotFound, UsageError
+from mountd.errors import Denied, NotFound, UsageError, VersionChanged
 from mountd.remotes.azure import open_azure
-from mountd.remotes.base import RemoteStore
+from mountd.remotes.base import ABSENT, RemoteStore, Upload
 from mountd.remotes.gcs import open_gcs
 from mountd.remotes.s3 import open_s3
 from mountd.source import parse_source
@@ -87,6 +87,19 @@ def test_a_missing_bucket_is_a_missing_directory(account: RemoteStore) -> None:
     for call in calls:
         with pytest.raises(NotFound):
             call()
+
+
+def test_a_file_is_copied_from_one_bucket_to_another(account: RemoteStore) -> None:
+    found = account.stat("first/d/x")
+    made = account.copy("first/d/x", found.version, "second/copied", ABSENT, Upload("id"))
+    assert (made.name, made.size) == ("copied", 3)
+    assert read(account, "second/copied", 0, 3) == b"one"
+    assert account.identify("second/copied").upload_id == "id"
+    with pytest.raises(VersionChanged):
+        account.copy("first/d/x", "another", "second/more", ABSENT, Upload())
+    with pytest.raises(NotFound):
+        account.stat("second/more")
+    account.delete("second/copied", None)
 
 
 def test_wrong_keys_are_denied_and_not_an_empty_account() -> None:

@@ -159,13 +159,42 @@ def test_a_remote_copies_to_itself_without_our_reading_it(s3: S3Server, tmp_path
     assert ops(s3) == {"ListObjectsV2": 2}
 
 
-def test_between_two_buckets_it_goes_through_us(s3: S3Server) -> None:
+def test_between_two_buckets_of_an_account_the_remote_copies_by_itself(s3: S3Server) -> None:
+    s3.make_bucket("c")
+    s3.put("b", "p/big", b"w" * (20 * MIB))
+    s3.put("b", "p/a", b"one")
+    s3.put("c", "x/a", b"old")
+    assert copy("s3://b/p", "s3://c/x", "--verify") == 0
+    assert s3.read("c", "x/a") == b"one"
+    assert s3.read("c", "x/big") == b"w" * (20 * MIB)
+    copied = {entry.key for entry in s3.log(op="CopyObject", bucket="c")}
+    assert copied >= {"x/a", "x/big"}
+    assert not [entry for entry in s3.log(op="GetObject") if "probe" not in entry.key]
+
+
+def test_a_source_that_changed_is_not_copied_between_buckets_as_what_it_was(s3: S3Server) -> None:
+    s3.make_bucket("c")
+    s3.put("b", "p/a", b"listed")
+    s3.faults({"op": "CopyObject", "key": "x/a", "hold": True, "times": 1})
+    process = started("s3://b/p", "s3://c/x")
+    s3.wait_for_requests(1, op="CopyObject", prefix="x/a")
+    s3.put("b", "p/a", b"changed!")
+    s3.release()
+    assert process.wait(30) == 0
+    assert s3.read("c", "x/a") == b"changed!"
+    assert len(s3.log(op="CopyObject", prefix="x/a")) >= 1
+
+
+def test_between_two_remotes_it_goes_through_us(s3: S3Server, tmp_path: Path) -> None:
     s3.make_bucket("c")
     s3.put("b", "big", b"w" * (20 * MIB))
     s3.put("b", "a", b"one")
-    assert copy("s3://b", "s3://c/x", "--verify") == 0
+    other = s3.endpoint.replace("127.0.0.1", "localhost")
+    (tmp_path / "config.toml").write_text(f'[remotes.c]\nsource="s3://c"\nendpoint="{other}"\n')
+    assert copy("s3://b", "c:x", "--verify") == 0
     assert s3.read("c", "x/a") == b"one"
     assert s3.read("c", "x/big") == b"w" * (20 * MIB)
+    assert not [e for e in s3.log(op="CopyObject") if "probe" not in e.key]
 
 
 def test_delete_removes_only_what_source_has_not(s3: S3Server, tmp_path: Path) -> None:
