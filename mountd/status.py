@@ -95,6 +95,7 @@ class StatusReport:
             "limit_bytes": self._folder.limit_bytes,
             "volatile": self._folder.volatile,
             "folder": os.fspath(self._folder.path),
+            "block_size": self._blocks.block_size,
             "hits": counters.hits,
             "misses": counters.misses,
             "pinned_bytes": 0,

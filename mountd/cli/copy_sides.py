@@ -1,7 +1,7 @@
 """SOURCE and DEST of `mountd copy`: a URL, `NAME:path`, a local path, or a path in a mount."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,12 @@ from mountd.options import OPTIONS
 from mountd.rclone_source import is_of_rclone
 from mountd.remotes.base import RemoteStore
 from mountd.source import Source, split_remote_path
+from mountd.transfer.items import Item
 from mountd.transfer.send import ServerCopy
 from mountd.transfer.side import Side
+from mountd.vfs.file_id import file_id
 from mountd.vfs.names import raw_name
+from mountd_cache.block_peek import BlockPeek
 
 _TIMEOUT_S = 30.0
 _WITH_BUCKETS = frozenset(("s3", "gs", "az"))
@@ -31,12 +34,16 @@ _WITH_BUCKETS = frozenset(("s3", "gs", "az"))
 
 @dataclass(frozen=True, slots=True)
 class MountedAt:
-    """A path in a mount of mountd: `relative` is below the mount point."""
+    """A path in a mount of mountd: `relative` is below the mount point, `below` is its key there.
+    `cache_folder` and `block_size`: of the mount's cache, where its daemon tells them."""
 
     path: Path
     mount: Mount
     relative: str
     daemon: Daemon
+    below: str = ""
+    cache_folder: str = ""
+    block_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,17 @@ def _in_mount(
     below = replace(source, prefix=prefix, text=f"{source.text.rstrip('/')}/{'/'.join(names)}")
     if not names:
         below = source
-    at = MountedAt(Path(mount.path, relative), mount, relative, daemon)
+    cache = told.get("cache")
+    cache = cache if isinstance(cache, dict) else {}
+    at = MountedAt(
+        Path(mount.path, relative),
+        mount,
+        relative,
+        daemon,
+        below="".join(f"{name}/" for name in names),
+        cache_folder=str(cache.get("folder") or ""),
+        block_size=int(cache.get("block_size") or 0),
+    )
     return Place(below.text, settings, below, mounted=at)
 
 
@@ -212,7 +229,25 @@ def open_side(place: Place, folder: Path) -> Side:
         return Side(place.text, _of_manifest(place.manifest, place), only=place.only)
     store = _stacked(place.source, place.settings, folder)
     make_root = partial(_make_root, place.source, place.settings, folder)
-    return Side(place.text, store, only=place.only, make_root=make_root)
+    held = _held(place, store) if place.mounted is not None else None
+    return Side(place.text, store, only=place.only, make_root=make_root, held=held)
+
+
+def _held(place: Place, store: RemoteStore) -> Callable[[Item, int, int], bytes | None] | None:
+    """What the mount's cache has. Who may not read it, or finds nothing, asks the remote."""
+    at = place.mounted
+    if at is None or not at.cache_folder or not at.block_size:
+        return None
+    peek = BlockPeek(Path(at.cache_folder, "blocks"), at.block_size)
+    # As a file on its own (`as_file`) it is below the directory that it is in.
+    below = at.below[: at.below.rfind("/", 0, -1) + 1] if place.only else at.below
+    is_global = store.capabilities.is_global
+
+    def held(item: Item, start: int, end: int) -> bytes | None:
+        name = file_id(below + item.key, item.version, item.size, is_global)
+        return peek.read(name, item.size, start, end)
+
+    return held
 
 
 def open_server_copy(source: Place, target: Place, folder: Path) -> ServerCopy | None:

@@ -85,6 +85,10 @@ class Fetch:
         if is_here or start == end:
             self._tally.was_here(end - start)
             return self._told_time(item) if start == 0 else 0
+        held = self._source.held_bytes(item, start, end)
+        if held is not None:
+            self._arrived(file, item, span, held)
+            return self._told_time(item) if start == 0 else 0
         heard: list[Mapping[str, str]] = []
         token = call.hears_metadata.set(heard.append) if start == 0 else None
         try:
@@ -92,10 +96,14 @@ class Fetch:
         finally:
             if token is not None:
                 call.hears_metadata.reset(token)
+        self._arrived(file, item, span, data)
+        return (mtime_ns_of(heard[0]) or 0) if heard else 0
+
+    def _arrived(self, file: "Partial", item: Item, span: Span, data: Buffer) -> None:
+        start, end = span
         self._tally.moved(end - start)
         file.write(data, start)
         self._record.arrived(item.path, item.version, span, crc32c.crc32c(data))
-        return (mtime_ns_of(heard[0]) or 0) if heard else 0
 
     def _read(self, item: Item, start: int, end: int) -> Buffer:
         store = self._source.store

@@ -207,7 +207,8 @@ class _SourceBody:
             if item.is_link and self._side.root is not None:
                 data: Buffer = self._link()[start:end]
             else:
-                data = self._side.store.read(item.key, start, end, item.version)
+                held = self._side.held_bytes(item, start, end)
+                data = held or self._side.store.read(item.key, start, end, item.version)
         except RemoteError as error:
             self.has_changed = self.has_changed or has_changed(error)
             raise

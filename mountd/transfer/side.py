@@ -21,18 +21,25 @@ _LISTS_AT_ONCE: Final = 16
 @dataclass(frozen=True, slots=True)
 class Side:
     """`store` reads and writes keys below it; `root` is the directory where it is a local one.
-    `only`: the one file that SOURCE names. `make_root` makes the root and what is above it, where
-    directories are real."""
+    `held`: bytes of that version of a file that are on this machine already; None where not all
+    are. `only`: the one file that SOURCE names. `make_root` makes the root and what is above it,
+    where directories are real.
+    """
 
     text: str
     store: RemoteStore
     root: str | None = None
     only: str = ""
     make_root: Callable[[], None] | None = None
+    held: Callable[[Item, int, int], bytes | None] | None = None
 
     @property
     def is_local(self) -> bool:
         return self.root is not None
+
+    def held_bytes(self, item: Item, start: int, end: int) -> bytes | None:
+        """As `held`."""
+        return self.held(item, start, end) if self.held is not None and start < end else None
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ version's bytes or Stale, never a mix. Only our own upload moves a handle to ano
 one that was sent. What is staged here is read in writes.py and not here.
 """
 
-import hashlib
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +15,7 @@ from mountd.errors import NotFound, Stale, VersionChanged
 from mountd.remotes.base import Body, RemoteStore
 from mountd.remotes.call import prefetching
 from mountd.vfs.epoch_ahead import EpochAhead
+from mountd.vfs.file_id import file_id
 from mountd.vfs.fill_ahead import FillAhead
 from mountd.vfs.listing_rows import version_in
 from mountd.vfs.nodes import Directory, Node
@@ -324,9 +324,7 @@ class OpenFiles:
 
     def file_at(self, key: str, version: str, size: int, mtime_ns: int) -> RemoteFile:
         """That version of that key."""
-        where = "" if self._is_global is not None and self._is_global(version) else key
-        text = f"{where}\0{version}\0{size}".encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(text, digest_size=16).digest()
+        digest = file_id(key, version, size, self._is_global)
         return RemoteFile(key, size, version, mtime_ns, digest)
 
     def _file_of_change(self, change: Change) -> RemoteFile:

@@ -1,6 +1,7 @@
 """`mountd copy` from and to paths in a mount: by the remote, not through FUSE."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -45,6 +46,41 @@ def test_copying_out_of_a_mount_has_what_is_dirty_and_reads_nothing_through_it(
     assert mount.requests()["get"] == before
     said = mount.cli("copy", str(mount.path / "d"), str(out))
     assert "0 files to copy" in said
+
+
+def test_copying_out_of_a_mount_asks_the_remote_only_for_what_the_cache_has_not(
+    mount: Mounted, s3_server: S3Server, tmp_path: Path
+) -> None:
+    big = os.urandom(9 << 20)
+    s3_server.put("b", "p/d/big", big)
+    for name in ("d/a", "d/big"):
+        (mount.path / name).read_bytes()
+    (mount.path / "d/new").write_bytes(b"dirty")
+    wait_for_blocks(tmp_path / "cache", 10)
+    s3_server.clear_log()
+    out = tmp_path / "out"
+    mount.cli("copy", str(mount.path / "d"), str(out))
+    assert contents(out) == {"a": b"x", "e/b": b"x", "new": b"dirty", "big": big}
+    fetched = {entry.key for entry in s3_server.log(op="GetObject")}
+    assert "p/d/e/b" in fetched
+    assert not fetched & {"p/d/a", "p/d/big"}
+    # What a cache has of another version is not taken for it.
+    s3_server.put("b", "p/d/a", b"y")
+    mount.cli("copy", str(mount.path / "d/a"), str(tmp_path / "one"))
+    assert contents(tmp_path / "one") == {"a": b"y"}
+
+
+def wait_for_blocks(cache: Path, count: int) -> None:
+    """Until so many whole blocks are on the disk: they are written behind the reader."""
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s:
+        if (
+            len([path for path in cache.glob("*/blocks/??/*") if path.stat().st_size > 4096])
+            >= count
+        ):
+            return
+        time.sleep(0.02)
+    raise TimeoutError("the blocks were not written")
 
 
 def test_what_is_copied_into_a_mount_is_seen_there_at_once(mount: Mounted, tmp_path: Path) -> None:
