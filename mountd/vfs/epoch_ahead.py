@@ -64,7 +64,7 @@ class EpochAhead:
             self._coming.clear()
         if len(record.now) % TOLD_EVERY == 0:
             self._tell_cache()
-        if self._looks > 0 and record.is_repeated:
+        if self._looks > 0 and record.is_repeated and self._tree.remote_is_well():
             if record.is_in_order:
                 self._follow()
             else:

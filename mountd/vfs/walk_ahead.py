@@ -75,7 +75,7 @@ class WalkAhead:
             return
         if missed or was_ahead:
             openings.scattered += 1
-        if openings.scattered >= SCATTERED_SMALL:
+        if openings.scattered >= SCATTERED_SMALL and self._tree.remote_is_well():
             self._fill(parent, openings)
 
     def listing(self, directory: Directory) -> None:

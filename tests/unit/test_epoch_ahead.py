@@ -95,6 +95,16 @@ async def test_nothing_leaves_the_cache_for_what_nobody_asked_for(tmp_path: Path
     assert store.calls["read"] <= 660
 
 
+async def test_a_remote_that_is_not_well_is_asked_for_what_is_wanted_and_no_more(
+    tmp_path: Path,
+) -> None:
+    store = remote(200)
+    order = shuffled(200, 1)
+    async with file_system(store, tmp_path, remote_is_well=lambda: False) as fs:
+        assert await read(fs, order[:100]) == 100
+        assert store.calls["read"] == 100
+
+
 async def test_an_epoch_in_the_same_order_is_fetched_ahead(tmp_path: Path) -> None:
     store, order = remote(600, 3), shuffled(600, 1)
     async with file_system(store, tmp_path, cache_bytes=8 << 20) as fs:
