@@ -302,9 +302,8 @@ class Daemon:
             return
         warning = self.levers.warning()
         if warning:
-            # A unit has root set them as soon as it hears that we are ready.
-            level = logging.INFO if self.supervision.is_heard else logging.WARNING
-            log.log(level, "%s", warning)
+            # A unit has root set them as soon as it hears that we are ready: `_on_tune`.
+            log.log(logging.DEBUG if self.supervision.is_heard else logging.WARNING, "%s", warning)
         self.status.state = "ready"
         log.info("%s serves %s", mountpoint, self._source)
         ready()
@@ -413,6 +412,8 @@ class Daemon:
     async def _on_tune(self, request: dict[str, Any]) -> dict[str, Any]:
         """Root has set the kernel's levers for us."""
         self.levers = await trio.to_thread.run_sync(tune, self._plan.mountpoint)
+        if warning := self.levers.warning():
+            log.warning("%s", warning)
         return self.levers.as_dict()
 
     async def _on_refresh(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+# What a service manager means for the process that it started, and for nobody whom that starts.
+VARIABLES = (
+    *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"),
+    *("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"),
+)
 LISTEN_FDS_START = 3  # sd_listen_fds(3)
 _LARGEST_BYTES = 4096  # what systemd reads of one message is NOTIFY_BUFFER_MAX, a page
 _USEC = 1_000_000

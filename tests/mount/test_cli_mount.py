@@ -4,6 +4,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -391,3 +392,17 @@ def test_in_the_foreground_a_signal_is_umount(machine: Machine, number: signal.S
     _, rest = child.communicate(timeout=20)
     assert (child.returncode, "Traceback" in rest) == (0, False)
     assert not machine.is_mounted()
+
+
+def test_a_daemon_in_the_background_tells_nothing_to_the_service_that_mounted(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """READY=1 of a mount that it makes on its way would be taken for its own."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        machine.environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1"}
+        machine.mount()
+        assert machine.run("umount", machine.mountpoint).returncode == 0
+        with pytest.raises(BlockingIOError):
+            manager.recv(1)

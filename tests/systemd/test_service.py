@@ -90,7 +90,16 @@ def test_root_gives_the_service_the_speed_that_its_user_cannot_set(storage: Mach
     device = storage.run("mountpoint", "-d", "/storage").stdout.strip()
     read_ahead = storage.run("cat", f"/sys/class/bdi/{device}/read_ahead_kb").stdout
     assert read_ahead == "1024\n"
+    (status,) = json.loads(storage.run("mountd", "status", "/storage", "--json").stdout)
+    assert (status["kernel"]["read_ahead_kb"], status["kernel"]["notes"]) == (1024, [])
     assert "WARNING" not in re.sub(r".*does not survive.*", "", storage.journal(UNIT))
+
+
+def test_an_unmount_by_hand_ends_the_unit_and_is_not_undone(storage: Machine) -> None:
+    storage.run("systemctl", "start", UNIT)
+    storage.run("mountd", "umount", "/storage")
+    found = storage.wait_for(UNIT, ActiveState="inactive", Result="success", NRestarts="0")
+    assert found["ActiveState"] == "inactive"
 
 
 def test_secrets_come_from_the_credential_store_and_stay_out_of_sight(
