@@ -55,12 +55,22 @@ Reach = Callable[[Location], tuple[Source, Settings]]
 
 
 @dataclass(frozen=True, slots=True)
+class CopiedSubtree:
+    """A path below the mount with `mode = "copy"` (docs/pin.md). The remote is asked every
+    `recheck_s` seconds whether something was changed there."""
+
+    path: str
+    recheck_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
 class MountPlan:
-    """What one daemon serves. `mountpoint` is absolute; `name` is from the config file. `reach` is
-    for the locations of a manifest."""
+    """What one daemon serves. `mountpoint` is absolute; `name` and `copies` are from the config
+    file. `reach` is for the locations of a manifest."""
 
     source: Source
     mountpoint: Path
     settings: Settings
     name: str | None = None
     reach: Reach | None = None
+    copies: tuple[CopiedSubtree, ...] = ()

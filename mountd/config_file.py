@@ -22,6 +22,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mountd.config import CopiedSubtree
+from mountd.config_subtrees import read_subtrees
 from mountd.credentials import CREDENTIALS, FILE_SUFFIX, credential_of, read_secret_file
 from mountd.errors import UsageError
 from mountd.options import OPTIONS, read_option
@@ -46,6 +48,7 @@ class Section:
     options: Mapping[str, object] = field(default_factory=dict)
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     base: Path = Path("/")
+    copies: tuple[CopiedSubtree, ...] = ()
 
     def secrets(self) -> dict[str, str]:
         """The credentials by name, `*_file` entries read. Raises UsageError."""
@@ -145,7 +148,11 @@ class _Reader:
         credentials: dict[str, str] = {}
         known = OPTIONS.keys() | own | (CREDENTIALS.keys() if own else set())
         foreign = _is_foreign(values.get("source", values.get("url")))
+        copies: tuple[CopiedSubtree, ...] = ()
         for key, value in values.items():
+            if key == "subtree" and own is _OF_A_MOUNT:
+                copies = read_subtrees(value, lambda key: self._place(f"{title}.subtree", key))
+                continue
             place = self._place(title, key)
             text = _as_text(value, place, key)
             if key in own:
@@ -163,6 +170,7 @@ class _Reader:
             options=options,
             credentials=credentials,
             base=self._path.parent,
+            copies=copies,
         )
 
     def _place(self, title: str, key: str) -> str:

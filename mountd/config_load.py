@@ -139,7 +139,8 @@ def plan_mount(
         raise UsageError("MOUNTPOINT is empty")
     source, settings = resolve_source(source_or_name, config, command_line, environ, mount)
     reach = reach_of(source, config, command_line, environ)
-    return MountPlan(source, Path(os.path.abspath(mountpoint)), settings, name, reach)
+    copies = mount.copies if mount is not None else ()
+    return MountPlan(source, Path(os.path.abspath(mountpoint)), settings, name, reach, copies)
 
 
 def reach_of(

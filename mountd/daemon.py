@@ -44,6 +44,7 @@ from mountd.fusefs.kernel import KernelLevers, tune
 from mountd.fusefs.mount import FuseMount, mount_options
 from mountd.fusefs.operations import Operations, ownership
 from mountd.mount_point import clear_dead_mount
+from mountd.keeping import Keeping, room_for_writes
 from mountd.observing import Observing
 from mountd.order_keeping import OrderKeeping
 from mountd.plain_error import plain_error
@@ -143,7 +144,7 @@ class Daemon:
             ttl_s=settings.metadata_ttl_s,
             wait_s=wait_s,
             url=plan.source.text.rstrip("/"),
-            limit_bytes=lambda: folder.limit_bytes,
+            limit_bytes=room_for_writes(lambda: folder.limit_bytes, self.block_files),
             read_only=settings.read_only,
             asks_for_metadata=settings.metadata == "full",
             remote_is_well=lambda: self.remote.health.state is HealthState.OK,
@@ -151,6 +152,10 @@ class Daemon:
         self.fs.writes.quota.free_bytes = self.room.free_bytes
         self.order = OrderKeeping(folder.path / "opening-order", self.fs.files.epochs)
         self.order.restore()
+        max_parallel = self._native.capabilities.max_parallel
+        self.keeping = Keeping(
+            *(plan, folder, self.fs, self.block_files, self.journal), max_parallel=max_parallel
+        )
         unfinished = UnfinishedUploads.load(folder.path / "uploads")
         self.write_back = WriteBack(self.journal, self.fs, self.remote, settings, unfinished)
         self.fuse = FuseMount(plan.mountpoint)
@@ -167,6 +172,7 @@ class Daemon:
             self.write_back.counts,
             lambda: self.fs.writes.open_files,
         )
+        self.status.pins = self.keeping.pins.status
         self.supervision = Supervision.from_environment(self._life)
         self.observing = self._observed(stack)
 
@@ -197,6 +203,7 @@ class Daemon:
             await nursery.start(self.fs.tree.refreshes.run)
             await nursery.start(self.fs.asking.run)
             await nursery.start(self.write_back.run)
+            await nursery.start(self.keeping.run)
             await self._prove_remote(nursery)
             nursery.start_soon(scan_cache, self.block_files.scan)
             nursery.start_soon(tidy_memory, self._moved)
@@ -401,6 +408,7 @@ class Daemon:
             "queue": self.write_back.on_queue,
             "retry": self.write_back.on_retry,
             "discard": self.write_back.on_discard,
+            **self.keeping.handlers(),
         }
 
     async def _on_status(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class StatusReport:
         open_for_writing: Callable[[], int],
     ) -> None:
         self.state = "starting"
+        self.pins: Callable[[], list[dict[str, Any]]] = list
         self._plan = plan
         self._folder = folder
         self._remote = remote
@@ -98,7 +99,8 @@ class StatusReport:
             "block_size": self._blocks.block_size,
             "hits": counters.hits,
             "misses": counters.misses,
-            "pinned_bytes": 0,
+            "pinned_bytes": self._files.pinned_bytes,
+            "pins": self.pins(),
             "memory_bytes": self._blocks.used_bytes,
             "not_kept_bytes": counters.dropped_bytes,
             "disk_error": self.disk_error() or (disk.last_reason if disk.resting else None),

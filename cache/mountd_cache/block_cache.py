@@ -96,6 +96,8 @@ class BlockCache:
         # Readers that wait never queue behind fetches ahead of somebody else.
         self._urgent_limiter = trio.CapacityLimiter(parallel)
         self._ahead_limiter = trio.CapacityLimiter(parallel)
+        self._background_limiter = trio.CapacityLimiter(parallel)
+        self.last_wanted_s = float("-inf")  # on trio's clock: when a reader's fetch was last begun
         self._nursery: trio.Nursery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -152,7 +154,9 @@ class BlockCache:
     @property
     def queues_ahead(self) -> bool:
         """Whether fetches ahead wait for a thread."""
-        return self._ahead_limiter.available_tokens < 1
+        return (
+            min(self._ahead_limiter.available_tokens, self._background_limiter.available_tokens) < 1
+        )
 
     # -- what CachedFile asks for
 
@@ -161,6 +165,8 @@ class BlockCache:
         self.used_bytes += fetch.length
         if fetch.urgent:
             self._make_room_for_urgent()
+        if not fetch.is_background:
+            self.last_wanted_s = trio.current_time()
         self._begun.append(fetch)
         self._nursery.start_soon(self._fetch_next)
 
@@ -170,6 +176,11 @@ class BlockCache:
         self._keep(fetch)
         fetch.done.set()
         self.settle(fetch)
+
+    def keep_again(self, fetch: Fetch) -> None:
+        """Of one that is held and done: its bytes go to the disk, if they did not yet."""
+        if fetch.data is not None and not fetch.kept and not fetch.given_up and not fetch.writing:
+            self._keep(fetch)
 
     def hold(self, fetch: Fetch) -> None:
         """Somebody waits for it, or is about to take it: it stays."""
@@ -209,6 +220,8 @@ class BlockCache:
 
     async def _fetch(self, fetch: Fetch) -> None:
         limiter = self._urgent_limiter if fetch.urgent else self._ahead_limiter
+        if fetch.is_background:
+            limiter = self._background_limiter
         try:
             data = await trio.to_thread.run_sync(
                 _fetched, fetch, limiter=limiter, abandon_on_cancel=True
@@ -273,6 +286,8 @@ class BlockCache:
     def _written(self, fetch: Fetch, start: int, end: int) -> None:
         self._backlog_bytes -= end - start
         fetch.writing -= 1
+        if fetch.written is not None and not fetch.writing:
+            fetch.written.set()
         self.settle(fetch)
 
 

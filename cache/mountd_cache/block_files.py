@@ -14,17 +14,20 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from typing_extensions import Buffer
 
 from mountd_cache.block_folder import BlockFolder, Health
 from mountd_cache.block_format import Layout, block_key
 from mountd_cache.block_index import BlockIndex
-from mountd_cache.block_map import page_mask, runs, whole_pages
+from mountd_cache.block_map import block_count, page_mask, runs, whole_pages
 from mountd_cache.block_writer import BlockWriter
 from mountd_cache.open_blocks import OpenBlock
 
 __all__ = ["BlockFiles", "Health"]
+
+_DISK_UNIT: Final = 4096  # what file systems allocate in
 
 
 class BlockFiles:
@@ -161,6 +164,27 @@ class BlockFiles:
     def drop(self, file_id: bytes, index: int) -> None:
         """Forgets a block: gone for every later call, its space at the writer's next turn."""
         self._index.drop(block_key(file_id, index))
+
+    def pin(self, file_id: bytes, blocks: int) -> bool:
+        """No block of the file, which has so many, is evicted from now on; they count against the
+        limit as before. Whether it was not pinned before: each call wants one of `unpin`. By one
+        thread at a time, also before `scan`."""
+        return self._index.pin(file_id, blocks)
+
+    def unpin(self, file_id: bytes, blocks: int) -> bool:
+        """Ends one `pin`; whether it was the last. What is there stays until its turn comes, as
+        what was just used. By the thread that pins."""
+        return self._index.unpin(file_id, blocks)
+
+    def disk_bytes(self, size: int) -> int:
+        """What a file of that many bytes takes in all, headers included."""
+        blocks = block_count(size, self._layout.block_size)
+        return blocks * self._header_size + -(-size // _DISK_UNIT) * _DISK_UNIT
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Those of `bytes_used` that are pinned."""
+        return self._index.pinned_bytes
 
     @property
     def page_size(self) -> int:

@@ -2,8 +2,7 @@
 
 `lock` is held for dictionary work only, never across I/O; a hit on an open block takes no lock at
 all. A block is evicted by taking it out of every table under the lock and unlinking its file
-afterwards; a reader that still holds it open reads on. Pinning would be a set of keys that
-`victim` passes over.
+afterwards; a reader that still holds it open reads on.
 """
 
 import threading
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from mountd_cache.block_format import Pages
+from mountd_cache.block_format import Pages, block_key
 from mountd_cache.eviction import EvictionOrder
 from mountd_cache.open_blocks import OpenBlock, OpenBlocks
 
@@ -20,6 +19,7 @@ from mountd_cache.open_blocks import OpenBlock, OpenBlocks
 # of their reader, so its first pass looks like eight visits of 128 KiB each.
 REUSE_AFTER_S: Final = 30.0
 _MAX_VISITS_WAITING: Final = 1 << 16
+_BLOCKS_AT_ONCE: Final = 4096  # pinned under one lock: 1 ms
 
 
 class BlockIndex:
@@ -48,6 +48,11 @@ class BlockIndex:
     def bytes_used(self) -> int:
         """Allocated bytes of all blocks."""
         return self._order.bytes_used
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Those of them that are never evicted."""
+        return self._order.pinned_bytes
 
     def __len__(self) -> int:
         return len(self._order)
@@ -93,6 +98,28 @@ class BlockIndex:
     def expect_cycle(self, size_bytes: int) -> None:
         """See `EvictionOrder.cycle_bytes`."""
         self._order.cycle_bytes = size_bytes
+
+    def pin(self, file_id: bytes, blocks: int) -> bool:
+        """See `BlockFiles.pin`."""
+        with self._lock:
+            is_new = self._order.pin(file_id)
+        if is_new:
+            self._for_blocks(file_id, blocks, self._order.pin_block)
+        return is_new
+
+    def unpin(self, file_id: bytes, blocks: int) -> bool:
+        """See `BlockFiles.unpin`."""
+        with self._lock:
+            is_last = self._order.unpin(file_id)
+        if is_last:
+            self._for_blocks(file_id, blocks, self._order.unpin_block)
+        return is_last
+
+    def _for_blocks(self, file_id: bytes, blocks: int, tell: Callable[[bytes], None]) -> None:
+        for first in range(0, blocks, _BLOCKS_AT_ONCE):
+            with self._lock:
+                for index in range(first, min(blocks, first + _BLOCKS_AT_ONCE)):
+                    tell(block_key(file_id, index))
 
     # The writers' threads.
 

@@ -35,6 +35,8 @@ class Fetch:
     kept: bool = False  # the block files have it, or will
     started: bool = False  # set by the worker thread
     given_up: bool = False  # nobody finds it any more; what it brings is dropped
+    is_background: bool = False  # for no reader at all
+    written: trio.Event | None = None  # set when no part of it waits for a writer any more
     idle_since_s: float = 0.0
 
     @property
@@ -156,12 +158,19 @@ class CachedFile:
         return bool(self._gaps(start, end, True))
 
     def begin(
-        self, start: int, end: int, *, urgent: bool, most: int = 1 << 22, on_disk: bool = True
+        self,
+        start: int,
+        end: int,
+        *,
+        urgent: bool,
+        most: int = 1 << 22,
+        on_disk: bool = True,
+        background: bool = False,
     ) -> int:
         """Starts fetching what is missing of [start, end), rounded to pages, in ranges of at most
         `most` bytes; returns the offset up to which everything is there or on its way: less than
         `end` where memory is short, which only stops fetches that are not urgent. Without
-        `on_disk` the block files are not believed."""
+        `on_disk` the block files are not believed. `background`: it is for no reader."""
         page = self._cache.blocks.page_size
         start = start // page * page
         end = min(self.size, -(-end // page) * page)
@@ -170,7 +179,7 @@ class CachedFile:
                 part_end = min(gap_end, part + most)
                 if not urgent and not self._cache.room(part_end - part):
                     return part
-                self._begin_one(part, part_end, urgent)
+                self._begin_one(part, part_end, urgent, background)
         return end
 
     def keep(self, start: int, end: int) -> None:
@@ -180,6 +189,30 @@ class CachedFile:
         for fetch in self._overlapping(start, end):
             if not fetch.waiters:
                 fetch.served = fetch.length
+
+    async def bring(self, start: int, end: int) -> bool:
+        """Has [start, end) on the disk when it returns, for no reader's sake: False where there was
+        no memory on the way now, or the disk did not keep it. Raises what `fetch` raised;
+        cancelled, what was begun comes to its end."""
+        reached = self.begin(start, end, urgent=False, most=end - start, background=True)
+        held = self._overlapping(start, end)
+        for fetch in held:
+            self._cache.hold(fetch)
+        try:
+            error = await _ended(held)
+            if error is not None:
+                raise error
+            for fetch in held:
+                self._cache.keep_again(fetch)
+                if fetch.writing:
+                    fetch.written = fetch.written or trio.Event()
+                    await fetch.written.wait()
+        finally:
+            for fetch in held:
+                if fetch.is_background and fetch.waiters == 1:
+                    fetch.served = fetch.length  # it is for the disk, and not to stay in memory
+                self._cache.let_go(fetch)
+        return reached >= end and all(fetch.kept for fetch in held)
 
     def keep_data(self, data: Buffer) -> None:
         """As `keep`, of the whole file, whose bytes are here already: no thread has to bring them
@@ -227,8 +260,8 @@ class CachedFile:
             if not fetches:
                 del self._by_block[index]
 
-    def _begin_one(self, start: int, end: int, urgent: bool) -> None:
-        fetch = Fetch(self, start, end, urgent, trio.Event())
+    def _begin_one(self, start: int, end: int, urgent: bool, background: bool = False) -> None:
+        fetch = Fetch(self, start, end, urgent, trio.Event(), is_background=background)
         self._attach(fetch)
         self.running_bytes += fetch.length
         self._cache.begin(fetch)

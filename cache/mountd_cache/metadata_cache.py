@@ -78,6 +78,9 @@ class MetadataCache:
         self._memory_bytes = 0
         self._pending = Batch()
         self._writing = Batch()
+        # Called with a directory's key when it has another listing, or none, from now on; in the
+        # thread that says so, with the lock held: it must not wait, and not call anything here.
+        self.listed: Callable[[str], None] = lambda key: None
         self._changes = 0  # so that a load from disk notices what overtook it
         self._given_up = 0
         self._resting = False
@@ -115,6 +118,7 @@ class MetadataCache:
             self._pending.put(directory, cached)
             self._given_up += self._pending.shrink(self._backlog_bytes)
             self._announce()
+            self.listed(directory)
 
     def touch(self, directory: str, fetched_at: float, token: str = "") -> None:
         """The listing was found unchanged at that time. Nothing happens to an unknown one."""
@@ -143,6 +147,7 @@ class MetadataCache:
             self._drop(directory)
             self._pending.put(directory, None)
             self._announce()
+            self.listed(directory)
 
     def forget_below(self, prefix: str) -> None:
         """Nothing is known any more of directories whose key begins with `prefix`."""
@@ -160,6 +165,8 @@ class MetadataCache:
             known.update((key, at) for key, at in self._memory.items() if key.startswith(old))
             for directory in [key for key in self._memory if key.startswith((old, new))]:
                 self._drop(directory)
+            self.listed(old)
+            self.listed(new)
             self._pending.forget_below(old)
             self._pending.forget_below(new)
             for key, cached in known.items():

@@ -36,7 +36,7 @@ from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.names import NAME_MAX_BYTES
 from mountd.vfs.nodes import ROOT, Attributes, Directory
 from mountd.vfs.row_attributes import shown_in
-from mountd.vfs.user_xattrs import check_name, is_users
+from mountd.vfs.user_xattrs import is_users
 from mountd.vfs.virtual_files import FIRST_HANDLE, VirtualFiles
 from mountd_cache.listing import Listing, Row
 from mountd_cache.metadata_cache import CachedListing
@@ -186,7 +186,9 @@ class Operations(WriteOperations):
         entry = pyfuse3.EntryAttributes()
         entry.st_nlink = 1
         entry.st_blksize = STATFS_BLOCK
-        entry.entry_timeout = entry.attr_timeout = self._tree.timeout_s(opened.cached)
+        entry.entry_timeout = entry.attr_timeout = self._tree.timeout_s(
+            opened.cached, directory.key
+        )
         remember, reply = self._tree.remember, pyfuse3.readdir_reply
         owner = self._owner
         file_mode, directory_mode = owner.file_mode, owner.directory_mode
@@ -370,29 +372,27 @@ class Operations(WriteOperations):
         self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
     ) -> None:
         self._calls["setxattr"] += 1
-        self._check_xattr("setxattr", inode, name)
+        self._check_xattr("setxattr", inode)
         try:
-            await self._fs.user_xattrs.set(inode, name, value)
+            await self._fs.set_xattr(inode, name, value)
         except Exception as exc:
             self._fail("setxattr", exc)
 
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         self._calls["removexattr"] += 1
-        self._check_xattr("removexattr", inode, name)
+        self._check_xattr("removexattr", inode)
         try:
-            await self._fs.user_xattrs.remove(inode, name)
+            await self._fs.set_xattr(inode, name, None)
         except Exception as exc:
             self._fail("removexattr", exc)
 
-    def _check_xattr(self, handler: str, inode: int, name: bytes) -> None:
-        """FUSEError unless somebody may change that one."""
+    def _check_xattr(self, handler: str, inode: int) -> None:
+        """FUSEError unless somebody may change some."""
         if not self._xattrs:
             raise self._refusal(handler, errno.ENOSYS)
         try:
             if self._virtual.attributes(inode) is not None:
                 raise NotPermitted("the status can't be changed")
-            self._fs.check_writable()
-            check_name(name)
         except Exception as exc:
             self._fail(handler, exc)
 

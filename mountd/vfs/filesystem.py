@@ -14,6 +14,7 @@ from mountd.vfs.asking import Asking
 from mountd.vfs.attributes import NewAttributes, SetAttributes
 from mountd.vfs.files import Handle, OpenFiles, RemoteFile
 from mountd.vfs.folding import Folding
+from mountd.vfs.keeping import NAMES, Keeping, NothingKept
 from mountd.vfs.last_readers import LastReaders
 from mountd.vfs.links import Links
 from mountd.vfs.names import raw_name
@@ -23,7 +24,7 @@ from mountd.vfs.overlay import is_changed
 from mountd.vfs.queue_view import QueueView
 from mountd.vfs.subtree import Subtree
 from mountd.vfs.tree import Tree
-from mountd.vfs.user_xattrs import UserXattrs
+from mountd.vfs.user_xattrs import UserXattrs, check_name
 from mountd.vfs.whole_move import WholeMoves
 from mountd.vfs.writes import Writes
 from mountd_cache.block_cache import BlockCache
@@ -99,6 +100,7 @@ class FileSystem:
         self.user_xattrs = UserXattrs(self.tree, journal, self.asking, self.attributes_of_files)
         self.last_readers = LastReaders(self.files, self.writes)
         self.queue_view = QueueView(self.tree, self.files, self.writes, self.names, self.folding)
+        self.keeping: Keeping = NothingKept()
         self.state_of: Callable[[int], str | None] = lambda number: None
         # Of this process: one that opens a directory reads nothing in it.
         self.own_threads: set[int] = set()
@@ -387,6 +389,8 @@ class FileSystem:
     def xattr(self, number: int, name: bytes) -> bytes:
         """An attribute of cli.md. NoAttribute for any other name."""
         node = self.tree.node(number)
+        if name in NAMES:
+            return self.keeping.get(node, name)
         if isinstance(node, Directory):
             if name == URL:
                 return f"{self._url}/{node.key}".encode("utf-8", "surrogatepass")
@@ -403,6 +407,22 @@ class FileSystem:
             key = change.key if change is not None else file.key
             return f"{self._url}/{key}".encode("utf-8", "surrogatepass")
         raise NoAttribute(name)
+
+    async def set_xattr(self, number: int, name: bytes, value: bytes | None) -> None:
+        """None: without it."""
+        if name in NAMES:
+            node = self.tree.node(number)
+            if value is None:
+                await self.keeping.remove(node, name)
+            else:
+                await self.keeping.set(node, name, value)
+            return
+        self.check_writable()
+        check_name(name)
+        if value is None:
+            await self.user_xattrs.remove(number, name)
+        else:
+            await self.user_xattrs.set(number, name, value)
 
     def _state(self, digest: bytes, size: int) -> bytes:
         block_size, blocks = self.blocks.block_size, self.blocks.blocks

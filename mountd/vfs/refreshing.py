@@ -21,6 +21,7 @@ from mountd.vfs.moving import Moving
 from mountd.vfs.overlay import gone_files, waiting_below
 from mountd.vfs.remote_listing import Listed, Wanted, list_now
 from mountd.vfs.row_attributes import packed
+from mountd.vfs.settled import Settled
 from mountd_cache.changes import Change
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
@@ -87,6 +88,7 @@ class Refreshes:
         self._wait_s = wait_s
         self._remote_is_well = remote_is_well
         self._wall_clock = wall_clock
+        self.settled = Settled()
         self._running: dict[str, Refresh] = {}
         self._limiter = trio.CapacityLimiter(LISTINGS_AT_ONCE)
         self._nursery: trio.Nursery | None = None
@@ -109,6 +111,7 @@ class Refreshes:
     def expire(self, key: str) -> None:
         """The next access to the directory `key` lists it."""
         self._cache.touch(key, 0.0, "")
+        self.settled.discard(key)
         if key in self._running:
             self._running[key].outdated = True
 
@@ -198,6 +201,8 @@ class Refreshes:
             limiter=self._limiter,
             abandon_on_cancel=True,
         )
+        if key in self.settled and not await self.settled.admits(key, new.listing):
+            return
         # What was disowned meanwhile keeps its new number: whoever looks next asks again.
         now = self._cache.get(key)
         is_other = refresh.outdated and (now and now.tag) != (old and old.tag)
@@ -221,6 +226,7 @@ class Refreshes:
             if self._moving.is_at(key):
                 return  # what is known goes along; who waits asks again
             self._cache.forget(key)
+            self.settled.discard(key)
             if key:
                 self.expire(key[: key.rfind("/", 0, -1) + 1])
         if not isinstance(error, (RemoteError, OSError)):

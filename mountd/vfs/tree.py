@@ -43,6 +43,7 @@ from mountd.vfs.overlay import (
 )
 from mountd.vfs.refreshing import Refreshes
 from mountd.vfs.row_attributes import UNKNOWN, shown, shown_in
+from mountd.vfs.settled import SETTLED_TIMEOUT_S
 from mountd_cache.changes import ABSENT, Change
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
@@ -87,6 +88,7 @@ class Tree:
             remote_is_well=remote_is_well,
             wall_clock=wall_clock,
         )
+        self.settled = self.refreshes.settled
 
     # -- inodes
 
@@ -191,6 +193,8 @@ class Tree:
     def fresh(self, directory: Directory) -> CachedListing | None:
         """The listing if it may be used without asking anybody, else None. Never waits."""
         cached = self.cache.get(directory.key)
+        if cached is not None and self.settled.is_any and directory.key in self.settled:
+            return cached
         own = self.ledger.changes.get(directory.key)
         is_ours = own is not None and own.is_directory and not own.is_clean
         if is_ours and own is not None and (cached is not None or own.expect == ABSENT):
@@ -223,8 +227,16 @@ class Tree:
             return await self.listing(directory)
         raise error or Stale(f"the listing of {directory.key!r} did not stay in the cache")
 
-    def timeout_s(self, cached: CachedListing) -> float:
-        """How long the kernel may keep what this listing says."""
+    def believed(self, parent: Directory, name: bytes) -> CachedListing | None:
+        """The listing in which `name` is to be found without asking anybody, else None."""
+        if self.settled.is_any and self.settled.leads(parent.key, name):
+            return self.cache.get(parent.key) or self.fresh(parent)
+        return self.fresh(parent)
+
+    def timeout_s(self, cached: CachedListing, key: str | None = None) -> float:
+        """How long the kernel may keep what this listing says; `key` is its directory's."""
+        if self.settled.is_any and key is not None and key in self.settled:
+            return SETTLED_TIMEOUT_S
         left = self.ttl_s - self._proof.age_s(cached.fetched_at)
         return left if left > 0 else min(STALE_TIMEOUT_S, self.ttl_s)
 
@@ -253,6 +265,7 @@ class Tree:
     def expire_below(self, key: str) -> None:
         """The same for the directory `key` and all directories below it."""
         self.cache.expire(key)
+        self.settled.discard_below(key)
         self.refreshes.outdate_below(key)
 
     def changed_elsewhere(self) -> None:
@@ -267,7 +280,7 @@ class Tree:
     ) -> Attributes:
         """One name, counted as one look-up. NoEntry only from a complete listing, or `known`."""
         if parent.key not in self.ledger.shown or name not in self.ledger.shown[parent.key]:
-            cached = known or self.fresh(parent) or await self.listing(parent)
+            cached = known or self.believed(parent, name) or await self.listing(parent)
         change = self.ledger.shown.get(parent.key, {}).get(name)  # it may have come meanwhile
         if change is not None:
             self.remember_change(parent, change)
@@ -279,7 +292,7 @@ class Tree:
         ):
             raise NoEntry(name)
         self.remember(parent, cached.listing, row)
-        return self.row_attributes(cached, row)
+        return self.row_attributes(cached, row, parent.key)
 
     def seen(self, directory: Directory, cached: CachedListing) -> CachedListing:
         """A directory's listing with the local changes in it."""
@@ -289,7 +302,7 @@ class Tree:
 
     def negative_timeout_s(self, parent: Directory) -> float:
         cached = self.cache.get(parent.key)
-        return self.timeout_s(cached) if cached else 0.0
+        return self.timeout_s(cached, parent.key) if cached else 0.0
 
     def attributes(self, node: Node) -> Attributes:
         """Of a node that the kernel holds; never waits. Raises Stale where the row is gone."""
@@ -299,7 +312,7 @@ class Tree:
         if change is not None:
             return self.change_attributes(change)
         cached, row = self.locate(node)
-        return self.row_attributes(cached, row)
+        return self.row_attributes(cached, row, node.parent.key)
 
     def change_attributes(self, change: Change) -> Attributes:
         """Of a name that was changed here."""
@@ -343,8 +356,8 @@ class Tree:
     def _is_hidden(self, key: str, listing: Listing, row: int) -> bool:
         return key in self.ledger.gone and is_hidden(self.ledger, key, listing, row)
 
-    def row_attributes(self, cached: CachedListing, row: int) -> Attributes:
-        """Of a name that is as the listing says."""
+    def row_attributes(self, cached: CachedListing, row: int, key: str | None = None) -> Attributes:
+        """Of a name that is as the listing of the directory `key` says."""
         found = cached.listing.row(row)
         if self.known.told:
             found = self.known.of(found)
@@ -355,7 +368,7 @@ class Tree:
             found.size,
             found.mtime_ns,
             version_in(found.version),
-            self.timeout_s(cached),
+            self.timeout_s(cached, key),
             *at,
             is_link=found.is_link,
         )

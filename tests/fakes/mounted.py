@@ -40,6 +40,7 @@ class MountedFiles:
     journal: Journal
     metadata: MetadataCache
     queue: SyncQueue | None
+    blocks: BlockFiles
     crashes: bool = False
 
 
@@ -87,7 +88,7 @@ async def mounted_files(
         wall_clock=clock or time.time,
         wall_clock_ns=wall_clock_ns,
     )
-    mounted = MountedFiles(fs, journal, metadata, None)
+    mounted = MountedFiles(fs, journal, metadata, None, files)
     if queue:
         mounted.queue = SyncQueue(
             journal,

@@ -136,7 +136,7 @@ def cpu_s(environment: Mapping[str, str], code: str) -> float:
 
 COMMANDS = [
     *("mount", "umount", "status", "flush", "queue", "refresh", "copy", "manifest"),
-    *("login", "remotes", "tune", "doctor"),
+    *("warm", "pin", "unpin", "login", "remotes", "tune", "doctor"),
 ]
 HELP = "from mountd.cli import main; main(['--help'])"
 

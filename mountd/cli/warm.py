@@ -1,0 +1,124 @@
+"""`mountd warm PATH...`: has the daemon fill its cache with all of PATH."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mountd.cli.arguments import Parser
+from mountd.cli.keeping import (
+    ASK_S,
+    WARM,
+    Target,
+    files_and_bytes,
+    find_target,
+    get_by_path,
+    how_far,
+    number,
+    set_by_path,
+)
+from mountd.cli.output import counted, human_bytes, warn
+from mountd.cli.progress import Progress, progress
+from mountd.errors import ExitCode, StartError
+from mountd.transfer.crew import Rate
+
+
+def run(arguments: Sequence[str]) -> int:
+    """0 when all of PATH is in the cache; else 1, naming what is not. Ctrl-C ends it, in the
+    daemon, too."""
+    parser = Parser("warm", "Fills the cache with all that is at and below PATH.")
+    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="in a mount")
+    parsed = parser.read(arguments)
+    targets = [find_target(path) for path in parsed.paths]
+    by_mount: dict[str, list[Target]] = {}
+    for target in targets:
+        by_mount.setdefault(target.mount.path, []).append(target)
+    complaints: list[str] = []
+    with progress() as shown:
+        for group in by_mount.values():
+            try:
+                if group[0].daemon is None:
+                    for target in group:
+                        _warm_by_path(target, shown)
+                else:
+                    _warm(group, shown)
+            except StartError as error:
+                complaints.append(str(error))
+    if complaints:
+        raise StartError("; ".join(complaints))
+    return ExitCode.OK
+
+
+def _warm(group: list[Target], shown: Progress) -> None:
+    """Raises StartError for what is not in the cache when it ends."""
+    first = group[0]
+    job = first.ask("warm", paths=[target.below for target in group])["job"]
+    is_told, rate = False, Rate()
+    shown.show(f"{first.mount.path}: listing")
+    try:
+        while True:
+            answer = first.ask("warming", ASK_S, job=job)
+            state = answer.get("state")
+            if state != "looking" and not is_told:
+                is_told, rate = True, Rate()
+                shown.say(f"{first.mount.path}: {foretold(answer)}")
+            if state not in ("looking", "filling"):
+                break
+            if state == "filling":
+                have, whole = number(answer, "fetched_bytes"), number(answer, "missing_bytes")
+                shown.show(f"{first.mount.path}: {how_far(have, whole, rate)}{_failed(answer)}")
+    except BaseException:
+        first.ask("warm_stop", job=job)
+        raise
+    _end(first, answer, rate.elapsed_s)
+
+
+def foretold(answer: dict[str, Any]) -> str:
+    """What will be done."""
+    size, missing = number(answer, "bytes"), number(answer, "missing_bytes")
+    words = files_and_bytes(number(answer, "files"), size)
+    return f"{words}; {human_bytes(size - missing)} here already, {human_bytes(missing)} to fetch"
+
+
+def _end(target: Target, answer: dict[str, Any], took_s: float) -> None:
+    where = target.mount.path
+    if answer.get("state") == "refused":
+        lacking = human_bytes(number(answer, "no_room_bytes"))
+        raise StartError(
+            f"{where}: it does not fit, {lacking} are too much for nine tenths of cache_size and "
+            "what is pinned already: warm less, unpin, or give a larger cache_size"
+        )
+    if answer.get("state") == "stopped":
+        raise StartError(f"{where}: it was stopped: {answer.get('reason') or 'by another command'}")
+    fetched = number(answer, "fetched_bytes")
+    per_s = f" ({human_bytes(fetched / took_s)}/s)" if fetched and took_s > 0 else ""
+    words = f"fetched {files_and_bytes(number(answer, 'fetched_files'), fetched)}"
+    print(f"{where}: {words} in {took_s:.1f} s{per_s}")
+    failed = number(answer, "failed")
+    if not failed:
+        if answer.get("reason"):
+            raise StartError(f"{where}: {answer['reason']}")
+        return
+    failures = answer.get("failures")
+    for pair in failures if isinstance(failures, list) else []:
+        if isinstance(pair, list) and len(pair) == 2:
+            warn(f"{pair[0]}: {pair[1]}")
+    raise StartError(f"{where}: {counted(failed, 'file')} could not be fetched")
+
+
+def _failed(answer: dict[str, Any]) -> str:
+    failed = number(answer, "failed")
+    return f", {failed} failed" if failed else ""
+
+
+def _warm_by_path(target: Target, shown: Progress) -> None:
+    set_by_path(target, WARM, b"1")
+    try:
+        while (said := get_by_path(target, WARM)) != "1":
+            if not said.endswith("%"):
+                raise StartError(f"{target.path}: {said}")
+            shown.show(f"{target.path}: {said}")
+            time.sleep(ASK_S)
+    except BaseException:
+        set_by_path(target, WARM, b"0")
+        raise
