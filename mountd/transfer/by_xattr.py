@@ -1,7 +1,5 @@
 """`user.mountd.pin` and `user.mountd.warm` of a path: see vfs/keeping.py for who calls."""
 
-import math
-
 from mountd.errors import NoAttribute, NoEntry, NotPossible
 from mountd.transfer.pinned_tree import PinnedTree, PinState
 from mountd.transfer.pins import Pins
@@ -75,7 +73,7 @@ class KeepingByXattr:
         if running is not None and not running.ended.is_set():
             return
         # Who sets an xattr doesn't stay to ask.
-        self._jobs[path] = self._warmings.begin([path], lease_s=math.inf)
+        self._jobs[path] = self._warmings.begin([path], is_leased=False)
         if len(self._jobs) > _MOST_REMEMBERED:
             del self._jobs[next(iter(self._jobs))]
 

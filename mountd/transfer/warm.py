@@ -6,6 +6,7 @@ beginning; afterwards it is what was used last, and may be evicted like anything
 
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -60,7 +61,8 @@ class Warming:
 class Warmings:
     """All jobs of a mount. Of the loop."""
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: Means, *, lease_s: float = LEASE_S) -> None:
+        self._lease_s = lease_s
         self._means = means
         self._jobs: dict[int, Warming] = {}
         self._leases: dict[int, float] = {}
@@ -73,16 +75,16 @@ class Warmings:
             self._nursery = nursery
             task_status.started()
             while True:
-                await trio.sleep(1.0)
+                await trio.sleep(min(1.0, self._lease_s))
                 self._end_leases()
 
-    def begin(self, paths: Sequence[bytes], *, lease_s: float = LEASE_S) -> int:
-        """The job's number. It is stopped when `find` was not called for so long."""
+    def begin(self, paths: Sequence[bytes], *, is_leased: bool = True) -> int:
+        """The job's number. One that is leased is stopped when `find` isn't called any more."""
         if self._nursery is None or len(self._jobs) >= MAX_JOBS:
             raise NoEntry("too many are at it already")
         number = next(self._numbers)
         job = self._jobs[number] = Warming([PinnedTree(self._means, path) for path in paths])
-        self._leases[number] = trio.current_time() + lease_s
+        self._leases[number] = trio.current_time() + (self._lease_s if is_leased else math.inf)
         self._nursery.start_soon(self._warm, job)
         return number
 
@@ -90,7 +92,7 @@ class Warmings:
         """A job, which goes on for a lease more."""
         job = self._jobs.get(number)
         if job is not None:
-            until_s = trio.current_time() + LEASE_S
+            until_s = trio.current_time() + self._lease_s
             self._leases[number] = max(self._leases[number], until_s)
         return job
 

@@ -64,7 +64,9 @@ def mounted(
     **options: object,
 ) -> Iterator[Mounted]:
     """Mounts `source` at `folder`/mnt with its cache in `folder`/cache; the same folder again is
-    a remount. Fails with the daemon's log when it doesn't come up. Options as in cli.md."""
+    a remount. Fails with the daemon's log when it doesn't come up. Options as in cli.md. The option
+    `config` is what the config file says below `[mounts.m]`, which is mounted by its name then."""
+    config = options.pop("config", None)
     path = folder / "mnt"
     if not is_mounted(path):  # else it may be a dead one's, which can't be looked at
         path.mkdir(parents=True, exist_ok=True)
@@ -74,6 +76,10 @@ def mounted(
     runtime.mkdir(mode=0o700, exist_ok=True)
     env = os.environ | {"MOUNTD_RUNTIME_DIR": str(runtime)} | dict(environment or {})
     command = [sys.executable, "-m", "mountd", "mount", source, str(path), "--foreground"]
+    if config is not None:
+        file = folder / "config.toml"
+        file.write_text(f'[mounts.m]\nsource = "{source}"\nmountpoint = "{path}"\n{config}')
+        command[4:6] = ["m", "--config", str(file)]
     settings = ",".join(f"{k}={str(v).replace(',', chr(92) + ',')}" for k, v in options.items())
     log = folder / f"daemon-{time.monotonic_ns()}.log"
     with log.open("wb") as log_file:
