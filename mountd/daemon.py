@@ -43,8 +43,8 @@ from mountd.errors import (
 from mountd.fusefs.kernel import KernelLevers, tune
 from mountd.fusefs.mount import FuseMount, mount_options
 from mountd.fusefs.operations import Operations, ownership
-from mountd.mount_point import clear_dead_mount
 from mountd.keeping import Keeping, room_for_writes
+from mountd.mount_point import clear_dead_mount
 from mountd.observing import Observing
 from mountd.order_keeping import OrderKeeping
 from mountd.plain_error import plain_error

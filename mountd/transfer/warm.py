@@ -116,28 +116,31 @@ class Warmings:
                 del self._jobs[number], self._leases[number]
 
     async def _warm(self, job: Warming) -> None:
+        end = "stopped"
         try:
             with job.scope:
-                await self._look(job)
-                job.begun_with = [tree.totals for tree in job.trees]
-                if any(one.no_room_bytes for one in job.begun_with):
-                    job.state = "refused"
-                    return
-                job.state = "filling"
-                async with trio.open_nursery() as nursery:
-                    for tree in job.trees:
-                        nursery.start_soon(self._fill, tree)
-                job.state = "done"
+                end = await self._bring(job)
         except Exception as error:
             log.exception("warming failed in an unforeseen way")
-            job.state, job.reason = "stopped", f"a defect: {error}"
+            job.reason = f"a defect: {error}"
         finally:
-            if job.scope.cancelled_caught:
-                job.state = "stopped"
             with trio.CancelScope(shield=True):
                 for tree in job.trees:
                     await tree.release()
+            job.state = end
             job.ended.set()
+
+    async def _bring(self, job: Warming) -> str:
+        """How it ended."""
+        await self._look(job)
+        job.begun_with = [tree.totals for tree in job.trees]
+        if any(one.no_room_bytes for one in job.begun_with):
+            return "refused"
+        job.state = "filling"
+        async with trio.open_nursery() as nursery:
+            for tree in job.trees:
+                nursery.start_soon(self._fill, tree)
+        return "done"
 
     async def _look(self, job: Warming) -> None:
         for tree in list(job.trees):

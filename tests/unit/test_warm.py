@@ -11,7 +11,7 @@ from mountd.errors import StartError
 from mountd.transfer.asked import Asked
 from mountd.transfer.subtree import find_place
 from mountd.transfer.warm import Warmings
-from tests.fakes.keeping import kept_files
+from tests.fakes.keeping import kept_files, until
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import BLOCK, content
 
