@@ -18,6 +18,7 @@ from functools import partial
 from typing import Protocol, Self
 
 from mountd.errors import RemoteError, Unsupported, VersionChanged
+from mountd.remotes.base import ABSENT
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.object_store import PROBE_NAME
 from mountd.remotes.rest import RestAnswer
@@ -70,6 +71,10 @@ class Proven:
         flags = {name: bool(value) for name, value in values.items() if name != "proven_s"}
         return cls(**flags, proven_s=int(str(values["proven_s"])))
 
+    def completes_if(self, expect: str | None) -> bool:
+        """Whether Complete is refused unless the key has that version, or ABSENT nothing."""
+        return self.complete_if_none_match if expect == ABSENT else self.complete_if_match
+
     @property
     def ignored(self) -> list[str]:
         """The conditions that aren't enforced, by name."""
@@ -101,8 +106,18 @@ class Prover:
         """What is proved by now; never asks."""
         return self._proven
 
+    def begin(self) -> None:
+        """Asks in a thread of its own, for whoever has something else to do until `proven`. What
+        goes wrong there goes wrong again for that one."""
+
+        def ask() -> None:
+            with contextlib.suppress(RemoteError):
+                self.proven()
+
+        threading.Thread(target=ask, name="proof", daemon=True).start()
+
     def proven(self) -> Proven:
-        """Some thirty small requests the first time, which take nine of their latencies. Raises
+        """Some thirty small requests the first time, which take seven of their latencies. Raises
         what keeps it from being found out."""
         if self._proven is not None:
             return self._proven
@@ -133,7 +148,7 @@ _Act = Callable[[Mapping[str, str]], _Outcome]
 
 
 class _Probes:
-    """Four probes side by side, each with keys of its own. What they leave goes at the end."""
+    """Six probes side by side, each with keys of its own. What they leave goes at the end."""
 
     def __init__(self, rest: S3Rest, prefix: str) -> None:
         self._rest = rest
@@ -162,7 +177,10 @@ class _Probes:
         """Raises the error of a first put that isn't possible at all."""
         first = self._probe()
         is_fresh = first.begins()  # alone: who may not write is told so once
-        rest = (self._probe().completes, self._probe().copies_parts, self._probe().copies)
+        rest = (
+            *(self._probe().completes, self._probe().copies_parts),
+            *(self._probe().copies, self._probe().copies_versions),
+        )
         marks = partial(self._probe().marks, _NONE if is_fresh else NOTHING)
         with ThreadPoolExecutor(len(rest) + 1, "probe") as pool:
             others = [pool.submit(probe) for probe in (*rest, marks)]
@@ -186,7 +204,7 @@ class _Probe:
         self._copy_key = f"{folder}{uuid.uuid4().hex}"
         self._payload = payload_of(b"mountd looks whether conditions hold", rest.signs_bodies)
         self._tags: dict[str, str] = {}  # by key, of what is there now
-        self._upload_id = ""
+        self._upload_id = self._part_tag = ""
 
     def begins(self) -> bool:
         """Whether something can be made under the condition that it is not there."""
@@ -222,8 +240,11 @@ class _Probe:
             "copies": self._copy(_NONE) is _Outcome.DONE or self._copy({}) is _Outcome.DONE,
             "copy_if_none_match": self._copy(_NONE) is _Outcome.REFUSED,
             "copy_if_match": self._enforces(self._copy, self._copy_key),
-            "copy_source_if_match": self._enforces(self._copy_of_version, self._key),
         }
+
+    def copies_versions(self) -> dict[str, bool]:
+        self._put_somehow()
+        return {"copy_source_if_match": self._enforces(self._copy_of_version, self._key)}
 
     def marks(self, condition: Mapping[str, str]) -> dict[str, bool]:
         return {"keeps_markers": self._keeps_markers(condition)}
@@ -256,18 +277,13 @@ class _Probe:
         return outcome
 
     def _complete(self, condition: Mapping[str, str]) -> _Outcome:
-        if not self._has_upload():
+        if not self._has_upload() or not self._has_part():
             return _Outcome.UNABLE
         upload = {"uploadId": self._upload_id}
-        query = {"partNumber": "1", **upload}
-        outcome, answer = self._ask("PUT", self._key, query, payload=self._payload)
-        if outcome is not _Outcome.DONE:
-            return _Outcome.UNABLE
-        body = complete_body([opaque_tag(answer.header("etag"))])
-        payload = payload_of(body, self._rest.signs_bodies)
+        payload = payload_of(complete_body([self._part_tag]), self._rest.signs_bodies)
         outcome, answer = self._ask("POST", self._key, upload, condition, payload)
         if outcome is _Outcome.DONE:
-            self._upload_id = ""
+            self._upload_id = self._part_tag = ""
             self._tags[self._key] = etag_in(answer.body)
         return outcome
 
@@ -292,6 +308,15 @@ class _Probe:
                 return False
             self._upload_id = upload_id_in(answer.body)
         return True
+
+    def _has_part(self) -> bool:
+        """Sends one where there is none: what was refused keeps it."""
+        if not self._part_tag:
+            query = {"partNumber": "1", "uploadId": self._upload_id}
+            outcome, answer = self._ask("PUT", self._key, query, payload=self._payload)
+            if outcome is _Outcome.DONE:
+                self._part_tag = opaque_tag(answer.header("etag"))
+        return bool(self._part_tag)
 
     def _copy(self, condition: Mapping[str, str]) -> _Outcome:
         headers = {"x-amz-copy-source": self._rest.copy_source(self._key), **condition}

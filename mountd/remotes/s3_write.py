@@ -187,20 +187,37 @@ class S3Bucket:
         same: Sequence[tuple[int, int]],
     ) -> ListedObject:
         """In parts, each sent or copied under a condition. Unsupported where the server doesn't
-        enforce that: the source might change between two parts."""
-        proven = self._prover.proven()
-        if not proven.part_copy_source_if_match:
-            raise Unsupported(f"{self._rest.place.what} does not copy parts of a certain version")
+        enforce that: the source might change between two parts.
+
+        The parts go while it is proved what the server enforces: before Complete they are nobody's.
+        """
+        if self._prover.known is None:
+            self._prover.begin()
+        else:
+            self._proven_for_delta()
         parts = delta_parts(body.size, same)
         upload = _recognisable(upload)
         what = {
             "x-amz-copy-source": self._rest.copy_source(source),
             "x-amz-copy-source-if-match": version,
         }
-        target = self._target(proven, key, body.size, expect, upload)
-        check_tag = partial(self._check_tag, proven)
+
+        def condition() -> Mapping[str, str]:
+            proven = self._proven_for_delta()
+            return self._condition(key, expect, proven.completes_if(expect))
+
+        def check_tag(answer: RestAnswer, md5: bytes) -> None:
+            self._check_tag(self._prover.proven(), answer, md5)
+
+        target = Target(key, body.size, headers_of(key, upload), condition, upload)
         made = self._multipart.put_delta(target, parts, body, check_tag, what)
         return self._as_listed(key, ListedObject(key, body.size, 0, made), upload)
+
+    def _proven_for_delta(self) -> Proven:
+        proven = self._prover.proven()
+        if not proven.part_copy_source_if_match:
+            raise Unsupported(f"{self._rest.place.what} does not copy parts of a certain version")
+        return proven
 
     def abandon(self, key: str, token: str) -> None:
         self._multipart.abandon(key, token)
@@ -286,8 +303,7 @@ class S3Bucket:
         upload: Upload,
         headers: Mapping[str, str] | None = None,
     ) -> Target:
-        is_absent = expect == ABSENT
-        enforced = proven.complete_if_none_match if is_absent else proven.complete_if_match
+        enforced = proven.completes_if(expect)
         headers = headers_of(key, upload) if headers is None else headers
         return Target(key, size, headers, lambda: self._condition(key, expect, enforced), upload)
 
