@@ -284,6 +284,28 @@ def test_a_killed_daemons_upload_goes_on_after_its_chunks(
     assert nextcloud_server.uploads() == {}
 
 
+def test_an_upload_goes_on_after_its_chunks_when_the_server_was_away(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    at = mount()
+    (at.path / "first").write_bytes(b"1")
+    flush(at)
+    data = large(6 * CHUNK)
+    nextcloud_server.faults({"op": "PutChunk", "path": "0000[4-9]$", "hold": True})
+    (at.path / "large").write_bytes(data)
+    nextcloud_server.wait_for_requests(6, op="PutChunk", timeout_s=25.0)
+    nextcloud_server.refuse_connections()
+    nextcloud_server.clear_faults()
+    nextcloud_server.release()
+    nextcloud_server.accept_connections()
+    flush(at)
+    assert nextcloud_server.read("large") == data
+    assert len(nextcloud_server.log(op="MakeUpload")) == 1
+    sent = [entry.path[-5:] for entry in nextcloud_server.log(op="PutChunk")]
+    assert [sent.count(f"0000{n}") for n in (1, 2, 3)] == [1, 1, 1]
+    assert nextcloud_server.uploads() == {}
+
+
 def test_a_chunk_that_hangs_does_not_keep_the_daemon_when_the_time_to_stop_is_over(
     nextcloud_server: NextcloudServer, tmp_path: Path
 ) -> None:
