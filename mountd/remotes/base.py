@@ -86,7 +86,7 @@ class Capabilities:
     `tells_rights`: a listing's entries have `denied` among their attributes.
     `tree_versions`: a directory's version, where it isn't "", changes with anything below it, and
     never comes back.
-    `tells_quota`, `native_move`: the doors of `optional_doors` work.
+    `tells_quota`, `native_move`, `removes_trees`: the doors of `optional_doors` work.
     `lists_for_nothing`: listings and stats are answered from memory and are no requests.
     """
 
@@ -104,6 +104,7 @@ class Capabilities:
     name_rules: NameRules | None = None
     tells_quota: bool = False
     native_move: bool = False
+    removes_trees: bool = False
     keeps_modes: bool = False
     lists_attributes: bool = False
     tree_versions: bool = False

@@ -5,7 +5,7 @@ Innermost, so that retries and probes are counted too.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from typing_extensions import Buffer
 
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
 from mountd.remotes.latency import Latencies
-from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of
+from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of, remove_tree_in
 from mountd.types import Entry
 
 _Answer = TypeVar("_Answer")
@@ -206,6 +206,11 @@ class CountingStore:
         self._count_put()
         with self._timing("move_dir"):
             move_dir_in(self._store, source, key)
+
+    def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
+        self._count_put()
+        with self._timing("remove_tree"):
+            remove_tree_in(self._store, key, inside)
 
     def prepare_changes(self) -> None:
         prepare_changes_in(self._store)

@@ -1,6 +1,6 @@
 """The outermost wrapper: calls fail at once while the remote is down, and their ends are told."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from typing_extensions import Buffer
@@ -8,7 +8,7 @@ from typing_extensions import Buffer
 from mountd.errors import RemoteError
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
 from mountd.remotes.health import RemoteHealth
-from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of
+from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of, remove_tree_in
 from mountd.types import Entry
 
 _Answer = TypeVar("_Answer")
@@ -62,6 +62,9 @@ class HealthStore:
 
     def move_dir(self, source: str, key: str) -> None:
         self._write(lambda: move_dir_in(self._store, source, key))
+
+    def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
+        self._write(lambda: remove_tree_in(self._store, key, inside))
 
     def prepare_changes(self) -> None:
         self._write(lambda: prepare_changes_in(self._store))

@@ -7,7 +7,7 @@ reads the body: a large file would otherwise go out in one rush and then block a
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -25,7 +25,13 @@ from mountd.remotes.base import (
     Upload,
 )
 from mountd.remotes.limit import Limiter, Wait
-from mountd.remotes.optional_doors import checksums_in, move_dir_in, prepare_changes_in, quota_of
+from mountd.remotes.optional_doors import (
+    checksums_in,
+    move_dir_in,
+    prepare_changes_in,
+    quota_of,
+    remove_tree_in,
+)
 from mountd.types import Entry
 
 BURST_S = 1.0
@@ -211,6 +217,10 @@ class LimitedStore:
     def move_dir(self, source: str, key: str) -> None:
         with self._slot():
             move_dir_in(self._store, source, key)
+
+    def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
+        with self._slot():
+            remove_tree_in(self._store, key, inside)
 
     def prepare_changes(self) -> None:
         with self._slot():

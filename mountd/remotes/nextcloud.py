@@ -6,7 +6,7 @@ The first listing or change asks for the capabilities, once. A server that has n
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from typing_extensions import Buffer
@@ -142,6 +142,7 @@ class NextcloudStore:
             keeps_mtime=self._writer.keeps_mtime,
             name_rules=self._door.known.names,
             native_move=is_nextcloud,
+            removes_trees=is_nextcloud,
             tree_versions=self._door.may_be_nextcloud,
         )
 
@@ -204,6 +205,10 @@ class NextcloudStore:
     def move_dir(self, source: str, key: str) -> None:
         """One MOVE: what is inside keeps its ids, shares and old versions."""
         self._writer.move_dir(source, key)
+
+    def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
+        """Into the trash, as one thing."""
+        self._writer.remove_tree(key, inside)
 
     def prepare_changes(self) -> None:
         """What the server is and has."""

@@ -34,6 +34,7 @@ from mountd.remotes.nextcloud_assembly import Goal
 from mountd.remotes.nextcloud_chunks import ChunkedUploads, Looks
 from mountd.remotes.nextcloud_dav import Details
 from mountd.remotes.nextcloud_features import FeaturesDoor
+from mountd.remotes.nextcloud_removal import remove_tree
 from mountd.remotes.nextcloud_version import has_lost_its_sum, version_made
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.webdav_changes import DavChanges
@@ -191,6 +192,13 @@ class NextcloudWriter:
             until_s = self._pool.deadline_s()
             if not self._changes.move(source, key, until_s, overwrite=False):
                 raise VersionChanged(f"something is at {key!r}")
+
+    def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
+        """See `optional_doors`, and `nextcloud_removal` for what is proved."""
+        if self._writer() is self._plain or not key:
+            raise Unsupported("here nothing tells what is in a directory")
+        with self._locks_explained(key):
+            remove_tree(self._reader, self._changes, self._pool.deadline_s, key, inside)
 
     def _writer(self) -> DavWriter:
         return self._known if self._door.get().is_nextcloud else self._plain

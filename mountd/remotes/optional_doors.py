@@ -1,7 +1,7 @@
 """What only some remotes can do. The wrappers have these doors too, and say Unsupported for a
 store that has not; `Capabilities` says it without asking."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 from mountd.errors import Unsupported
@@ -24,6 +24,19 @@ class MovesDirectories(Protocol):
 
         NotFound where it, or the new parent, is missing; VersionChanged where something is at
         `key` already. After Unreachable it may have happened, or may happen yet: then look.
+        """
+        ...
+
+
+@runtime_checkable
+class RemovesTrees(Protocol):
+    def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
+        """Removes a directory with all that is in it, by one request. `inside`: every key that may
+        be below it, with a file's version, and "" for a directory; what is missing does no harm.
+
+        VersionChanged where anything else is in there, or was changed meanwhile, and Unsupported
+        where that can't be told; then nothing was removed. NotFound where the directory is missing.
+        After Unreachable it may have happened.
         """
         ...
 
@@ -112,6 +125,13 @@ def move_dir_in(store: RemoteStore, source: str, key: str) -> None:
     if not isinstance(store, MovesDirectories):
         raise Unsupported("this remote moves no directories")
     store.move_dir(source, key)
+
+
+def remove_tree_in(store: RemoteStore, key: str, inside: Mapping[str, str]) -> None:
+    """As `RemovesTrees.remove_tree`. Unsupported where everything is removed by itself."""
+    if not isinstance(store, RemovesTrees):
+        raise Unsupported("this remote removes no trees")
+    store.remove_tree(key, inside)
 
 
 def prepare_changes_in(store: RemoteStore) -> None:

@@ -17,7 +17,7 @@ six.
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Generic, ParamSpec, Protocol, TypeVar
 
@@ -26,7 +26,13 @@ from typing_extensions import Buffer
 from mountd.errors import Locked, RemoteError, Throttled, Unreachable
 from mountd.remotes import call
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
-from mountd.remotes.optional_doors import checksums_in, move_dir_in, prepare_changes_in, quota_of
+from mountd.remotes.optional_doors import (
+    checksums_in,
+    move_dir_in,
+    prepare_changes_in,
+    quota_of,
+    remove_tree_in,
+)
 from mountd.types import Entry, Kind
 
 UNANSWERED_ATTEMPTS = 3
@@ -213,6 +219,10 @@ class RetryingStore:
     def move_dir(self, source: str, key: str) -> None:
         with self._deadline(self._timeout_s):
             move_dir_in(self._store, source, key)
+
+    def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
+        with self._deadline(self._timeout_s):
+            remove_tree_in(self._store, key, inside)
 
     def prepare_changes(self) -> None:
         with self._deadline(self._timeout_s):

@@ -1,7 +1,7 @@
 """Sends what is no file's content: removals, and directories made."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from mountd.errors import DirectoryNotEmpty, NotFound, Unreachable, VersionChanged
 from mountd.sync.attempts import Asker, Owner
@@ -116,6 +116,19 @@ class NamespaceSender:
         self._made.discard(key)
         self._doubts.clear(key)
 
+    def gone_whole(self, top: Change, below: Sequence[Change]) -> None:
+        """A directory is gone, with all that was removed below it."""
+        ledger = self._journal.ledger
+        together = (*below, top)
+        rows: list[Change] = []
+        for each in together:
+            gone = file_gone if each.kind is ChangeKind.GONE_FILE else directory_gone
+            rows += gone(ledger, each).changes
+        self._commit(Rows(changes=tuple(rows)), [each.key for each in together])
+        for each in together:
+            self._made.discard(each.key)
+            self._doubts.clear(each.key)
+
     def _never_there(self, change: Change, rows: Rows) -> None:
         """It was made and removed before the remote heard of it. Not forgotten at once: the kept
         listing may have a row of what had that name before, which only folding takes away."""
@@ -123,9 +136,13 @@ class NamespaceSender:
         self._doubts.clear(change.key)
 
     def _settle(self, change: Change, rows: Rows) -> None:
+        self._commit(rows, [change.key])
+
+    def _commit(self, rows: Rows, keys: Iterable[str]) -> None:
         if rows == Rows():
             return
         self._journal.commit(rows, reserve=True)
-        now = self._journal.ledger.changes.get(change.key)
-        if now is not None and now.is_clean:
-            self._view.sent(now)
+        for key in keys:
+            now = self._journal.ledger.changes.get(key)
+            if now is not None and now.is_clean:
+                self._view.sent(now)

@@ -39,6 +39,7 @@ from mountd.sync.sending import BaseGone, Conflict, FileSender, Landing
 from mountd.sync.tally import Tally
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.sync.uploader import Uploader
+from mountd.sync.whole_removal import WholeRemovals
 from mountd_cache.changes import Base, Change, ChangeKind
 
 log = logging.getLogger(__name__)
@@ -113,10 +114,13 @@ class SyncQueue:
         )
         self._uploader = Uploader(journal, asker, self._sender, unfinished=unfinished)
         self._leftovers = Leftovers(unfinished, journal, asker)
+        self._failures = Failures(journal, remote_is_well=remote_is_well, jitter=jitter)
         self._namespace = NamespaceSender(journal, asker, view, self._lost, wall_clock=wall_clock)
+        self._whole = WholeRemovals(
+            self._ledger, asker, self._namespace, self._in_flight, self._failures.troubles
+        )
         self._bring_in = BringIn(journal, asker, view)
         self._contents_in_flight: dict[int, str] = {}
-        self._failures = Failures(journal, remote_is_well=remote_is_well, jitter=jitter)
         self._troubles = self._failures.troubles
         self._tally = Tally(self._ledger, self._in_flight, self._troubles)
         self._by_hand = ByHand(journal, view, self._in_flight, self._failures, self._doubts)
@@ -264,6 +268,7 @@ class SyncQueue:
         self._failures.prune()
         self._prepare()
         is_more = self._look_at_drains(schedule)
+        self._whole.plan(schedule)
         self._lanes.fill(schedule.ready)
         if not schedule.ready and not self._in_flight:
             self._threads.rest()
@@ -397,10 +402,16 @@ class SyncQueue:
             if not await self._bring_in.from_cache(change.key, gone.base.key):
                 self._lost.base_gone(change.key, gone.base)
 
-    async def _send(self, change: Change) -> None:
+    async def _make_way(self, change: Change) -> None:
         if self._spare is not None and not await self._spare(change):
             raise StillRead("what it replaces is too large to be kept, and is still read")
         await self._leftovers.clear_way(change)
+
+    async def _send(self, change: Change) -> None:
+        if self._whole.is_chosen(change):
+            await self._whole.send(change, self._make_way)
+            return
+        await self._make_way(change)
         if self._ledger.changes.get(change.key) is not change:
             return
         if change.kind is not ChangeKind.FILE:

@@ -59,6 +59,7 @@ class Schedule:
         self.stage: list[Change] = []
         self.waits_for: dict[str, tuple[str, ...]] = {}
         self.full: set[str] = set()
+        self.whole: set[str] = set()  # directories that go with all that was removed below them
         self.staging: set[str] = set()  # keys of `stage`, and those that rest after a failure
         self.failed = 0
         self.look_again_s = math.inf
@@ -101,6 +102,8 @@ class Schedule:
             return False
         if self.is_held(change):
             return False
+        if change.key in self.whole:
+            return True
         if change.kind is ChangeKind.GONE_DIRECTORY:
             return next(self._unsent_in(change.key), None) is None
         return self.due_in_s(change) <= 0 and next(self.blockers(change), None) is None

@@ -13,7 +13,7 @@ they were added. The first that raises ends the call.
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, TypeVar, get_args
@@ -22,12 +22,14 @@ from typing_extensions import Buffer
 
 from mountd.errors import Unreachable
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
-from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in
+from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, remove_tree_in
 from mountd.types import Entry
 
 # "write" is any of those that change something.
 Reads = Literal["stat", "list", "read", "identify", "list_tree"]
-Writes = Literal["put", "put_delta", "delete", "copy", "make_dir", "remove_dir", "move_dir"]
+Writes = Literal[
+    "put", "put_delta", "delete", "copy", "make_dir", "remove_dir", "move_dir", "remove_tree"
+]
 Operation = Reads | Writes | Literal["abandon", "write", "*"]
 _WRITES = frozenset(get_args(Writes))
 _Answer = TypeVar("_Answer")
@@ -172,6 +174,9 @@ class FaultStore:
 
     def move_dir(self, source: str, key: str) -> None:
         self._around("move_dir", key, lambda: move_dir_in(self._store, source, key))
+
+    def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
+        self._around("remove_tree", key, lambda: remove_tree_in(self._store, key, inside))
 
     def close(self) -> None:
         self.closed = True

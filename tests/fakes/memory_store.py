@@ -73,6 +73,7 @@ class MemoryStore:
         keeps_attributes: bool = True,
         tree_versions: bool = False,
         native_move: bool = False,
+        removes_trees: bool = False,
     ) -> None:
         self.calls: Counter[str] = Counter()
         self.gate: threading.Event | None = None
@@ -90,6 +91,7 @@ class MemoryStore:
             put_delta=put_delta,
             tree_versions=tree_versions,
             native_move=native_move,
+            removes_trees=removes_trees,
         )
         self.apart: tuple[str, ...] = ()
         self._changes: Counter[str] = Counter()  # by directory, of all that is below it
@@ -322,6 +324,23 @@ class MemoryStore:
                 raise NotFound(key)
             self._directories.discard(key)
             self._objects.pop(key, None)
+            self._changed(key)
+
+    def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
+        self._begin("remove_tree")
+        if not self._capabilities.removes_trees:
+            raise Unsupported("this store was made without removes_trees")
+        with self._lock:
+            if key not in self._directories:
+                raise NotFound(key)
+            below = [n for n in (*self._directories, *self._objects) if n.startswith(key)]
+            for name in below:
+                found = self._objects.get(name)
+                if name != key and inside.get(name) != (found.version if found else ""):
+                    raise VersionChanged(name)
+            for name in below:
+                self._directories.discard(name)
+                self._objects.pop(name, None)
             self._changed(key)
 
     def move_dir(self, source: str, key: str) -> None:

@@ -32,7 +32,15 @@ WALL_S = 1_800_000_000.0
 _FAST = "/dev/shm" if os.path.isdir("/dev/shm") else None  # SIGKILL needs no disk
 _LOGGERS = ("mountd", "mountd_cache")
 Operation = Literal[
-    "put", "delete", "copy", "identify", "read", "make_dir", "remove_dir", "move_dir"
+    "put",
+    "delete",
+    "copy",
+    "identify",
+    "read",
+    "make_dir",
+    "remove_dir",
+    "move_dir",
+    "remove_tree",
 ]
 
 

@@ -6,7 +6,7 @@ takes it away.
 
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mountd.errors import FileSystemError, NoEntry, RemoteError, Stale, Throttled, Unreachable
@@ -32,12 +32,14 @@ class Witness(MemoryStore):
         server_copy: bool = True,
         tree_versions: bool = False,
         native_move: bool = False,
+        removes_trees: bool = False,
     ) -> None:
         super().__init__(
             real_directories=real_directories,
             server_copy=server_copy,
             tree_versions=tree_versions,
             native_move=native_move,
+            removes_trees=removes_trees,
         )
         self.theirs: set[str] = set()
         self.violations: list[str] = []
@@ -73,6 +75,11 @@ class Witness(MemoryStore):
     def delete(self, key: str, expect: str | None) -> None:
         super().delete(key, expect)
         self._check("delete", key, expect)
+
+    def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
+        super().remove_tree(key, inside)
+        for name, version in inside.items():
+            self._check("remove_tree", name, version)
 
     def _check(self, call: str, key: str, expect: str | None) -> None:
         with self._listed_lock:
@@ -258,6 +265,24 @@ class Shared:
             await self.daemon.fs.rename(root, old.encode(), root, new.encode())
 
         self._try(rename)
+
+    def remove_tree(self, directory: str, names: Sequence[str]) -> None:
+        """As `rm -r` does it."""
+        for name in names:
+            self.unlink((directory, name))
+
+        async def remove() -> None:
+            fs = self.daemon.fs
+            await fs.remove_directory(fs.tree.root, directory.encode())
+
+        self._try(remove)
+
+    def make_directory(self, directory: str) -> None:
+        async def make() -> None:
+            fs = self.daemon.fs
+            await fs.make_directory(fs.tree.root, directory.encode(), {})
+
+        self._try(make)
 
     def _removed(self, number: int, before: bytes) -> None:
         self.lose(before)

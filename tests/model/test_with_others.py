@@ -24,6 +24,8 @@ from tests.model.steps import ENDS, SETTINGS, events, happen, user_step
 
 PATHS: list[Path] = [("a",), ("b",), ("c",), ("d", "x"), ("d", "y")]
 paths = st.sampled_from(PATHS)
+# In d/, too, and only removed with all that is there: enough to be removed as a whole.
+FURTHER = ("z", "v", "w")
 
 
 def _busy(machine: Any) -> st.SearchStrategy[Path]:
@@ -53,9 +55,11 @@ class WithOthers(RuleBasedStateMachine):
             server_copy=kind in ("objects", "moves"),
             tree_versions=kind in ("trees", "moves"),
             native_move=kind == "moves",
+            removes_trees=kind == "moves",
         )
         self.shared = Shared(store)
-        store.seed("d/z", self.shared.word())
+        for name in FURTHER if kind == "moves" else FURTHER[:1]:
+            store.seed(f"d/{name}", self.shared.word())
         for path in seeds:
             self.shared.put("/".join(path))
 
@@ -88,6 +92,14 @@ class WithOthers(RuleBasedStateMachine):
     @user_step(there=st.booleans())
     def rename_directory(self, there: bool) -> None:
         self.shared.rename_directory(*(("d", "e") if there else ("e", "d")))
+
+    @user_step()
+    def remove_directory(self) -> None:
+        self.shared.remove_tree("d", ("x", "y", *FURTHER))
+
+    @user_step()
+    def make_directory(self) -> None:
+        self.shared.make_directory("d")
 
     @user_step(path=paths)
     def open_log(self, path: Path) -> None:

@@ -105,6 +105,21 @@ def test_a_directory_is_renamed_by_one_move_whatever_is_in_it(
     assert len([path for path in nextcloud_server.tree() if "/f" in path]) == 30
 
 
+def test_a_tree_is_removed_by_one_request_and_is_one_thing_in_the_trash(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    for directory in ("tree", "tree/sub", "tree/sub/deep"):
+        for number in range(20):
+            nextcloud_server.put(f"{directory}/{number}", b"data")
+    at = mount()
+    subprocess.run(["rm", "-r", at.path / "tree"], check=True)
+    flush(at)
+    assert nextcloud_server.tree() == []
+    assert [each["original"] for each in nextcloud_server.trash()] == ["tree"]
+    assert [entry.path for entry in nextcloud_server.log(method="DELETE")] == ["tree"]
+    assert os.listdir(at.path) == []
+
+
 def test_df_shows_the_accounts_room(mount: Mount, nextcloud_server: NextcloudServer) -> None:
     nextcloud_server.put("f", bytes(8192))
     nextcloud_server.configure(quota_bytes=1 << 20)
