@@ -17,6 +17,7 @@ from mountd.remotes import call
 from mountd.remotes.object_metadata import mtime_ns_of
 from mountd.transfer.checksums import added_up, difference, md5_in, one_of, sums_of, told_sums
 from mountd.transfer.crew import LIGHT_BYTES, RANGE_BYTES, Job, Tally, has_changed
+from mountd.transfer.direct_writes import FROM_BYTES
 from mountd.transfer.items import Item
 from mountd.transfer.links import read_target
 from mountd.transfer.local_target import Finished, LocalTarget
@@ -210,6 +211,7 @@ class Partial:
         self._lock = threading.Lock()
         self._writes = threading.Lock()
         self._fd = -1
+        self._direct = target.direct_writes() if item.size >= FROM_BYTES else None
 
     @property
     def fd(self) -> int:
@@ -225,12 +227,15 @@ class Partial:
         fd = self.fd
         with self._writes:
             # (Beginning write-back here, by sync_file_range, cost more than it saved at the end.)
-            self._target.write(fd, data, offset)
+            done = self._direct.write(fd, data, offset) if self._direct is not None else 0
+            self._target.write(fd, memoryview(data).cast("B")[done:], offset + done)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
+        if self._direct is not None:
+            self._direct.close()
         if self._fd >= 0:
             os.close(self._fd)
 

@@ -22,6 +22,7 @@ from mountd.errors import NameNotAllowed, VersionChanged
 from mountd.remotes.base import ABSENT
 from mountd.remotes.local_tree import version_of
 from mountd.remotes.temporary_names import temporary_name, temporary_name_of
+from mountd.transfer.direct_writes import DirectWrites
 from mountd.transfer.items import Item
 from mountd_cache.durable_io import DISK, FileIO
 
@@ -102,6 +103,10 @@ class LocalTarget:
         while left:
             count = self._disk.pwrite(fd, left, offset)
             left, offset = left[count:], offset + count
+
+    def direct_writes(self) -> DirectWrites:
+        """For a large file."""
+        return DirectWrites(self._disk)
 
     def sync_file(self, fd: int) -> None:
         """As `sync`, of one file."""

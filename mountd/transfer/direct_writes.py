@@ -1,0 +1,87 @@
+"""Large files on their way to the disk without the page cache (O_DIRECT).
+
+Measured in a virtual machine, copies of 2 GiB in one file: 5.6 to 6.7 s of processor time through
+the page cache, 2.4 to 2.6 s past it, the copy into aligned memory included. It all must be on the
+disk before the copy ends, and what is larger than memory would only push out of it what others
+read. Small files stay in the page cache.
+"""
+
+import errno
+import mmap
+import os
+import threading
+from typing import Final
+
+from typing_extensions import Buffer
+
+from mountd_cache.durable_io import FileIO
+
+FROM_BYTES: Final = 32 << 20
+_ALIGN: Final = 4096
+_BUFFER_BYTES: Final = 8 << 20
+_AT_ONCE: Final = 4
+_NOT_HERE: Final = frozenset((errno.EINVAL, errno.EOPNOTSUPP))
+
+
+_ROOM: Final = threading.BoundedSemaphore(_AT_ONCE)
+_UNUSED: Final[list[mmap.mmap]] = []  # page-aligned; at most _AT_ONCE
+
+
+class DirectWrites:
+    """Of one file; one call at a time. `fd`: the file, open for writing."""
+
+    def __init__(self, disk: FileIO) -> None:
+        self._disk = disk
+        self._fd = -1
+        self._is_possible = True
+
+    def write(self, fd: int, data: Buffer, offset: int) -> int:
+        """How many bytes of the beginning of `data` were written: all that are whole pages, or
+        fewer where this file system takes it in no such way. Raises OSError."""
+        left = memoryview(data).cast("B")
+        done = 0
+        while self._is_possible and (offset + done) % _ALIGN == 0:
+            count = min(len(left) - done, _BUFFER_BYTES) // _ALIGN * _ALIGN
+            if not count or not self._open(fd):
+                break
+            written = self._write(left[done : done + count], offset + done)
+            done += written
+            if written < count:
+                break
+        return done
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self, fd: int) -> bool:
+        if self._fd < 0:
+            try:
+                flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC
+                self._fd = os.open(f"/proc/self/fd/{fd}", flags)
+            except OSError:  # no /proc, or no such way to write
+                self._is_possible = False
+        return self._is_possible
+
+    def _write(self, piece: memoryview, offset: int) -> int:
+        with _ROOM:
+            buffer = _buffer()
+            try:
+                with memoryview(buffer) as aligned, aligned[: len(piece)] as view:
+                    view[:] = piece
+                    return self._disk.pwrite(self._fd, view, offset)
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                self._is_possible = False
+                return 0
+            finally:
+                _UNUSED.append(buffer)
+
+
+def _buffer() -> mmap.mmap:
+    try:
+        return _UNUSED.pop()
+    except IndexError:
+        return mmap.mmap(-1, _BUFFER_BYTES)
