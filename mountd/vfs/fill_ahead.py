@@ -16,7 +16,7 @@ from mountd_cache.cached_file import CachedFile
 if TYPE_CHECKING:
     from mountd.vfs.files import RemoteFile
 
-FILES_AT_ONCE = 32
+FILES_AT_ONCE = 48
 BYTES_AT_ONCE = 16 << 20
 
 

@@ -49,12 +49,13 @@ class Openings:
 class Directory(Node):
     """A directory, with its key on the remote and what its readers are doing."""
 
-    __slots__ = ("directories", "key", "openings")
+    __slots__ = ("directories", "key", "openings", "scattered_below")
 
     def __init__(self, number: int, parent: Directory | None, row: int, key: str) -> None:
         super().__init__(number, parent, row)
         self.key = key
         self.openings: Openings | None = None  # until a file was opened
+        self.scattered_below = 0  # `Openings.scattered` of its directories together
         self.directories: Walk | None = None  # None: never read as a directory
 
 

@@ -33,11 +33,12 @@ DIRECTORY_GAP = 8
 MAX_LISTINGS_AHEAD = 24
 CHILDREN_AHEAD = 4
 
-# In no order: after so many files, of a small directory after a quarter of them ...
+# In no order: after so many files, together with the directories beside it (the classes of a set of
+# pictures); of a small directory after a quarter of them. Then as many as were opened are fetched
+# ahead, and this many for each where more than a 32nd was: who stops earlier has fetched twice as
+# much as was read at the most.
 SCATTERED, SCATTERED_SMALL, SCATTERED_SHARE = 32, 8, 4
-# ... as many as were opened are fetched ahead, and this many for each where more than a 16th was:
-# who goes on through a part of a large directory has it fetched twice at the most.
-MANY_AHEAD, MANY_SHARE = 4, 16
+MANY_AHEAD, MANY_SHARE = 4, 32
 LOOKED_AT = 64  # rows, at each open
 
 OPENED, AHEAD = 1, 2  # marks of a row
@@ -75,6 +76,8 @@ class WalkAhead:
             return
         if missed or was_ahead:
             openings.scattered += 1
+            if parent.parent is not None:
+                parent.parent.scattered_below += 1
         if openings.scattered >= SCATTERED_SMALL and self._tree.remote_is_well():
             self._fill(parent, openings)
 
@@ -122,7 +125,8 @@ class WalkAhead:
     def _fill(self, parent: Directory, openings: Openings) -> None:
         """Goes on bringing what is next in the listing, as far as the evidence reaches."""
         listing, marks, scattered = openings.listing, openings.marks, openings.scattered
-        if scattered < min(SCATTERED, max(SCATTERED_SMALL, len(listing) // SCATTERED_SHARE)):
+        around = parent.parent.scattered_below if parent.parent is not None else scattered
+        if around < min(SCATTERED, max(SCATTERED_SMALL, len(listing) // SCATTERED_SHARE)):
             return
         most = scattered * (MANY_AHEAD if scattered * MANY_SHARE > len(listing) else 1)
         for row in range(openings.fill_row, min(len(listing), openings.fill_row + LOOKED_AT)):
