@@ -321,8 +321,7 @@ class Daemon:
         if state == "ended":
             size = self.write_back.queue.counts().bytes
             return Life("stopping", last_words(self.write_back.left, size, str(self._folder.path)))
-        remote = self.remote.health.state.value
-        return Life(state, words_of(state, self._source, remote, self.write_back.counts()))
+        return Life(state, words_of(self.status.as_dict()))
 
     def _moved(self) -> int:
         return moved(self.blocks.counters, self.remote.counting.counts)

@@ -5,6 +5,7 @@ the manager's watchdog ends the process. Without a manager nothing runs.
 """
 
 import faulthandler
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ LOOK_EVERY_S = 5.0
 # TimeoutStopSec only end a daemon whose loop says nothing. What bounds a drain is stop_timeout_s.
 EXTEND_S = 30.0
 _USEC = 1_000_000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class Supervision:
         self._watches = watchdog_s is not None
         self._every_s = min(LOOK_EVERY_S, watchdog_s or LOOK_EVERY_S)
         self._told: dict[str, str | int] = {}
+        self._last = Life("starting", "starting")
+        self._complained = False
 
     @classmethod
     def from_environment(cls, life: Callable[[], Life]) -> "Supervision":
@@ -68,7 +73,15 @@ class Supervision:
     def look(self) -> None:
         """Tells what has changed, now. What the manager's queue has no room for is told again at
         the next look."""
-        lines = self._due(self._life())
+        try:
+            self._last = self._life()
+        except Exception:
+            # A defect in the words must not end the mount, nor keep the watchdog unfed.
+            log.log(
+                logging.DEBUG if self._complained else logging.ERROR, "no status", exc_info=True
+            )
+            self._complained = True
+        lines = self._due(self._last)
         if lines and self._notifier.send(fds=(), **lines):
             self._told |= lines
 
@@ -90,14 +103,18 @@ class Supervision:
         return lines
 
 
-def words_of(state: str, source: str, remote: str, queue: Mapping[str, Any]) -> str:
-    """One line: what is served and how far the remote is behind. `queue` as in the status."""
-    waits = _waits(queue)
+def words_of(status: Mapping[str, Any]) -> str:
+    """One line of a status object: what is served, how far the remote is behind, and whether the
+    cache's disk takes what is written."""
+    state, source = status["state"], status["source"]
     if state == "starting":
         return f"starting: {source}"
+    waits = _waits(status["queue"]) or "all is on the remote"
+    disk = status["cache"]["disk_error"]
+    trouble = f"; the cache's disk: {disk}" if disk else ""
     if state == "stopping":
-        return f"stopping: {waits or 'all is on the remote'}"
-    return f"serves {source}; remote {remote}; {waits or 'all is on the remote'}"
+        return f"stopping: {waits}{trouble}"
+    return f"serves {source}; remote {status['remote']['state']}; {waits}{trouble}"
 
 
 def last_words(left: int, size_bytes: int, folder: str) -> str:

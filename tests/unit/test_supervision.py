@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -10,6 +11,7 @@ import trio.testing
 
 from mountd.sd_notify import Notifier
 from mountd.supervision import Life, Supervision, last_words, words_of
+from tests.conftest import ExpectedLog
 
 IDLE = {"pending": 0, "uploading": 0, "failed": 0, "conflicts": 0, "bytes": 0, "oldest_s": None}
 
@@ -88,21 +90,48 @@ def test_a_start_that_fails_leaves_its_reason(manager: socket.socket, notifier: 
     assert heard(manager) == [{"STATUS=failed: s3://b does not exist"}]
 
 
+def test_a_defect_in_the_status_neither_ends_the_mount_nor_starves_the_watchdog(
+    manager: socket.socket, notifier: Notifier, expected_log: ExpectedLog
+) -> None:
+    expected_log("no status")
+
+    def defect() -> Life:
+        raise KeyError("a defect")
+
+    supervision = Supervision(notifier, defect, watchdog_s=1.0)
+    supervision.look()
+    supervision.look()
+    assert ["WATCHDOG=1" in lines for lines in heard(manager)] == [True, True]
+
+
 async def test_nothing_runs_where_no_manager_listens() -> None:
     with trio.fail_after(5):
         await Supervision(Notifier(None), lambda: Life("ready", "serves")).run()
 
 
-def test_the_line_says_how_far_the_remote_is_behind() -> None:
-    queue = IDLE | {"pending": 2, "uploading": 1, "bytes": 3 << 20, "oldest_s": 14.2}
-    assert words_of("starting", "s3://b", "ok", IDLE) == "starting: s3://b"
-    assert words_of("ready", "s3://b", "ok", IDLE) == (
-        "serves s3://b; remote ok; all is on the remote"
+def status(state: str, remote: str = "ok", disk: str | None = None, **queue: object) -> str:
+    return words_of(
+        {
+            "state": state,
+            "source": "s3://b",
+            "remote": {"state": remote},
+            "queue": IDLE | queue,
+            "cache": {"disk_error": disk},
+        }
     )
-    assert words_of("ready", "s3://b", "unreachable", queue) == (
+
+
+def test_the_line_says_how_far_the_remote_is_behind_and_that_the_disk_is_full() -> None:
+    some: dict[str, Any] = {"pending": 2, "uploading": 1, "bytes": 3 << 20, "oldest_s": 14.2}
+    assert status("starting") == "starting: s3://b"
+    assert status("ready") == "serves s3://b; remote ok; all is on the remote"
+    assert status("ready", "unreachable", **some) == (
         "serves s3://b; remote unreachable; 3 changes (3.0 MiB) to send, oldest 14 s"
     )
-    assert words_of("stopping", "s3://b", "ok", queue | {"failed": 1, "conflicts": 2}) == (
+    assert status("ready", disk="No space left on device") == (
+        "serves s3://b; remote ok; all is on the remote; the cache's disk: No space left on device"
+    )
+    assert status("stopping", **some, failed=1, conflicts=2) == (
         "stopping: 4 changes (3.0 MiB) to send, oldest 14 s, 1 refused, 2 conflicts"
     )
     assert last_words(1, 5, "/var/lib/mountd/x") == (
