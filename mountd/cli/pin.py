@@ -72,7 +72,7 @@ def _pin(target: Target, shown: Progress, *, waits: bool) -> None:
 
 def _watch(target: Target, answer: dict[str, Any], shown: Progress) -> None:
     whole, rate = number(answer, "missing_bytes"), Rate()
-    while answer.get("state") in ("looking", "filling"):
+    while answer.get("state") in ("looking", "filling") or _is_between(answer):
         whole = max(whole, number(answer, "missing_bytes"))
         have = whole - number(answer, "missing_bytes")
         shown.show(f"{target.path}: {how_far(have, whole, rate)}")
@@ -85,6 +85,11 @@ def _watch(target: Target, answer: dict[str, Any], shown: Progress) -> None:
     took_s = rate.elapsed_s
     words = files_and_bytes(number(answer, "files"), number(answer, "bytes"))
     print(f"{target.path}: all here, {words}, after {took_s:.1f} s")
+
+
+def _is_between(answer: dict[str, Any]) -> bool:
+    """Whether nothing is amiss: it looks again soon."""
+    return answer.get("state") == "waiting" and not answer.get("reason")
 
 
 def _pin_by_path(target: Target, shown: Progress, *, waits: bool) -> None:

@@ -74,12 +74,15 @@ class PinnedTree:
 
     # -- looking
 
-    async def look(self, *, asks: bool = False, kept: bool = False) -> bool:
-        """Takes stock; see `Subtree` for the two. False where a part could not be listed."""
+    async def look(self, *, asks: bool = False, believes: bool = False) -> bool:
+        """Takes stock. `asks`: the remote, of everything; else what was seen before is looked at as
+        it is kept and, with `believes`, also what a former process has left. False where a part
+        could not be listed."""
         fs = self.means.fs
-        self.place = await find_place(fs, self.path)
+        self.place = await find_place(fs, self.path, asks=asks)
         seen: set[str] = set()
         error: Exception | None = None
+        kept = () if asks else None if believes else frozenset(self._kept)
         subtree = Subtree(fs, asks=asks, kept=kept, waiting=self.waiting)
         async with aclosing(subtree.walk(self.place)) as directories:
             async for found in directories:
@@ -217,7 +220,7 @@ class PinnedTree:
                 is_all = is_all and key not in self.waiting
                 continue  # the look that its new listing wakes settles it
             cached = tree.cache.get(key)
-            if cached is not None and cached.tag == kept.tag:
+            if cached is not None and cached.tag == kept.tag and cached.fetched_at > 0:
                 tree.settled.add(key)
             else:
                 is_all = False

@@ -238,8 +238,7 @@ class Pins:
         """Whether all is as it should be."""
         tree = task.tree
         began_s = time.monotonic()
-        kept = not asks and (not is_first or task.was_complete)
-        is_whole = await tree.look(asks=asks, kept=kept)
+        is_whole = await tree.look(asks=asks, believes=is_first and task.was_complete)
         task.took_s = time.monotonic() - began_s
         self._tell_of_room(task)
         await self._first_look_is_over(task, is_whole)
@@ -276,9 +275,9 @@ class Pins:
         lacking = task.tree.totals.no_room_bytes
         if lacking and not task.warned:
             log.warning(
-                "%s has grown: %d bytes of it do not fit and are not kept here; nine tenths of "
-                "cache_size are for pins (mountd status tells more)",
-                *(_name(task.tree), lacking),
+                "%d bytes of %s do not fit and are not kept here: nine tenths of cache_size are "
+                "for what is pinned (mountd status tells more)",
+                *(lacking, _name(task.tree)),
             )
         task.warned = bool(lacking)
 
@@ -297,6 +296,7 @@ class Pins:
             tree.state, tree.reason = PinState.WAITING, "the remote does not answer"
             return False
         await self._let_go(tree)
+        tree.place = None
         task.is_known = True
         await self._first_look_is_over(task, True)
         tree.state = PinState.NOT_THERE
@@ -320,6 +320,8 @@ class Pins:
     async def _let_go(self, tree: PinnedTree) -> None:
         if tree.place is not None and tree.is_copy:
             self._tree.settled.discard_below(tree.place.directory.key)
+            for key, name in tree.place.way:
+                self._tree.settled.drop_way(key, name)
         await tree.release()
 
     # -- the record

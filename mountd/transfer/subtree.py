@@ -1,7 +1,7 @@
 """Paths below the mount, and the directories below them, found without the kernel."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -45,13 +45,15 @@ class Found:
     error: Exception | None = None
 
 
-async def find_place(fs: FileSystem, path: bytes) -> Place:
-    """Where `path` is. Raises NoEntry, NotADirectory, and what `Tree.listing` raises."""
+async def find_place(fs: FileSystem, path: bytes, *, asks: bool = False) -> Place:
+    """Where `path` is. `asks`: by listings that are no older than the TTL, also where others are
+    believed. Raises NoEntry, NotADirectory, and what `Tree.listing` raises."""
     directory = fs.tree.root
     way: list[tuple[str, bytes]] = []
     parts = [part for part in path.split(b"/") if part]
     for i, name in enumerate(parts):
-        cached = fs.tree.believed(directory, name) or await fs.tree.listing(directory)
+        known = None if asks else fs.tree.believed(directory, name)
+        cached = known or await fs.tree.listing(directory)
         found = fs.names.find(directory, cached, name)
         if found is None:
             raise NoEntry(path)
@@ -70,7 +72,8 @@ async def find_place(fs: FileSystem, path: bytes) -> Place:
 class Subtree:
     """Goes through all directories at and below a place, parents first, by listings as a reader
     gets them. `asks`: each is asked for, whatever its age; 16 at a time, and no reader waits.
-    `kept`: those that are here do, whatever their age. `waiting`: listings that are to be admitted,
+    `kept`: of these keys those that are here do, whatever their age, unless they were expired;
+    None: of all. `waiting`: listings that are to be admitted,
     which go before those that are kept."""
 
     def __init__(
@@ -78,7 +81,7 @@ class Subtree:
         fs: FileSystem,
         *,
         asks: bool = False,
-        kept: bool = False,
+        kept: Container[str] | None = (),
         waiting: Mapping[str, Listing] = _NOTHING,
     ) -> None:
         self._fs = fs
@@ -119,17 +122,22 @@ class Subtree:
 
     def _begin(self, directory: Directory) -> None:
         key, tree = directory.key, self._fs.tree
-        if key in self._begun or (self._kept and tree.cache.get(key) is not None):
+        if key in self._begun or self._kept_listing(key) is not None:
             return
         if self._asks or tree.fresh(directory) is None:
             self._begun[key] = tree.refreshes.start(key, ahead=True)
+
+    def _kept_listing(self, key: str) -> CachedListing | None:
+        if self._kept is not None and key not in self._kept:
+            return None
+        cached = self._fs.tree.cache.get(key)
+        return cached if cached is not None and cached.fetched_at > 0 else None
 
     async def _listing(self, directory: Directory) -> tuple[CachedListing | None, Exception | None]:
         tree, key = self._fs.tree, directory.key
         refresh = self._begun.pop(key, None)
         if refresh is None:
-            known = tree.cache.get(key) if self._kept else None
-            known = known or tree.fresh(directory)
+            known = self._kept_listing(key) or tree.fresh(directory)
             if known is not None:
                 return known, None
         try:

@@ -94,7 +94,7 @@ class Asking:
         if name in self._tree.ledger.shown.get(parent.key, ()):
             return None
         until_s = trio.current_time() + self._wait_s  # for both
-        cached = self._tree.fresh(parent) or await self._tree.listing(parent)
+        cached = self._tree.believed(parent, name) or await self._tree.listing(parent)
         row = cached.listing.find(name)
         if row >= 0:
             asked = self._ask(parent, cached.listing, range(row, row + 1), first=True)

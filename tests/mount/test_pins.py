@@ -1,6 +1,7 @@
 """warm, pin, mode = "copy" over a real bucket: what is fetched, kept, followed, not asked."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -285,3 +286,32 @@ def test_a_foreign_change_of_a_copied_subtree_appears_whole(
     del expected["d00000/f000001.bin"]
     assert read_tree(top) == expected
     assert gets(s3_server) == set()
+
+
+def test_who_sees_only_the_path_pins_and_warms_through_it(
+    s3_server: S3Server, mount: Mount, tmp_path: Path
+) -> None:
+    seed_set(s3_server)
+    at = mount()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    at.environment["MOUNTD_RUNTIME_DIR"] = str(elsewhere)  # no socket is found there
+    done = mountd(at, "warm", str(at.path / "set/d00001"))
+    assert done.returncode == 0, done.stderr
+    assert gets(s3_server) == {f"set/d00001/f{f:06d}.bin" for f in range(FILES)}
+    done = mountd(at, "pin", str(at.path / "set"))
+    assert done.returncode == 0, done.stderr
+    assert os.getxattr(at.path / "set/d00000/f000000.bin", "user.mountd.pin") == b"1"
+    told = json.loads((at.path / ".mountd/status.json").read_text())
+    assert [one["state"] for one in told["cache"]["pins"]] == ["here"]
+    assert mountd(at, "unpin", str(at.path / "set")).returncode == 0
+    with pytest.raises(OSError, match=os.strerror(errno.ENODATA)):
+        os.getxattr(at.path / "set", "user.mountd.pin")
+
+
+def test_a_read_only_mount_pins_by_its_daemon(s3_server: S3Server, mount: Mount) -> None:
+    seed_set(s3_server)
+    at = mount(read_only=True, xattrs=False)
+    assert mountd(at, "pin", str(at.path / "set")).returncode == 0
+    told = json.loads((at.path / ".mountd/status.json").read_text())
+    assert [one["state"] for one in told["cache"]["pins"]] == ["here"]

@@ -121,7 +121,7 @@ async def test_what_does_not_fit_is_refused_and_leaves_nothing_pinned(tmp_path: 
 async def test_a_pin_that_grows_too_large_keeps_what_fits_and_says_what_is_missing(
     tmp_path: Path, expected_log: ExpectedLog
 ) -> None:
-    expected_log("'d' has grown")
+    expected_log("bytes of 'd' do not fit")
     store = MemoryStore({"d/a": SMALL})
     async with kept_files(store, tmp_path, cache_bytes=6 * (BLOCK + 4096)) as kept:
         await pinned(kept, b"d")
@@ -308,15 +308,44 @@ async def test_a_foreign_change_in_a_copied_subtree_appears_when_it_is_here(
         assert {name for _, name in kept.forgotten} >= {b"b", b"new"}
 
 
-async def test_refresh_shows_a_change_in_a_copied_subtree_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_slow", [False, True])
+async def test_refresh_shows_a_change_in_a_copied_subtree_at_once(
+    tmp_path: Path, is_slow: bool
+) -> None:
     store = MemoryStore(TREE)
     async with kept_files(store, tmp_path, copies=COPY) as kept:
         await until(lambda: is_here(kept, b"d"))
         store.seed("d/new", SMALL)
         assert await names(kept.fs, "d") == ["a", "b", "e"]
         kept.fs.refresh(b"d")
+        if is_slow:  # nobody looks before the daemon has
+            await until(lambda: "d/" in kept.fs.tree.settled)
         assert await names(kept.fs, "d") == ["a", "b", "e", "new"]
         await until(lambda: "d/" in kept.fs.tree.settled)
         store.calls.clear()
         assert await content(kept.fs, "d/new") == SMALL
         assert store.calls == {}
+
+
+async def test_a_copied_subtree_that_is_removed_is_gone_for_readers_and_may_come_back(
+    tmp_path: Path,
+) -> None:
+    store, clock = MemoryStore(TREE), Clock()
+    copies = (CopiedSubtree("d", 0.5),)
+    async with kept_files(store, tmp_path, copies=copies, clock=clock) as kept:
+        await until(lambda: is_here(kept, b"d"))
+        for key in ("d/a", "d/b", "d/e/c"):
+            store.drop(key)
+        clock.now_s += 100
+        tree = kept.pins.at(b"d")
+        assert tree is not None
+        await until(lambda: tree.state is PinState.NOT_THERE, 60)
+        assert await names(kept.fs) == ["other"]
+        assert kept.blocks.pinned_bytes == 0
+        store.seed("d/again", SMALL)
+        clock.now_s += 100
+        assert await names(kept.fs) == ["d", "other"]
+        await until(lambda: is_here(kept, b"d"))
+        store.calls.clear()
+        assert await content(kept.fs, "d/again") == SMALL
+        assert store.calls["read"] == 0
