@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import trio
 
 from mountd.vfs.filesystem import FileSystem
@@ -164,3 +165,25 @@ async def test_what_an_order_names_and_is_not_there_is_passed_over(tmp_path: Pat
         fs.files.epochs.restore(kept)
         left = [*order[:50], *order[100:]]
         assert await read(fs, left) <= 100
+
+
+async def test_of_a_large_file_that_comes_next_the_start_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mountd.vfs.walk_ahead.SMALL_BYTES", 1000)
+    monkeypatch.setattr("mountd.vfs.epoch_ahead.LARGE_BYTES", 150_000)
+    monkeypatch.setattr("mountd.vfs.epoch_ahead.START_BYTES", 1 << 16)
+    shards = [f"{number:02d}.tar" for number in shuffled(40, 1)]
+    store = MemoryStore({name: b"x" * 300_000 for name in shards})
+    async with file_system(store, tmp_path, cache_bytes=1 << 20) as fs:
+        waited: list[str] = []
+        for name in [*shards, *shards]:
+            before = fs.blocks.counters.misses
+            handle = await fs.files.open(await walk(fs, name))
+            await fs.files.read(fs.files.handle(handle), 0, 1000)
+            if fs.blocks.counters.misses > before:
+                waited.append(name)
+            fs.files.release(handle)
+            await _settled(fs)
+    assert waited[:40] == shards
+    assert waited[40:] == [name for name in shards[:12] if name in waited[40:]]
