@@ -13,7 +13,7 @@ from mountd.allocator import return_freed_memory
 from mountd.errors import RemoteError
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.counting import TransferCounts
-from mountd.remotes.health import HealthSnapshot, RemoteHealth
+from mountd.remotes.health import HealthSnapshot, HealthState, RemoteHealth
 from mountd.remotes.optional_doors import TellsChanges
 from mountd_cache.block_cache import CacheCounters
 
@@ -60,6 +60,23 @@ async def probe_remote(health: RemoteHealth) -> None:
             delay_s = PROBE_AFTER_A_DEFECT_S
         with trio.move_on_after(delay_s):
             await changed.wait()
+
+
+def tells_state(source: str) -> Callable[[HealthSnapshot], None]:
+    """A line in the log for each change of the remote's state; in whatever thread noticed."""
+    former = HealthState.OK
+
+    def tell(snapshot: HealthSnapshot) -> None:
+        nonlocal former
+        if snapshot.state is former:
+            return  # it was closed
+        former = snapshot.state
+        if snapshot.state is HealthState.OK:
+            log.info("%s is ok", source)
+        else:
+            log.warning("%s is %s: %s", source, snapshot.state, snapshot.last_error)
+
+    return tell
 
 
 async def listen_for_changes(native: RemoteStore, changed: Callable[[], None]) -> None:

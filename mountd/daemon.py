@@ -21,6 +21,7 @@ from mountd.background import (
     moved,
     probe_remote,
     scan_cache,
+    tells_state,
     tidy_memory,
 )
 from mountd.cache_folder import CacheFolder
@@ -108,6 +109,7 @@ class Daemon:
         self._folder = folder
         self._native = open_store(plan.source, settings, folder.path, plan.reach)
         self.remote = RemoteStack(self._native, settings)
+        self.remote.health.subscribe(tells_state(self._source))
         self.room = Room(self.remote.store)
         stack.callback(self.remote.store.close)
         self.journal = Journal.open(folder.path / "journal")

@@ -21,7 +21,12 @@ class ExitCode(IntEnum):
 
 
 class RemoteError(Exception):
-    """Something that a remote answered, or that kept it from answering."""
+    """Something that a remote answered, or that kept it from answering.
+
+    `request_id`: of the request that ended in it (origin.py), "" where it had none.
+    """
+
+    request_id: str = ""
 
 
 class NotFound(RemoteError):

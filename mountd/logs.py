@@ -3,14 +3,17 @@
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from urllib.parse import quote, quote_plus, unquote
 
 from mountd.config import MIB, Settings
 from mountd.credentials import CREDENTIALS
+from mountd.origin import origin
 
 LOG_FILE = "mountd.log"
 OUTPUT_FILE = "output.log"  # what is written to stdout and stderr past logging: crashes, libraries
@@ -20,6 +23,12 @@ _SHORTEST_SECRET = 4  # blotting out "a" would make the log unreadable and prote
 _SECRETS_IN_ENVIRONMENT = (
     *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN"),
     *("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_CLIENT_SECRET"),
+)
+_RCLONE_SECRET = re.compile(r"RCLONE_.*(PASS|SECRET|TOKEN|KEY|SAS|CREDENTIALS).*")
+_IN_URL = re.compile(r"://[^/?#@\s:]*:([^/?#@\s]+)@")
+# Of a SAS, a connection string, and a service account's file.
+_IN_TEXT = re.compile(
+    r"""(?:\bsig=|AccountKey=|"private_key(?:_id)?":\s*"|"client_secret":\s*")([^&;"\s]+)"""
 )
 
 
@@ -49,17 +58,29 @@ def setup_logging(settings: Settings, log_dir: Path | None) -> None:
 
 
 def secrets_of(settings: Settings) -> list[str]:
-    """Every secret that this process was given in a way that we know."""
-    given = [value for key, value in settings.credentials.items() if CREDENTIALS.get(key, True)]
-    given += [os.environ.get(name, "") for name in _SECRETS_IN_ENVIRONMENT]
-    return sorted({one for one in given if len(one) >= _SHORTEST_SECRET}, key=len, reverse=True)
+    """Every secret that this process was given in a way that we know, the longest first."""
+    given = dict(settings.credentials)
+    found = [value for key, value in given.items() if CREDENTIALS.get(key, True)]
+    found += [os.environ.get(name, "") for name in _SECRETS_IN_ENVIRONMENT]
+    found += [value for name, value in os.environ.items() if _RCLONE_SECRET.fullmatch(name)]
+    for value in os.environ.values():  # a proxy's or an endpoint's
+        found += (unquote(secret) for secret in _IN_URL.findall(value))
+    for text in found[:]:  # the parts that are secret by themselves
+        found += _IN_TEXT.findall(text)
+    secrets = {one for one in found if len(one) >= _SHORTEST_SECRET} - {"true", "false"}
+    return sorted(secrets, key=len, reverse=True)
 
 
 class Blotter:
-    """Takes every one of `secrets` out of a text."""
+    """Takes every one of `secrets` out of a text, also as it stands in URLs and in JSON."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = tuple(secrets)
+        spelt: dict[str, None] = {}
+        for secret in secrets:
+            raw = os.fsencode(secret)
+            quoted = quote(raw, safe=""), quote(raw), quote_plus(raw)
+            spelt |= dict.fromkeys((secret, *quoted, json.dumps(secret)[1:-1], repr(secret)[1:-1]))
+        self._secrets = tuple(sorted(spelt, key=len, reverse=True))
 
     def __call__(self, text: str) -> str:
         for secret in self._secrets:
@@ -85,6 +106,21 @@ class LogFormatter(logging.Formatter):
             "logger": record.name,
             "message": self._blot(record.getMessage()),
         }
+        whose = origin.get()
+        for name in ("request", "operation", "path"):
+            value = getattr(record, name, "") or (getattr(whose, name) if whose else "")
+            if value:
+                line[name] = self._blot(value)
         if record.exc_text:
             line["exception"] = self._blot(record.exc_text)
-        return json.dumps(line, ensure_ascii=False)
+        text = json.dumps(line, ensure_ascii=False)
+        # A name that is no UTF-8 can't be written as it is.
+        return text if text.isascii() or _is_utf8(text) else json.dumps(line)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

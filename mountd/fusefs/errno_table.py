@@ -60,19 +60,23 @@ _QUIET = (
 _DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG))
 
 
-def errno_of(error: Exception) -> int:
-    """The errno that the kernel gets; what is unknown is EIO and logged with its traceback."""
+def errno_of(error: Exception, handler: str = "") -> int:
+    """The errno that the kernel gets; what is unknown is EIO and logged with its traceback, and
+    with the id of the request to the remote that it came from."""
+    about = {"operation": handler, "request": getattr(error, "request_id", "")}
     if isinstance(error, OSError) and error.errno in _DISK:
-        log.warning("answered %s: the cache's disk: %s", errno.errorcode[error.errno], error)
+        log.warning(
+            "answered %s: the cache's disk: %s", errno.errorcode[error.errno], error, extra=about
+        )
         return error.errno
     if type(error) is OSError:
-        log.warning("answered EIO: the cache's disk: %s", error)
+        log.warning("answered EIO: the cache's disk: %s", error, extra=about)
         return errno.EIO
     for kind in type(error).__mro__:
         number = ERRNO.get(kind)
         if number is not None:
             if not isinstance(error, _QUIET):
-                log.debug("answered %s: %s", errno.errorcode[number], error)
+                log.debug("answered %s: %s", errno.errorcode[number], error, extra=about)
             return number
-    log.error("a request failed in an unforeseen way", exc_info=error)
+    log.error("a request failed in an unforeseen way", exc_info=error, extra=about)
     return errno.EIO

@@ -250,4 +250,4 @@ class WriteOperations(pyfuse3.Operations):
     def _fail(self, handler: str, error: Exception) -> Never:
         if isinstance(error, OSError) and not isinstance(error, TimeoutError):
             self.requests.disk_failed(error)
-        raise self._refusal(handler, errno_of(error)) from error
+        raise self._refusal(handler, errno_of(error, handler)) from error

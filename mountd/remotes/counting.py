@@ -12,7 +12,7 @@ from typing import TypeVar
 from typing_extensions import Buffer
 
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
-from mountd.remotes.latency import Latencies
+from mountd.remotes.latency import Latencies, tell
 from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of, remove_tree_in
 from mountd.types import Entry
 
@@ -119,22 +119,22 @@ class CountingStore:
             return self._store.stat(key)
         with self._lock:
             self._stat += 1
-        with self._timing("stat"):
+        with self._timing("stat", key):
             return self._store.stat(key)
 
     def identify(self, key: str) -> Identity:
         with self._lock:
             self._stat += 1
-        with self._timing("identify"):
+        with self._timing("identify", key):
             return self._store.identify(key)
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
-        return self._pages(lambda: self._store.list(directory))
+        return self._pages(directory, lambda: self._store.list(directory))
 
     def list_tree(self, directory: str) -> Iterator[Sequence[tuple[str, Entry]]]:
-        return self._pages(lambda: self._store.list_tree(directory))
+        return self._pages(directory, lambda: self._store.list_tree(directory))
 
-    def _pages(self, call: Callable[[], Iterator[_Answer]]) -> Iterator[_Answer]:
+    def _pages(self, directory: str, call: Callable[[], Iterator[_Answer]]) -> Iterator[_Answer]:
         # One request per page, also for the page that fails; but an iterator that ends after a
         # page made none for its end.
         pages = iter(call())
@@ -144,27 +144,31 @@ class CountingStore:
             try:
                 page = next(pages, None)
             except BaseException as error:
-                self._count_list(began_s, type(error).__name__)
+                self._count_list(directory, began_s, error)
                 raise
             if page is None and given:
                 return
-            self._count_list(began_s)
+            self._count_list(directory, began_s)
             if page is None:
                 return
             given += 1
             yield page
 
-    def _count_list(self, began_s: float, error: str = "") -> None:
+    def _count_list(
+        self, directory: str, began_s: float, error: BaseException | None = None
+    ) -> None:
         if self._lists_for_nothing:
             return
         with self._lock:
             self._list += 1
-        self.latencies.add("list", time.perf_counter() - began_s, error)
+        took_s = time.perf_counter() - began_s
+        self.latencies.add("list", took_s, type(error).__name__ if error is not None else "")
+        tell("list", directory, took_s, error)
 
     def read(self, key: str, start: int, end: int, version: str) -> Buffer:
         with self._lock:
             self._get += 1
-        with self._timing("read"):
+        with self._timing("read", key):
             data = self._store.read(key, start, end, version)
         with self._lock:
             self._down_bytes += end - start
@@ -172,7 +176,7 @@ class CountingStore:
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         self._count_put()
-        with self._timing("put"):
+        with self._timing("put", key):
             entry = self._store.put(key, _MovingBody(body, self._moved), expect, upload)
         with self._lock:
             self._up_bytes += body.size
@@ -190,7 +194,7 @@ class CountingStore:
     ) -> Entry:
         self._count_put()
         counted = _CountedBody(body, self._moved)
-        with self._timing("put_delta"):
+        with self._timing("put_delta", key):
             entry = self._store.put_delta(key, counted, expect, upload, source, version, same)
         with self._lock:
             self._up_bytes += counted.read_bytes
@@ -199,17 +203,17 @@ class CountingStore:
     def quota(self) -> Quota:
         with self._lock:
             self._stat += 1
-        with self._timing("quota"):
+        with self._timing("quota", ""):
             return quota_of(self._store)
 
     def move_dir(self, source: str, key: str) -> None:
         self._count_put()
-        with self._timing("move_dir"):
+        with self._timing("move_dir", source):
             move_dir_in(self._store, source, key)
 
     def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
         self._count_put()
-        with self._timing("remove_tree"):
+        with self._timing("remove_tree", key):
             remove_tree_in(self._store, key, inside)
 
     def prepare_changes(self) -> None:
@@ -217,29 +221,29 @@ class CountingStore:
 
     def abandon(self, key: str, token: str) -> None:
         self._count_put()
-        with self._timing("abandon"):
+        with self._timing("abandon", key):
             self._store.abandon(key, token)
 
     def delete(self, key: str, expect: str | None) -> None:
         self._count_put()
-        with self._timing("delete"):
+        with self._timing("delete", key):
             self._store.delete(key, expect)
 
     def copy(
         self, source: str, version: str, key: str, expect: str | None, upload: Upload
     ) -> Entry:
         self._count_put()
-        with self._timing("copy"):
+        with self._timing("copy", key):
             return self._store.copy(source, version, key, expect, upload)
 
     def make_dir(self, key: str) -> None:
         self._count_put()
-        with self._timing("make_dir"):
+        with self._timing("make_dir", key):
             self._store.make_dir(key)
 
     def remove_dir(self, key: str) -> None:
         self._count_put()
-        with self._timing("remove_dir"):
+        with self._timing("remove_dir", key):
             self._store.remove_dir(key)
 
     def _count_put(self) -> None:

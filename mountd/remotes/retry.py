@@ -24,6 +24,8 @@ from typing import Generic, ParamSpec, Protocol, TypeVar
 from typing_extensions import Buffer
 
 from mountd.errors import Locked, RemoteError, Throttled, Unreachable
+from mountd.origin import new as new_origin
+from mountd.origin import origin
 from mountd.remotes import call
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
 from mountd.remotes.optional_doors import (
@@ -260,13 +262,19 @@ class RetryingStore:
 
     @contextmanager
     def _deadline(self, timeout_s: float) -> Iterator[float]:
-        """Inside, the call's own deadline, in `timeout_s` or what it is already; gives its
-        beginning."""
+        """Inside, the call's own deadline, in `timeout_s` or what it is already, and an origin;
+        gives its beginning."""
         began_s = self._clock()
         token = call.deadline_s.set(min(began_s + timeout_s, call.deadline_s.get()))
+        whose = origin.get() or new_origin()
+        named = origin.set(whose)
         try:
             yield began_s
+        except RemoteError as error:
+            error.request_id = whose.request
+            raise
         finally:
+            origin.reset(named)
             call.deadline_s.reset(token)
 
     def _retry(

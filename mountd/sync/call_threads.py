@@ -8,6 +8,7 @@ they have done is fetched in one go: 15 us.
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ class _Job:
     function: Callable[..., Any]
     arguments: tuple[object, ...]
     task: trio.lowlevel.Task | None
+    context: Context
 
 
 class CallThreads:
@@ -42,7 +44,7 @@ class CallThreads:
         """What the function returns or raises. Cancelled, the call goes on in its thread.
         RuntimeError where not even one thread can be started; then it was not called."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        job = _Job(function, arguments, trio.lowlevel.current_task())
+        job = _Job(function, arguments, trio.lowlevel.current_task(), copy_context())
 
         def abandon(_: Callable[[], Any]) -> trio.lowlevel.Abort:
             job.task = None
@@ -74,7 +76,7 @@ class CallThreads:
 
     def _work(self, token: trio.lowlevel.TrioToken) -> None:
         while (job := self._jobs.get()) is not None:
-            self._done.append((job, outcome.capture(job.function, *job.arguments)))
+            self._done.append((job, outcome.capture(job.context.run, job.function, *job.arguments)))
             del job
             if self._is_told:
                 continue  # it has not looked yet, and will see this one too

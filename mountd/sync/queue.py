@@ -19,6 +19,8 @@ from typing import Final
 import trio
 
 from mountd.errors import RemoteError
+from mountd.origin import new as new_origin
+from mountd.origin import origin
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.optional_doors import prepare_changes_in
 from mountd.sync.attempts import Asker, Doubts
@@ -36,7 +38,7 @@ from mountd.sync.namespace import NamespaceSender
 from mountd.sync.retry import StillRead
 from mountd.sync.schedule import Moment, Schedule, touches
 from mountd.sync.sending import BaseGone, Conflict, FileSender, Landing
-from mountd.sync.tally import Tally
+from mountd.sync.tally import KINDS, Tally
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.sync.uploader import Uploader
 from mountd.sync.whole_removal import WholeRemovals
@@ -373,6 +375,7 @@ class SyncQueue:
         self._nursery.start_soon(self._one, change, act)
 
     async def _one(self, change: Change, act: _Act) -> None:
+        origin.set(new_origin(KINDS[change.kind], change.key))  # this task's, and no more than that
         try:
             await self._try(change, act)
         except Exception as error:

@@ -12,7 +12,7 @@ from mountd.sync.retry import Trouble
 from mountd_cache.changes import Change, ChangeKind, ChangeState
 from mountd_cache.ledger import Ledger
 
-_KINDS: Final = {
+KINDS: Final = {
     ChangeKind.FILE: "file",
     ChangeKind.DIRECTORY: "directory",
     ChangeKind.GONE_FILE: "delete",
@@ -69,7 +69,7 @@ class Tally:
         next_try_s = max(0.0, trouble.until_s - now_s) if trouble is not None else 0.0
         return QueueItem(
             key=change.key,
-            kind=_KINDS[change.kind],
+            kind=KINDS[change.kind],
             state=_item_state(change, self._in_flight, self._troubles),
             size=self._ledger.size_of(change),
             reason=reason,

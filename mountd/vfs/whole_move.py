@@ -13,6 +13,7 @@ from functools import partial
 import trio
 
 from mountd.errors import Exists, NoEntry, NotFound, Unreachable, VersionChanged
+from mountd.origin import begun
 from mountd.remotes import call
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.optional_doors import move_dir_in
@@ -73,6 +74,10 @@ class WholeMoves:
     async def _moved(self, old: str, new: str) -> bool:
         """True after the remote's answer; False where it was lost, and a look shows the directory
         at its new place and nothing at the old one."""
+        with begun("rename", old):
+            return await self._try_to_move(old, new)
+
+    async def _try_to_move(self, old: str, new: str) -> bool:
         store = self._tree.store
         look_s = min(_LOOK_S, self._wait_s / 4)
         lost: Exception = TimeoutError(f"{old!r} was not moved in {self._wait_s:g} s")

@@ -12,7 +12,8 @@ import pytest
 
 from mountd import logs
 from mountd.config import Settings
-from mountd.logs import LogFormatter, secrets_of, setup_logging
+from mountd.logs import Blotter, LogFormatter, secrets_of, setup_logging
+from mountd.origin import begun, origin
 
 SETTINGS = Settings(
     Path("/c"), credentials=MappingProxyType({"user": "annabel", "password": "s3cret"})
@@ -62,6 +63,50 @@ def test_a_text_line_has_no_secret_either() -> None:
 def test_secrets_of_the_environment_are_blotted_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRETEXAMPLE")
     assert secrets_of(SETTINGS) == ["SECRETEXAMPLE", "s3cret"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        ("RCLONE_CONFIG_X_PASS", "obscured-xyz", "obscured-xyz"),
+        ("HTTPS_PROXY", "http://me:pa%20ss@proxy:3128", "pa ss"),
+        ("AZURE_STORAGE_SAS_TOKEN", "sv=2024&sig=ab%2Bc&se=x", "ab%2Bc"),
+        ("AZURE_STORAGE_CONNECTION_STRING", "AccountName=a;AccountKey=k3y==;X=y", "k3y=="),
+    ],
+)
+def test_secrets_inside_of_variables_are_found(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, secret: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert secret in secrets_of(SETTINGS)
+
+
+def test_a_secret_is_blotted_out_however_it_is_spelt() -> None:
+    blot = Blotter(['a/b "c"+é\udcff'])
+    for text in ('a/b "c"+é\udcff', "a%2Fb%20%22c%22%2B%C3%A9%FF", "a/b%20%22c%22%2B%C3%A9%FF"):
+        assert blot(f"<{text}>") == "<***>"
+    in_json = json.dumps(['a/b "c"+é\udcff'])
+    assert blot("<a%2Fb+%22c%22%2B%C3%A9%FF>" + in_json) == '<***>["***"]'
+
+
+def test_a_json_line_says_whose_request_it_was() -> None:
+    formatter = LogFormatter(True, ["s3cret"])
+    assert json.loads(formatter.format(record("x"))).keys() == {
+        *("time", "level", "logger", "message", "exception"),
+    }
+    with begun("rename", "a/s3cret"):
+        whose = origin.get()
+        assert whose is not None
+        line = json.loads(formatter.format(record("x")))
+        assert (line["request"], line["operation"]) == (whose.request, "rename")
+        assert line["path"] == "a/***"
+        with begun("put", "b"):
+            assert origin.get() is whose  # the outermost is whose doing it is
+        special = record("x")
+        special.path, special.request = "b\udcff", ""
+        line = json.loads(formatter.format(special).encode())  # no UTF-8 in the name, but here
+        assert (line["path"], line["request"]) == ("b\udcff", whose.request)
+    assert origin.get() is None
 
 
 def test_libraries_log_warnings_and_mountd_what_was_asked_for(
