@@ -2,7 +2,8 @@
 
 An upload of a small file costs 1.1 ms of CPU, twice what the program's own create, write and close
 do, and both hold Python's lock: beside uploads an untar takes twice as long. So while files are
-opened for writing that densely, the queue waits, and then sends all of it at once.
+opened for writing that densely, the queue waits, and then sends all of it at once. Where they go on
+for longer (a slow machine, a tree of 100,000 files), it sends a few at a time, and more and more.
 """
 
 import math
@@ -11,14 +12,18 @@ from typing import Final
 
 POLL_S: Final = 0.1
 _WINDOW_S: Final = 0.25
-_DENSE_PER_S: Final = 100.0  # below it uploads take a tenth of a core
+_DENSE_PER_S: Final = 50.0  # below it uploads take a twentieth of a core
 _DELAYS: Final = 10.0  # who wants no delay gets none
 _AT_MOST_S: Final = 10.0
+_STEPS: Final = (
+    4  # in each of these halves of that time twice as many are sent; then as many as can
+)
+_FEW: Final = 4  # in the first
 
 
 class GivingWay:
-    """For ten times `write_back_s` and 10 s at most; then not again before the queue has kept up,
-    so that whoever writes for hours is sent all the time.
+    """Nothing goes for ten times `write_back_s`, 10 s at most; after three times that all goes as
+    ever, until the queue has kept up: so whoever writes for hours is sent all the time.
 
     `opens`: how many times a file was opened for writing so far. `is_little`: whether so little is
     staged that it may become more.
@@ -35,18 +40,22 @@ class GivingWay:
         self._is_dense = False
         self._began_s: float | None = None
 
-    def gives_way(self, now_s: float) -> bool:
-        """Whether nothing is to be begun now; asked again after `POLL_S`."""
+    def at_once(self, now_s: float) -> int | None:
+        """How many may be under way now, None for as many as there is room for; asked again after
+        `POLL_S`."""
         passed_s = now_s - self._seen_s
         if passed_s >= _WINDOW_S:
             opens = self._opens()
             self._is_dense = opens - self._seen >= _DENSE_PER_S * passed_s
             self._seen, self._seen_s = opens, now_s
         if not self._is_dense:
-            return False
+            return None
         if self._began_s is None:
             self._began_s = now_s
-        return now_s - self._began_s < self._at_most_s and self._is_little()
+        more_s = now_s - self._began_s - self._at_most_s
+        if more_s >= _STEPS * self._at_most_s / 2 or not self._is_little():
+            return None
+        return 0 if more_s < 0 else _FEW << int(2 * more_s / self._at_most_s)
 
     def hurry(self) -> None:
         """Somebody wants to see what is sent: no more of it until the queue has kept up."""

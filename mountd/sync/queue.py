@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 _PIECE: Final = 100  # changes that are looked at between two checkpoints: 1 ms
 _REST: Final = 9.0  # times as long as a look took
+_LONG_REST: Final = 40.0  # while programs are to have the processor
 _POLL_S: Final = 5.0  # while the remote is not well; who knows better calls `wake`
 _LONG_UPLOAD_S: Final = 6.0  # others don't change when a file that is open is sent
 
@@ -158,7 +159,7 @@ class SyncQueue:
                 self._look_cost_s = 0.0
                 try:
                     wait_s = await self._look()
-                    pause_s = self._look_cost_s * _REST
+                    pause_s = self._look_cost_s * (_REST if self._at_once() is None else _LONG_REST)
                     self._failures.no_fault()
                 except Exception as error:  # must not end what carries the data away
                     # Not to be woken from that: what fails wakes us again at once.
@@ -169,15 +170,16 @@ class SyncQueue:
                     await self._woken.wait()
 
     async def _give_way(self) -> None:
-        while self._gives_way():
+        while self._at_once() == 0:
             self._is_asked = trio.Event()
             with trio.move_on_after(POLL_S):
                 await self._is_asked.wait()
 
-    def _gives_way(self) -> bool:
+    def _at_once(self) -> int | None:
+        """How many may be under way beside what programs do; None: as many as there is room for."""
         if self._giving_way is None or self._drains or self._pressed():
-            return False
-        return self._giving_way.gives_way(trio.current_time())
+            return None
+        return self._giving_way.at_once(trio.current_time())
 
     def wake(self) -> None:
         """Something has changed: the ledger, an open file, or the remote's health."""
@@ -359,9 +361,13 @@ class SyncQueue:
 
     def _start(self) -> None:
         """Starts what is ready, as far as there is room."""
-        if self._schedule is None or not self._remote_is_well() or self._gives_way():
+        if self._schedule is None or not self._remote_is_well():
             return
-        while (change := self._lanes.next()) is not None:
+        at_once = self._at_once()
+        while at_once is None or len(self._in_flight) < at_once:
+            change = self._lanes.next()
+            if change is None:
+                return
             if self._schedule.may_go(change):
                 self._begin(change, self._send)
 

@@ -29,18 +29,25 @@ class Programs:
         )
 
 
+def asked(
+    giving_way: GivingWay, programs: Programs, until_s: float, since_s: float = 0.0
+) -> list[int | None]:
+    """How many may go, each tenth of these seconds."""
+    found = []
+    for step in range(round(since_s * 10), round(until_s * 10)):
+        programs.at(step / 10)
+        found.append(giving_way.at_once(step / 10))
+    return found
+
+
 def waited(
     giving_way: GivingWay, programs: Programs, until_s: float, since_s: float = 0.0
 ) -> float:
-    """How many seconds of these, asked every tenth."""
-    gave = 0
-    for step in range(round(since_s * 10), round(until_s * 10)):
-        programs.at(step / 10)
-        gave += giving_way.gives_way(step / 10)
-    return gave / 10
+    """In how many of these seconds nothing may go."""
+    return asked(giving_way, programs, until_s, since_s).count(0) / 10
 
 
-@pytest.mark.parametrize(("per_s", "gives"), [(0, False), (50, False), (150, True)])
+@pytest.mark.parametrize(("per_s", "gives"), [(0, False), (30, False), (70, True)])
 def test_only_those_who_make_many_files_are_given_way(per_s: float, gives: bool) -> None:
     programs = Programs(per_s)
     assert (waited(programs.giving_way(), programs, 5) > 4) is gives
@@ -57,12 +64,21 @@ def test_it_ends_after_ten_times_the_delay_and_ten_seconds_at_most(
     assert waited(giving_way, programs, 3600) == pytest.approx(longest_s, abs=0.2)
 
 
+def test_whoever_goes_on_for_long_gets_less_and_less_way() -> None:
+    programs = Programs(1000)
+    limits = asked(programs.giving_way(), programs, 3600)
+    steps = [limits.count(limit) / 10 for limit in (0, 4, 8, 16, 32)]
+    assert steps == pytest.approx([10, 5, 5, 5, 5], abs=0.2)
+    assert (found := [limit for limit in limits if limit is not None]) == sorted(found)
+    assert set(limits[310:]) == {None}
+
+
 def test_whoever_goes_on_is_given_way_again_once_the_queue_has_kept_up() -> None:
     programs = Programs(1000)
     giving_way = programs.giving_way()
-    waited(giving_way, programs, 20)
+    waited(giving_way, programs, 40)
     giving_way.kept_up()
-    assert waited(giving_way, programs, 40, since_s=20) == pytest.approx(10, abs=0.2)
+    assert waited(giving_way, programs, 60, since_s=40) == pytest.approx(10, abs=0.2)
 
 
 def test_a_short_pause_does_not_make_it_longer() -> None:
@@ -71,6 +87,7 @@ def test_a_short_pause_does_not_make_it_longer() -> None:
     gave = waited(giving_way, programs, 5)
     programs.per_s = 0
     assert waited(giving_way, programs, 6, since_s=5) < 0.5
+    assert giving_way.at_once(6.0) is None
     programs.per_s = 1000
     assert waited(giving_way, programs, 60, since_s=6) < 10.5 - gave
 
