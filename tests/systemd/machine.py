@@ -110,7 +110,7 @@ def booted(folder: Path) -> Iterator[Machine]:
         scratch.mkdir()
         starter = _start(cgroup, scratch)
         try:
-            machine = Machine(_wait_for_init(starter))
+            machine = Machine(_wait_for_init(starter, folder / "boot.log"))
             _wait_until_booted(machine, starter)
             machine.put_mountd_there()
             yield machine
@@ -167,7 +167,7 @@ def _start(cgroup: Path, scratch: Path) -> "subprocess.Popen[str]":
         )
 
 
-def _wait_for_init(starter: "subprocess.Popen[str]") -> int:
+def _wait_for_init(starter: "subprocess.Popen[str]", log: Path) -> int:
     children = Path(f"/proc/{starter.pid}/task/{starter.pid}/children")
     until_s = time.monotonic() + _BOOT_TIMEOUT_S
     while time.monotonic() < until_s and starter.poll() is None:
@@ -176,7 +176,8 @@ def _wait_for_init(starter: "subprocess.Popen[str]") -> int:
             if "systemd" in Path(f"/proc/{pid}/comm").read_text():
                 return pid
         time.sleep(0.02)
-    raise NoMachine("systemd did not start as an init here; boot.log says why")
+    said = log.read_text().strip().splitlines() or ["it said nothing"]
+    raise NoMachine(f"systemd did not start as an init here: {said[-1]}")
 
 
 def _wait_until_booted(machine: Machine, starter: "subprocess.Popen[str]") -> None:
