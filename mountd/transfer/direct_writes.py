@@ -28,10 +28,13 @@ _UNUSED: Final[list[mmap.mmap]] = []  # page-aligned; at most _AT_ONCE
 
 
 class DirectWrites:
-    """Of one file; one call at a time. `fd`: the file, open for writing."""
+    """Of one file, side by side: it has its `size` before the first of them, because only writes
+    that extend a file wait for one another. `fd`: the file, open for writing. Any thread."""
 
-    def __init__(self, disk: FileIO) -> None:
+    def __init__(self, disk: FileIO, size: int) -> None:
         self._disk = disk
+        self._size = size
+        self._lock = threading.Lock()
         self._fd = -1
         self._is_possible = True
 
@@ -56,13 +59,16 @@ class DirectWrites:
             self._fd = -1
 
     def _open(self, fd: int) -> bool:
-        if self._fd < 0:
-            try:
-                flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC
-                self._fd = os.open(f"/proc/self/fd/{fd}", flags)
-            except OSError:  # no /proc, or no such way to write
-                self._is_possible = False
-        return self._is_possible
+        with self._lock:
+            if self._fd < 0:
+                try:
+                    flags = os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC
+                    self._fd = os.open(f"/proc/self/fd/{fd}", flags)
+                    if os.fstat(fd).st_size < self._size:
+                        self._disk.truncate(fd, self._size)
+                except OSError:  # no /proc, or no such way to write
+                    self._is_possible = False
+            return self._is_possible
 
     def _write(self, piece: memoryview, offset: int) -> int:
         with _ROOM:

@@ -211,7 +211,7 @@ class Partial:
         self._lock = threading.Lock()
         self._writes = threading.Lock()
         self._fd = -1
-        self._direct = target.direct_writes() if item.size >= FROM_BYTES else None
+        self._direct = target.direct_writes(item) if item.size >= FROM_BYTES else None
 
     @property
     def fd(self) -> int:
@@ -222,13 +222,15 @@ class Partial:
             return self._fd
 
     def write(self, data: Buffer, offset: int) -> None:
-        """All of `data`; one after the other: the kernel writes a file in no other way, and lets
-        those who wait for that spin."""
+        """All of `data`. What goes through the page cache goes one after the other: the kernel
+        writes it in no other way, and lets those who wait for that spin."""
         fd = self.fd
-        with self._writes:
-            # (Beginning write-back here, by sync_file_range, cost more than it saved at the end.)
-            done = self._direct.write(fd, data, offset) if self._direct is not None else 0
-            self._target.write(fd, memoryview(data).cast("B")[done:], offset + done)
+        done = self._direct.write(fd, data, offset) if self._direct is not None else 0
+        rest = memoryview(data).cast("B")[done:]
+        if rest:
+            with self._writes:
+                # (Beginning write-back here, by sync_file_range, cost more than it saved.)
+                self._target.write(fd, rest, offset + done)
 
     def __enter__(self) -> Self:
         return self

@@ -1,5 +1,6 @@
 """What a copy is about: one file or symbolic link of one side. Pure."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mountd.vfs.names import LINK_SUFFIX, TARGET_MAX_BYTES, may_be_link
@@ -22,6 +23,13 @@ class Item:
     def key(self) -> str:
         """By which the side's own store knows it."""
         return self.path + LINK_SUFFIX if self.is_link and self.is_object else self.path
+
+
+def parents_of(path: str) -> Iterator[str]:
+    """`a` and `a/b` of `a/b/c`, the longest first."""
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def key_at(item: Item, *, local: bool) -> str:

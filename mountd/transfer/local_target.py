@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import stat as modes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,12 +23,14 @@ from mountd.remotes.base import ABSENT
 from mountd.remotes.local_tree import version_of
 from mountd.remotes.temporary_names import temporary_name, temporary_name_of
 from mountd.transfer.direct_writes import DirectWrites
-from mountd.transfer.items import Item
+from mountd.transfer.items import Item, parents_of
 from mountd_cache.durable_io import DISK, FileIO
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PARTIAL: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
+# Bringing a whole disk up to date waits for what others write there, too.
+_FEW_DIRECTORIES: Final = 32
 _IN_THE_WAY: Final = frozenset((errno.ENOTDIR, errno.ELOOP))
 
 
@@ -104,9 +106,9 @@ class LocalTarget:
             count = self._disk.pwrite(fd, left, offset)
             left, offset = left[count:], offset + count
 
-    def direct_writes(self) -> DirectWrites:
+    def direct_writes(self, item: Item) -> DirectWrites:
         """For a large file."""
-        return DirectWrites(self._disk)
+        return DirectWrites(self._disk, item.size)
 
     def sync_file(self, fd: int) -> None:
         """As `sync`, of one file."""
@@ -124,6 +126,18 @@ class LocalTarget:
     def sync(self) -> None:
         """What was written so far survives a power cut."""
         self._disk.sync_file_system(Path(self.root))
+
+    def sync_names(self, paths: Iterable[str]) -> None:
+        """The names of these files survive a power cut, and of the directories that they are in."""
+        directories = {"", *(above for path in paths for above in parents_of(path))}
+        if len(directories) > _FEW_DIRECTORIES:
+            self.sync()
+            return
+        for directory in sorted(directories, reverse=True):
+            with contextlib.suppress(FileNotFoundError):
+                self._disk.fsync_dir(Path(self.root, directory))
+        with contextlib.suppress(PermissionError):  # then it is not we who made the root there
+            self._disk.fsync_dir(Path(self.root).parent)
 
     def place(self, one: Finished) -> None:
         """The partial file under its final name. VersionChanged where something else than

@@ -14,7 +14,7 @@ from mountd.errors import UsageError
 from mountd.remotes.base import ABSENT
 from mountd.remotes.local_tree import can_be_a_name
 from mountd.transfer.filters import Filter
-from mountd.transfer.items import Item, is_link_file, key_at
+from mountd.transfer.items import Item, is_link_file, key_at, parents_of
 from mountd.vfs.names import NAME_MAX_BYTES
 
 _SECOND_NS: Final = 10**9
@@ -201,13 +201,6 @@ def _below(directory: str, wanted: Mapping[str, Item]) -> Sequence[str]:
 def folded(path: str) -> str:
     """One spelling of all that a folding file system takes for the same name."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
-
-
-def parents_of(path: str) -> Iterator[str]:
-    """`a` and `a/b` of `a/b/c`, the longest first."""
-    while "/" in path:
-        path = path.rpartition("/")[0]
-        yield path
 
 
 def directories_of(paths: Mapping[str, Item]) -> set[str]:

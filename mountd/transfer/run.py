@@ -301,7 +301,7 @@ class Run:
     def _end(self, plan: Plan) -> None:
         """Makes it durable, and forgets what isn't needed where all went well."""
         if self._local is not None and plan.copies:
-            self._local.sync()
+            self._local.sync_names(copy.item.path for copy in plan.copies)
         if self.tally.failures or not (plan.copies or plan.deletes):
             return
         elapsed_s = self.rate.elapsed_s

@@ -22,9 +22,9 @@ from mountd.remotes.base import RemoteStore, Upload
 from mountd.remotes.optional_doors import checksums_in
 from mountd.transfer.checksums import Sums, difference, one_of, sum_here, told_sums
 from mountd.transfer.crew import LIGHT_BYTES, Job, Tally, has_changed
-from mountd.transfer.items import Item, key_at
+from mountd.transfer.items import Item, key_at, parents_of
 from mountd.transfer.links import read_target
-from mountd.transfer.plan import Copy, parents_of
+from mountd.transfer.plan import Copy
 from mountd.transfer.record import Record
 from mountd.transfer.side import Side
 from mountd.types import Entry

@@ -266,3 +266,18 @@ def test_a_range_that_does_not_come_in_time_is_read_in_small_pieces(tmp_path: Pa
         run.go()
     assert run.tally.failures == {}
     assert (tmp_path / "out/big").read_bytes() == data
+
+
+@pytest.mark.parametrize(("count", "syncs"), [(3, 0), (200, 1)])
+def test_names_are_brought_to_the_disk_by_directory_or_all_at_once_where_there_are_many(
+    tmp_path: Path, count: int, syncs: int
+) -> None:
+    disk = FaultyDisk()
+    target = LocalTarget(os.fspath(tmp_path / "out"), disk)
+    paths = [f"d/{number}/f" for number in range(count)]
+    for path in paths:
+        (tmp_path / "out" / path).parent.mkdir(parents=True)
+    target.sync_names(paths)
+    assert disk.calls.get("sync_file_system", 0) == syncs
+    # Each directory, the one above them, the root and what the root is in.
+    assert disk.calls.get("fsync_dir", 0) == (0 if syncs else count + 3)

@@ -113,7 +113,7 @@ def test_a_write_that_takes_less_is_gone_on_with(tmp_path: Path, takes: int) -> 
 def test_nothing_is_left_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     fd = os.open(tmp_path / "f", os.O_RDWR | os.O_CREAT)
-    direct = DirectWrites(Disk())
+    direct = DirectWrites(Disk(), len(DATA))
     direct.write(fd, DATA, 0)
     direct.close()
     direct.close()
