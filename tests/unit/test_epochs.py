@@ -164,3 +164,21 @@ def test_whatever_is_read_either_is_an_order_or_raises(data: st.DataObject) -> N
         return
     assert len(found) <= MAX_FILES
     assert all(isinstance(found[i], Opened) for i in range(len(found)))
+
+
+def test_a_validation_set_after_each_epoch_belongs_to_it() -> None:
+    epochs = Epochs()
+    for seed in range(4):
+        read(epochs, random.Random(seed).sample(range(2000), 2000))
+        read(epochs, range(5000, 5300))
+    assert epochs.turns == 3
+    assert len(epochs.before) == 2300
+    assert epochs.is_repeated
+
+
+def test_a_sampler_that_leaves_some_out_each_time_turns_all_the_same() -> None:
+    epochs = Epochs()
+    for seed in range(4):  # drop_last, or one process of several that each have nine tenths
+        read(epochs, random.Random(seed).sample(range(2000), 1800))
+    assert epochs.turns == 3
+    assert epochs.is_repeated
