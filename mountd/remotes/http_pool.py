@@ -23,6 +23,7 @@ from typing_extensions import Buffer
 from mountd.errors import Unreachable
 from mountd.remotes.deadline import DeadlineBackend, socket_deadline
 from mountd.remotes.http_connections import KEEPALIVE_S, HttpConnections
+from mountd.remotes.late import stood_s
 from mountd.remotes.request_body import BodyFailed, BodyFeed, SentBody
 from mountd.remotes.sign_in import SignIn
 from mountd.remotes.width import Asked, Width
@@ -190,6 +191,7 @@ class HttpPool:
             with contextlib.suppress(BodyFailed), _transport_errors(what), socket_deadline(until_s):
                 connection = connections.take(until_s)
                 asked = self._asked(method, headers, body, connection)
+                feed.stood_s = stood_s() if asked is not None else 0.0
                 try:
                     response = connection.handle_request(request)
                 finally:
@@ -206,7 +208,8 @@ class HttpPool:
         if response is None:
             raise feed.failure()
         if self._width is not None and asked is not None:
-            self._width.answered(asked, response.status, feed.sent_s)
+            late_s = max(stood_s() - feed.stood_s, 0.0)
+            self._width.answered(asked, response.status, feed.sent_s, late_s)
         ended = functools.partial(self._ended, connections, connection, asked)
         return Answer(response, target, what, feed.until_s, ended)
 

@@ -10,6 +10,7 @@ from typing_extensions import Buffer
 from mountd.errors import Corrupt
 from mountd.remotes.base import Body
 from mountd.remotes.deadline import renew_socket_deadline
+from mountd.remotes.late import stood_s
 
 # Sent at once: the slowest link that a timeout of 30 s bears is 35 kbit/s.
 _PIECE_BYTES = 128 << 10
@@ -51,6 +52,7 @@ class BodyFeed:
     def __init__(self, body: SentBody, until_s: float) -> None:
         self.until_s = until_s
         self.sent_s = 0.0  # when the last piece was taken
+        self.stood_s = 0.0  # `late.stood_s` by then; before the request where nothing is sent
         self._span_s = until_s - time.monotonic()
         self._body = body
         self._error: Exception | None = None
@@ -64,6 +66,7 @@ class BodyFeed:
             self._error = error
             raise BodyFailed from error
         self._renew()
+        self.stood_s = stood_s()
 
     def failure(self) -> Exception:
         return self._error or AssertionError("a body that didn't fail")

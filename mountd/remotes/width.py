@@ -19,10 +19,11 @@ logger = logging.getLogger(__name__)
 _STEPS: Final = (1.0, 1.5, 2.0, 3.0, 4.0)  # times `least`
 ROUND: Final = 3  # answers for each request that may be under way
 # With no worker free for half of them, 6 at once take 1.5 times what 4 do.
-FLAT: Final = 1.25
+FLAT: Final = 1.3
 CROWDED: Final = 2.0
 _CLIPPED: Final = 5.0
-HOLD_S: Final = 10.0
+HOLD_S: Final = 2.0
+STRAINED_S: Final = 10.0
 LONGEST_HOLD_S: Final = 600.0
 # What is known about a server is wrong when others come or go, or it was busy just then.
 LEARN_AGAIN_S: Final = 5.0
@@ -83,8 +84,9 @@ class Width:
         with self._lock:
             self._in_flight -= 1
 
-    def answered(self, asked: Asked, status: int, sent_s: float = 0.0) -> None:
-        """The head of its answer is here. `sent_s`: when its last byte went, where it had many."""
+    def answered(self, asked: Asked, status: int, sent_s: float = 0.0, ours_s: float = 0.0) -> None:
+        """The head of its answer is here. `sent_s`: when its last byte went, where it had many.
+        `ours_s`: how long we were late ourselves meanwhile."""
         if len(self._levels) == 1:
             return
         with self._lock:
@@ -92,7 +94,8 @@ class Width:
             if status in _STRAINED:
                 self._strained(now_s)
             elif asked.era == self._era:
-                self._add(asked, now_s - max(asked.begun_s, sent_s), now_s)
+                took_s = now_s - max(asked.begun_s, sent_s)
+                self._add(asked, max(took_s - ours_s, 0.0), now_s)
 
     def failed(self) -> None:
         """No answer came."""
@@ -104,7 +107,7 @@ class Width:
             self._hold(0, now_s)
             self._go(0)
         self._top = 0
-        self._not_before_s = max(self._not_before_s, now_s + HOLD_S)
+        self._not_before_s = max(self._not_before_s, now_s + STRAINED_S)
 
     def _add(self, asked: Asked, took_s: float, now_s: float) -> None:
         is_full = asked.beside * 4 >= self.now * 3

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mountd.remotes.width import HOLD_S, ROUND, SELDOM_S, Asked, Width
+from mountd.remotes.width import ROUND, SELDOM_S, STRAINED_S, Asked, Width
 from tests.fakes.fake_clock import FakeClock
 
 ROUND_TRIP_S = 0.03
@@ -47,16 +47,19 @@ class Load:
         self.most = width.now
         self.seen: list[int] = []  # the width, at each answer
         self.at_s: list[float] = []
-        self._under_way: list[tuple[float, int, Asked, int]] = []
+        self._under_way: list[tuple[float, int, Asked, int, float]] = []
         self._count = 0
+        self.late_s = 0.0  # how late we are with each answer
 
     def run(self, server: Server, answers: int, kind: str = "PUT") -> None:
         for _ in range(answers):
             while len(self._under_way) < min(self.wants, self.width.now):
                 asked = self.width.begin(kind)
                 self._count += 1
-                at_s = server.answers_s(self.clock())
-                heapq.heappush(self._under_way, (at_s, self._count, asked, server.status))
+                at_s = server.answers_s(self.clock()) + self.late_s
+                heapq.heappush(
+                    self._under_way, (at_s, self._count, asked, server.status, self.late_s)
+                )
             self._hear()
 
     def finish(self) -> None:
@@ -65,9 +68,9 @@ class Load:
             self._hear()
 
     def _hear(self) -> None:
-        at_s, _, asked, status = heapq.heappop(self._under_way)
+        at_s, _, asked, status, late_s = heapq.heappop(self._under_way)
         self.clock.advance(max(0.0, at_s - self.clock()))
-        self.width.answered(asked, status)
+        self.width.answered(asked, status, ours_s=late_s)
         self.width.end()
         self.seen.append(self.width.now)
         self.at_s.append(self.clock())
@@ -144,7 +147,7 @@ def test_an_answer_that_says_too_much_ends_it_at_once() -> None:
         before_s = load.clock()
         load.run(Server(64), 600)
         waited_s = load.until_s(lambda now: now > 4, before_s) - before_s
-        assert waited_s >= HOLD_S - 2 * SERVICE_S
+        assert waited_s >= STRAINED_S - 2 * SERVICE_S
 
 
 def test_a_request_without_an_answer_ends_it_at_once() -> None:
@@ -198,3 +201,11 @@ def test_a_width_that_somebody_has_set_stays() -> None:
     load.run(Server(64), 500)
     load.run(Server(64, status=503), 10)
     assert set(load.seen) == {8}
+
+
+def test_the_time_that_we_were_late_ourselves_is_not_the_servers() -> None:
+    load = load_of()
+    load.run(Server(64), 4 * ROUND)
+    load.late_s = 0.1
+    load.run(Server(64), 150)
+    assert load.width.now == 16
