@@ -81,7 +81,7 @@ class Machine:
                 return found
             if time.monotonic() > until_s:
                 raise AssertionError(f"{name}: {found}, not {wanted}\n{self.journal(name)}")
-            time.sleep(0.05)
+            time.sleep(0.2)
 
     def journal(self, name: str) -> str:
         """What the unit and systemd said about it."""
