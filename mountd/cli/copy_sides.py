@@ -126,6 +126,8 @@ def _in_mount(
     if reached is None:
         return None
     source, settings = reached
+    if source.scheme == "manifest":
+        return None  # what is there is the manifest's that was mounted, and not that of now
     prefix = "/".join([source.prefix, *names]).strip("/")
     below = replace(source, prefix=prefix, text=f"{source.text.rstrip('/')}/{'/'.join(names)}")
     if not names:

@@ -17,13 +17,15 @@ from mountd.cli.findings import Finding, ok, problem, warning
 from mountd.cli.remotes import check_store
 from mountd.config import Settings
 from mountd.config_file import ConfigFile
-from mountd.config_load import read_command_line, resolve_source
+from mountd.config_load import reach_of, read_command_line, resolve_source
 from mountd.credentials import has_s3_keys, is_anonymous
 from mountd.errors import ExitCode, UsageError
+from mountd.manifest import read_manifest
 from mountd.remotes.aws_profile import configured_endpoint, profile_named
 from mountd.source import Source
 
 _CONNECT_TIMEOUT_S = 5.0
+_MOST_LOCATIONS = 8  # of a manifest: each takes its time where it does not answer
 _LIST_TIMEOUT_S = 20.0
 _SKEW_WARNING_S = 60.0
 _SKEW_PROBLEM_S = 900.0  # S3 refuses signatures older than 15 minutes (RequestTimeTooSkewed)
@@ -65,6 +67,33 @@ def check_source(
         return [problem("SOURCE", str(error), "mend SOURCE, the option or the config file")], (
             ExitCode.USAGE
         )
+    if source.scheme == "manifest":
+        return _check_manifest(source, config, options)
+    return _check_remote(source, settings)
+
+
+def _check_manifest(
+    source: Source, config: ConfigFile, options: Sequence[str]
+) -> tuple[list[Finding], ExitCode]:
+    """What it says, and each place that its files live at."""
+    reach = reach_of(source, config, read_command_line(options))
+    assert reach is not None
+    try:
+        manifest = read_manifest(Path("/" + source.prefix))
+        reached = [reach(location) for location in manifest.locations[:_MOST_LOCATIONS]]
+    except UsageError as error:
+        fix = "mend the manifest, or write the location as a remote of the config file"
+        return [problem("manifest", str(error), fix)], ExitCode.USAGE
+    what = f"{len(manifest.files)} files at {len(manifest.locations)} locations"
+    findings, codes = [ok("manifest", what)], list[ExitCode]()
+    for place, settings in reached:
+        found, code = _check_remote(place, settings)
+        findings += found
+        codes.append(code)
+    return findings, next((code for code in codes if code), ExitCode.OK)
+
+
+def _check_remote(source: Source, settings: Settings) -> tuple[list[Finding], ExitCode]:
     settings = replace(settings, request_timeout_s=min(settings.request_timeout_s, _LIST_TIMEOUT_S))
     findings = [check_credentials(source, settings)]
     if source.scheme not in _NO_NETWORK:

@@ -9,9 +9,9 @@ from functools import partial
 from mountd.cli.arguments import Parser, load_config
 from mountd.cli.bounded import Bounded
 from mountd.cli.output import print_table, warn
-from mountd.config import Settings
+from mountd.config import Reach, Settings
 from mountd.config_file import ConfigFile, Section
-from mountd.config_load import CommandLine, resolve_source
+from mountd.config_load import CommandLine, reach_of, resolve_source
 from mountd.credentials import CREDENTIALS, FILE_SUFFIX, env_name
 from mountd.errors import (
     CredentialsError,
@@ -141,13 +141,14 @@ def _check_target(
     shorter = replace(
         settings, request_timeout_s=min(settings.request_timeout_s, _REQUEST_TIMEOUT_S)
     )
-    return _list_first_page(source, shorter)
+    reach = reach_of(source, config, _NO_COMMAND_LINE, environ)
+    return _list_first_page(source, shorter, reach)
 
 
-def _list_first_page(source: Source, settings: Settings) -> Check:
+def _list_first_page(source: Source, settings: Settings, reach: Reach | None = None) -> Check:
     from mountd.remotes.registry import open_store
 
-    store = open_store(source, settings)
+    store = open_store(source, settings, reach=reach)
     try:
         start = time.monotonic()
         try:

@@ -66,6 +66,34 @@ def test_the_whole_tree_is_listed_without_a_request_and_read_from_both_buckets(
     assert [entry.op for entry in s3_server.log()] == ["GetObject", "GetObject"]
 
 
+def test_what_is_mounted_is_copied_as_it_is_there(
+    mount: Mounted, listed: Path, tmp_path: Path
+) -> None:
+    listed.unlink()
+    mount.cli("copy", str(mount.path / "d"), str(tmp_path / "out"))
+    assert tree(tmp_path / "out") == ["b 3", "e 0", "e/f 3"]
+
+
+def test_a_mount_of_the_config_file_may_be_a_manifest_by_its_relative_name(
+    listed: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "here"
+    path.mkdir()
+    monkeypatch.chdir(listed.parent)
+    monkeypatch.setenv("MOUNTD_RUNTIME_DIR", str(tmp_path / "run"))
+    (tmp_path / "config.toml").write_text(
+        f'[defaults]\ncache_dir = "{tmp_path}/cache"\n'
+        f'[mounts.set]\nsource = "manifest:{listed.name}"\nmountpoint = "{path}"\n'
+    )
+    assert main(["mount", "set"]) == 0
+    try:
+        assert (path / "d/b").read_bytes() == b"one"
+        assert main(["status", str(path)]) == 0
+        assert main(["remotes", "--check"]) == 0
+    finally:
+        assert main(["umount", str(path)]) == 0
+
+
 def test_nothing_can_be_written(mount: Mounted) -> None:
     for write in (
         lambda: (mount.path / "new").write_bytes(b"x"),
@@ -122,6 +150,19 @@ def test_another_manifest_of_that_name_is_another_tree_and_keeps_what_is_the_sam
         assert s3_server.log() == []
         assert (one.path / "d/b").read_bytes() == b"b, again"
         assert sorted(os.listdir(one.path)) == ["a", "d", "n"]
+
+
+def test_doctor_tries_what_a_manifest_leads_to(
+    listed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], s3_server: S3Server
+) -> None:
+    main(["doctor", f"manifest:{listed}"])
+    said = capfd.readouterr().out
+    assert "5 files at 2 locations" in said
+    assert "s3://b/p" in said
+    assert "s3://c/q" in said
+    listed.write_text("{}")
+    main(["doctor", f"manifest:{listed}"])
+    assert "it is no manifest of mountd" in capfd.readouterr().out
 
 
 def test_what_is_no_manifest_is_one_line_and_exit_2(

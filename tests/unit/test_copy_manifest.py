@@ -142,6 +142,20 @@ def test_a_file_that_changed_since_is_named_and_the_rest_is_copied(
     assert files(tmp_path / "out") == {"d/b": b"one", "x": b"two!"}
 
 
+def test_bytes_that_are_not_what_the_manifest_says_are_named(
+    s3: S3Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    s3.put("b", "p/a", b"one", etag="parts-2")
+    listed = tmp_path / "set.json"
+    assert run("manifest", listed, "s3://b/p") == 0
+    document = read(listed)
+    document["files"][0]["sha256"] = "0" * 64
+    listed.write_text(json.dumps(document))
+    assert run("copy", f"manifest:{listed}", tmp_path / "out", "--verify") == 1
+    assert "a: its SHA256 is" in capfd.readouterr().err
+    assert files(tmp_path / "out") == {"d/b": b"one"}
+
+
 def test_a_list_is_written_only_of_what_was_copied_without_failures(
     s3: S3Server, tmp_path: Path
 ) -> None:
