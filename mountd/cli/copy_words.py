@@ -19,7 +19,7 @@ def foretold(outlook: Outlook) -> str:
         words += f"; {human_bytes(outlook.free_bytes)} free"
     if outlook.rate and plan.copies:
         takes = human_seconds(max(1.0, plan.copy_bytes / outlook.rate))
-        words += f"; about {takes} at the {human_bytes(outlook.rate)}/s of the last run"
+        words += f"; about {takes} at the {human_bytes(outlook.rate)}/s of the last copy"
     return words
 
 

@@ -1,6 +1,7 @@
 """What one copy has done so far, so that the next run of it goes on: an append-only log.
 
-One folder per pair of SOURCE and DEST below `cache_dir`, held by one process at a time. A line is
+One folder per pair of SOURCE and DEST below `cache_dir`, held by one process at a time; and one
+small file per pair of remotes, with the bytes per second of the last copy between them. A line is
 a CRC32C and a JSON array. The log is only believed as far as it can be checked: a line that is cut
 or makes no sense is left out, `same` counts only where both sides still have these very versions,
 and bytes that `parts` says are here are compared with their CRC before they are used.
@@ -30,6 +31,7 @@ from mountd_cache.durable_io import DISK, FileIO, make_private_dir
 LOG: Final = "log"
 _LOCK: Final = "lock"
 _DIRECTORY: Final = "copies"
+_RATE: Final = "rate-"
 
 Span = tuple[int, int]
 Parts = dict[Span, int]  # CRC32C by range
@@ -38,8 +40,11 @@ Parts = dict[Span, int]  # CRC32C by range
 class Record:
     """The log of one pair. Thread-safe. A context manager; leaving it lets another run in."""
 
-    def __init__(self, folder: Path, lock_fd: int, disk: FileIO = DISK) -> None:
+    def __init__(
+        self, folder: Path, lock_fd: int, disk: FileIO = DISK, rates: Path | None = None
+    ) -> None:
         self.folder = folder
+        self._rates = rates
         self.same: dict[str, tuple[str, str]] = {}
         self.parts: dict[tuple[str, str], Parts] = {}
         self.tokens: dict[str, tuple[str, str]] = {}
@@ -48,6 +53,7 @@ class Record:
         self._lock = threading.Lock()
         self._disk = disk
         self._read()
+        self.rate = self.rate or self._rate_of_others()
         self._fd, self._end = self._opened()
 
     @classmethod
@@ -64,7 +70,8 @@ class Record:
             ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return cls(folder, fd)
+            way = hashlib.sha256(f"{_end_of(source)} {_end_of(target)}".encode(errors="replace"))
+            return cls(folder, fd, rates=folder.parent / f"{_RATE}{way.hexdigest()[:32]}")
         except BlockingIOError as error:
             os.close(fd)
             raise StartError(f"{source} is being copied to {target} already") from error
@@ -95,6 +102,15 @@ class Record:
         if rate or self.rate:
             lines.append(_line("rate", rate or self.rate))
         self._disk.write_file(self.folder / LOG, b"".join(lines))
+        if rate and self._rates is not None:
+            self._disk.write_file(self._rates, b"%.0f\n" % rate)
+
+    def _rate_of_others(self) -> float:
+        """How fast the last copy was between the same two ends, whatever it copied; 0 for none."""
+        with suppress(OSError, ValueError):
+            if self._rates is not None:
+                return max(0.0, min(float(self._rates.read_text()), 1e12))
+        return 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -144,6 +160,12 @@ class Record:
                 self.tokens[path] = (version, token)
             case ["rate", int() | float() as rate]:
                 self.rate = max(0.0, min(float(rate), 1e12))
+
+
+def _end_of(text: str) -> str:
+    """`s3://bucket` of what lies below it; all local directories are one."""
+    scheme, is_url, rest = text.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}" if is_url else ""
 
 
 def remembered(record: Record) -> Mapping[str, tuple[str, str]]:

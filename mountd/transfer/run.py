@@ -39,7 +39,7 @@ class NothingThere(StartError):
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What will be done. `free_bytes`: at the target, None where it isn't known. `rate`: bytes per
-    second of the last run, 0 where there was none."""
+    second of the last copy between the two, 0 where there was none."""
 
     plan: Plan
     specials: Sequence[str]

@@ -40,6 +40,20 @@ def line(row: object) -> bytes:
     return b"%08x %b\n" % (crc32c.crc32c(text), text)
 
 
+def test_how_fast_it_was_is_told_to_another_copy_between_the_same_ends(tmp_path: Path) -> None:
+    with Record.open(tmp_path, "s3://b/one", "/data/a") as record:
+        assert record.rate == 0
+        record.finish([], 5e7)
+    with Record.open(tmp_path, "s3://b/two/x", "/elsewhere") as record:
+        assert record.rate == 5e7
+    with Record.open(tmp_path, "/data/a", "s3://b/one") as record:
+        assert record.rate == 0
+    for path in (tmp_path / "copies").glob("rate-*"):
+        path.write_text("nonsense")
+    with Record.open(tmp_path, "s3://b/three", "/data") as record:
+        assert record.rate == 0
+
+
 def test_lines_that_are_cut_changed_or_senseless_are_left_out(tmp_path: Path) -> None:
     with opened(tmp_path) as record:
         record.copied("a", "v", "t")
