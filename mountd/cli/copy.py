@@ -33,6 +33,7 @@ from mountd.transfer.filters import read_filter
 from mountd.transfer.items import key_at
 from mountd.transfer.record import Record
 from mountd.transfer.run import NothingThere, Outlook, Run, Wish
+from mountd.transfer.side import Side
 
 _MOST_NAMED = 20
 _DELETE_ALL = "--delete=force"
@@ -150,25 +151,33 @@ def _copy(
         outlook = copy.go()
         if target.mounted is not None and not wish.dry_run:
             _look_anew(target.mounted)
+        is_listed = listed is not None and not wish.dry_run and not copy.tally.failures
+        described = _described(copy, (source, target), sides, wish) if is_listed else None
     code = _end(copy, outlook, wish)
-    if listed is not None and not wish.dry_run:
-        _write_list(copy, source, target, listed)
+    if described is not None and listed is not None:
+        manifest = described.write(listed)
+        print_line(f"{listed}: the versions of {counted(len(manifest.files), 'file')}")
     return code
 
 
-def _write_list(copy: Run, source: Place, target: Place, path: Path) -> None:
-    """Of DEST if that is a remote, else of SOURCE: where others can reach it."""
+def _described(
+    copy: Run, places: tuple[Place, Place], sides: Sequence[Side], wish: Wish
+) -> Described:
+    """DEST if that is a remote, else SOURCE: where others can reach it. With `verify` also by the
+    checksums that it tells."""
     described = Described()
-    if target.source is not None:
+    is_dest = places[1].source is not None
+    items = [item for item, _ in copy.at_target()]
+    if is_dest:
         items = [
             replace(item, path=key_at(item, local=False), version=version, is_link=False)
             for item, version in copy.at_target()
         ]
-        described.add(target, items)
+    if wish.verify:
+        described.add_sums(sides[is_dest], places[is_dest], items, "")
     else:
-        described.add(source, [item for item, _ in copy.at_target()])
-    manifest = described.write(path)
-    print_line(f"{path}: the versions of {counted(len(manifest.files), 'file')}")
+        described.add(places[is_dest], items)
+    return described
 
 
 def send_dirty(at: MountedAt, shown: Progress) -> None:

@@ -120,6 +120,11 @@ def test_two_files_of_one_name_are_no_set(
 
 
 def test_checksums_are_asked_for_or_read(s3: S3Server, tmp_path: Path) -> None:
+    headers = {"x-amz-checksum-crc32c": "4waSgw=="}
+    s3.put("b", "s/parts", b"123456789", etag="parts-2", headers=headers)
+    listed = tmp_path / "verified.json"
+    assert run("copy", "s3://b/s", tmp_path / "out", "--verify", "--manifest", listed) == 0
+    assert read(listed)["files"][0]["crc32c"] == "e3069283"
     (tmp_path / "in").mkdir()
     (tmp_path / "in/f").write_bytes(b"123456789")
     assert run("manifest", tmp_path / "set.json", tmp_path / "in", "--checksums") == 0
