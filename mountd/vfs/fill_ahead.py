@@ -40,8 +40,12 @@ class FillAhead:
     @property
     def running_bytes(self) -> int:
         """On their way."""
-        while self._running and not self._running[0].running_bytes:
-            self._running.popleft().close()
+        for _ in range(len(self._running)):
+            cached = self._running.popleft()
+            if cached.running_bytes:
+                self._running.append(cached)
+            else:
+                cached.close()
         return sum(cached.running_bytes for cached in self._running)
 
     def begin(self, file: "RemoteFile") -> Found:

@@ -1,13 +1,16 @@
 """What is fetched across files by those who read many of them: counts of reads at the remote."""
 
 import random
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
 from mountd.vfs.filesystem import FileSystem
+from mountd.vfs.fill_ahead import FILES_AT_ONCE, Found
+from mountd.vfs.nodes import Directory
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import content, file_system, walk
 
@@ -20,6 +23,27 @@ def remote(count: int, directories: int = 1) -> MemoryStore:
 
 def key(number: int, directories: int = 1) -> str:
     return f"d{number % directories}/{number:06d}"
+
+
+class HangingStore(MemoryStore):
+    """Where one key's reads wait."""
+
+    hangs = ""
+
+    def __init__(self, contents: Mapping[str, bytes]) -> None:
+        super().__init__(contents)
+        self.goes_on = threading.Event()
+
+    def read(self, key: str, start: int, end: int, version: str) -> bytes:
+        if key == self.hangs:
+            self.goes_on.wait(20)
+        return super().read(key, start, end, version)
+
+
+async def directory(fs: FileSystem, path: str) -> Directory:
+    found = await walk(fs, path)
+    assert isinstance(found, Directory)
+    return found
 
 
 async def read(fs: FileSystem, numbers: Sequence[int], directories: int = 1) -> int:
@@ -87,6 +111,25 @@ async def test_a_part_of_a_large_directory_is_fetched_twice_at_the_most(tmp_path
     async with file_system(store, tmp_path, cache_bytes=1 << 30) as fs:
         await read(fs, random.Random(1).sample(range(20_000), 400))
     assert 400 < store.calls["read"] <= 800
+
+
+async def test_one_file_that_hangs_does_not_keep_the_others_from_being_fetched(
+    tmp_path: Path,
+) -> None:
+    store = HangingStore({key(i): b"x" * SIZE for i in range(300)})
+    async with file_system(store, tmp_path) as fs:
+        listing = await fs.tree.listing(await directory(fs, "d0"))
+        rows = range(len(listing.listing))
+        files = [fs.files.file_of_row(await directory(fs, "d0"), listing.listing, i) for i in rows]
+        store.hangs = files[0].key
+        try:
+            for file in files[:FILES_AT_ONCE]:
+                assert fs.files.fill.begin(file) is Found.BEGUN
+            while fs.files.fill.running_bytes > SIZE:  # noqa: ASYNC110 - threads change it
+                await trio.sleep(0.001)
+            assert fs.files.fill.begin(files[-1]) is Found.BEGUN
+        finally:
+            store.goes_on.set()
 
 
 async def test_nothing_leaves_the_cache_for_what_nobody_asked_for(tmp_path: Path) -> None:
