@@ -51,9 +51,14 @@ class LocalTarget:
     def __init__(self, root: str, disk: FileIO = DISK) -> None:
         self.root = root
         self._disk = disk
+        self._made: list[Path] = []
 
     def prepare(self) -> None:
         """Makes the root."""
+        path = Path(self.root)
+        while not path.is_dir():
+            self._made.append(path)
+            path = path.parent
         os.makedirs(self.root, exist_ok=True)
 
     def free_bytes(self) -> int:
@@ -136,8 +141,9 @@ class LocalTarget:
         for directory in sorted(directories, reverse=True):
             with contextlib.suppress(FileNotFoundError):
                 self._disk.fsync_dir(Path(self.root, directory))
-        with contextlib.suppress(PermissionError):  # then it is not we who made the root there
-            self._disk.fsync_dir(Path(self.root).parent)
+        for made in self._made:
+            with contextlib.suppress(PermissionError):  # who may write there may not list it
+                self._disk.fsync_dir(made.parent)
 
     def place(self, one: Finished) -> None:
         """The partial file under its final name. VersionChanged where something else than

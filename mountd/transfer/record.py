@@ -103,7 +103,7 @@ class Record:
             lines.append(_line("rate", rate or self.rate))
         self._disk.write_file(self.folder / LOG, b"".join(lines))
         if rate and self._rates is not None:
-            self._disk.write_file(self._rates, b"%.0f\n" % rate)
+            self._rates.write_text(f"{rate:.0f}\n")  # nothing hangs on it: no fsync
 
     def _rate_of_others(self) -> float:
         """How fast the last copy was between the same two ends, whatever it copied; 0 for none."""

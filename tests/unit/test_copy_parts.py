@@ -275,6 +275,7 @@ def test_names_are_brought_to_the_disk_by_directory_or_all_at_once_where_there_a
     disk = FaultyDisk()
     target = LocalTarget(os.fspath(tmp_path / "out"), disk)
     paths = [f"d/{number}/f" for number in range(count)]
+    target.prepare()
     for path in paths:
         (tmp_path / "out" / path).parent.mkdir(parents=True)
     target.sync_names(paths)
