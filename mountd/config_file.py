@@ -183,7 +183,7 @@ class _Reader:
             if not bare.startswith("["):
                 found = inside and key and re.match(rf"{re.escape(key)}[=.]", bare)
             elif title:
-                inside = bare.startswith(f"[{title}]")
+                inside = bare.lstrip("[").startswith(f"{title}]")
                 found = inside and not key
             else:
                 inside = False

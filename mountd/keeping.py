@@ -39,6 +39,7 @@ class Keeping:
         )
         self.pins = Pins(means, PinRecord(folder.path / "pins"), plan.copies)
         self.pins.forget_names = lambda entries: fs.queue_view.invalidate(entries)
+        self._means = means
         self._warmings = Warmings(means)
         fs.keeping = KeepingByXattr(fs.tree, self.pins, self._warmings)
         self.pins.load()
@@ -49,6 +50,10 @@ class Keeping:
             await nursery.start(self._warmings.run)
             await nursery.start(self.pins.run)
             task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._means.stock.is_over = True
 
     def handlers(self) -> dict[str, Handler]:
         """For the control socket."""

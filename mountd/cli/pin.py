@@ -75,7 +75,8 @@ def _watch(target: Target, answer: dict[str, Any], shown: Progress) -> None:
     while answer.get("state") in ("looking", "filling") or _is_between(answer):
         whole = max(whole, number(answer, "missing_bytes"))
         have = whole - number(answer, "missing_bytes")
-        shown.show(f"{target.path}: {how_far(have, whole, rate)}")
+        if whole:
+            shown.show(f"{target.path}: {how_far(have, whole, rate)}")
         time.sleep(ASK_S / 4)
         answer = target.ask("pinned", path=target.below)
     if answer.get("state") != "here":
@@ -84,7 +85,7 @@ def _watch(target: Target, answer: dict[str, Any], shown: Progress) -> None:
         raise StartError(f"{target.path}: {missing} are not here yet: {reason}; {_GOES_ON}")
     took_s = rate.elapsed_s
     words = files_and_bytes(number(answer, "files"), number(answer, "bytes"))
-    print(f"{target.path}: all here, {words}, after {took_s:.1f} s")
+    shown.say(f"{target.path}: all here, {words}, after {took_s:.1f} s")
 
 
 def _is_between(answer: dict[str, Any]) -> bool:

@@ -18,6 +18,7 @@ Status = Mapping[str, Any]
 Line = tuple[str, str]  # words, and rich's style
 Fact = tuple[str, str, str]  # what, its value, and rich's style
 
+_PINS_SHOWN = 10
 _STYLE_OF_STATE = {
     **{"ok": "green", "ready": "green", "degraded": "yellow", "unreachable": "bold red"},
     **{"denied": "bold red", "dead": "bold red", "not answering": "bold red"},
@@ -94,6 +95,7 @@ def facts(status: Status) -> list[Fact]:
     rows.append(("remote", *_remote(status)))
     if cache := status.get("cache"):
         rows.append(("cache", _cache(cache), ""))
+        rows += _pins(cache.get("pins") or [])
     if queue := status.get("queue"):
         rows += _queue(queue)
     transfer = status.get("transfer") or {}
@@ -121,6 +123,17 @@ def _cache(cache: Mapping[str, Any]) -> str:
     if hits + misses:
         words += f", {100 * hits // (hits + misses)} % of {hits + misses} reads from it"
     return words
+
+
+def _pins(pins: Sequence[Mapping[str, Any]]) -> Iterator[Fact]:
+    for pin in pins[:_PINS_SHOWN]:
+        state, missing = str(pin.get("state")), pin.get("missing_bytes") or 0
+        words = f"{pin.get('path') or 'all of it'}  {state}, {human_bytes(pin.get('bytes'))}"
+        words += f", {human_bytes(missing)} not here" if missing else ""
+        words += f": {pin['reason']}" if pin.get("reason") else ""
+        yield f"{pin.get('mode')}", words, "" if state == "here" else "yellow"
+    if len(pins) > _PINS_SHOWN:
+        yield "pin", f"... and {len(pins) - _PINS_SHOWN} more", ""
 
 
 def _queue(queue: Mapping[str, Any]) -> Iterator[Fact]:

@@ -34,6 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     for target in targets:
         by_mount.setdefault(target.mount.path, []).append(target)
     complaints: list[str] = []
+    ends: list[tuple[Target, dict[str, Any], float]] = []
     with progress() as shown:
         for group in by_mount.values():
             try:
@@ -41,16 +42,21 @@ def run(arguments: Sequence[str]) -> int:
                     for target in group:
                         _warm_by_path(target, shown)
                 else:
-                    _warm(group, shown)
+                    ends.append((group[0], *_warm(group, shown)))
             except StartError as error:
                 complaints.append(str(error))
+    for end in ends:
+        try:
+            _end(*end)
+        except StartError as error:
+            complaints.append(str(error))
     if complaints:
         raise StartError("; ".join(complaints))
     return ExitCode.OK
 
 
-def _warm(group: list[Target], shown: Progress) -> None:
-    """Raises StartError for what is not in the cache when it ends."""
+def _warm(group: list[Target], shown: Progress) -> tuple[dict[str, Any], float]:
+    """How it ended, and after how many seconds."""
     first = group[0]
     job = first.ask("warm", paths=[target.below for target in group])["job"]
     is_told, rate = False, Rate()
@@ -70,7 +76,7 @@ def _warm(group: list[Target], shown: Progress) -> None:
     except BaseException:
         first.ask("warm_stop", job=job)
         raise
-    _end(first, answer, rate.elapsed_s)
+    return answer, rate.elapsed_s
 
 
 def foretold(answer: dict[str, Any]) -> str:
@@ -81,6 +87,7 @@ def foretold(answer: dict[str, Any]) -> str:
 
 
 def _end(target: Target, answer: dict[str, Any], took_s: float) -> None:
+    """Says it. Raises StartError for what is not in the cache."""
     where = target.mount.path
     if answer.get("state") == "refused":
         lacking = human_bytes(number(answer, "no_room_bytes"))

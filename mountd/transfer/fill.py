@@ -27,8 +27,12 @@ _BESIDE_READERS: Final = 4  # one of so many goes on then
 _MEMORY_SHARE: Final = 3
 _LOOK_EVERY_S: Final = 0.2  # memory, disk and calm have no event
 _TRIES: Final = 5
-_OUT_OF_REACH: Final = 8  # files that fail by Unreachable, one after the other
+_OUT_OF_REACH: Final = 8  # files that fail like that, one after the other
 MAX_FAILURES: Final = 1000  # that are named
+
+
+class NotKept(Exception):
+    """The cache did not take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,8 @@ class Missing:
 @dataclass(slots=True)
 class Progress:
     """What a fill has done so far. `failures`: why, by key; `failed` counts all of them.
-    `changed`: keys of files that are other versions by now. `gave_up`: why it ended early."""
+    `changed`: keys of files that are other versions by now. `gave_up`: why it ended early.
+    `in_a_row`: how many failed one after the other in a way that others will, too."""
 
     files: int = 0
     bytes: int = 0
@@ -50,18 +55,21 @@ class Progress:
     failures: dict[str, str] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     gave_up: str = ""
-    unreachable: int = 0
+    in_a_row: int = 0
 
     def fail(self, key: str, error: Exception) -> None:
-        """Notes it; after many in a row that the remote did not answer, going on is no use."""
+        """Notes it; after many in a row that the remote did not answer, or the cache's disk did not
+        take, going on is no use."""
         self.failed += 1
         if len(self.failures) < MAX_FAILURES:
             self.failures[key] = str(error) or type(error).__name__
         if isinstance(error, VersionChanged | NotFound):
             self.changed.append(key)
-        self.unreachable = self.unreachable + 1 if isinstance(error, Unreachable) else 0
-        if self.unreachable >= _OUT_OF_REACH:
-            self.gave_up = f"the remote does not answer: {error}"
+        is_general = isinstance(error, Unreachable | NotKept)
+        self.in_a_row = self.in_a_row + 1 if is_general else 0
+        if self.in_a_row >= _OUT_OF_REACH:
+            is_remote = isinstance(error, Unreachable)
+            self.gave_up = f"the remote does not answer: {error}" if is_remote else str(error)
 
 
 @dataclass(eq=False, slots=True)
@@ -76,10 +84,6 @@ class _Piece:
     of: _File
     start: int
     end: int
-
-
-class NotKept(Exception):
-    """The cache did not take it."""
 
 
 class Filler:
@@ -151,7 +155,7 @@ class Filler:
                 of.left -= 1
                 if not of.left and not of.failed and not progress.gave_up:
                     progress.files += 1
-                    progress.unreachable = 0
+                    progress.in_a_row = 0
 
     async def _bring(self, piece: _Piece) -> None:
         length = piece.end - piece.start

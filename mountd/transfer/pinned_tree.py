@@ -101,7 +101,8 @@ class PinnedTree:
     async def _take(self, found: Found, listing: Listing) -> None:
         key = found.directory.key
         old = self._kept.get(key)
-        if old is not None and found.tag and old.tag == found.tag and _is_all(old.stock):
+        is_same = old is not None and found.tag and old.tag == found.tag
+        if old is not None and is_same and _is_all(old.stock) and not old.stock.staged_files:
             return
         stock = await self.means.run(self.means.stock.take, found.directory, listing, found.only)
         made = _Kept(found.directory, found.only, found.tag, stock)
@@ -148,6 +149,11 @@ class PinnedTree:
     def missing_bytes(self) -> int:
         """What is not here at this moment."""
         return max(0, self.totals.missing_bytes - self.progress.bytes)
+
+    @property
+    def is_changed_here(self) -> bool:
+        """Whether something in it was not sent yet when it was looked at."""
+        return any(kept.stock.staged_files for kept in self._kept.values())
 
     def watches(self, key: str) -> bool:
         """Whether a change of that directory's listing may matter here."""

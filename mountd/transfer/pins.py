@@ -24,6 +24,7 @@ from mountd.errors import (
 )
 from mountd.transfer.means import Means
 from mountd.transfer.pinned_tree import PinnedTree, PinState
+from mountd.vfs.nodes import Directory
 from mountd_cache.listing import Listing
 from mountd_cache.pin_record import HELD, MAX_PINS, PinRecord, Wanted, clean_path
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 RECHECK_S: Final = 300.0
 _GATHER_S: Final = 0.5  # changes that come together are looked at together
 _AGAIN_S: Final = 30.0  # after a failure
+_SENT_S: Final = 5.0
 _MOST_OF_TIME: Final = 20  # a look waits so many times as long as the last one took
 
 
@@ -46,6 +48,7 @@ class _Task:
     was_complete: bool = False
     warned: bool = False
     took_s: float = 0.0
+    asks_at_s: float = 0.0  # on trio's clock
 
 
 class _PinnedMeanwhile(Exception):
@@ -231,7 +234,10 @@ class Pins:
                 except Exception:
                     log.exception("the pin of %s failed in an unforeseen way", _name(task.tree))
                     is_well = False
-                asks = await self._wait(task, task.recheck_s if is_well else _AGAIN_S)
+                if asks or is_first or not is_well or not task.asks_at_s:
+                    asks_in_s = task.recheck_s if is_well else min(_AGAIN_S, task.recheck_s)
+                    task.asks_at_s = trio.current_time() + asks_in_s
+                asks = await self._wait(task)
         task.ended.set()
 
     async def _round(self, task: _Task, *, asks: bool, is_first: bool) -> bool:
@@ -249,12 +255,12 @@ class Pins:
         if tree.is_copy:
             self._lead_to(tree)
             is_here = await tree.settle() and is_here
-        tree.state = PinState.HERE if is_here else PinState.WAITING
-        if tree.totals.no_room_bytes:
-            tree.state = PinState.NO_ROOM
         if tree.progress.gave_up or tree.progress.failures:
             tree.reason = tree.progress.gave_up or next(iter(tree.progress.failures.values()))
         await self._write_down(task, is_here)
+        tree.state = PinState.HERE if is_here else PinState.WAITING
+        if tree.totals.no_room_bytes:
+            tree.state = PinState.NO_ROOM
         return is_here or tree.state is PinState.NO_ROOM
 
     async def _first_look_is_over(self, task: _Task, is_whole: bool) -> None:
@@ -281,13 +287,16 @@ class Pins:
             )
         task.warned = bool(lacking)
 
-    async def _wait(self, task: _Task, longest_s: float) -> bool:
-        """Whether the remote is to be asked: nobody had a reason to look before."""
-        with trio.move_on_after(longest_s) as scope:
+    async def _wait(self, task: _Task) -> bool:
+        """For a reason to look; whether the remote is to be asked now."""
+        until_s = task.asks_at_s
+        if task.tree.is_changed_here:  # that it was sent does not always change a listing
+            until_s = min(until_s, trio.current_time() + _SENT_S)
+        with trio.move_on_at(until_s):
             await task.wake.wait()
         await trio.sleep(max(_GATHER_S, min(_AGAIN_S, _MOST_OF_TIME * task.took_s)))
         task.wake = trio.Event()
-        return scope.cancelled_caught and self._tree.remote_is_well()
+        return trio.current_time() >= task.asks_at_s and self._tree.remote_is_well()
 
     async def _is_gone(self, task: _Task) -> bool:
         """A path that was removed is not pinned any more; one of the config file may come back."""
@@ -362,9 +371,18 @@ class Pins:
         directory, cached = self._tree.held_directory(key), self._tree.cache.get(key)
         if directory is not None and cached is not None:
             listing = cached.listing
-            names = [listing.name(row) for row in range(len(listing))]
-            self.forget_names([(directory.number, name) for name in names])
+            rows = (row for row in range(len(listing)) if self._tree.holds(listing.ino(row)))
+            entries = [(directory.number, listing.name(row)) for row in rows]
+            self.forget_names([*entries, *self._own_entry(directory)])
         self._listed(key)
+
+    def _own_entry(self, directory: Directory) -> list[tuple[int, bytes]]:
+        """With it the kernel forgets which names are not in the directory."""
+        cached = self._tree.cache.get(directory.parent.key) if directory.parent else None
+        row = cached.listing.find_ino(directory.number) if cached is not None else -1
+        if directory.parent is None or cached is None or row < 0:
+            return []
+        return [(directory.parent.number, cached.listing.name(row))]
 
     async def _admits(self, key: str, listing: Listing) -> bool:
         for task in self._tasks.values():

@@ -20,7 +20,8 @@ from mountd_cache.pin_record import HELD
 @dataclass(frozen=True, slots=True)
 class Stock:
     """One directory's own files. `held`: packed as `pin_record.HELD`. `missing_bytes` are to be
-    fetched; `no_room_bytes` are of files that are not held, because they don't fit."""
+    fetched; `no_room_bytes` are of files that are not held, because they don't fit. `staged_files`
+    were written here and are not sent yet: what comes of them is to be held then."""
 
     files: int = 0
     size_bytes: int = 0
@@ -29,6 +30,7 @@ class Stock:
     missing_bytes: int = 0
     no_room_files: int = 0
     no_room_bytes: int = 0
+    staged_files: int = 0
 
 
 class Stocktaking:
@@ -37,6 +39,7 @@ class Stocktaking:
     def __init__(
         self, files: OpenFiles, blocks: BlockFiles, ledger: Ledger, holds: Holds, block_size: int
     ) -> None:
+        self.is_over = False  # set when the mount ends: nobody wants the rest of it
         self._block_size = block_size
         self._files = files
         self._blocks = blocks
@@ -63,7 +66,18 @@ class Stocktaking:
         return Stock(
             *(files, size, b"".join(held)),
             *(missing_files, missing_bytes, no_room_files, no_room_bytes),
+            self._staged(listing, only),
         )
+
+    def _staged(self, listing: Listing, only: bytes | None) -> int:
+        changes = self._ledger.by_number
+        numbers = (
+            listing.ino(row)
+            for row in range(len(listing))
+            if only is None or listing.name(row) == only
+        )
+        found = (changes.get(number) for number in numbers) if changes else iter(())
+        return sum(change is not None and not change.is_directory for change in found)
 
     def missing(
         self, parent: Directory, listing: Listing, only: bytes | None, held: bytes
@@ -91,6 +105,8 @@ class Stocktaking:
         """The files of a listing; None for one without bytes on the remote: it is empty, or all
         that there is of it was written here."""
         for row in range(len(listing)):
+            if self.is_over:
+                return
             if listing.is_dir(row) or (only is not None and listing.name(row) != only):
                 continue
             number = listing.ino(row)

@@ -154,7 +154,7 @@ def test_pins_keep_their_blocks_under_pressure_and_over_a_restart(
     at = mount(cache_size="16MiB")
     done = mountd(at, "pin", str(at.path / "set"))
     assert done.returncode == 0, done.stderr
-    assert "all here" in done.stdout
+    assert "all here" in done.stderr
     pinned = cache(at)["pinned_bytes"]
     assert pinned >= 2 * FILES * SIZE
     for _ in range(2):

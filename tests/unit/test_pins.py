@@ -349,3 +349,42 @@ async def test_a_copied_subtree_that_is_removed_is_gone_for_readers_and_may_come
         store.calls.clear()
         assert await content(kept.fs, "d/again") == SMALL
         assert store.calls["read"] == 0
+
+
+async def test_what_was_only_written_here_can_be_pinned_and_is_followed_when_it_is_sent(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore(TREE)
+    async with kept_files(store, tmp_path) as kept:
+        fs = kept.fs
+        _, made = await fs.names.make_directory(fs.tree.root, b"mine", {})
+        directory = fs.tree.directory(made.number)
+        handle, _ = await fs.create(directory, b"new", {})
+        await fs.write(handle, 0, SMALL)
+        tree = await kept.pins.pin(b"mine")
+        await until(lambda: tree.state is PinState.HERE)
+        assert tree.totals.missing_bytes == 0
+        fs.release(handle)
+        await until(lambda: "mine/new" in store.keys())  # noqa: SIM118 - not a dict
+        kept.fs.refresh(b"")
+        await names(fs, "mine")
+        await until(lambda: kept.blocks.pinned_bytes == kept.blocks.disk_bytes(len(SMALL)))
+
+
+async def test_a_pin_of_everything_and_of_one_file_beside_others(tmp_path: Path) -> None:
+    store = MemoryStore(TREE)
+    async with kept_files(store, tmp_path) as kept:
+        await pinned(kept, b"")
+        await pinned(kept, b"other")
+        assert await content(kept.fs, "other") == TREE["other"]
+        assert store.calls["read"] == 3 + 1 + 1  # the large one in ranges
+        await kept.pins.unpin(b"")
+        store.seed("other", b"another")
+        store.seed("beside", b"beside")
+        kept.fs.refresh(b"")
+        await names(kept.fs)
+        await until(lambda: kept.blocks.pinned_bytes == kept.blocks.disk_bytes(7))
+        await until(lambda: is_here(kept, b"other"))
+        store.calls.clear()
+        assert await content(kept.fs, "other") == b"another"
+        assert store.calls["read"] == 0

@@ -22,6 +22,7 @@ async def test_it_says_what_there_is_to_do_and_what_was_done(tmp_path: Path) -> 
     store = MemoryStore(TREE)
     async with kept_files(store, tmp_path) as kept:
         assert await content(kept.fs, "d/e/b") == b"b" * 100
+        await until(lambda: kept.blocks.bytes_used)
         ask = Asked(kept.pins, kept.warmings).handlers()
         job = (await ask["warm"]({"paths": ["d", "gone"]}))["job"]
         told = await ask["warming"]({"job": job, "timeout_s": 10})
