@@ -181,6 +181,5 @@ class Width:
 
 
 def _typical(times: list[float]) -> float:
-    """The mean without the slowest eighth: a pause of ours is none of the server's."""
-    kept = sorted(times)[: max(1, len(times) - len(times) // 8)]
-    return sum(kept) / len(kept)
+    """The median: a pause of ours is none of the server's."""
+    return sorted(times)[len(times) // 2]

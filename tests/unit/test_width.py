@@ -119,7 +119,7 @@ def test_who_was_too_many_tries_again_after_ever_longer_times() -> None:
     load = load_of()
     load.run(Server(4, service_s=1.0), 3000)
     raised = [i for i in range(1, 3000) if load.seen[i] > load.seen[i - 1]]
-    assert 2 <= len(raised) <= 9
+    assert 2 <= len(raised) <= 12
 
 
 def test_a_server_that_others_come_to_is_asked_for_less() -> None:
