@@ -4,6 +4,7 @@ https://learn.microsoft.com/rest/api/storageservices/put-block-list
 """
 
 import base64
+import contextlib
 import hashlib
 import secrets
 import threading
@@ -16,6 +17,7 @@ from mountd.remotes.base import Body, Upload
 from mountd.remotes.going_on import may_go_on, tell
 from mountd.remotes.rest import RestAnswer
 from mountd.remotes.side_by_side import SideBySide, unless_stopped, with_repeats
+from mountd.remotes.untrusted import size_in
 from mountd.remotes.xml_pages import children, parse_xml, texts
 
 BLOCK_BYTES = 8 << 20
@@ -138,8 +140,8 @@ def uncommitted_in(body: bytes) -> dict[str, int]:
     for tag, listed in children(parse_xml(body)):
         rows = [texts(block) for _, block in children(listed)] if tag == "UncommittedBlocks" else []
         for row in rows:
-            if row.get("Size", "").isdigit():
-                found[row.get("Name", "")] = int(row["Size"])
+            with contextlib.suppress(ValueError):
+                found[row.get("Name", "")] = size_in(row.get("Size", ""))
     return found
 
 

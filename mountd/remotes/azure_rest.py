@@ -17,6 +17,7 @@ from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.object_metadata import attributes_of
 from mountd.remotes.object_store import FoundObject, ListedObject, ListPage
 from mountd.remotes.rest import check_tag, checked_range, range_header
+from mountd.remotes.untrusted import Advance, size_in
 from mountd.remotes.xml_pages import children, parse_xml, texts
 
 _ERROR_BODY_BYTES = 1 << 16
@@ -67,7 +68,7 @@ class AzureRest:
 
     def bucket_names(self) -> Sequence[str]:
         names: list[str] = []
-        marker = ""
+        marker, advance = "", Advance("the account's containers")
         while True:
             query = {"comp": "list"} | ({"marker": marker} if marker else {})
             answer = self._http.send("GET", "", query, {})
@@ -78,6 +79,7 @@ class AzureRest:
                 raise Corrupt("a list of containers that is not whole")
             names += [texts(each).get("Name", "") for _, each in children(found["Containers"])]
             marker = found["NextMarker"].text or ""
+            advance.page(len(found["Containers"]), marker)
             if not marker:
                 return names
 
@@ -161,10 +163,12 @@ def _object_of(
     name: str, properties: Mapping[str, str], metadata: Mapping[str, str]
 ) -> ListedObject:
     try:
-        size = int(properties["Content-Length"])
+        size = size_in(properties["Content-Length"])
         plain = {plain_name(written.lower()): text for written, text in metadata.items()}
         mtime_ns = mtime_of(plain, properties["Last-Modified"])
         tag = opaque_tag(properties["Etag"])
+        if not name or not tag:
+            raise ValueError("a blob without a name or an ETag")
         return ListedObject(name, size, mtime_ns, tag, attributes_of(plain))
     except (KeyError, ValueError) as error:
         raise Corrupt(f"an unreadable entry in a listing: {name!r} {properties}") from error

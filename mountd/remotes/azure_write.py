@@ -23,6 +23,7 @@ from mountd.remotes.call import upload_timeout_s
 from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, copied, metadata_of
 from mountd.remotes.object_store import FoundObject, ListedObject
 from mountd.remotes.rest import RestAnswer
+from mountd.remotes.untrusted import size_in
 
 CAPABILITIES = Capabilities(
     strong_version=True,
@@ -184,10 +185,11 @@ class AzureWrites:
 
 
 def _found(key: str, answer: RestAnswer) -> ListedObject:
-    size = answer.header("content-length")
-    if not size.isdigit():
-        raise Corrupt(f"{key}: HEAD answers without a length")
-    return blob_of(key, int(size), answer, metadata_in(answer.headers))
+    try:
+        size = size_in(answer.header("content-length"))
+    except ValueError as error:
+        raise Corrupt(f"{key}: HEAD answers without a length") from error
+    return blob_of(key, size, answer, metadata_in(answer.headers))
 
 
 def _condition(expect: str | None) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A bare `s3://`, `gs://` or `az://`: the account's buckets as directories."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Uploa
 from mountd.remotes.object_store import CAPABILITIES
 from mountd.remotes.optional_doors import copy_between
 from mountd.types import Entry, Kind
+
+# What anybody's buckets are called. It becomes a part of a path or of a host's name.
+_BUCKET = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9._$-]{0,221}", re.ASCII)
 
 
 class Account(Protocol):
@@ -59,7 +63,8 @@ class BucketsStore:
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
         name, _, rest = directory.partition("/")
         if not directory:
-            yield [Entry(name, Kind.DIRECTORY, 0, 0, "") for name in self._account.bucket_names()]
+            names = filter(_BUCKET.fullmatch, dict.fromkeys(self._account.bucket_names()))
+            yield [Entry(name, Kind.DIRECTORY, 0, 0, "") for name in names]
             return
         with _bucket_is_a_directory(name):
             yield from self._bucket(name).list(rest)
@@ -145,8 +150,8 @@ class BucketsStore:
         self._account.close()
 
     def _bucket(self, name: str) -> RemoteStore:
-        if not name:
-            raise NotFound("a bucket without a name")
+        if not _BUCKET.fullmatch(name):
+            raise NotFound(f"{name!r} can't be a bucket")
         with self._lock:
             if name not in self._stores:
                 self._stores[name] = self._open_bucket(name)

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from mountd.errors import Unreachable
+from mountd.errors import Corrupt, Unreachable
 from mountd.remotes.http_status import mtime_ns_of_http_date
+from mountd.remotes.untrusted import size_in, time_in
 from mountd.types import Entry, Kind
 
 CAN_BE_NO_SEGMENT = frozenset(("", ".", ".."))
 _TAGS = ("generation", "ETag", "etag", "sha", "hash", "checksum")
+_MAX_SECONDS = 1e10  # what 64 bits of nanoseconds hold is less; NaN is no less than anything
 _TIMES = (
     "LastModified",
     "last_modified",
@@ -34,7 +36,11 @@ def entry_of(name: str, info: Mapping[str, Any]) -> Entry:
     size = info.get("size")
     if size is None:
         raise Unreachable(f"{name!r}: the remote doesn't tell its size")
-    return Entry(name, Kind.FILE, int(size), mtime_ns, version_of(info, int(size), mtime_ns))
+    try:
+        size_bytes = size_in(str(int(size)))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Corrupt(f"{name!r}: its size is none") from error
+    return Entry(name, Kind.FILE, size_bytes, mtime_ns, version_of(info, size_bytes, mtime_ns))
 
 
 def tag_of(info: Mapping[str, Any]) -> str:
@@ -81,7 +87,7 @@ def _mtime_ns(info: Mapping[str, Any]) -> int:
     for name in _TIMES:
         value = info.get(name)
         if value:
-            return max(0, _as_ns(value))
+            return max(0, time_in(_as_ns(value)))
     return 0
 
 
@@ -98,7 +104,7 @@ def _as_ns(value: object) -> int:
         # Not by float: 2**53 ns is only 104 days.
         since = value - datetime(1970, 1, 1, tzinfo=UTC)
         return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and abs(value) < _MAX_SECONDS:
         # A float of today holds about a quarter of a microsecond; memory:// tells one time as a
         # datetime in info() and as a float in ls(), and the version must be the same.
         return round(value * 1_000_000) * 1000

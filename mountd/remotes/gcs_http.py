@@ -22,10 +22,11 @@ from mountd.errors import (
 )
 from mountd.remotes.gcs_credentials import GcsAccess
 from mountd.remotes.http_status import retry_after_s
-from mountd.remotes.object_metadata import MTIME, attributes_of, mtime_ns_of
+from mountd.remotes.object_metadata import MTIME, attributes_of, mtime_ns_of, ns_of_datetime
 from mountd.remotes.object_store import ListedObject
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.rest import MAX_BODY_BYTES, RestAnswer, RestClient, status_error
+from mountd.remotes.untrusted import can_be_a_tag, size_in, time_in
 
 # `metadata` as a whole: the mtime is in it, and a listing shows it without a request per file.
 OBJECT_FIELDS = "name,size,generation,timeCreated,metadata"
@@ -153,24 +154,50 @@ def json_of(answer: RestAnswer) -> dict[str, Any]:
     """The answer's JSON object. Raises Corrupt for anything else."""
     try:
         found = json.loads(answer.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupt("the answer is no JSON") from error
     if not isinstance(found, dict):
         raise Corrupt("the answer is no JSON object")
     return found
 
 
+def items_in(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """`items` of a listing. Raises Corrupt for anything but a list of objects."""
+    items = found.get("items", [])
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise Corrupt("a listing whose items are none")
+    return items
+
+
+def texts_in(found: Mapping[str, Any], name: str) -> list[str]:
+    """Raises Corrupt for anything but a list of texts."""
+    values = found.get(name, [])
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise Corrupt(f"an answer whose {name} are none")
+    return values
+
+
+def text_in(found: Mapping[str, Any], name: str) -> str:
+    """ "" where it isn't there. Raises Corrupt for anything but a text."""
+    value = found.get(name, "")
+    if not isinstance(value, str):
+        raise Corrupt(f"an answer whose {name} is no text")
+    return value
+
+
 def object_of(item: Mapping[str, Any]) -> ListedObject:
     """An object's resource. Its time is that of the file it was made from, where that is known."""
     try:
         created = datetime.fromisoformat(item["timeCreated"])
-        made_ns = int(created.timestamp()) * 1_000_000_000 + created.microsecond * 1000
-        kept_ns = _kept_mtime_ns(item.get("metadata") or {})
+        made_ns = time_in(ns_of_datetime(created))
+        metadata = {str(name): str(text) for name, text in (item.get("metadata") or {}).items()}
+        kept_ns = _kept_mtime_ns(metadata)
         mtime_ns = made_ns if kept_ns is None else kept_ns
-        attributes = attributes_of(item.get("metadata") or {})
-        size, version = int(item["size"]), str(item["generation"])
-        return ListedObject(item["name"], size, mtime_ns, version, attributes)
-    except (KeyError, TypeError, ValueError) as error:
+        size, version = size_in(str(item["size"])), str(item["generation"])
+        if not can_be_a_tag(version) or not text_in(item, "name"):
+            raise ValueError("an object without a name or a generation")
+        return ListedObject(item["name"], size, mtime_ns, version, attributes_of(metadata))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise Corrupt(f"an unreadable object: {item}") from error
 
 
@@ -186,6 +213,6 @@ def _reason(answer: RestAnswer) -> str:
     try:
         error = json.loads(answer.body)["error"]
         return str(error["errors"][0]["reason"])
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         # HTML of a load balancer, or nothing.
         return ""

@@ -9,10 +9,19 @@ from typing import Self
 from mountd.errors import Unsupported, VersionChanged
 from mountd.remotes.base import Body, Capabilities, Upload
 from mountd.remotes.gcs_credentials import GcsAccess
-from mountd.remotes.gcs_http import OBJECT_FIELDS, GcsHttp, json_of, object_of
+from mountd.remotes.gcs_http import (
+    OBJECT_FIELDS,
+    GcsHttp,
+    items_in,
+    json_of,
+    object_of,
+    text_in,
+    texts_in,
+)
 from mountd.remotes.gcs_write import GcsWrites
 from mountd.remotes.object_store import FoundObject, ListedObject, ListPage
 from mountd.remotes.rest import RestAnswer, checked_range, range_header
+from mountd.remotes.untrusted import Advance
 
 _ERROR_BODY_BYTES = 1 << 16
 _LIST_FIELDS = f"nextPageToken,prefixes,items({OBJECT_FIELDS})"
@@ -48,8 +57,9 @@ class GcsRest:
         if answer.status != 200:
             raise self._http.error(answer, prefix)
         found = json_of(answer)
-        objects = [object_of(item) for item in found.get("items", ())]
-        return ListPage(objects, found.get("prefixes", ()), found.get("nextPageToken", ""))
+        objects = [object_of(item) for item in items_in(found)]
+        prefixes = texts_in(found, "prefixes")
+        return ListPage(objects, prefixes, text_in(found, "nextPageToken"))
 
     def read_range(
         self, key: str, start: int, end: int, version: str, timeout_s: float | None = None
@@ -72,16 +82,20 @@ class GcsRest:
 
     def bucket_names(self) -> Sequence[str]:
         names: list[str] = []
+        advance = Advance("the project's buckets")
         query = {"project": self._http.access.project, "fields": "nextPageToken,items(name)"}
         while True:
             answer = self._http.send("GET", self._http.buckets_path, query)
             if answer.status != 200:
                 raise self._http.error(answer, "the project's buckets")
             found = json_of(answer)
-            names += [str(item["name"]) for item in found.get("items", ())]
-            if not found.get("nextPageToken"):
+            items = items_in(found)
+            names += [text_in(item, "name") for item in items]
+            token = text_in(found, "nextPageToken")
+            advance.page(len(items), token)
+            if not token:
                 return names
-            query["pageToken"] = found["nextPageToken"]
+            query["pageToken"] = token
 
     def identify(self, key: str) -> FoundObject:
         return self._writes.identify(key)

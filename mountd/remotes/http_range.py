@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mountd.remotes.http_status import mtime_ns_of_http_date
+from mountd.remotes.untrusted import can_be_a_tag
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 
@@ -36,10 +37,11 @@ def parse_content_range(text: str | None) -> ContentRange | None:
 def opaque_tag(etag: str) -> str:
     """The tag in its quotes, without `W/`; "" where there is none.
 
-    Quotes that a server forgot are put there, as If-Match needs them.
+    Quotes that a server forgot are put there, as If-Match needs them. None is what could not be
+    said in a header, however it came: an XML answer can hold any character.
     """
     tag = etag.strip().removeprefix("W/")
-    if not tag or tag == '""':
+    if tag == '""' or not can_be_a_tag(tag):
         return ""
     return tag if tag.startswith('"') else f'"{tag}"'
 

@@ -16,6 +16,7 @@ from mountd.errors import (
     Unsupported,
     VersionChanged,
 )
+from mountd.remotes.untrusted import time_in
 
 _OF_STATUS: dict[int, type[RemoteError]] = {
     401: SignInRefused,
@@ -63,7 +64,10 @@ def retry_after_s(value: str | None) -> float | None:
     parsed = parsedate_tz(value)
     if parsed is None:
         return None
-    return max(0.0, mktime_tz(parsed) - time.time())
+    try:
+        return max(0.0, mktime_tz(parsed) - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def mtime_ns_of_http_date(text: str | None) -> int:
@@ -72,6 +76,6 @@ def mtime_ns_of_http_date(text: str | None) -> int:
     if parsed is None:
         return 0
     try:
-        return int(mktime_tz(parsed)) * 1_000_000_000
+        return time_in(int(mktime_tz(parsed)) * 1_000_000_000)
     except (ValueError, OverflowError):
         return 0

@@ -9,9 +9,10 @@ import mimetypes
 import re
 import stat
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 
 from mountd.remotes.base import Upload
+from mountd.remotes.untrusted import time_in
 
 UPLOAD_ID = "mountd-upload"
 MTIME = "mtime"
@@ -21,6 +22,7 @@ MAX_XATTR_CHARACTERS = 8192  # Azure and GCS take 8 KiB of metadata, S3 2 KiB
 _MAX_ID = (1 << 32) - 2
 _TYPES = frozenset((0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK))
 _DIGITS = re.compile(r"\d{1,10}", re.ASCII)
+_EPOCH = datetime(1970, 1, 1)
 
 _SECONDS = re.compile(r"(-?)(\d{1,11})(?:\.(\d{1,9})\d*)?", re.ASCII)
 
@@ -93,14 +95,20 @@ def mtime_ns_of(metadata: Mapping[str, str]) -> int | None:
     text = metadata.get(MTIME, "")
     if match := _SECONDS.fullmatch(text):
         mtime_ns = int(match[2]) * 1_000_000_000 + int((match[3] or "").ljust(9, "0"))
-        return -mtime_ns if match[1] else mtime_ns
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    when = when.replace(tzinfo=when.tzinfo or UTC)
-    whole = when.replace(microsecond=0)
-    return int(whole.timestamp()) * 1_000_000_000 + when.microsecond * 1000
+        mtime_ns = -mtime_ns if match[1] else mtime_ns
+    else:
+        try:
+            mtime_ns = ns_of_datetime(datetime.fromisoformat(text))
+        except ValueError:
+            return None
+    return mtime_ns if time_in(mtime_ns) == mtime_ns else None
+
+
+def ns_of_datetime(when: datetime) -> int:
+    """Nanoseconds since the epoch; not by float, and for any year. A naive time is UTC."""
+    since = when.replace(tzinfo=None) - _EPOCH
+    since -= when.utcoffset() or timedelta()
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
 
 
 def content_type_of(key: str) -> str:

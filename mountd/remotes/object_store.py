@@ -17,6 +17,7 @@ from typing_extensions import Buffer
 from mountd.errors import Corrupt, DirectoryNotEmpty, NotFound, Unsupported, VersionChanged
 from mountd.remotes.base import ABSENT, Body, Capabilities, Identity, RemoteStore, Upload
 from mountd.remotes.optional_doors import KnowsVersionIds, PreparesChanges
+from mountd.remotes.untrusted import Advance
 from mountd.types import Entry, Kind
 
 CAPABILITIES = Capabilities(strong_version=True, conditional_read=True, real_directories=False)
@@ -191,18 +192,18 @@ class ObjectStore:
         if key and not key.endswith("/"):
             found = self._provider.head(full)
             return _file_entry(key, found)
-        page = self._provider.list_page(full, "", "", 1)
         # An empty page may have a successor (GCS and Azure say so); that is rare enough to walk.
-        while not page.objects and page.next_token:
-            page = self._provider.list_page(full, "", page.next_token, 1)
-        if key and not page.objects:
+        is_there = any(page.objects for page in self._pages(full, "", 1))
+        if key and not is_there:
             raise NotFound(f"{key}: there is nothing below")
         return Entry(name, Kind.DIRECTORY, 0, 0, "")
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
         prefix = self._prefix + directory
         seen_directories: set[str] = set()
-        for page in self._pages(prefix, "/"):
+        advance = Advance(prefix or "the root")
+        for page in self._pages(prefix, "/", advance=advance):
+            advance.bound()
             yield _entries(page, prefix, seen_directories)
 
     def list_tree(self, directory: str) -> Iterator[Sequence[tuple[str, Entry]]]:
@@ -313,17 +314,22 @@ class ObjectStore:
         self._provider.close()
 
     def _pages(
-        self, prefix: str, delimiter: str, page_size: int | None = None
+        self,
+        prefix: str,
+        delimiter: str,
+        page_size: int | None = None,
+        advance: Advance | None = None,
     ) -> Iterator[ListPage]:
+        """Raises Corrupt for a listing that goes round in a circle."""
         token = ""
+        advance = advance or Advance(prefix or "the root")
         page_size = page_size or self._page_size
         while True:
             page = self._provider.list_page(prefix, delimiter, token, page_size)
+            advance.page(len(page.objects) + len(page.prefixes), page.next_token)
             yield page
             if not page.next_token:
                 return
-            if page.next_token == token:
-                raise Corrupt(f"the listing of {prefix or 'the root'} does not advance")
             token = page.next_token
 
 

@@ -24,7 +24,7 @@ from mountd.errors import RemoteError, Unreachable
 from mountd.remotes.base import ABSENT
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.object_metadata import MTIME, UPLOAD_ID
-from mountd.remotes.obstore_reads import is_speakable, status_said
+from mountd.remotes.obstore_reads import is_speakable, raise_if_panic, status_said
 
 if TYPE_CHECKING:
     from obstore import Attributes, PutMode
@@ -88,6 +88,9 @@ class ObstorePuts:
             if time.monotonic() - begun_s > self._timeout_s / 2:
                 raise Unreachable(f"{key}: {NotPut(error)}") from error
             raise NotPut(error, may_be_there=not _is_refusal(status_said(error))) from error
+        except BaseException as error:
+            raise_if_panic(error, key)
+            raise
         return opaque_tag(made["e_tag"] or "")
 
 

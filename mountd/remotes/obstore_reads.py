@@ -109,6 +109,9 @@ class ObstoreReads:
             if data is None:
                 raise
             return data
+        except BaseException as error:
+            raise_if_panic(error, key)
+            raise
 
     def _read(self, key: str, start: int, end: int, version: str) -> Buffer:
         if self._plain.ranges_come_as_200 or not is_speakable(key):
@@ -208,11 +211,18 @@ def _passed(error: Exception, key: str) -> RemoteError:
     return Unreachable(f"{key}: {_first_line(error)}", answered=True)
 
 
+def raise_if_panic(error: BaseException, key: str) -> None:
+    """Corrupt where obstore's Rust has panicked, as it does on a version that no header can carry.
+    pyo3 makes a BaseException of it, which would end the daemon."""
+    if type(error).__module__ == "pyo3_runtime":
+        raise Corrupt(f"{key}: obstore: {_first_line(error)}") from None
+
+
 def status_said(error: Exception) -> int:
     """The status of the answer that an error of obstore's stands for; 0 where it tells none."""
     found = _DEBUG_STATUS.search(str(error).rpartition(_DEBUG)[2])
     return int(found[1]) if found else 0
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0][:300]

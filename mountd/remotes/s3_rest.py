@@ -16,7 +16,13 @@ from xml.etree.ElementTree import Element
 from mountd.errors import Corrupt, RemoteError
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.http_status import mtime_ns_of_http_date
-from mountd.remotes.object_metadata import MTIME, attributes_of, mtime_ns_of, mtime_text
+from mountd.remotes.object_metadata import (
+    MTIME,
+    attributes_of,
+    mtime_ns_of,
+    mtime_text,
+    ns_of_datetime,
+)
 from mountd.remotes.object_store import ListedObject, ListPage
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.rest import (
@@ -29,6 +35,7 @@ from mountd.remotes.rest import (
 )
 from mountd.remotes.s3_errors import s3_error
 from mountd.remotes.s3_payload import Payload
+from mountd.remotes.untrusted import size_in, time_in
 from mountd.remotes.xml_pages import children, parse_xml, texts
 
 _ERROR_BODY_BYTES = 1 << 16
@@ -199,12 +206,15 @@ class S3Rest:
 
 
 def object_of_head(key: str, answer: RestAnswer) -> ListedObject:
-    size = answer.header("content-length")
     version = opaque_tag(answer.header("etag"))
-    if not size.isdigit() or not version:
-        raise Corrupt(f"{key}: HEAD answers without a length or an ETag")
+    if not version:
+        raise Corrupt(f"{key}: HEAD answers without an ETag")
+    try:
+        size = size_in(answer.header("content-length"))
+    except ValueError as error:
+        raise Corrupt(f"{key}: HEAD answers without a length") from error
     mtime_ns = mtime_ns_of_http_date(answer.header("last-modified"))
-    return ListedObject(key, int(size), mtime_ns, version, attributes_in(metadata_in(answer)))
+    return ListedObject(key, size, mtime_ns, version, attributes_in(metadata_in(answer)))
 
 
 def metadata_in(answer: RestAnswer) -> dict[str, str]:
@@ -285,14 +295,18 @@ def page_of(root: Element) -> ListPage:
 
 def _object_of(found: dict[str, str]) -> ListedObject:
     try:
-        # HEAD says whole seconds, so the listing must not say more.
-        mtime_ns = int(datetime.fromisoformat(found["LastModified"]).timestamp()) * 1_000_000_000
+        mtime_ns = whole_seconds_ns(found["LastModified"])
         version = opaque_tag(found["ETag"])
         if not version or not found["Key"]:
             raise ValueError("an object without a key or an ETag")
-        return ListedObject(found["Key"], int(found["Size"]), mtime_ns, version)
+        return ListedObject(found["Key"], size_in(found["Size"]), mtime_ns, version)
     except (KeyError, ValueError) as error:
         raise Corrupt(f"an unreadable entry in a listing: {found}") from error
+
+
+def whole_seconds_ns(text: str) -> int:
+    """LastModified. HEAD says whole seconds, so the others must not say more. ValueError."""
+    return time_in(ns_of_datetime(datetime.fromisoformat(text).replace(microsecond=0)))
 
 
 def split_endpoint(endpoint: str) -> tuple[str, str]:

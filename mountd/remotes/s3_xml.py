@@ -6,6 +6,8 @@ from xml.sax.saxutils import escape
 
 from mountd.errors import Corrupt
 from mountd.remotes.http_range import opaque_tag
+from mountd.remotes.object_metadata import ns_of_datetime
+from mountd.remotes.untrusted import size_in, time_in
 from mountd.remotes.xml_pages import children, parse_xml, texts
 
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
@@ -37,10 +39,11 @@ def parts_in(body: bytes) -> tuple[dict[int, tuple[int, str]], int]:
     try:
         rows = [texts(element) for tag, element in children(root) if tag == "Part"]
         found = {
-            int(row["PartNumber"]): (int(row["Size"]), opaque_tag(row["ETag"])) for row in rows
+            size_in(row["PartNumber"]): (size_in(row["Size"]), opaque_tag(row["ETag"]))
+            for row in rows
         }
         is_more = top["IsTruncated"] == "true"
-        return found, int(top["NextPartNumberMarker"]) if is_more else 0
+        return found, size_in(top["NextPartNumberMarker"]) if is_more else 0
     except (KeyError, ValueError) as error:
         raise Corrupt("an unreadable list of parts") from error
 
@@ -54,7 +57,7 @@ def mtime_ns_in(body: bytes) -> int:
     """LastModified of a copy in whole seconds, as HEAD says it; 0 where it isn't told."""
     try:
         text = _result(body)["LastModified"]
-        return int(datetime.fromisoformat(text).timestamp()) * 1_000_000_000
+        return time_in(ns_of_datetime(datetime.fromisoformat(text).replace(microsecond=0)))
     except (KeyError, ValueError):
         return 0
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from mountd.errors import Corrupt, NotFound
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.http_status import error_of_status
+from mountd.remotes.untrusted import MAX_ENTRIES
 from mountd.remotes.webdav_leftovers import is_own
 from mountd.remotes.webdav_path import Collection
 from mountd.remotes.webdav_xml import DavItem
@@ -13,7 +14,6 @@ from mountd.types import Entry, Kind
 
 logger = logging.getLogger(__name__)
 
-_MAX_ENTRIES = 10_000_000  # of one directory; a listing without end must not fill the memory
 MakeEntry = Callable[[str, DavItem], Entry]
 
 
@@ -49,8 +49,8 @@ class Listing:
                     self.own_files.append((name, item.mtime_ns))
                 else:
                     self._add(self._entry(name, item))
-        if len(self._seen) > _MAX_ENTRIES:
-            raise Corrupt(f"{self._target}: over {_MAX_ENTRIES} entries in one directory")
+        if len(self._seen) > MAX_ENTRIES:
+            raise Corrupt(f"{self._target}: over {MAX_ENTRIES} entries in one directory")
 
     def _add(self, entry: Entry) -> None:
         if (entry.name, entry.kind) not in self._seen:

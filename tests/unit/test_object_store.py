@@ -1,9 +1,12 @@
 """Listings that no good server sends, and XML that no good server writes."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
+from mountd.config import Settings
 from mountd.errors import Corrupt
 from mountd.remotes.base import Body, Capabilities, Upload
 from mountd.remotes.object_store import (
@@ -14,8 +17,10 @@ from mountd.remotes.object_store import (
     ObjectStore,
     PlainReader,
 )
+from mountd.remotes.s3 import open_s3
 from mountd.remotes.s3_rest import page_of
 from mountd.remotes.xml_pages import parse_xml
+from mountd.source import parse_source
 from mountd.types import Entry, Kind
 
 
@@ -146,3 +151,66 @@ def test_xml_with_a_document_type_or_none_at_all_is_corrupt(body: bytes) -> None
 def test_a_200_that_is_no_whole_listing_is_corrupt(body: bytes) -> None:
     with pytest.raises(Corrupt):
         page_of(parse_xml(body))
+
+
+ONE_KEY = """<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>k</Key>
+<LastModified>2026-01-02T03:04:05Z</LastModified><ETag>%s</ETag><Size>%s</Size></Contents>
+</ListBucketResult>""".replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    "etag", ['"a&#13;&#10;X-Evil: 1"', '"a\u0085"', '"\u65e5"', "&#32;", '"' + "a" * 2000 + '"']
+)
+def test_a_version_that_no_header_can_carry_is_refused(etag: str) -> None:
+    """obstore panics on it, which ended the daemon: a panic is no Exception."""
+    with pytest.raises(Corrupt):
+        page_of(parse_xml((ONE_KEY % (etag, 5)).encode()))
+
+
+@pytest.mark.parametrize("size", ["-1", "1_0", "+1", "\u00b2", "9" * 5000, ""])
+def test_a_size_that_is_none_is_refused(size: str) -> None:
+    with pytest.raises(Corrupt):
+        page_of(parse_xml((ONE_KEY % ('"e"', size)).encode()))
+
+
+class Circle(Pages):
+    """Its pages never end."""
+
+    def list_page(self, prefix: str, delimiter: str, token: str, limit: int | None) -> ListPage:
+        self._pages.append(self._pages[0])
+        return self._pages.pop(0)
+
+
+def test_a_listing_that_goes_round_in_a_circle_is_corrupt() -> None:
+    for ask in (ObjectStore.list, ObjectStore.list_tree):
+        circle = Circle(page(["a"], token="1"), page(["b"], token="2"), page(["c"], token="1"))
+        with pytest.raises(Corrupt, match="does not advance"):
+            list(ask(ObjectStore(circle, PlainReader(circle), ""), ""))
+
+
+def test_asking_whether_there_is_a_directory_ends_although_the_pages_never_do() -> None:
+    circle = Circle(page(token="1"), page(token="2"), page(token="3"))
+    with pytest.raises(Corrupt, match="does not advance"):
+        ObjectStore(circle, PlainReader(circle), "").stat("d/")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<a>" + b"<b/>" * 700_000 + b"</a>",
+        b"<a " + b" ".join(b'b%d=""' % number for number in range(700_000)) + b"/>",
+    ],
+)
+def test_xml_of_nothing_but_elements_is_refused_before_it_fills_the_memory(body: bytes) -> None:
+    with pytest.raises(Corrupt, match="too many elements"):
+        parse_xml(body)
+
+
+def test_a_panic_of_obstore_is_corrupt_and_not_the_end_of_the_daemon() -> None:
+    source = parse_source("s3://bucket")
+    anonymous = MappingProxyType({"anonymous": "true"})
+    settings = Settings(Path("/c"), endpoint="http://127.0.0.1:9", credentials=anonymous)
+    store = open_s3(source, settings)
+    with pytest.raises(Corrupt, match="obstore"):
+        store.read("key", 0, 4, '"a\r\nX-Evil: 1"')
+    store.close()
