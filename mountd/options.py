@@ -31,10 +31,14 @@ _FROM_FSTAB = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """`read` turns the text into the value, or raises ValueError; `expects` says what it takes."""
+    """`read` turns the text into the value, or raises ValueError; `expects` says what it takes.
+
+    `meaning` is for people: `mountd mount --help` and docs/config-reference.md are made of it.
+    """
 
     read: Callable[[str], object]
     expects: str
+    meaning: str
 
 
 def read_size(text: str) -> int:
@@ -103,10 +107,6 @@ def _block_size(text: str) -> int:
     return size
 
 
-def _bandwidth(text: str) -> int | None:
-    return read_size(text) or None
-
-
 def _seconds(low: float) -> Callable[[str], float]:
     def read(text: str) -> float:
         seconds = float(text)
@@ -127,13 +127,24 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
-def _one_of(*words: str) -> Option:
+def _one_of(*words: str, meaning: str) -> Option:
     def read(text: str) -> str:
         if text not in words:
             raise ValueError(f"{text!r} is none of them")
         return text
 
-    return Option(read, " or ".join(words))
+    return Option(read, " or ".join(words), meaning)
+
+
+def _switch(meaning: str) -> Option:
+    return Option(read_bool, "true or false", meaning)
+
+
+def _bandwidth(meaning: str) -> Option:
+    def read(text: str) -> int | None:
+        return read_size(text) or None
+
+    return Option(read, "bytes per second such as 10MiB (0: unlimited)", meaning)
 
 
 def _user(text: str) -> int:
@@ -191,34 +202,81 @@ def _host_port(text: str) -> str:
     return f"{host or '127.0.0.1'}:{int(port)}"
 
 
-_SWITCH = Option(read_bool, "true or false")
-_A_BANDWIDTH = Option(_bandwidth, "bytes per second such as 10MiB (0: unlimited)")
-
 OPTIONS: Mapping[str, Option] = MappingProxyType(
     {
-        "cache_dir": Option(_directory, "a directory"),
-        "cache_size": Option(_sized(MIB, 1 << 60), "a size such as 20GiB, at least 1MiB"),
-        "block_size": Option(_block_size, "a power of two from 64KiB to 64MiB"),
-        "metadata_ttl_s": Option(_seconds(0), "seconds, 0 or more"),
-        "write_back_s": Option(_seconds(0), "seconds, 0 or more"),
-        "durability": _one_of("local", "remote"),
-        "stop_timeout_s": Option(_seconds(0), "seconds, 0 or more"),
-        "request_timeout_s": Option(_seconds(0.1), "seconds, 0.1 or more"),
-        "read_only": _SWITCH,
-        "allow_other": _SWITCH,
-        "uid": Option(_user, "a user's name or number"),
-        "gid": Option(_group, "a group's name or number"),
-        "umask": Option(_umask, "an octal mask such as 022"),
-        "xattrs": _SWITCH,
-        "metadata": _one_of("fast", "full"),
-        "endpoint": Option(_endpoint, "a URL such as https://s3.example.org, without a password"),
-        "region": Option(_word, "a region's name"),
-        "engine": _one_of("native", "fsspec"),
-        "max_transfers": Option(_whole(1, 1024), "a number from 1 to 1024"),
-        "bandwidth_up": _A_BANDWIDTH,
-        "bandwidth_down": _A_BANDWIDTH,
-        "log_level": _one_of("debug", "info", "warning", "error"),
-        "log_format": _one_of("text", "json"),
-        "metrics": Option(_host_port, "host:port, or :port of 127.0.0.1"),
+        "cache_dir": Option(
+            _directory,
+            "a directory",
+            "where cache, queue and logs are, a folder for each SOURCE; has to survive restarts",
+        ),
+        "cache_size": Option(
+            _sized(MIB, 1 << 60),
+            "a size such as 20GiB, at least 1MiB",
+            "how large the cache may grow; 5 % of the disk stay free in any case",
+        ),
+        "block_size": Option(
+            _block_size, "a power of two from 64KiB to 64MiB", "the unit that the cache keeps"
+        ),
+        "metadata_ttl_s": Option(
+            _seconds(0),
+            "seconds, 0 or more",
+            "how long a folder's listing is believed before the remote is asked again",
+        ),
+        "write_back_s": Option(
+            _seconds(0), "seconds, 0 or more", "how long a closed file waits before it is sent"
+        ),
+        "durability": _one_of(
+            "local",
+            "remote",
+            meaning="what close and fsync wait for: this machine's disk, or the remote",
+        ),
+        "stop_timeout_s": Option(
+            _seconds(0),
+            "seconds, 0 or more",
+            "how long umount and SIGTERM wait for the queue; what is left stays on disk",
+        ),
+        "request_timeout_s": Option(
+            _seconds(0.1),
+            "seconds, 0.1 or more",
+            "how long a request to the remote may take; a large body gets more",
+        ),
+        "read_only": _switch("nothing can be written; ro is the same"),
+        "allow_other": _switch(
+            "other users see the mount, too; needs user_allow_other for non-root"
+        ),
+        "uid": Option(_user, "a user's name or number", "whom files belong to"),
+        "gid": Option(_group, "a group's name or number", "the group that files belong to"),
+        "umask": Option(
+            _umask,
+            "an octal mask such as 022",
+            "bits taken away from 777 and 666, where no mode is kept",
+        ),
+        "xattrs": _switch("extended attributes; without them small writes cost less"),
+        "metadata": _one_of(
+            "fast",
+            "full",
+            meaning="full: times and modes that others stored, at a request for each file",
+        ),
+        "endpoint": Option(
+            _endpoint,
+            "a URL such as https://s3.example.org, without a password",
+            "the server, where it is not the provider's own",
+        ),
+        "region": Option(_word, "a region's name", "the bucket's region (S3)"),
+        "engine": _one_of(
+            "native", "fsspec", meaning="who talks to the remote; fsspec is slower, for comparison"
+        ),
+        "max_transfers": Option(
+            _whole(1, 1024), "a number from 1 to 1024", "requests to the remote at once"
+        ),
+        "bandwidth_up": _bandwidth("a limit for what is sent"),
+        "bandwidth_down": _bandwidth("a limit for what is fetched"),
+        "log_level": _one_of("debug", "info", "warning", "error", meaning="what is logged"),
+        "log_format": _one_of("text", "json", meaning="lines for people, or an object for each"),
+        "metrics": Option(
+            _host_port,
+            "host:port, or :port of 127.0.0.1",
+            "where /metrics, /healthz and /readyz are served",
+        ),
     }
 )

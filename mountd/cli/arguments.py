@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         """`--config FILE`."""
         self.add_argument("--config", metavar="FILE", help="instead of the usual config file")
 
-    def add_options(self) -> None:
+    def add_options(self, said: str = "options; mountd mount --help lists them") -> None:
         """`-o KEY=VALUE,...`."""
         self.add_argument(
             "-o",
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
             action="append",
             default=[],
             metavar="KEY=VALUE[,KEY=VALUE...]",
-            help="options, the same as in the config file",
+            help=said,
         )
 
 

@@ -56,10 +56,20 @@ def _parser() -> Parser:
     import argparse
 
     parser = Parser("mount", "Mounts SOURCE on MOUNTPOINT, or the mount NAME of the config file.")
-    parser.add_argument(
-        "names", nargs="+", metavar="SOURCE MOUNTPOINT | NAME", help="s3://bucket/prefix /storage"
+    parser.usage = (
+        "mountd mount SOURCE MOUNTPOINT [-o KEY=VALUE[,KEY=VALUE...]]... [--config FILE]\n"
+        "                    [--foreground]\n"
+        "       mountd mount NAME [the same]"
     )
-    parser.add_options()
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _epilog()
+    parser.add_argument(
+        "names",
+        nargs="+",
+        metavar="SOURCE MOUNTPOINT",
+        help="such as s3://bucket/prefix /storage, where /storage is an empty folder",
+    )
+    parser.add_options("options, see below")
     parser.add_config()
     parser.add_argument(
         "--foreground", action="store_true", help="be the daemon; log to standard error"
@@ -67,6 +77,20 @@ def _parser() -> Parser:
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--log-dir", type=Path, help=argparse.SUPPRESS)
     return parser
+
+
+def _epilog() -> str:
+    from mountd.cli.option_words import options_in_words
+
+    return "\n".join(
+        [
+            "KEY of -o, also MOUNTD_<KEY> in the environment, and in the config file:",
+            options_in_words(),
+            "",
+            "Secrets never go on the command line: MOUNTD_PASSWORD and its like, a file by",
+            "-o password_file=PATH, or the provider's own chain. docs/config.md has them all.",
+        ]
+    )
 
 
 def _check_there(plan: MountPlan) -> None:
