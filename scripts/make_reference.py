@@ -52,7 +52,7 @@ def config_reference() -> str:
             "",
             "## Credentials",
             "",
-            "Which remote takes which: [config.md](config.md#credentials). Each may be a file, too:",
+            "Which remote takes which: [config.md](config.md#credentials). Each may be a file:",
             "`NAME_file` in the config file or with `-o`, `MOUNTD_NAME_FILE` in the environment,",
             "`mountd.NAME` as a credential of systemd.",
             "",
