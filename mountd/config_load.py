@@ -20,7 +20,14 @@ from mountd.logins import add_login
 from mountd.manifest import Location, is_manifest, manifest_source
 from mountd.options import OPTIONS, is_from_fstab, read_option, split_option_list
 from mountd.rclone_source import is_of_rclone, resolve_rclone, under_given
-from mountd.source import Source, nearest, parse_source, split_remote_path, without_secrets
+from mountd.source import (
+    OWN_SCHEMES,
+    Source,
+    nearest,
+    parse_source,
+    split_remote_path,
+    without_secrets,
+)
 
 _TRANSFERS_OF_NEXTCLOUD = 4  # what a server with a few PHP workers bears well
 _WIDEST_OF_NEXTCLOUD = 16  # what others bear: `remotes.width` finds out
@@ -183,7 +190,10 @@ def _mount_named(name: str, config: ConfigFile) -> Section:
     if ":" in name or "/" in name:
         raise UsageError(f"MOUNTPOINT is missing: mountd mount {without_secrets(name)} MOUNTPOINT")
     if config.path is None:
-        raise UsageError(f"there is no config file that could define a mount {name!r}")
+        raise UsageError(
+            f"there is no config file that could define a mount {name!r}; "
+            "give SOURCE and MOUNTPOINT, or see mountd mount --help"
+        )
     hint = nearest(name, config.mounts)
     raise UsageError(f"{config.path} defines no mount {name!r}{hint or '; write [mounts.NAME]'}")
 
@@ -204,8 +214,7 @@ def _expand(
     name, path = named
     remote = config.remotes.get(name)
     if remote is None:
-        place = str(config.path or "the config file (there is none)")
-        raise UsageError(f"no remote {name!r} in {place}{nearest(name, config.remotes)}")
+        raise UsageError(_no_remote(name, path, config))
     base_text = remote.source or ""
     if is_of_rclone(base_text):
         end = "" if base_text.endswith((":", "/")) or not path.strip("/") else "/"
@@ -217,6 +226,13 @@ def _expand(
     separator = "" if base.text.endswith("/") else "/"
     joined = parse_source(f"{base.text}{separator}{path.strip('/')}")
     return replace(joined, user=base.user), remote, None
+
+
+def _no_remote(name: str, path: str, config: ConfigFile) -> str:
+    if name in OWN_SCHEMES:
+        return f"SOURCE {name}:{path}: write {name}://{path.lstrip('/')}"
+    hint = nearest(name, config.remotes) or f"; write [remotes.{name}]"
+    return f"no remote {name!r} in {config.path or 'the config file (there is none)'}{hint}"
 
 
 def _looks_named(name: str, path: str) -> bool:

@@ -244,8 +244,10 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "allow_other": _switch(
             "other users see the mount, too; needs user_allow_other for non-root"
         ),
-        "uid": Option(_user, "a user's name or number", "whom files belong to"),
-        "gid": Option(_group, "a group's name or number", "the group that files belong to"),
+        "uid": Option(_user, "a user of this machine, or a number", "whom files belong to"),
+        "gid": Option(
+            _group, "a group of this machine, or a number", "the group that files belong to"
+        ),
         "umask": Option(
             _umask,
             "an octal mask such as 022",

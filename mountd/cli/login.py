@@ -22,7 +22,7 @@ _POLL_EVERY_S = 1.0
 def run(arguments: Sequence[str]) -> int:
     """0 when the sign-in is stored; 3 where nobody granted it in time."""
     parser = Parser("login", "Signs in by browser; `mountd mount` then needs no password.")
-    parser.add_argument("kind", choices=["nextcloud"], metavar="nextcloud")
+    parser.add_argument("kind", metavar="nextcloud", help="the only kind that knows this")
     parser.add_argument("host", metavar="HOST", help="cloud.example.org, or its URL with a folder")
     parser.add_options()
     parser.add_argument("--no-browser", action="store_true", help="only print the page's URL")
@@ -31,6 +31,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="one object when it is done")
     parsed = parser.read(arguments)
+    if parsed.kind != "nextcloud":
+        parser.error(f"{parsed.kind!r} has no sign-in by browser; only nextcloud has one")
     server = server_named(parsed.host, _endpoint(parsed.options))
     login = sign_in(
         server,
