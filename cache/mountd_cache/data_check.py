@@ -12,7 +12,7 @@ from mountd_cache.journal_state import JournalState
 from mountd_cache.proofs import Proofs, Unproved, is_proved
 from mountd_cache.quarantine import SetAside
 from mountd_cache.sidecar import PAGE, BadSidecar, unpack_sidecar
-from mountd_cache.staging import SPARE, FileKey, data_name, parse_data_name
+from mountd_cache.staging import SPARE, FileKey, data_name, parse_data_name, spare_number
 
 _NO_PROOFS: Final = Proofs()
 
@@ -21,13 +21,15 @@ _NO_PROOFS: Final = Proofs()
 class Findings:
     """`torn`: parts of files that can't be proved. `lost`: contents with bytes that were on
     the disk and are not. `empty`: files to be made, of layers whose bytes don't count. `orphans`:
-    files with data that no content has. `useless`: files without data."""
+    files with data that no content has. `useless`: files without data. `spares`: empty ones that
+    may become others."""
 
     torn: dict[FileKey, ExtentMap] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
     empty: list[tuple[Content, Layer]] = field(default_factory=list)
     orphans: list[SetAside] = field(default_factory=list)
     useless: list[Path] = field(default_factory=list)
+    spares: list[Path] = field(default_factory=list)
 
 
 class DataCheck:
@@ -143,7 +145,10 @@ class DataCheck:
             if key is not None and key in self._state.gone:
                 continue
             is_ours = key is not None or name.startswith((TEMP_PREFIX, SPARE))
-            if is_ours and path.is_file() and os.stat(path).st_size <= PAGE:
+            size = os.stat(path).st_size if is_ours and path.is_file() else None
+            if size == 0 and spare_number(name) is not None and not path.is_symlink():
+                self._findings.spares.append(path)
+            elif size is not None and size <= PAGE:
                 self._findings.useless.append(path)
             else:
                 why = "no change in the journal has it; " + describe(path)

@@ -83,7 +83,12 @@ class Journal:
             with collector_off():
                 boot_id = boot_id or this_boot()
                 found = recover(folder, disk=disk, boot_id=boot_id, now_ns=wall_clock())
-                staging = Staging(folder / "staging", disk=disk, recycle_from=recycle_from)
+                staging = Staging(
+                    folder / "staging",
+                    disk=disk,
+                    recycle_from=recycle_from,
+                    spares=found.spares,
+                )
                 journal = cls._begin(folder, found, disk, lock_fd, staging)
         except SegmentTooNew as error:
             os.close(lock_fd)

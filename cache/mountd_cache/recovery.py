@@ -48,7 +48,8 @@ class Recovery:
 class Recovered:
     """The journal as it is to be from now on. `stale`: segments of the log that
     are to go when there is a new one. `lost` and `rows`: what recovery decided, to be
-    the first records of the log. `damaged`: the log must be folded into the database at once."""
+    the first records of the log. `damaged`: the log must be folded into the database at once.
+    `spares`: empty files that may become data files."""
 
     store: JournalStore
     state: JournalState
@@ -60,6 +61,7 @@ class Recovered:
     recovery: Recovery = field(default_factory=Recovery)
     damaged: bool = False
     boot_changed: bool = False
+    spares: list[Path] = field(default_factory=list)
 
 
 def recover(folder: Path, *, disk: FileIO, boot_id: str, now_ns: int) -> Recovered:
@@ -134,6 +136,7 @@ class _Recoverer:
             Recovery(torn, self._quarantined, end.replayed),
             self._damaged,
             boot_changed,
+            found.spares,
         )
 
     def _open_store(self) -> tuple[JournalStore, JournalState, Meta]:

@@ -42,6 +42,12 @@ def data_name(key: FileKey) -> str:
     return f"{key[0]}-{key[1]}.data"
 
 
+def spare_number(name: str) -> int | None:
+    """Of a spare; None for the name of something else."""
+    digits = name.removeprefix(SPARE)
+    return int(digits) if digits != name and digits.isascii() and digits.isdigit() else None
+
+
 def parse_data_name(name: str) -> FileKey | None:
     """The opposite of `data_name`; None for the name of something else."""
     found = _NAME.fullmatch(name)
@@ -68,9 +74,11 @@ class Staging:
         disk: FileIO,
         most_open: int | None = None,
         recycle_from: int = RECYCLE_FROM,
+        spares: Collection[Path] = (),
     ) -> None:
         """`most_open`: descriptors that may stay open besides pinned ones. `recycle_from`: how many
-        files must go at once for some of them to become others."""
+        files must go at once for some of them to become others. `spares`: those of a former
+        process that are empty."""
         self._folder = folder
         self._disk = disk
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -84,7 +92,11 @@ class Staging:
         self._named = 0  # those whose name survives a power cut
         self._recycle_from = recycle_from
         self._spares: list[Path] = []  # empty, and that and their names are on the disk
-        self._spares_made = 0
+        self._spares_made = max((spare_number(spare.name) or 0 for spare in spares), default=0)
+        if spares:
+            with suppress(OSError):  # then none of them is taken
+                disk.fsync_dir(folder)
+                self._spares += spares
         self._hot: _OpenFile | None = None  # the file written last: `write` needs no lock for it
 
     def write(

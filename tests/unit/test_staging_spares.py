@@ -125,7 +125,7 @@ def test_a_spare_that_is_away_is_replaced_by_a_new_file(staging: Staging, tmp_pa
     assert staging.read((100, 0), 0, 3) == b"new"
 
 
-def test_a_restart_takes_spares_away_and_gives_back_one_that_was_a_file_already(
+def test_a_restart_keeps_empty_spares_and_gives_back_one_that_was_a_file_already(
     tmp_path: Path, expected_log: ExpectedLog
 ) -> None:
     folder = tmp_path / "journal"
@@ -137,9 +137,42 @@ def test_a_restart_takes_spares_away_and_gives_back_one_that_was_a_file_already(
     (files / f"{content.id}-0.data").rename(files / "spare-1")
     (files / "spare-2").write_bytes(b"")
     (files / "spare-3").write_bytes(b"?" * 5000)
+    (files / "spare-4").write_bytes(b"?")
+    (files / "spare-none").write_bytes(b"")
     expected_log("files were set aside")
     journal = Journal.open(folder, boot_id="two")
     assert (journal.recovery.torn, len(journal.recovery.quarantined)) == ((), 1)
     assert [read(journal, key) for key in "xy"] == [b"some bytes", b"others"]
-    assert set(os.listdir(files)) == {f"{id_}-0.data" for id_ in (content.id, other.id)}
+    names = {f"{id_}-0.data" for id_ in (content.id, other.id)}
+    assert set(os.listdir(files)) == names | {"spare-2"}
+    new = create(journal, "z", b"new")
+    assert set(os.listdir(files)) == names | {f"{new.id}-0.data"}
+    assert read(journal, "z") == b"new"
     journal.close()
+
+
+def test_what_was_kept_over_a_restart_is_named_on_the_disk_before_it_is_taken(
+    disk: FaultyDisk, tmp_path: Path
+) -> None:
+    kept = tmp_path / "spare-7"
+    kept.write_bytes(b"")
+    staging = Staging(tmp_path, disk=disk, recycle_from=3, spares=[kept])
+    assert disk.calls == {"fsync_dir": 1}
+    fill(staging)
+    assert not kept.exists()
+    staging.retire(_KEYS)
+    assert "spare-8" in os.listdir(tmp_path)  # no name is given twice
+    staging.close()
+
+
+def test_spares_whose_names_could_not_be_made_durable_are_not_taken(
+    disk: FaultyDisk, tmp_path: Path
+) -> None:
+    kept = tmp_path / "spare-7"
+    kept.write_bytes(b"")
+    disk.fail("fsync_dir", "", io_error)
+    staging = Staging(tmp_path, disk=disk, spares=[kept])
+    disk.heal()
+    write(staging, (1, 0), b"new")
+    assert kept.exists()
+    staging.close()
