@@ -66,7 +66,8 @@ class CopiedSubtree:
 @dataclass(frozen=True, slots=True)
 class MountPlan:
     """What one daemon serves. `mountpoint` is absolute; `name` and `copies` are from the config
-    file. `reach` is for the locations of a manifest."""
+    file. `reach` is for the locations of a manifest. `on_volume`: it may be mounted over another
+    mount that is empty, as a container's volumes are."""
 
     source: Source
     mountpoint: Path
@@ -74,3 +75,4 @@ class MountPlan:
     name: str | None = None
     reach: Reach | None = None
     copies: tuple[CopiedSubtree, ...] = ()
+    on_volume: bool = False

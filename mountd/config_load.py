@@ -33,7 +33,9 @@ _TRANSFERS_OF_NEXTCLOUD = 4  # what a server with a few PHP workers bears well
 _WIDEST_OF_NEXTCLOUD = 16  # what others bear: `remotes.width` finds out
 _TTL_OF_NEXTCLOUD_S = 10.0  # its folder ETags make a check of the whole tree cheap
 _TTL_OF_MANIFEST_S = 10 * 365 * 86400.0  # it is a snapshot
-_NOT_OPTIONS = frozenset(("MOUNTD_CONFIG", "MOUNTD_RUNTIME_DIR"))
+_NOT_OPTIONS = frozenset(
+    ("MOUNTD_CONFIG", "MOUNTD_RUNTIME_DIR", "MOUNTD_SOURCE", "MOUNTD_MOUNTPOINT")
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ class Daemon:
             nursery.start_soon(self.order.run)
             nursery.start_soon(listen_for_changes, self._native, self.fs.tree.changed_elsewhere)
             self._let_kernel_forget(nursery)
-            await trio.to_thread.run_sync(clear_dead_mount, self._plan.mountpoint)
+            await trio.to_thread.run_sync(self._clear_dead_mount)
             self.fuse.mount(self._operations(), self._mount_options())
             try:
                 nursery.start_soon(self._announce, ready)
@@ -271,6 +271,9 @@ class Daemon:
 
     def _first_page(self) -> object:
         return next(iter(self.remote.store.list("")), None)
+
+    def _clear_dead_mount(self) -> None:
+        clear_dead_mount(self._plan.mountpoint, on_volume=self._plan.on_volume)
 
     def _operations(self) -> Operations:
         settings = self._plan.settings

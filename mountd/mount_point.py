@@ -86,11 +86,12 @@ def check_mount_point(plan: MountPlan) -> Path:
     """The real path of `plan.mountpoint`, fit to be mounted on; or with a dead daemon's mount on
     it, which `clear_dead_mount` takes away.
 
-    A mount that answers is refused. Raises MountPointError.
+    A mount that answers is refused, but for what `plan.on_volume` allows. Raises MountPointError.
     """
     path = plan.mountpoint
     found = probe(path)
-    if mount := mount_at(found.real or str(path), read_mounts()):
+    mount = mount_at(found.real or str(path), read_mounts())
+    if mount and (mount.is_ours or not plan.on_volume):
         _refuse_unless_dead(mount, found)
         _check_no_loop(plan, mount.path)
         return Path(mount.path)
@@ -110,7 +111,7 @@ def check_mount_point(plan: MountPlan) -> Path:
     return Path(found.real)
 
 
-def clear_dead_mount(path: Path) -> None:
+def clear_dead_mount(path: Path, *, on_volume: bool = False) -> None:
     """Takes a dead daemon's mount away, if one is at `path` (absolute, real).
 
     To be called when all else is ready and the mount comes next: until then a program gets an
@@ -119,7 +120,7 @@ def clear_dead_mount(path: Path) -> None:
     folder isn't empty.
     """
     mount = mount_at(str(path), read_mounts())
-    if mount is None:
+    if mount is None or (on_volume and not mount.is_ours):
         return
     if not mount.is_ours or probe(path).error not in _DEAD:
         raise MountPointError(f"mount point {path} is already mounted ({mount.source})")

@@ -14,7 +14,8 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of mountinfo. `device` is `major:minor`; `owner_uid` is a FUSE mount's `user_id`."""
+    """One line of mountinfo. `device` is `major:minor`; `owner_uid` is a FUSE mount's `user_id`;
+    `is_shared`: what is mounted on it shows up in its peers and slaves, too."""
 
     device: str
     path: str
@@ -22,6 +23,7 @@ class Mount:
     source: str
     options: str
     owner_uid: int | None
+    is_shared: bool = False
 
     @property
     def is_ours(self) -> bool:
@@ -51,6 +53,7 @@ def parse_mountinfo(data: bytes) -> list[Mount]:
                 source=_text(rest[1]),
                 options=f"{_text(fields[5])},{super_options}",
                 owner_uid=int(owner[1]) if owner else None,
+                is_shared=any(field.startswith(b"shared:") for field in fields[6:]),
             )
         )
     return mounts

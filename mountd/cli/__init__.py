@@ -34,6 +34,7 @@ COMMANDS = {
     "unpin": ("unpin", "let PATH be evicted again"),
     "login": ("login", "sign in to a Nextcloud by browser"),
     "remotes": ("remotes", "list the remotes of the config file, and try them"),
+    "sidecar": ("sidecar", "in a container: mount what the environment says"),
     "tune": ("tune", "as root: give the kernel's side of a user's mount its full speed"),
     "doctor": ("doctor", "check this machine, and SOURCE if one is given"),
 }

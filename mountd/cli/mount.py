@@ -36,6 +36,7 @@ def run(arguments: Sequence[str]) -> int:
             load_config(parsed.config),
             read_command_line(parsed.options),
         )
+        plan = replace(plan, on_volume=parsed.on_volume)
         _check_there(plan)
         if not parsed.foreground:
             return _start_child(plan, arguments)
@@ -76,6 +77,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--log-dir", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--on-volume", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
