@@ -15,7 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,9 @@ class Stage:
     arguments: dict[str, str] = field(default_factory=dict)
     folder: str = "/"
     settings: dict[str, object] = field(default_factory=dict)
+
+
+Step = Callable[[Stage, str, dict[str, Stage]], None]
 
 
 def instructions(text: str) -> Iterator[tuple[str, str]]:
@@ -132,15 +135,14 @@ def _set_argument(stage: Stage, words: str, _: object) -> None:
     stage.arguments[name] = os.environ.get(name, value)
 
 
-def _setting(name: str) -> "object":
+def _setting(name: str) -> "Step":
     def keep(stage: Stage, words: str, _: object) -> None:
-        found = words[words.index("[") :]
-        stage.settings[name] = json.loads(found)
+        stage.settings[name] = json.loads(words[words.index("[") :])
 
     return keep
 
 
-_STEPS = {
+_STEPS: "dict[str, Step]" = {
     "RUN": _run,
     "COPY": _copy,
     "WORKDIR": _work_in,

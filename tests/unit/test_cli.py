@@ -140,7 +140,7 @@ def cpu_s(environment: Mapping[str, str], code: str) -> float:
 
 COMMANDS = [
     *("mount", "umount", "status", "flush", "queue", "refresh", "copy", "manifest"),
-    *("warm", "pin", "unpin", "login", "remotes", "tune", "doctor"),
+    *("warm", "pin", "unpin", "login", "remotes", "sidecar", "tune", "doctor"),
 ]
 HELP = "from mountd.cli import main; main(['--help'])"
 
