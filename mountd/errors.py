@@ -193,6 +193,12 @@ class UnreachableError(StartError):
     exit_code = ExitCode.UNREACHABLE
 
 
+class NotAllSent(StartError):
+    """The time is over, or only what the remote refused is left; it stays on the local disk."""
+
+    exit_code = ExitCode.LEFT_IN_QUEUE
+
+
 class MountPointError(StartError):
     """The mount point is missing, no directory, not empty, or in use."""
 

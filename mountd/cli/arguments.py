@@ -37,6 +37,10 @@ class Parser(argparse.ArgumentParser):
             help=said,
         )
 
+    def add_report(self) -> None:
+        """`--report-fd N`, for Python programs (report.py)."""
+        self.add_argument("--report-fd", type=int, help=argparse.SUPPRESS)
+
 
 def seconds(text: str) -> float:
     """An argparse type: seconds, 0 or more, at most a week."""

@@ -6,10 +6,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import mountd
 from mountd.cli.ready import Outcome, wait_for_outcome
 from mountd.errors import ExitCode, StartError
 from mountd.logs import KEPT_FILES, LOG_FILE, OUTPUT_FILE, ROTATE_BYTES
+from mountd.own_command import own_environment
 from mountd.sd_notify import VARIABLES
 
 _EXIT_TIMEOUT_S = 10.0
@@ -75,15 +75,9 @@ def _spawn(command: Sequence[str], log_dir: Path) -> tuple[subprocess.Popen[byte
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with our package findable if it runs from a checkout that is not installed. Without
-    the service manager's variables: they are for the service that has started us, and READY=1 of
-    a mount that it makes on its way is not its own."""
-    environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    root = Path(mountd.__file__).resolve().parent.parent
-    if root.name not in ("site-packages", "dist-packages"):
-        paths = [environment.get("PYTHONPATH", ""), str(root)]
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    return environment
+    """Ours, without the service manager's variables: they are for the service that has started us,
+    and READY=1 of a mount that it makes on its way is not its own."""
+    return own_environment({n: value for n, value in os.environ.items() if n not in VARIABLES})
 
 
 def _open_output(path: Path) -> int:

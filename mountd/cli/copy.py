@@ -22,10 +22,18 @@ from mountd.cli.copy_sides import (
     open_side,
     refresh,
 )
-from mountd.cli.copy_words import foretold, going_words, summary
+from mountd.cli.copy_words import (
+    ended_facts,
+    foretold,
+    going_facts,
+    going_words,
+    summary,
+    why,
+)
 from mountd.cli.flush import flush, targets_at
 from mountd.cli.output import counted, print_line, printable, warn
 from mountd.cli.progress import Progress, progress
+from mountd.cli.report import Report
 from mountd.config_load import read_command_line
 from mountd.errors import ExitCode, RemoteError, StartError, UsageError
 from mountd.transfer.crew import Rate, Tally
@@ -68,17 +76,18 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(f"copy: DEST {target.text} is a file; give a directory")
     cache_dir = cache_dir_of(places, config, command_line)
     check_apart(source, target, cache_dir, deletes=wish.delete)
+    report = Report(parsed.report_fd)
     with progress() as shown:
         for place in places:
             if place.mounted is not None:
                 send_dirty(place.mounted, shown)
         try:
-            return _copy(source, target, cache_dir, wish, shown, listed)
+            return _copy(source, target, cache_dir, wish, shown, report, listed)
         except NothingThere:
             file = as_file(source)
             if file is None:
                 raise
-            return _copy(file, target, cache_dir, wish, shown, listed)
+            return _copy(file, target, cache_dir, wish, shown, report, listed)
 
 
 def _only_list(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -118,6 +127,7 @@ def _parser() -> Parser:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_config()
     parser.add_options()
+    parser.add_report()
     return parser
 
 
@@ -134,6 +144,7 @@ def _copy(
     cache_dir: Path,
     wish: Wish,
     shown: Progress,
+    report: Report,
     listed: Path | None,
 ) -> int:
     keep_freed_memory()
@@ -147,8 +158,10 @@ def _copy(
             stack.callback(store.close)
         if source.only:  # then nothing else at DEST matters
             sides[1] = replace(sides[1], only=source.only)
-        copy = Run(sides[0], sides[1], record, wish, _Shown(shown, wish, source, target), server)
+        audience = _Shown(shown, report, wish, f"{source.text} -> {target.text}")
+        copy = Run(sides[0], sides[1], record, wish, audience, server)
         outlook = copy.go()
+        _report(report, copy, outlook, wish)
         if target.mounted is not None and not wish.dry_run:
             _look_anew(target.mounted)
         is_listed = listed is not None and not wish.dry_run and not copy.tally.failures
@@ -200,10 +213,11 @@ def _look_anew(at: MountedAt) -> None:
 class _Shown:
     """Tells on stdout what will be done, on stderr how it goes."""
 
-    def __init__(self, shown: Progress, wish: Wish, source: Place, target: Place) -> None:
+    def __init__(self, shown: Progress, report: Report, wish: Wish, names: str) -> None:
         self._shown = shown
+        self._report = report
         self._wish = wish
-        self._names = f"{source.text} -> {target.text}"
+        self._names = names
         self._named: set[str] = set()
         self._looked_s = 0.0
 
@@ -225,16 +239,19 @@ class _Shown:
         for path in list(tally.failures):
             if path not in self._named and len(self._named) < _MOST_NAMED:
                 self._named.add(path)
-                self._shown.say(f"{path}: {_why(tally.failures[path])}")
+                self._shown.say(f"{path}: {why(tally.failures[path])}")
         if time.monotonic() - self._looked_s > 0.2:
             self._looked_s = time.monotonic()
             self._shown.show(going_words(outlook, tally, rate))
+            self._report.going(going_facts(outlook, tally, rate))
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+def _report(report: Report, copy: Run, outlook: Outlook, wish: Wish) -> None:
+    paths = [one.item.path for one in outlook.plan.copies] if wish.dry_run else []
+    failures = {path: why(error) for path, error in copy.tally.failures.items()}
+    if not wish.dry_run:
+        report.going(going_facts(outlook, copy.tally, copy.rate), is_last=True)
+    report.ended(ended_facts(outlook, copy.tally, copy.rate) | {"paths": paths}, failures)
 
 
 def _end(copy: Run, outlook: Outlook, wish: Wish) -> int:
@@ -243,9 +260,7 @@ def _end(copy: Run, outlook: Outlook, wish: Wish) -> int:
         print_line(summary(outlook, tally, copy.rate))
     if not tally.failures:
         return ExitCode.OK
-    named = [
-        f"{printable(path)}: {_why(error)}" for path, error in list(tally.failures.items())[:5]
-    ]
+    named = [f"{printable(path)}: {why(error)}" for path, error in list(tally.failures.items())[:5]]
     more = len(tally.failures) - len(named)
     rest = f"; and {more} more" if more else ""
     stopped = "; it was stopped" if tally.stop.is_set() else ""

@@ -38,6 +38,41 @@ def going_words(outlook: Outlook, tally: Tally, rate: Rate) -> str:
     return words
 
 
+def going_facts(outlook: Outlook, tally: Tally, rate: Rate) -> dict[str, object]:
+    """The same for a program (`mountd.CopyProgress`)."""
+    plan = outlook.plan
+    return {
+        "files": tally.files,
+        "bytes": min(tally.moved_bytes + tally.here_bytes, plan.copy_bytes),
+        "total_files": len(plan.copies),
+        "total_bytes": plan.copy_bytes,
+        "bytes_per_s": rate.now(tally.moved_bytes),
+        "failed": len(tally.failures),
+    }
+
+
+def ended_facts(outlook: Outlook, tally: Tally, rate: Rate) -> dict[str, object]:
+    """What was done, for a program (`mountd.CopySummary`)."""
+    return {
+        "files": tally.files,
+        "bytes": tally.bytes,
+        "unchanged": len(outlook.plan.same),
+        "deleted": tally.deleted,
+        "skipped": len(outlook.specials),
+        "unchecked": tally.unchecked,
+        "planned_files": len(outlook.plan.copies),
+        "planned_bytes": outlook.plan.copy_bytes,
+        "seconds": rate.elapsed_s,
+    }
+
+
+def why(error: Exception) -> str:
+    """Why a file was not copied, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def summary(outlook: Outlook, tally: Tally, rate: Rate) -> str:
     """What was done."""
     took_s = rate.elapsed_s

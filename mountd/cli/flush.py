@@ -22,12 +22,6 @@ from mountd.mount_point import probe
 from mountd.mount_table import Mount, is_below, mount_at, read_mounts
 
 
-class NotAllSent(StartError):
-    """The time is over, or only what the remote refused is left."""
-
-    exit_code = ExitCode.LEFT_IN_QUEUE
-
-
 @dataclass(frozen=True, slots=True)
 class Target:
     """One question: whom to `ask`, about which path below the mount; None for the whole of it.

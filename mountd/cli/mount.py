@@ -15,6 +15,7 @@ from mountd.cli.ready import ReadyPipe
 from mountd.config import MountPlan
 from mountd.config_load import plan_mount, read_command_line
 from mountd.errors import RemoteError, StartError, UsageError
+from mountd.own_command import own_command
 from mountd.source import missing_directory
 
 # How long a start may take beyond one request's time: SQLite, recovery, a slow disk.
@@ -150,8 +151,7 @@ def _start_child(plan: MountPlan, arguments: Sequence[str]) -> int:
             "container; give a cache_dir on a disk or a volume"
         )
     log_dir = folder / LOG_DIR
-    # -P: a folder called mountd in the current directory is not to be run.
-    command = [sys.executable, "-P", "-m", "mountd", "mount", *arguments, "--foreground"]
+    command = [*own_command(), "mount", *arguments, "--foreground"]
     command += ["--log-dir", str(log_dir)]
     return start_in_background(
         command, log_dir, timeout_s=plan.settings.request_timeout_s + _START_GRACE_S

@@ -19,6 +19,7 @@ from mountd.cli.keeping import (
 )
 from mountd.cli.output import counted, human_bytes, warn
 from mountd.cli.progress import Progress, progress
+from mountd.cli.report import Report
 from mountd.errors import ExitCode, StartError
 from mountd.transfer.crew import Rate
 
@@ -28,7 +29,9 @@ def run(arguments: Sequence[str]) -> int:
     daemon, too."""
     parser = Parser("warm", "Fills the cache with all that is at and below PATH.")
     parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="in a mount")
+    parser.add_report()
     parsed = parser.read(arguments)
+    report = Report(parsed.report_fd)
     targets = [find_target(path) for path in parsed.paths]
     by_mount: dict[str, list[Target]] = {}
     for target in targets:
@@ -42,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
                     for target in group:
                         _warm_by_path(target, shown)
                 else:
-                    ends.append((group[0], *_warm(group, shown)))
+                    ends.append((group[0], *_warm(group, shown, report)))
             except StartError as error:
                 complaints.append(str(error))
     for end in ends:
@@ -55,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     return ExitCode.OK
 
 
-def _warm(group: list[Target], shown: Progress) -> tuple[dict[str, Any], float]:
+def _warm(group: list[Target], shown: Progress, report: Report) -> tuple[dict[str, Any], float]:
     """How it ended, and after how many seconds."""
     first = group[0]
     job = first.ask("warm", paths=[target.below for target in group])["job"]
@@ -73,9 +76,13 @@ def _warm(group: list[Target], shown: Progress) -> tuple[dict[str, Any], float]:
             if state == "filling":
                 have, whole = number(answer, "fetched_bytes"), number(answer, "missing_bytes")
                 shown.show(f"{first.mount.path}: {how_far(have, whole, rate)}{_failed(answer)}")
+                report.going(_going_facts(answer, rate))
     except BaseException:
         first.ask("warm_stop", job=job)
         raise
+    names = ("files", "bytes", "fetched_files", "fetched_bytes")
+    report.going(_going_facts(answer, rate), is_last=True)
+    report.ended({name: number(answer, name) for name in names})
     return answer, rate.elapsed_s
 
 
@@ -84,6 +91,17 @@ def foretold(answer: dict[str, Any]) -> str:
     size, missing = number(answer, "bytes"), number(answer, "missing_bytes")
     words = files_and_bytes(number(answer, "files"), size)
     return f"{words}; {human_bytes(size - missing)} here already, {human_bytes(missing)} to fetch"
+
+
+def _going_facts(answer: dict[str, Any], rate: Rate) -> dict[str, object]:
+    """For a program (`mountd.WarmProgress`)."""
+    have = number(answer, "fetched_bytes")
+    return {
+        "bytes": have,
+        "total_bytes": number(answer, "missing_bytes"),
+        "bytes_per_s": rate.now(have),
+        "failed": number(answer, "failed"),
+    }
 
 
 def _end(target: Target, answer: dict[str, Any], took_s: float) -> None:
