@@ -177,7 +177,7 @@ def check_way(url: str) -> list[Finding]:
     try:
         return bounded(lambda: _ask(host, port, secure), 3 * _CONNECT_TIMEOUT_S)
     except ssl.SSLError as error:
-        fix = "check the endpoint's https and the machine's CA certificates"
+        fix = "check the endpoint's https; a CA of your own: SSL_CERT_FILE=/path/ca.pem"
         return [problem("TLS", f"{host}:{port}: {_reason(error)}", fix)]
     except (OSError, http.client.HTTPException) as error:
         fix = "check host, port, firewall and proxy"

@@ -8,6 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SEMANTICS, NEXTCLOUD = ROOT / "docs/semantics.md", ROOT / "docs/nextcloud.md"
 COPY, MANIFEST = ROOT / "docs/copy.md", ROOT / "docs/manifest.md"
+README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
 
 
 @pytest.mark.parametrize(
@@ -36,10 +38,37 @@ def test_every_errno_that_the_semantics_name_is_in_the_table_of_the_code() -> No
         assert f"errno.{name}" in code, name
 
 
-def test_every_path_and_link_that_the_documents_name_exists() -> None:
-    for document in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        text = document.read_text()
-        for path in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-            assert (document.parent / path).exists(), f"{document.name}: {path}"
-        for path in re.findall(r"`((?:mountd|cache|scripts|docs|tests)/[\w./]+)`", text):
-            assert (ROOT / path).exists(), f"{document.name}: {path}"
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+def test_every_path_and_link_that_a_document_names_exists(document: Path) -> None:
+    text = document.read_text()
+    for path, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
+        target = document.parent / path if path else document
+        assert target.exists(), path
+        if anchor:
+            assert anchor in anchors_of(target.read_text()), f"{path}#{anchor}"
+    for path in re.findall(r"`((?:mountd|cache|scripts|docs|tests|systemd)/[\w./@-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def anchors_of(text: str) -> set[str]:
+    """As GitHub makes them of headings."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        plain = re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", heading).lower())
+        name, number = plain.replace(" ", "-"), 1
+        while name in found:
+            name, number = f"{plain.replace(' ', '-')}-{number}", number + 1
+        found.add(name)
+    return found
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    pages = [path.name for path in PAGES if path.parent.name == "docs"]
+    assert [name for name in pages if name != "README.md" and f"({name})" not in index] == []
+
+
+def test_every_file_of_the_walks_in_the_readme_exists_under_its_full_path() -> None:
+    files = re.findall(r"`([\w./]+\.py)`", README.read_text())
+    assert len(files) > 20
+    assert [name for name in files if not (ROOT / name).is_file()] == []
