@@ -36,6 +36,8 @@ class Settings:
     metadata: Literal["fast", "full"] = "fast"
     endpoint: str | None = None
     region: str | None = None
+    ca_file: Path | None = None  # authorities in PEM that are trusted beside the system's
+    tls_verify: bool = True
     engine: Literal["native", "fsspec"] = "native"
     max_transfers: int = 16
     # No option. Where nobody set `max_transfers`: up to so many, as far as the server bears them.

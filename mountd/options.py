@@ -2,6 +2,7 @@
 
 import grp
 import math
+import os
 import pwd
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,8 @@ from mountd.source import nearest, without_secrets
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b?)", re.IGNORECASE)
 _TRUE = frozenset(("true", "yes", "on", "1"))
 _FALSE = frozenset(("false", "no", "off", "0"))
+
+UNVERIFIED = "no-i-accept-that-anybody-can-read-and-change-my-data"
 
 # What mount(8), fstab and systemd add to every file system's options; nothing to us.
 _FROM_FSTAB = frozenset(
@@ -202,6 +205,20 @@ def _host_port(text: str) -> str:
     return f"{host or '127.0.0.1'}:{int(port)}"
 
 
+def _ca_file(text: str) -> Path:
+    path = Path(os.path.expandvars(text)).expanduser()
+    if not path.is_absolute():
+        raise ValueError("not absolute")
+    return path
+
+
+def _tls_verify(text: str) -> bool:
+    """A word that nobody types in passing."""
+    if text != UNVERIFIED and not read_bool(text):
+        raise ValueError("no is said in another way")
+    return text != UNVERIFIED
+
+
 OPTIONS: Mapping[str, Option] = MappingProxyType(
     {
         "cache_dir": Option(
@@ -265,6 +282,16 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
             "the server, where it is not the provider's own",
         ),
         "region": Option(_word, "a region's name", "the bucket's region (S3)"),
+        "ca_file": Option(
+            _ca_file,
+            "the absolute path of certificates in PEM",
+            "authorities that are trusted beside the system's, for a server with one of its own",
+        ),
+        "tls_verify": Option(
+            _tls_verify,
+            f"true, or {UNVERIFIED}; better give ca_file=/PATH",
+            "whether the server has to prove by a certificate that it is the right one",
+        ),
         "engine": _one_of(
             "native", "fsspec", meaning="who talks to the remote; fsspec is slower, for comparison"
         ),

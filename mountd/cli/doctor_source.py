@@ -22,6 +22,7 @@ from mountd.credentials import has_s3_keys, is_anonymous
 from mountd.errors import ExitCode, UsageError
 from mountd.manifest import read_manifest
 from mountd.remotes.aws_profile import configured_endpoint, profile_named
+from mountd.remotes.tls import VERIFIED, Tls, tls_of, why_not_trusted
 from mountd.source import Source
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -97,7 +98,7 @@ def _check_remote(source: Source, settings: Settings) -> tuple[list[Finding], Ex
     settings = replace(settings, request_timeout_s=min(settings.request_timeout_s, _LIST_TIMEOUT_S))
     findings = [check_credentials(source, settings)]
     if source.scheme not in _NO_NETWORK:
-        findings += check_way(endpoint_of(source, settings))
+        findings += check_way(endpoint_of(source, settings), tls_of(settings))
     try:
         listing = bounded(lambda: check_store(source, settings), _LIST_TIMEOUT_S + 5)
     except TimeoutError as error:
@@ -159,7 +160,7 @@ def endpoint_of(source: Source, settings: Settings) -> str:
     return ""
 
 
-def check_way(url: str) -> list[Finding]:
+def check_way(url: str, tls: Tls = VERIFIED) -> list[Finding]:
     """Name, connection, TLS, time to the first byte, and the clock of the host behind `url`."""
     if not url:
         return []
@@ -175,19 +176,24 @@ def check_way(url: str) -> list[Finding]:
         fix = "check the host's name, endpoint and the DNS of this machine or container"
         return [problem("DNS", f"{host}: {_reason(error)}", fix)]
     try:
-        return bounded(lambda: _ask(host, port, secure), 3 * _CONNECT_TIMEOUT_S)
+        return bounded(lambda: _ask(host, port, tls if secure else None), 3 * _CONNECT_TIMEOUT_S)
     except ssl.SSLError as error:
-        fix = "check the endpoint's https; a CA of your own: SSL_CERT_FILE=/path/ca.pem"
-        return [problem("TLS", f"{host}:{port}: {_reason(error)}", fix)]
+        why, _, fix = why_not_trusted(error).partition("; ")
+        fix = fix or "check the endpoint's https; a CA of your own: ca_file=/PATH/CA.pem"
+        return [problem("TLS", f"{host}:{port}: {why or _reason(error)}", fix)]
     except (OSError, http.client.HTTPException) as error:
         fix = "check host, port, firewall and proxy"
         return [problem("connection", f"{host}:{port}: {_reason(error)}", fix)]
 
 
-def _ask(host: str, port: int, secure: bool) -> list[Finding]:
+def _ask(host: str, port: int, tls: Tls | None) -> list[Finding]:
     """Any HTTP answer will do, a 403 too: no credentials are sent."""
-    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-    connection = kind(host, port, timeout=_CONNECT_TIMEOUT_S)
+    connection = http.client.HTTPConnection(host, port, timeout=_CONNECT_TIMEOUT_S)
+    if tls is not None:
+        context = tls.context()
+        connection = http.client.HTTPSConnection(
+            host, port, timeout=_CONNECT_TIMEOUT_S, context=context
+        )
     try:
         start = time.monotonic()
         connection.connect()

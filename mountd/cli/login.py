@@ -5,7 +5,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from mountd.cli.arguments import Parser, seconds
@@ -13,6 +14,7 @@ from mountd.cli.output import print_line, printable, warn
 from mountd.config_load import read_command_line, read_environment
 from mountd.errors import CredentialsError, ExitCode, UsageError
 from mountd.logins import Login, logins_dir, save, server_of
+from mountd.remotes.tls import VERIFIED, Tls, make_tls
 from mountd.source import parse_source
 
 _WITHIN_S = 20 * 60.0  # what a Nextcloud gives the user, too
@@ -33,11 +35,13 @@ def run(arguments: Sequence[str]) -> int:
     parsed = parser.read(arguments)
     if parsed.kind != "nextcloud":
         parser.error(f"{parsed.kind!r} has no sign-in by browser; only nextcloud has one")
-    server = server_named(parsed.host, _endpoint(parsed.options))
+    options = read_environment(os.environ) | dict(read_command_line(parsed.options).options)
+    server = server_named(parsed.host, _endpoint(options))
     login = sign_in(
         server,
         lambda url: _show(url, server, browser=not parsed.no_browser, as_json=parsed.json),
         parsed.timeout,
+        tls=_tls(options),
     )
     path = save(login, logins_dir())
     if parsed.json:
@@ -73,6 +77,7 @@ def sign_in(
     show: Callable[[str], None],
     within_s: float,
     *,
+    tls: Tls = VERIFIED,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Login:
@@ -80,7 +85,7 @@ def sign_in(
     CredentialsError after `within_s`; an interrupt leaves nothing behind."""
     from mountd.remotes.nextcloud_login import LoginFlow
 
-    flow = LoginFlow(server, f"mountd ({socket.gethostname()})")
+    flow = LoginFlow(server, f"mountd ({socket.gethostname()})", tls)
     try:
         show(flow.begin())
         until_s = clock() + within_s
@@ -96,10 +101,17 @@ def sign_in(
     return Login(server, granted.user, granted.login_name, granted.password)
 
 
-def _endpoint(options: Sequence[str]) -> str | None:
-    found = read_environment(os.environ) | dict(read_command_line(options).options)
-    endpoint = found.get("endpoint")
+def _endpoint(options: Mapping[str, object]) -> str | None:
+    endpoint = options.get("endpoint")
     return endpoint if isinstance(endpoint, str) else None
+
+
+def _tls(options: Mapping[str, object]) -> Tls:
+    ca_file = options.get("ca_file")
+    is_verified = options.get("tls_verify") is not False
+    if not is_verified:
+        warn("certificates are not verified: anybody on the way may be the server")
+    return make_tls(ca_file if isinstance(ca_file, Path) else None, is_verified=is_verified)
 
 
 def _show(url: str, server: str, *, browser: bool, as_json: bool) -> None:

@@ -48,7 +48,9 @@ def _obstore(account: AzureAccount, container: str, timeout_s: float) -> "AzureS
             "endpoint": account.endpoint,
             "skip_signature": account.is_anonymous,
         },
-        client_options=client_options(timeout_s, account.endpoint.startswith("http://")),
+        client_options=client_options(
+            timeout_s, account.endpoint.startswith("http://"), account.tls
+        ),
         retry_config={"max_retries": 0},
         credential_provider=None if account.is_anonymous else account.for_obstore,
     )

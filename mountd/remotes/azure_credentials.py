@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl
 from mountd.config import Settings
 from mountd.credentials import is_anonymous
 from mountd.errors import CredentialsError, Denied, UsageError
+from mountd.remotes.tls import VERIFIED, Tls, tls_of
 
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken, TokenCredential
@@ -77,6 +78,7 @@ class AzureAccount:
     sas: str = field(default="", repr=False)
     bearer: str = field(default="", repr=False)
     tokens: BearerTokens | None = None
+    tls: Tls = VERIFIED
 
     @property
     def is_anonymous(self) -> bool:
@@ -168,7 +170,7 @@ def azure_account(settings: Settings) -> AzureAccount:
     ).rstrip("/")
     if not re.match(r"https?://[^/]+", endpoint):
         raise UsageError(f"endpoint {endpoint} is no URL; write https://HOST[:PORT]")
-    return _with_right(name, endpoint, given)
+    return replace(_with_right(name, endpoint, given), tls=tls_of(settings))
 
 
 def _with_right(name: str, endpoint: str, given: Mapping[str, str]) -> AzureAccount:

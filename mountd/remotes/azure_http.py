@@ -67,7 +67,7 @@ class AzureHttp:
         self._origin = f"{parts.scheme}://{parts.netloc}"
         # Path-style endpoints (emulators) have the account in the path.
         self._base_path = f"{parts.path}/{container}" if container else parts.path
-        self._client = RestClient(self._origin, timeout_s)
+        self._client = RestClient(self._origin, timeout_s, account.tls)
 
     def send(
         self,

@@ -31,6 +31,7 @@ from mountd.remotes.fsspec_errors import remote_error
 from mountd.remotes.fsspec_info import entry_of, md5_of, name_below
 from mountd.remotes.fsspec_writes import FsspecWrites
 from mountd.remotes.temporary_names import is_temporary
+from mountd.remotes.tls import refuse_tls
 from mountd.source import Source
 from mountd.types import Entry, Kind
 
@@ -42,6 +43,7 @@ _PAGE_ENTRIES = 1000
 def open_fsspec(source: Source, settings: Settings) -> "FsspecStore":
     """The store for `source`, whatever fsspec calls it; no request is made by us yet (SFTP and
     its like connect at once). Raises UsageError and CredentialsError."""
+    refuse_tls(settings, f"{source.text} through fsspec")
     try:
         engine = call_bounded(
             lambda: open_engine(source, settings), settings.request_timeout_s, source.text

@@ -65,7 +65,7 @@ def _obstore(access: GcsAccess, bucket: str, timeout_s: float) -> "GCSStore":
         from obstore.store import GCSStore
     except ImportError as error:
         raise UsageError("gs:// needs obstore: pip install obstore") from error
-    options = client_options(timeout_s, access.endpoint.startswith("http://"))
+    options = client_options(timeout_s, access.endpoint.startswith("http://"), access.tls)
     # Without this a gzip-encoded object comes decompressed and whole.
     options["default_headers"] = {"accept-encoding": "gzip"}
     return GCSStore(

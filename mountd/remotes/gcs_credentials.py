@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from mountd.config import Settings
 from mountd.credentials import is_anonymous
 from mountd.errors import CredentialsError, Denied, Unreachable, UsageError
+from mountd.remotes.tls import VERIFIED, Tls, tls_of
 
 if TYPE_CHECKING:
     from obstore.store import GCSCredential
@@ -87,6 +88,7 @@ class GcsAccess:
     tokens: GoogleTokens | BearerToken | None
     project: str
     has_xml_api: bool
+    tls: Tls = VERIFIED
 
     def headers(self) -> dict[str, str]:
         return {} if self.tokens is None else {"Authorization": f"Bearer {self.tokens.token()}"}
@@ -108,7 +110,7 @@ def gcs_access(settings: Settings) -> GcsAccess:
         raise UsageError(f"endpoint {endpoint} is no URL; write https://HOST[:PORT]")
     is_google = (urlsplit(endpoint).hostname or "").endswith(".googleapis.com")
     project = given.get("project") or os.environ.get("GOOGLE_CLOUD_PROJECT", "")
-    return GcsAccess(endpoint, _tokens(given, is_google), project, is_google)
+    return GcsAccess(endpoint, _tokens(given, is_google), project, is_google, tls_of(settings))
 
 
 def _tokens(given: Mapping[str, str], is_google: bool) -> GoogleTokens | BearerToken | None:

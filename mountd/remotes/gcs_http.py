@@ -46,7 +46,7 @@ class GcsHttp:
         self.bucket = bucket
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._prefix = parts.path
-        self._client = RestClient(self._origin, timeout_s)
+        self._client = RestClient(self._origin, timeout_s, access.tls)
         self.timeout_s = timeout_s
 
     @property

@@ -6,8 +6,6 @@ bound on a whole call (`deadline.py`).
 
 import contextlib
 import functools
-import os
-import ssl
 import threading
 import time
 import urllib.request
@@ -16,7 +14,6 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urljoin, urlsplit
 
-import certifi
 import httpcore
 from typing_extensions import Buffer
 
@@ -26,6 +23,7 @@ from mountd.remotes.http_connections import KEEPALIVE_S, HttpConnections
 from mountd.remotes.late import stood_s
 from mountd.remotes.request_body import BodyFailed, BodyFeed, SentBody
 from mountd.remotes.sign_in import SignIn
+from mountd.remotes.tls import VERIFIED, Tls, why_not_trusted
 from mountd.remotes.width import Asked, Width
 
 _DRAIN_BYTES = 64 << 10  # of an error's body, so that its connection can be kept
@@ -103,7 +101,7 @@ class HttpPool:
     """Connections to one origin (`https://host[:port]`). Thread-safe.
 
     `headers` go with every request. A call ends within `timeout_s`, name look-up aside. TLS is
-    verified against the system's certificates and certifi's (`SSL_CERT_FILE` replaces both).
+    verified as `tls` says.
     `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` are obeyed.
     """
 
@@ -115,6 +113,7 @@ class HttpPool:
         timeout_s: float,
         sign_in: SignIn | None = None,
         width: Width | None = None,
+        tls: Tls = VERIFIED,
     ) -> None:
         """`sign_in`: what a 401 means to later requests; without it, nothing. `width` hears of each
         request, and its own number counts where it is less than that of its `most`."""
@@ -128,6 +127,7 @@ class HttpPool:
         self._max_connections = max_connections
         self.sign_in = sign_in
         self._width = width
+        self.tls = tls
         self.writes = 0  # requests that may have changed something, those under way included
         self._lock = threading.Lock()
         self._made: HttpConnections | None = None
@@ -257,7 +257,7 @@ class HttpPool:
             if self._made is None:
                 # Only to make connections by: it knows how, also through a proxy.
                 pool = httpcore.ConnectionPool(
-                    ssl_context=tls_context() if self._scheme == "https" else None,
+                    ssl_context=self.tls.context() if self._scheme == "https" else None,
                     proxy=proxy_for(self._scheme, self._host),
                     keepalive_expiry=KEEPALIVE_S,
                     network_backend=DeadlineBackend(),
@@ -287,20 +287,11 @@ def _transport_errors(what: str, answered: bool = False) -> Iterator[None]:
     except httpcore.TimeoutException as error:
         raise Unreachable(f"{what}: no answer in time") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:
-        text = f"{what}: {error or type(error).__name__}"
+        text = f"{what}: {why_not_trusted(error) or error or type(error).__name__}"
         raise Unreachable(text, answered=answered) from error
     except OSError as error:
         # ssl.SSLError from a read is not mapped by every httpcore; a closed pool is EBADF.
         raise Unreachable(f"{what}: {error}", answered=answered) from error
-
-
-def tls_context() -> ssl.SSLContext:
-    """The system's certificates and certifi's. Reads files: 30 ms."""
-    context = ssl.create_default_context()
-    if "SSL_CERT_FILE" not in os.environ and "SSL_CERT_DIR" not in os.environ:
-        # Slim containers have no certificates of their own.
-        context.load_verify_locations(certifi.where())
-    return context
 
 
 def proxy_for(scheme: str, host: str) -> httpcore.Proxy | None:

@@ -234,7 +234,7 @@ class NextcloudStore:
             url = self._door.get().push_url
             if not (url and password):
                 return None
-            return PushAddress(url, self._pool.origin, login_name, password)
+            return PushAddress(url, self._pool.origin, login_name, password, self._pool.tls)
 
         await PushListener(find, self._sign_in, changed, lambda: self._pool.writes).run()
 

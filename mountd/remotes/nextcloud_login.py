@@ -12,6 +12,7 @@ from urllib.parse import urlencode, urlsplit
 from mountd.errors import Denied, NotFound, RemoteError, Throttled, Unreachable, Unsupported
 from mountd.remotes.http_pool import Answer, HttpPool
 from mountd.remotes.http_status import error_of_status
+from mountd.remotes.tls import VERIFIED, Tls
 
 _BEGIN = "/index.php/login/v2"
 _WHO_AM_I = "/ocs/v2.php/cloud/user?format=json"
@@ -37,12 +38,12 @@ class LoginFlow:
     that it wasn't told of, a Nextcloud gives itself wrong names.
     """
 
-    def __init__(self, server: str, client: str) -> None:
+    def __init__(self, server: str, client: str, tls: Tls = VERIFIED) -> None:
         """`client`: how the app password will be called in the account's settings."""
         parts = urlsplit(server)
         self._root = parts.path
         headers = {"User-Agent": client, "Accept": "application/json"}
-        self._pool = HttpPool(f"{parts.scheme}://{parts.netloc}", headers, 1, _TIMEOUT_S)
+        self._pool = HttpPool(f"{parts.scheme}://{parts.netloc}", headers, 1, _TIMEOUT_S, tls=tls)
         self._poll_target, self._token = "", ""
 
     def begin(self) -> str:

@@ -24,8 +24,9 @@ from trio_websocket import (
 from wsproto.utilities import ProtocolError
 
 from mountd.errors import RemoteError
-from mountd.remotes.http_pool import proxy_for, tls_context
+from mountd.remotes.http_pool import proxy_for
 from mountd.remotes.sign_in import SignIn
+from mountd.remotes.tls import VERIFIED, Tls
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class PushAddress:
     origin: str
     login_name: str
     password: str = field(repr=False)
+    tls: Tls = VERIFIED
 
 
 class PushRefused(Exception):
@@ -219,7 +221,7 @@ async def _connect(address: PushAddress) -> trio.SocketStream | trio.SSLStream[t
     if not is_secure:
         return stream
     try:
-        context = await trio.to_thread.run_sync(tls_context, abandon_on_cancel=True)
+        context = await trio.to_thread.run_sync(address.tls.context, abandon_on_cancel=True)
         secured = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
         await secured.do_handshake()
     except BaseException:

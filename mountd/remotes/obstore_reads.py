@@ -33,6 +33,7 @@ from mountd.errors import (
 from mountd.remotes import call
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.object_store import PlainReads
+from mountd.remotes.tls import VERIFIED, Tls
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult
@@ -49,7 +50,9 @@ _DEBUG_STATUS = re.compile(r"^ +inner: Status \{\n +status: (\d{3}),$", re.MULTI
 _DEBUG_RANGE = re.compile(r"^    source: UnexpectedRange \{$", re.MULTILINE)
 
 
-def client_options(request_timeout_s: float, allow_http: bool) -> "ClientConfig":
+def client_options(
+    request_timeout_s: float, allow_http: bool, tls: Tls = VERIFIED
+) -> "ClientConfig":
     """`timeout` includes the body; obstore's own default would be 30 s."""
     timeout_ms = max(1, round(request_timeout_s * 1000))
     connect_ms = min(timeout_ms, round(CONNECT_TIMEOUT_S * 1000))
@@ -58,6 +61,7 @@ def client_options(request_timeout_s: float, allow_http: bool) -> "ClientConfig"
         "connect_timeout": f"{connect_ms}ms",
         "allow_http": allow_http,
         "user_agent": "mountd",
+        **tls.for_obstore(),
     }
 
 

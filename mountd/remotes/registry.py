@@ -6,6 +6,7 @@ from pathlib import Path
 from mountd.config import Reach, Settings
 from mountd.errors import UsageError
 from mountd.remotes.base import RemoteStore
+from mountd.remotes.tls import check_tls
 from mountd.source import Source
 
 
@@ -30,6 +31,7 @@ def open_store(
         from mountd.remotes.local import open_local
 
         return open_local(source, settings)
+    check_tls(settings, source.text)
     if settings.engine == "fsspec":
         from mountd.remotes.fsspec_store import open_fsspec
 

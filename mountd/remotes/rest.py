@@ -15,6 +15,7 @@ from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.http_range import opaque_tag, parse_content_range
 from mountd.remotes.http_status import error_of_status
 from mountd.remotes.request_body import SentBody
+from mountd.remotes.tls import VERIFIED, Tls
 
 # A listing page of 5,000 blobs with 1,024-byte names is below this.
 MAX_BODY_BYTES = 64 << 20
@@ -37,9 +38,9 @@ class RestAnswer:
 class RestClient:
     """Requests to one origin (`http[s]://host[:port]`). Thread-safe; nothing is retried."""
 
-    def __init__(self, origin: str, timeout_s: float) -> None:
+    def __init__(self, origin: str, timeout_s: float, tls: Tls = VERIFIED) -> None:
         headers = {"User-Agent": "mountd", "Accept": "*/*"}
-        self._pool = HttpPool(origin, headers, _MAX_CONNECTIONS, timeout_s)
+        self._pool = HttpPool(origin, headers, _MAX_CONNECTIONS, timeout_s, tls=tls)
         self.timeout_s = timeout_s
 
     def send(

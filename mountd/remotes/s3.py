@@ -13,6 +13,7 @@ from mountd.remotes.s3_credentials import S3Access, s3_access
 from mountd.remotes.s3_probe import ProvenMemory, Prover
 from mountd.remotes.s3_rest import S3Place, S3Rest
 from mountd.remotes.s3_write import S3Bucket
+from mountd.remotes.tls import Tls, tls_of
 from mountd.source import Source
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ def open_s3(
     before the first write would find it out, and told what was found.
     """
     access = s3_access(settings)
-    timeout_s = settings.request_timeout_s
+    timeout_s, tls = settings.request_timeout_s, tls_of(settings)
 
     def open_bucket(bucket: str, prefix: str = "") -> RemoteStore:
         place = access.place(bucket)
-        rest = S3Rest(place, access.credentials, timeout_s)
-        obstore = _obstore(place, access, timeout_s)
+        rest = S3Rest(place, access.credentials, timeout_s, tls)
+        obstore = _obstore(place, access, timeout_s, tls)
         reads = ObstoreReads(obstore, rest, timeout_s, notes_ids=True)
         prover = Prover(rest, f"{prefix}/" if prefix else "", memory)
         puts = None if access.is_anonymous else ObstorePuts(obstore, timeout_s)
@@ -46,10 +47,11 @@ def open_s3(
 
     if source.authority:
         return open_bucket(source.authority, source.prefix)
-    return BucketsStore(S3Rest(access.place(""), access.credentials, timeout_s), open_bucket)
+    account = S3Rest(access.place(""), access.credentials, timeout_s, tls)
+    return BucketsStore(account, open_bucket)
 
 
-def _obstore(place: S3Place, access: S3Access, timeout_s: float) -> "S3Store":
+def _obstore(place: S3Place, access: S3Access, timeout_s: float, tls: Tls) -> "S3Store":
     try:
         from obstore.store import S3Store
     except ImportError as error:
@@ -66,7 +68,7 @@ def _obstore(place: S3Place, access: S3Access, timeout_s: float) -> "S3Store":
     return S3Store(
         place.bucket,
         config=config,
-        client_options=client_options(timeout_s, place.origin.startswith("http://")),
+        client_options=client_options(timeout_s, place.origin.startswith("http://"), tls),
         retry_config={"max_retries": 0},
         credential_provider=None if access.is_anonymous else access.credentials.for_obstore,
     )

@@ -35,6 +35,7 @@ from mountd.remotes.rest import (
 )
 from mountd.remotes.s3_errors import s3_error
 from mountd.remotes.s3_payload import Payload
+from mountd.remotes.tls import VERIFIED, Tls
 from mountd.remotes.untrusted import size_in, time_in
 from mountd.remotes.xml_pages import children, parse_xml, texts
 
@@ -89,12 +90,14 @@ class S3Rest:
     its body's SHA-256, because no TLS protects it.
     """
 
-    def __init__(self, place: S3Place, credentials: Credentials, timeout_s: float) -> None:
+    def __init__(
+        self, place: S3Place, credentials: Credentials, timeout_s: float, tls: Tls = VERIFIED
+    ) -> None:
         self.place = place
         self._credentials = credentials
-        self._client = RestClient(place.origin, timeout_s)
+        self._client = RestClient(place.origin, timeout_s, tls)
         self.ranges_come_as_200 = False
-        self.signs_bodies = not place.origin.startswith("https://")
+        self.signs_bodies = not (place.origin.startswith("https://") and tls.is_verified)
         self.timeout_s = timeout_s
 
     def look(self, key: str, headers: Mapping[str, str] = NOTHING) -> RestAnswer:

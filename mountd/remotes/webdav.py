@@ -15,6 +15,7 @@ from mountd.errors import CredentialsError, Unsupported, UsageError
 from mountd.remotes.base import Body, Capabilities, Identity, Upload
 from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.sign_in import SignIn
+from mountd.remotes.tls import tls_of
 from mountd.remotes.webdav_leftovers import Leftovers
 from mountd.remotes.webdav_path import encode_path
 from mountd.remotes.webdav_probe import NOTHING, Proof
@@ -59,9 +60,10 @@ def pool_of(
     sign_in: SignIn | None = None,
     width: Width | None = None,
 ) -> HttpPool:
-    """Raises CredentialsError for a user without a password."""
+    """Raises CredentialsError for a user without a password, UsageError for a bad `ca_file`."""
+    tls = tls_of(settings)
     headers = {"Accept-Encoding": "identity", "User-Agent": "mountd", **_authorization(settings)}
-    return HttpPool(origin, headers, connections, settings.request_timeout_s, sign_in, width)
+    return HttpPool(origin, headers, connections, settings.request_timeout_s, sign_in, width, tls)
 
 
 class WebdavStore:
