@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from mountd.credentials import has_s3_keys, is_anonymous
 from mountd.errors import MountPointError, StartError
 from mountd.mount_table import is_below, mount_containing, read_mounts
 from mountd.remotes.aws_profile import configured_endpoint, profile_named
+from mountd.safe_place import why_not_safe
 from mountd.source import Source
 
 LOCK, SOURCE, CACHE_SIZE, LOG_DIR = "lock", "source", "cache_size", "log"
@@ -113,21 +115,37 @@ def prepare_folder(source: Source, settings: Settings, mountpoint: Path) -> Path
     folder = cache_dir / identity_name(source, settings)
     try:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_place(cache_dir)
         folder.mkdir(mode=0o700, exist_ok=True)
         found = os.lstat(folder)
+        _check_folder(folder, found)
         (folder / LOG_DIR).mkdir(mode=0o700, exist_ok=True)
         with os.scandir(folder):
             pass
     except OSError as error:
         raise StartError(_unusable(settings.cache_dir, error)) from error
-    if found.st_uid != os.geteuid():
-        raise StartError(
-            f"{folder} belongs to user {found.st_uid}, not to this one; "
-            "remove it, or give another cache with -o cache_dir=DIR"
-        )
     if found.st_mode & 0o077:
-        os.chmod(folder, 0o700)
+        os.chmod(folder, 0o700)  # others could look at it, and no more
     return folder
+
+
+def _check_place(cache_dir: Path) -> None:
+    why = why_not_safe(cache_dir)
+    if why:
+        raise StartError(f"{why}; or give another cache with -o cache_dir=DIR")
+
+
+def _check_folder(folder: Path, found: os.stat_result) -> None:
+    """What lies in it is believed and uploaded, so nobody else may have put it there."""
+    why = ""
+    if not stat.S_ISDIR(found.st_mode):
+        why = "is no directory"
+    elif found.st_uid != os.geteuid():
+        why = f"belongs to user {found.st_uid}, not to this one"
+    elif found.st_mode & 0o022:
+        why = f"could be written to by others (mode {stat.S_IMODE(found.st_mode):04o})"
+    if why:
+        raise StartError(f"{folder} {why}; remove it, or give another cache with -o cache_dir=DIR")
 
 
 def identity_name(
@@ -289,10 +307,16 @@ def _remember(path: Path, text: str) -> None:
     """Replaces a small file as a whole. On a full disk the mount works without it."""
     fresh = path.with_name(f".{path.name}.new")
     try:
-        fresh.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+        fresh.unlink(missing_ok=True)
+        with open(fresh, "x", encoding="utf-8", errors="surrogateescape", opener=_private) as file:
+            file.write(text + "\n")
         os.replace(fresh, path)
     except OSError as error:
         _tolerate_full_disk(error, path.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _tolerate_full_disk(error: OSError, folder: Path) -> None:

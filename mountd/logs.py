@@ -14,6 +14,7 @@ from urllib.parse import quote, quote_plus, unquote
 from mountd.config import MIB, Settings
 from mountd.credentials import CREDENTIALS
 from mountd.origin import origin
+from mountd_cache.durable_io import make_private_file
 
 LOG_FILE = "mountd.log"
 OUTPUT_FILE = "output.log"  # what is written to stdout and stderr past logging: crashes, libraries
@@ -39,6 +40,7 @@ def setup_logging(settings: Settings, log_dir: Path | None) -> None:
     """
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if log_dir is not None:
+        make_private_file(log_dir / LOG_FILE)
         handler = RotatingFileHandler(
             log_dir / LOG_FILE, maxBytes=ROTATE_BYTES, backupCount=KEPT_FILES, encoding="utf-8"
         )

@@ -162,6 +162,17 @@ class _Disk:
 DISK: Final[FileIO] = _Disk()
 
 
+def make_private_file(path: Path) -> None:
+    """`path` is a file that only we may open, for a library that would make it by the umask.
+    Raises OSError, also for a link."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if os.fstat(fd).st_mode & 0o077:
+            os.fchmod(fd, 0o600)
+    finally:
+        os.close(fd)
+
+
 def make_private_dir(path: Path) -> None:
     """`path` is a directory of ours with mode 0700; missing parents are made too.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Content, Layer
-from mountd_cache.durable_io import FileIO
+from mountd_cache.durable_io import FileIO, make_private_file
 from mountd_cache.extent_map import ExtentMap
 from mountd_cache.staging import FileKey
 
@@ -82,6 +82,7 @@ class JournalStore:
         self._disk = disk
         path = folder / FILE_NAME
         with _errors_of(path):
+            make_private_file(path)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare(folder)

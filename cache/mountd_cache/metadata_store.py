@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 import diskcache
 
-from mountd_cache.durable_io import make_private_dir
+from mountd_cache.durable_io import make_private_dir, make_private_file
 
 # The disk's or another process's doing: the data may be fine, so they stay. SQLite result codes.
 _NOT_DAMAGE: Final = frozenset(
@@ -131,6 +131,7 @@ class MetadataStore:
 
     def _opened(self) -> Any:
         try:
+            make_private_file(self._folder / "cache.db")
             return diskcache.Cache(
                 str(self._folder),
                 timeout=5,

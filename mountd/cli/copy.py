@@ -36,6 +36,7 @@ from mountd.cli.progress import Progress, progress
 from mountd.cli.report import Report
 from mountd.config_load import read_command_line
 from mountd.errors import ExitCode, RemoteError, StartError, UsageError
+from mountd.safe_place import why_not_safe
 from mountd.transfer.crew import Rate, Tally
 from mountd.transfer.filters import read_filter
 from mountd.transfer.items import key_at
@@ -149,6 +150,9 @@ def _copy(
 ) -> int:
     keep_freed_memory()
     cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    why = why_not_safe(cache_dir.resolve())
+    if why:
+        raise StartError(f"{why}; or give another cache with -o cache_dir=DIR")
     name = f"{source.text}{' ' + source.only if source.only else ''}"
     with ExitStack() as stack:
         record = stack.enter_context(Record.open(cache_dir, name, target.text))

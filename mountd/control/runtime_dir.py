@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mountd.errors import StartError
+from mountd.safe_place import why_not_safe
 from mountd.service_places import RUNTIME_DIR
 
 SUFFIX = ".sock"
@@ -34,6 +35,7 @@ def ensure_runtime_dir() -> Path:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = os.lstat(directory)
+        why = why_not_safe(directory.parent.resolve())
     except OSError as error:
         raise StartError(
             f"cannot make {directory} for the control socket: {error.strerror}; "
@@ -44,6 +46,8 @@ def ensure_runtime_dir() -> Path:
             f"{directory} is not a directory that only this user may enter; remove it, or set "
             "MOUNTD_RUNTIME_DIR to another"
         )
+    if why:
+        raise StartError(f"{why}; or set MOUNTD_RUNTIME_DIR to another directory")
     return directory
 
 

@@ -244,3 +244,39 @@ def test_a_cache_in_memory_is_warned_about_once(
             assert caplog.text.count("does not survive a restart") == 1
     finally:
         subprocess.run(["rm", "-r", "--", str(cache_dir)], check=True)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
+def test_a_folder_that_others_could_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    folder = prepare_folder(LAB, settings(tmp_path), MOUNTPOINT)
+    folder.chmod(mode)
+    with pytest.raises(StartError, match="could be written to by others"):
+        CacheFolder.claim(LAB, settings(tmp_path), MOUNTPOINT)
+
+
+def test_a_link_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = prepare_folder(LAB, settings(tmp_path), MOUNTPOINT)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StartError, match="is no directory"):
+        CacheFolder.claim(LAB, settings(tmp_path), MOUNTPOINT)
+
+
+def test_a_place_where_anybody_may_rename_the_folder_is_refused_and_one_like_tmp_is_not(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "place"
+    (place / "cache").mkdir(parents=True)
+    place.chmod(0o777)
+    for cache_dir in (place, place / "cache"):
+        with pytest.raises(StartError, match=r"everybody may rename what is in .*chmod \+t"):
+            CacheFolder.claim(LAB, settings(cache_dir), MOUNTPOINT)
+    place.chmod(0o1777)
+    CacheFolder.claim(LAB, settings(place / "cache"), MOUNTPOINT).release()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_cache_dir_that_another_user_made_beforehand_is_refused(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    with pytest.raises(StartError, match="belongs to user 65534, who could replace"):
+        CacheFolder.claim(LAB, settings(tmp_path), MOUNTPOINT)

@@ -117,7 +117,7 @@ def test_a_new_database_has_no_meta_and_one_without_all_of_it_is_unreadable(
 
 def test_a_directory_in_its_place_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).mkdir()
-    with pytest.raises(OSError, match="unable to open"):
+    with pytest.raises(OSError, match="irectory"):
         JournalStore(tmp_path, disk=DISK)
 
 
