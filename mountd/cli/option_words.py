@@ -17,6 +17,7 @@ _SAID = {
     "bandwidth_down": "unlimited",
     "endpoint": "the provider's",
     "region": "the provider's",
+    "ca_file": "the system's alone",
     "metrics": "nowhere",
 }
 

@@ -6,6 +6,8 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,13 +45,12 @@ def seen_by_another(mount: Mounted, *places: Path) -> list[str]:
     return seen
 
 
-def open_the_way(path: Path) -> None:
-    """pytest closes its directories to others."""
-    for place in (path, *path.parents):
-        if place.stat().st_uid == os.geteuid() and place.name.startswith(
-            ("pytest-", "popen-", "test_")
-        ):
-            place.chmod(0o755)
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder that everybody can come to; pytest closes its own, also while this runs."""
+    with tempfile.TemporaryDirectory(prefix="mountd-open-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def socket_of(mount: Mounted) -> Path:
@@ -57,15 +58,14 @@ def socket_of(mount: Mounted) -> Path:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_another_user_sees_nothing_of_the_cache_the_socket_and_the_mount(tmp_path: Path) -> None:
-    remote = tmp_path / "remote"
+def test_another_user_sees_nothing_of_the_cache_the_socket_and_the_mount(open_place: Path) -> None:
+    remote = open_place / "remote"
     remote.mkdir()
-    open_the_way(tmp_path)
     before = os.umask(0)
     try:
-        with mounted(f"file://{remote}", tmp_path) as mount:
+        with mounted(f"file://{remote}", open_place) as mount:
             (mount.path / "f").write_text("secret")
-            cache, run = tmp_path / "cache", tmp_path / "run"
+            cache, run = open_place / "cache", open_place / "run"
             mine = [path for top in (cache, run) for path in top.rglob("*")]
             assert [p for p in mine if stat.S_IMODE(p.lstat().st_mode) & 0o077] == []
             places = (*cache.iterdir(), run, mount.path)
@@ -117,16 +117,15 @@ def answer_to(address: str, sent: bytes) -> bytes:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_for_other_users_the_kernel_looks_at_modes_as_everywhere(tmp_path: Path) -> None:
+def test_for_other_users_the_kernel_looks_at_modes_as_everywhere(open_place: Path) -> None:
     """allow_other comes with default_permissions, always."""
-    remote = tmp_path / "remote"
+    remote = open_place / "remote"
     remote.mkdir()
     (remote / "closed").write_text("closed")
     (remote / "open").write_text("open")
     (remote / "closed").chmod(0o600)
     (remote / "open").chmod(0o644)
-    open_the_way(tmp_path)
-    with mounted(f"file://{remote}", tmp_path, allow_other="true") as mount:
+    with mounted(f"file://{remote}", open_place, allow_other="true") as mount:
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         line = next(line for line in mounts if f" {mount.path} " in line)
         assert "default_permissions" in line

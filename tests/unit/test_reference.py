@@ -32,7 +32,7 @@ def test_every_setting_is_an_option_with_a_meaning_and_a_default() -> None:
 
 
 def test_a_default_that_can_be_typed_is_read_as_that_default() -> None:
-    in_words = ("cache_dir", "cache_size", "uid", "gid", "endpoint", "region", "metrics")
+    in_words = ("cache_dir", "cache_size", "uid", "gid", "endpoint", "region", "ca_file", "metrics")
     of_two = ("metadata_ttl_s", "max_transfers", "bandwidth_up", "bandwidth_down")
     for field in fields(Settings):
         if field.name in NO_OPTIONS or field.name in in_words + of_two:
