@@ -38,6 +38,9 @@ class Entry:
     `denied`: what the remote doesn't let us do with it, of these letters: w its bytes changed, d
     deleted, n renamed in its directory, v moved out of it; c files and k directories made in it.
     Entries are compared without them, because most listings don't say.
+
+    `identity`: which file it is, whatever its name and its bytes, where the remote tells ("": it
+    doesn't): the same after somebody moved it, and of no other file.
     """
 
     name: str
@@ -46,3 +49,4 @@ class Entry:
     mtime_ns: int
     version: str
     attributes: Mapping[str, str] | None = field(default=None, compare=False)
+    identity: str = field(default="", compare=False)

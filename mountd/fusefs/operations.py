@@ -33,6 +33,7 @@ from mountd.fusefs.write_operations import (
 )
 from mountd.remotes.base import Quota
 from mountd.vfs.filesystem import FileSystem
+from mountd.vfs.listing_rows import FIRST_DERIVED
 from mountd.vfs.names import NAME_MAX_BYTES
 from mountd.vfs.nodes import ROOT, Attributes, Directory
 from mountd.vfs.row_attributes import shown_in
@@ -205,6 +206,9 @@ class Operations(WriteOperations):
                     continue
                 source, row = now
             name, is_dir, size, mtime_ns, _, number, attributes, is_link = source.row(row)
+            if number >= FIRST_DERIVED:
+                source = self._tree.checked(directory, source, row)
+                number = source.ino(row)
             if number in changed:
                 own = self._entry(self._tree.change_attributes(changed[number]))
                 self._tree.remember_change(directory, changed[number])

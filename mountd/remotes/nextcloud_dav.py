@@ -19,6 +19,7 @@ from mountd.remotes.nextcloud_version import (
     CHECKSUMS,
     FILE_ID,
     UPLOAD_TIME,
+    identity_in,
     proves,
     version_in,
 )
@@ -69,6 +70,7 @@ def _asking(
         check_whole=check_sum,
         version=version_in,
         proves=proves,
+        identity=identity_in,
     )
 
 

@@ -41,6 +41,13 @@ def version_in(item: DavItem) -> str:
     return _joined(item.etag, item.size or 0, mark)
 
 
+def identity_in(item: DavItem) -> str:
+    """Which file it is: its id stays over moves and over being replaced in place; "" where the
+    server tells none."""
+    file_id = _number(item.more.get(FILE_ID, ""))
+    return "" if file_id == _UNKNOWN else file_id
+
+
 def version_made(etag: str, size: int, md5: str) -> str:
     """As a listing will show it: a file that was sent with `OC-Checksum: MD5:<md5>`. "" without a
     tag."""

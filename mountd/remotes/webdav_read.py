@@ -63,6 +63,10 @@ def _proves(version: str, headers: Mapping[str, str], total: int | None, *, is_w
     return answers_for(version, headers, total)
 
 
+def _no_identity(item: DavItem) -> str:
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """What a server answers beyond the RFC.
@@ -75,6 +79,7 @@ class Dialect:
     raises Corrupt.
     `version` makes a file's version of its item. `proves`: whether a GET's answer with these
     headers, about a file of `total` bytes, is certainly of a version; `is_whole`: it has them all.
+    `identity`: `Entry.identity` of a file.
     """
 
     has_tree_tags: bool = False
@@ -85,6 +90,7 @@ class Dialect:
     check_whole: Callable[[str, Mapping[str, str], Buffer], None] = _unchecked
     version: Callable[[DavItem], str] = _version
     proves: Proves = _proves
+    identity: Callable[[DavItem], str] = _no_identity
 
 
 PLAIN = Dialect()
@@ -221,18 +227,19 @@ class DavReader:
             return False
 
     def _entry(self, name: str, item: DavItem) -> Entry:
-        attributes = self._dialect.attributes(item)
+        dialect = self._dialect
+        attributes = dialect.attributes(item)
         if item.is_collection:
-            dialect = self._dialect
             tells = dialect.has_tree_tags and item.etag and not dialect.is_apart(item)
             version = version_of(item.etag, 0, 0) if tells else ""
             return Entry(name, Kind.DIRECTORY, 0, item.mtime_ns, version, attributes)
         if item.size is None:
             raise Corrupt(f"{item.href}: the server doesn't tell its size")
-        version = self._dialect.version(item)
+        version = dialect.version(item)
         if is_weak(item.etag):
             self._remember_weak(version)
-        return Entry(name, Kind.FILE, item.size, item.mtime_ns, version, attributes)
+        file_id = dialect.identity(item)
+        return Entry(name, Kind.FILE, item.size, item.mtime_ns, version, attributes, file_id)
 
     # GET
 

@@ -154,6 +154,10 @@ class OpenFiles:
             _rebind(handle, file)
             self._by_key.setdefault(file.key, []).append(handle)
 
+    def relocated(self, node: Node) -> None:
+        """Others have moved the file, and its inode is at its new place now."""
+        self.rebind(node.number, self.remote_file_of(node))
+
     def moved(self, old: str, new: str) -> None:
         """All that was below a directory is below another now."""
         self._rebound += 1

@@ -73,6 +73,7 @@ class FileSystem:
         )
         self.blocks = blocks
         self.files = OpenFiles(store, self.tree, blocks)
+        self.tree.following.relocated = self.files.relocated
         self.writes = Writes(
             journal,
             self.tree,

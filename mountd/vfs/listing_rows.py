@@ -1,15 +1,18 @@
 """A remote's listing <-> the packed listing that is kept, with inode numbers; pure.
 
 A row that is unchanged keeps its number; a new name, and a file that is another version, gets a
-number that was never used (design.md: KEEP_CACHE can then always be on).
+number that was never used (design.md: KEEP_CACHE can then always be on), or the one that stands for
+this file in this version, where the remote says which file it is (following.py).
 
 A row's name is the shown one, from which `names.raw_name` gives the remote's; a name that had to
 be shortened does not give it back, so there the row's version is followed by a NUL and that name.
 Of a link it gives the link's name, which the remote has with a suffix.
 """
 
-from collections.abc import Callable, Collection, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from mountd.types import Entry, Kind
 from mountd.vfs.names import LINK_SUFFIX, is_shortened, raw_name, shown_names
@@ -17,7 +20,19 @@ from mountd.vfs.row_attributes import packed
 from mountd_cache.listing import Listing, Row
 
 SEPARATOR = "\0"
+FIRST_DERIVED: Final = 1 << 62  # numbers from here on are made by `number_of`
 MAX_TIME_NS = (1 << 63) - 1  # the year 2262: remotes do say 9999
+
+
+def number_of(identity: str, version: str, size: int) -> int:
+    """For a file that others have made or changed; the same for ever."""
+    text = f"{identity}\0{version}\0{size}".encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(text, digest_size=8).digest()
+    return FIRST_DERIVED | (int.from_bytes(digest, "big") & (FIRST_DERIVED - 1))
+
+
+def _never(number: int) -> bool:
+    return False
 
 
 def merged(
@@ -26,13 +41,16 @@ def merged(
     new_numbers: Callable[[int], int],
     at_root: bool,
     gone: Collection[str] = (),
+    is_taken: Callable[[int], bool] = _never,
 ) -> Listing:
     """The new listing; `old` itself where nothing changed. `new_numbers(n)` gives the first of n
-    unused inode numbers; `gone` are names of files that were taken away here. Runs in a worker
+    unused inode numbers; `gone` are names of files that were taken away here; `is_taken`: whether a
+    number that is made of a file's identity stands for something else here. Runs in a worker
     thread: 100,000 rows take a while."""
     known = {old.name(i): i for i in range(len(old))} if old is not None else {}
     rows: list[Row] = []
     unnumbered: list[int] = []
+    derived: dict[int, int] = {}  # by row
     unchanged = 0
     shown = shown_names(without_replaced(entries, gone), at_root=at_root)
     for entry, name in shown:
@@ -53,8 +71,12 @@ def merged(
             if row == before:
                 unchanged += 1
             elif not _same_thing(row, before):
-                row = row._replace(attributes=said)
+                row = row._replace(attributes=said, ino=0)
                 unnumbered.append(len(rows))
+                if entry.identity and not is_dir:
+                    number = number_of(entry.identity, version, entry.size)
+                    if number != before.ino:
+                        derived[len(rows)] = number
             elif not row.is_dir or not mtime_ns:
                 # The same version can't be younger: this mtime is the one that was written here,
                 # and an object store's listing only knows when the object arrived.
@@ -62,14 +84,35 @@ def merged(
                 unchanged += row == before
         else:
             unnumbered.append(len(rows))
+            if entry.identity and not is_dir:
+                derived[len(rows)] = number_of(entry.identity, version, entry.size)
         rows.append(row)
     if old is not None and unchanged == len(rows) == len(old):
         return old
-    if unnumbered:
-        number = new_numbers(len(unnumbered))
-        for offset, i in enumerate(unnumbered):
-            rows[i] = rows[i]._replace(ino=number + offset)
+    _number(rows, unnumbered, derived, new_numbers, is_taken)
     return Listing.build(rows)
+
+
+def _number(
+    rows: list[Row],
+    unnumbered: Sequence[int],
+    derived: Mapping[int, int],
+    new_numbers: Callable[[int], int],
+    is_taken: Callable[[int], bool],
+) -> None:
+    """Gives each row that has none a number that no other row has."""
+    used = {row.ino for row in rows} if derived else set()
+    left: list[int] = []
+    for i in unnumbered:
+        number = derived.get(i, 0)
+        if not number or number in used or is_taken(number):
+            left.append(i)
+        else:
+            used.add(number)
+            rows[i] = rows[i]._replace(ino=number)
+    number = new_numbers(len(left)) if left else 0
+    for offset, i in enumerate(left):
+        rows[i] = rows[i]._replace(ino=number + offset)
 
 
 def without_replaced(entries: Sequence[Entry], gone: Collection[str]) -> Sequence[Entry]:

@@ -11,9 +11,9 @@ ROOT = 1
 
 class Node:
     """An inode that the kernel holds `lookups` times. `is_nameless`: its name was taken away here;
-    one that vanished on the remote is still somebody's file."""
+    one that vanished on the remote is still somebody's file. `mark`: see following.py."""
 
-    __slots__ = ("is_nameless", "lookups", "number", "parent", "row")
+    __slots__ = ("is_nameless", "lookups", "mark", "number", "parent", "row")
 
     def __init__(self, number: int, parent: Directory | None, row: int) -> None:
         self.number = number
@@ -21,6 +21,11 @@ class Node:
         self.row = row
         self.lookups = 0
         self.is_nameless = False
+        self.mark = 0
+
+    def is_in(self, directory: Directory) -> bool:
+        """Whether that is its directory, which may have been forgotten and found again since."""
+        return self.parent is not None and self.parent.key == directory.key
 
 
 @dataclass(eq=False, slots=True)

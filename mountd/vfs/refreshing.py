@@ -16,6 +16,7 @@ import trio
 from mountd.errors import NotFound, RemoteError, Throttled, Unreachable
 from mountd.remotes.base import RemoteStore
 from mountd.vfs.branch_proof import BranchProof, parent_of
+from mountd.vfs.following import Following
 from mountd.vfs.known_attributes import KnownAttributes
 from mountd.vfs.moving import Moving
 from mountd.vfs.overlay import gone_files, waiting_below
@@ -89,6 +90,7 @@ class Refreshes:
         self._remote_is_well = remote_is_well
         self._wall_clock = wall_clock
         self.settled = Settled()
+        self.following = Following(cache, ledger, cache.reserve_inodes)
         self._running: dict[str, Refresh] = {}
         self._limiter = trio.CapacityLimiter(LISTINGS_AT_ONCE)
         self._nursery: trio.Nursery | None = None
@@ -198,6 +200,7 @@ class Refreshes:
             self._store,
             wanted,
             self._cache.reserve_inodes,
+            self.following.is_taken,
             limiter=self._limiter,
             abandon_on_cancel=True,
         )

@@ -34,7 +34,12 @@ class Listed:
     is_theirs: bool
 
 
-def list_now(store: RemoteStore, wanted: Wanted, new_numbers: Callable[[int], int]) -> Listed:
+def list_now(
+    store: RemoteStore,
+    wanted: Wanted,
+    new_numbers: Callable[[int], int],
+    is_taken: Callable[[int], bool],
+) -> Listed:
     """Blocks; in a worker thread. Raises RemoteError."""
     prefetching.set(wanted.ahead)  # in this call's own copy of the context
     is_theirs = True
@@ -49,5 +54,5 @@ def list_now(store: RemoteStore, wanted: Wanted, new_numbers: Callable[[int], in
     entries += [Entry(name, Kind.DIRECTORY, 0, 0, "") for name in missing]
     is_theirs = is_theirs and not missing
     is_theirs = is_theirs and without_replaced(entries, wanted.gone) is entries
-    listing = merged(entries, wanted.old, new_numbers, not wanted.key, wanted.gone)
+    listing = merged(entries, wanted.old, new_numbers, not wanted.key, wanted.gone, is_taken)
     return Listed(listing, is_theirs)

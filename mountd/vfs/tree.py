@@ -31,8 +31,9 @@ from mountd.errors import (
 )
 from mountd.remotes.base import RemoteStore
 from mountd.vfs.branch_proof import BranchProof
+from mountd.vfs.following import mark_of
 from mountd.vfs.known_attributes import KnownAttributes
-from mountd.vfs.listing_rows import raw_segment, row_of, version_in
+from mountd.vfs.listing_rows import FIRST_DERIVED, raw_segment, row_of, version_in
 from mountd.vfs.moving import Moving
 from mountd.vfs.nodes import ROOT, Attributes, Directory, Node
 from mountd.vfs.overlay import (
@@ -89,6 +90,7 @@ class Tree:
             wall_clock=wall_clock,
         )
         self.settled = self.refreshes.settled
+        self.following = self.refreshes.following
 
     # -- inodes
 
@@ -124,10 +126,22 @@ class Tree:
                 self._by_key[node.key] = node
             else:
                 node = Node(number, parent, row)
+                if number >= FIRST_DERIVED:
+                    node.mark = mark_of(listing, row)
             self._nodes[number] = node
-        else:
+        elif number < FIRST_DERIVED or node.is_in(parent):
             node.row = row
         node.lookups += 1
+
+    def checked(self, parent: Directory, listing: Listing, row: int) -> Listing:
+        """For a number from FIRST_DERIVED on, before `remember`: the listing to be remembered,
+        which may have another number there."""
+        node = self._nodes.get(listing.ino(row))
+        listing, is_elsewhere = self.following.checked(parent, listing, row, node)
+        if node is not None and is_elsewhere:
+            node.parent, node.row = parent, row
+            self.following.relocated(node)
+        return listing
 
     def subdirectory(self, parent: Directory, listing: Listing, row: int) -> Directory:
         """The object that stands for a directory while the kernel holds it, else a new one."""
@@ -171,8 +185,17 @@ class Tree:
     def unnamed(self, number: int) -> None:
         """The last name of a file was taken away here."""
         node = self._nodes.get(number)
-        if node is not None:
+        if node is not None and not (number >= FIRST_DERIVED and self._is_named(node)):
             node.is_nameless = True
+
+    def _is_named(self, node: Node) -> bool:
+        """Whether a file that others moved has its name where it is now: what was taken away is
+        what an older listing still has of it."""
+        try:
+            cached, row = self.locate(node)
+        except Stale:
+            return False
+        return node.parent is not None and not self._is_hidden(node.parent.key, cached.listing, row)
 
     def held_directory(self, key: str) -> Directory | None:
         """The directory with this key, if the kernel holds it."""
@@ -291,6 +314,10 @@ class Tree:
             and is_hidden(self.ledger, parent.key, cached.listing, row)
         ):
             raise NoEntry(name)
+        if cached.listing.ino(row) >= FIRST_DERIVED:
+            listing = self.checked(parent, cached.listing, row)
+            if listing is not cached.listing:
+                cached = replace(cached, listing=listing)
         self.remember(parent, cached.listing, row)
         return self.row_attributes(cached, row, parent.key)
 

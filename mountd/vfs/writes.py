@@ -272,6 +272,7 @@ class Writes:
             raise
 
     def _commit_content(self, change: Change, content: Content) -> None:
+        self._tree.following.edited(change.number)
         now_ns = self._now_ns()
         is_behind = change.state is not ChangeState.CLEAN and change.since_ns
         self.commit_new(

@@ -53,6 +53,8 @@ class MemoryStore:
     while set to an Event that is not set, every call waits for it (at most 30 s, then
     Unreachable). Like the real stores, `list` does nothing before its first page is asked for.
 
+    With `identifies` listings tell which file it is, also after it was moved or replaced.
+
     With `tree_versions` a directory's version changes with anything below it, but for what is in
     `apart` (keys of directories), which has none.
 
@@ -74,6 +76,7 @@ class MemoryStore:
         tree_versions: bool = False,
         native_move: bool = False,
         removes_trees: bool = False,
+        identifies: bool = False,
     ) -> None:
         self.calls: Counter[str] = Counter()
         self.gate: threading.Event | None = None
@@ -92,7 +95,10 @@ class MemoryStore:
             tree_versions=tree_versions,
             native_move=native_move,
             removes_trees=removes_trees,
+            is_global=(lambda version: True) if identifies else None,
         )
+        self._identifies = identifies
+        self._identities: dict[str, str] = {}
         self.apart: tuple[str, ...] = ()
         self._changes: Counter[str] = Counter()  # by directory, of all that is below it
         self._page_size = page_size
@@ -133,6 +139,20 @@ class MemoryStore:
         """What the metadata says, behind the version that listings have shown."""
         with self._lock:
             self._objects[key] = replace(self._objects[key], mtime_ns=mtime_ns)
+
+    def moved_by_others(self, key: str, new: str) -> None:
+        """As another client moves a file: it stays the same in the same version."""
+        with self._lock:
+            self._objects[new] = self._objects.pop(key)
+            self._identities[new] = self._identities.pop(key)
+            self._changed(key)
+            self._changed(new)
+
+    def restored_by_others(self, key: str, version: str, data: bytes) -> None:
+        """An older version is there again, as it was."""
+        with self._lock:
+            self._objects[key] = _Object(data, int(version[1:]), time.time_ns())
+            self._changed(key)
 
     def drop(self, key: str) -> None:
         """Removes an object, or a marker or directory with its slash; KeyError if missing."""
@@ -400,7 +420,9 @@ class MemoryStore:
         if key.endswith("/"):
             return Entry(name, Kind.DIRECTORY, 0, 0, self._tree_version(key))
         found = self._objects[key]
-        return Entry(name, Kind.FILE, len(found.data), found.mtime_ns, found.version)
+        identity = self._identities.setdefault(key, found.version) if self._identifies else ""
+        size, mtime_ns = len(found.data), found.mtime_ns
+        return Entry(name, Kind.FILE, size, mtime_ns, found.version, identity=identity)
 
     def _tree_version(self, directory: str) -> str:
         if not self._capabilities.tree_versions or self._is_apart(directory):

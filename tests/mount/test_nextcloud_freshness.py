@@ -72,7 +72,7 @@ def test_a_change_on_an_external_storage_is_seen_after_the_ttl(
     assert (at.path / "disk/sub/new").read_bytes() == b"x"
 
 
-def test_a_file_that_others_move_keeps_its_blocks(
+def test_a_file_that_others_move_keeps_its_blocks_and_its_inode_number(
     at: Mounted, nextcloud_server: NextcloudServer
 ) -> None:
     data = bytes(range(256)) * 4096
@@ -80,8 +80,30 @@ def test_a_file_that_others_move_keeps_its_blocks(
     cost(at.path, nextcloud_server)
     with (at.path / "tree/d00003/large").open("rb") as held:
         assert held.read() == data
+        number = (at.path / "tree/d00003/large").stat().st_ino
         nextcloud_server.move("tree/d00003/large", "tree/d00004/moved")
         cost(at.path, nextcloud_server)
-        assert (at.path / "tree/d00004/moved").read_bytes() == data
+        moved = at.path / "tree/d00004/moved"
+        assert moved.stat().st_ino == number
+        assert moved.read_bytes() == data
         assert not (at.path / "tree/d00003/large").exists()
         assert nextcloud_server.log(method="GET") == []
+
+
+def test_what_others_replace_in_place_has_another_number_and_what_we_write_keeps_it(
+    at: Mounted, nextcloud_server: NextcloudServer
+) -> None:
+    file = at.path / "tree/d00003/f"
+    nextcloud_server.put("tree/d00003/f", b"one")
+    cost(at.path, nextcloud_server)
+    first = file.stat().st_ino
+    nextcloud_server.put("tree/d00003/f", b"two")  # the file id stays
+    cost(at.path, nextcloud_server)
+    second = file.stat().st_ino
+    assert file.read_bytes() == b"two"
+    file.write_bytes(b"three, from here")
+    at.cli("flush", str(at.path))
+    assert file.stat().st_ino == second != first
+    nextcloud_server.move("tree/d00003/f", "tree/d00005/f")
+    cost(at.path, nextcloud_server)
+    assert (at.path / "tree/d00005/f").read_bytes() == b"three, from here"
