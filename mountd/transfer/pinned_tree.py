@@ -220,7 +220,13 @@ class PinnedTree:
         for key, kept in reversed(list(self._kept.items())):
             if not _is_all(kept.stock):
                 is_all = False
+                if kept.stock.no_room_files and key in tree.settled:
+                    # It will not be here before it is shown, and must not be hidden for ever.
+                    self.waiting.pop(key, None)
+                    tree.expire(key)
                 continue
+            if kept.only is not None:
+                continue  # what is beside that file is asked about like anything else
             if key in self.waiting:
                 await tree.refreshes.start(key, ahead=True).ended()
                 is_all = is_all and key not in self.waiting
@@ -244,12 +250,17 @@ class PinnedTree:
             ):
                 with suppress(NameNotAllowed):
                     child = tree.subdirectory(directory, listing, row)
-                    is_here = is_here and child.key in tree.settled
+                    is_here = is_here and (child.key in tree.settled or self._lacks_room(child.key))
         if is_here:
             self.waiting.pop(key, None)
         else:
             self.waiting[key] = listing
         return is_here
+
+    def _lacks_room(self, key: str) -> bool:
+        """Whether a part of that directory will not come as long as nothing makes room."""
+        kept = self._kept.get(key)
+        return kept is not None and kept.stock.no_room_files > 0
 
 
 def _is_all(stock: Stock) -> bool:

@@ -255,6 +255,8 @@ class Pins:
         if tree.is_copy:
             self._lead_to(tree)
             is_here = await tree.settle() and is_here
+            if tree.place is not None and tree.place.only is None:
+                self._tree.settled.end_subtree(tree.place.directory.key)
         if tree.progress.gave_up or tree.progress.failures:
             tree.reason = tree.progress.gave_up or next(iter(tree.progress.failures.values()))
         await self._write_down(task, is_here)
@@ -274,8 +276,6 @@ class Pins:
         if tree.place is not None:
             for key, name in tree.place.way:
                 self._tree.settled.add_way(key, name)
-            if tree.place.only is None:
-                self._tree.settled.end_subtree(tree.place.directory.key)
 
     def _tell_of_room(self, task: _Task) -> None:
         lacking = task.tree.totals.no_room_bytes
@@ -369,18 +369,22 @@ class Pins:
     def _unsettled(self, key: str) -> None:
         """The kernel was told to believe the listing for long."""
         directory, cached = self._tree.held_directory(key), self._tree.cache.get(key)
-        if directory is not None and cached is not None:
-            listing = cached.listing
-            rows = (row for row in range(len(listing)) if self._tree.holds(listing.ino(row)))
-            entries = [(directory.number, listing.name(row)) for row in rows]
-            self.forget_names([*entries, *self._own_entry(directory)])
+        if directory is not None:
+            entries = self._own_entry(directory)
+            if cached is not None:
+                listing = cached.listing
+                rows = (row for row in range(len(listing)) if self._tree.holds(listing.ino(row)))
+                entries = [*((directory.number, listing.name(row)) for row in rows), *entries]
+            self.forget_names(entries)
         self._listed(key)
 
     def _own_entry(self, directory: Directory) -> list[tuple[int, bytes]]:
         """With it the kernel forgets which names are not in the directory."""
-        cached = self._tree.cache.get(directory.parent.key) if directory.parent else None
+        if directory.parent is None:
+            return self._means.fs.absent_in_root()
+        cached = self._tree.cache.get(directory.parent.key)
         row = cached.listing.find_ino(directory.number) if cached is not None else -1
-        if directory.parent is None or cached is None or row < 0:
+        if cached is None or row < 0:
             return []
         return [(directory.parent.number, cached.listing.name(row))]
 
@@ -390,7 +394,9 @@ class Pins:
             if tree.is_copy and tree.watches(key):
                 before = self._tree.cache.get(key)
                 if before is not None and before.listing is listing:
-                    return True
+                    if tree.waiting.pop(key, None) is not None:  # it is as it was before that
+                        task.wake.set()
+                    continue
                 if not await tree.admits(key, listing):
                     task.wake.set()
                     return False

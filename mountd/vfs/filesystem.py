@@ -354,8 +354,7 @@ class FileSystem:
             directory = self.tree.subdirectory(directory, cached.listing, row)
         self.tree.expire_below(directory.key)
         if directory is self.tree.root:
-            itself = [(directory.number, name) for name in self._absent]
-            self._absent.clear()
+            itself = self.absent_in_root()
         cached = self.tree.cache.get(directory.key)
         if cached is None:
             return itself
@@ -364,6 +363,11 @@ class FileSystem:
         rows = (row for row in range(len(listing)) if held(listing.ino(row)))
         # The directory after its rows: with it the kernel forgets which names were not there.
         return [(directory.number, listing.name(row)) for row in rows] + itself
+
+    def absent_in_root(self) -> list[tuple[int, bytes]]:
+        """Those that `answered_absent` noted, which the kernel is about to forget."""
+        absent, self._absent = self._absent, {}
+        return [(self.tree.root.number, name) for name in absent]
 
     def key_of_path(self, path: bytes) -> str:
         """The remote's key of a path as shown below the mount; a directory's with its slash where

@@ -204,8 +204,11 @@ class Refreshes:
             limiter=self._limiter,
             abandon_on_cancel=True,
         )
-        if key in self.settled and not await self.settled.admits(key, new.listing):
-            return
+        if key in self.settled:
+            if old is None:  # what was believed fell out of the cache
+                self.settled.discard(key)
+            elif not await self.settled.admits(key, new.listing):
+                return
         # What was disowned meanwhile keeps its new number: whoever looks next asks again.
         now = self._cache.get(key)
         is_other = refresh.outdated and (now and now.tag) != (old and old.tag)

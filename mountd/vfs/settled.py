@@ -28,15 +28,27 @@ class Settled:
         self.admits: Callable[[str, Listing], Awaitable[bool]] = _admits_all
         self.unsettled: Callable[[str], None] = lambda key: None
         self._keys: set[str] = set()
-        # Whole subtrees, until the first look at them after a start has settled each directory.
+        # Whole subtrees, until the first look at them after a start has settled each directory; and
+        # what the kernel was told of meanwhile to keep for long.
         self._subtrees: tuple[str, ...] = ()
+        self._told: set[str] = set()
         self._ways: dict[str, set[bytes]] = {}
 
     def __contains__(self, key: str) -> bool:
         return key in self._keys or (bool(self._subtrees) and key.startswith(self._subtrees))
 
+    def is_for_long(self, key: str) -> bool:
+        """Whether the kernel may keep for long what it is told of the directory `key` now."""
+        if key in self._keys:
+            return True
+        if key not in self:
+            return False
+        self._told.add(key)
+        return True
+
     def add(self, key: str) -> None:
         self._keys.add(key)
+        self._told.discard(key)
         self._count()
 
     def add_subtree(self, key: str) -> None:
@@ -48,14 +60,17 @@ class Settled:
         """From now on only those directories of it that were added one by one."""
         self._subtrees = tuple(top for top in self._subtrees if top != key)
         self._count()
+        self._tell()
 
     def discard(self, key: str) -> None:
         """The next look at the directory asks the remote, if it is old."""
         if self.is_any and key in self:
             self._subtrees = tuple(top for top in self._subtrees if not key.startswith(top))
             self._keys.discard(key)
+            self._told.discard(key)
             self._count()
             self.unsettled(key)
+            self._tell()
 
     def discard_below(self, prefix: str) -> None:
         """The same for the directory `prefix` and all below it."""
@@ -71,6 +86,7 @@ class Settled:
         self._count()
         for key in gone:
             self.unsettled(key)
+        self._tell()
 
     # -- the ways to them
 
@@ -87,6 +103,13 @@ class Settled:
     def leads(self, key: str, name: bytes) -> bool:
         """Whether `name` in the directory `key` is on the way to one."""
         return name in self._ways.get(key, ())
+
+    def _tell(self) -> None:
+        """Of what was believed with a subtree, and is no more."""
+        gone = [key for key in self._told if key not in self]
+        self._told.difference_update(gone)
+        for key in gone:
+            self.unsettled(key)
 
     def _count(self) -> None:
         self.is_any = bool(self._keys or self._subtrees or any(self._ways.values()))

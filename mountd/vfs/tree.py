@@ -258,7 +258,7 @@ class Tree:
 
     def timeout_s(self, cached: CachedListing, key: str | None = None) -> float:
         """How long the kernel may keep what this listing says; `key` is its directory's."""
-        if self.settled.is_any and key is not None and key in self.settled:
+        if self.settled.is_any and key is not None and self.settled.is_for_long(key):
             return SETTLED_TIMEOUT_S
         left = self.ttl_s - self._proof.age_s(cached.fetched_at)
         return left if left > 0 else min(STALE_TIMEOUT_S, self.ttl_s)
