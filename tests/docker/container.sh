@@ -11,16 +11,6 @@ mkdir "$scratch/upper" "$scratch/work" "$scratch/root"
 mount -t overlay overlay -o "lowerdir=$image,upperdir=$scratch/upper,workdir=$scratch/work" "$scratch/root"
 root=$scratch/root
 
-while [ "$1" != -- ]; do
-    source=${1%%:*} rest=${1#*:}
-    target=${rest%%:*} propagation=${rest#*:}
-    mkdir -p "$root$target"
-    mount --rbind "$source" "$root$target"
-    mount "--make-$propagation" "$root$target"
-    shift
-done
-shift
-
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
@@ -55,6 +45,16 @@ WRAPPER
     mkdir -p "$root/var/cache/mountd"
     chown 10001:10001 "$root/var/cache/mountd"
 fi
+
+while [ "$1" != -- ]; do
+    source=${1%%:*} rest=${1#*:}
+    target=${rest%%:*} propagation=${rest#*:}
+    mkdir -p "$root$target"
+    mount --rbind "$source" "$root$target"
+    mount "--make-$propagation" "$root$target"
+    shift
+done
+shift
 
 cd "$root"
 mkdir -p mnt/before

@@ -19,7 +19,7 @@ USER = 10001  # the image's user mountd
 _WAIT_S = 60.0  # for what takes a second: the machines that test are busy
 _PATH = "/opt/mountd/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # docker's own set (its documentation, "Runtime privilege and Linux capabilities").
-_CAPABILITIES = (
+DEFAULT_CAPABILITIES = (
     *("chown", "dac_override", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap"),
     *("net_bind_service", "net_raw", "sys_chroot", "mknod", "audit_write", "setfcap"),
 )
@@ -61,7 +61,7 @@ class Container:
         """`docker exec`: as the container's user, with its environment."""
         enter = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--"]
         done = subprocess.run(
-            [*enter, *_as_user(self._user, ()), *command],
+            [*enter, *_as_user(self._user, None), *command],
             cwd="/",
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -145,9 +145,11 @@ class Host:
         volumes: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         user: int = 0,
-        capabilities: Sequence[str] = (),
+        capabilities: Sequence[str] | None = DEFAULT_CAPABILITIES,
+        prepare: str = "",
     ) -> Container:
-        """One container. `volumes`: HOST:TARGET:PROPAGATION. `environment` is all that it gets."""
+        """One container. `volumes`: HOST:TARGET:PROPAGATION. `environment` is all that it gets;
+        `capabilities` None: privileged. `prepare`: what its image's Dockerfile has run."""
         number = len(self._containers)
         scratch = self._scratch / f"container{number}"
         scratch.mkdir()
@@ -163,7 +165,9 @@ class Host:
             str(ROOT),
             sys.prefix,
         ]
-        words = ["sh", *script, *volumes, "--", *_as_user(user, capabilities), *command]
+        image_made = ["sh", "-ec", f'{prepare}\nexec "$@"', "sh"]
+        words = ["sh", *script, *volumes, "--", *image_made]
+        words += [*_as_user(user, capabilities), *command]
         with log.open("wb") as out:
             runner = subprocess.Popen(
                 [*enter, *unshare, "--kill-child", "--", *words],
@@ -184,11 +188,13 @@ class Host:
         self._holder.wait(30)
 
 
-def _as_user(user: int, capabilities: Sequence[str]) -> list[str]:
+def _as_user(user: int, capabilities: Sequence[str] | None) -> list[str]:
     """What an engine takes away before it starts a container's process."""
-    kept = ",".join(["-all", *(f"+{name}" for name in (*_CAPABILITIES, *capabilities))])
-    ids = ["--reuid", str(user), "--regid", str(user), "--clear-groups"]
-    return ["setpriv", *ids, "--inh-caps=-all", f"--bounding-set={kept}", "--"]
+    command = ["setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups"]
+    if capabilities is not None:
+        kept = ",".join(["-all", *(f"+{name.lower()}" for name in capabilities)])
+        command += ["--inh-caps=-all", f"--bounding-set={kept}"]
+    return [*command, "--"]
 
 
 @contextmanager

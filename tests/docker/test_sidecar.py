@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.docker.containers import USER, Container, Host
+from tests.docker.containers import DEFAULT_CAPABILITIES, USER, Container, Host
+from tests.docker.manifests import SIDECAR
 from tests.servers.nextcloud.launch import NextcloudServer
 
 pytestmark = [pytest.mark.fuse, pytest.mark.server]
 
-ENTRYPOINT = ("tini", "-s", "--", "mountd")  # the Dockerfile's; test_files.py compares them
-SIDECAR = (*ENTRYPOINT, "sidecar")
+
 SHARED = "/srv/mountd"  # in compose.yaml: the same in both, and on the host
-FUSE = ("sys_admin",)
+FUSE = (*DEFAULT_CAPABILITIES, "sys_admin")
 
 
 def cache(host: Host, owner: int = 0) -> str:
@@ -220,7 +220,7 @@ def test_what_is_wrong_with_the_environment_ends_with_2_and_one_line(host: Host)
 def test_a_remote_that_is_away_ends_with_4_and_a_container_that_may_not_mount_says_so(
     host: Host, rshare: dict[str, str], nextcloud_server: NextcloudServer
 ) -> None:
-    code, line = bare(host, rshare, capabilities=())
+    code, line = bare(host, rshare, capabilities=DEFAULT_CAPABILITIES)
     assert (code, "SYS_ADMIN" in line) == (1, True)
     nextcloud_server.refuse_connections()
     code, line = bare(host, rshare)
