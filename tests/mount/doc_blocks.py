@@ -17,6 +17,7 @@ NOT_RUN = {
 }
 # What a page takes for granted before its block of that number: lines for a shell.
 BEFORE = {
+    ("docs/pin.md", 0): "mountd mount s3://pins /storage  # s3://pins/imagenet/val s3://pins/set",
     ("docs/troubleshooting.md", 0): "mountd mount s3://bucket/prefix /storage",
     ("docs/troubleshooting.md", 1): (
         "echo new >/storage/new.txt; kill -9 $(mountd status /storage --json | python -c "

@@ -25,6 +25,7 @@ EXAMPLES = (
     (r"\.venv/bin/(?=mountd|python)", ""),
     (r"\b(gs|az)://", "s3://"),
     (r"(?<![\w.:/])/(?=(storage|data)\b)", "{home}/"),
+    (r"metrics=:9323", "metrics=127.0.0.1:0"),
     # 1: a check of this machine is not well, or a mount of others on it.
     (r"(?m)^(mountd doctor [^#\n]*)", r"{{ \1; }} || test $? = 1 "),
 )
@@ -107,9 +108,9 @@ def test_every_command_of_a_page_ends_well(
     newcomer: Newcomer, s3_server: S3Server, page: str
 ) -> None:
     found = [block for block in blocks() if block.page == page and is_run_here(block)]
-    seed(s3_server, [block.text for block in found])
-    for block in found:
-        before = BEFORE.get((page, block.number), "true")
+    before_each = [BEFORE.get((page, block.number), "true") for block in found]
+    seed(s3_server, [*before_each, *(block.text for block in found)])
+    for before, block in zip(before_each, found, strict=True):
         assert newcomer.types(here(before, newcomer.home))[0] == 0, before
         code, said = newcomer.types(here(block.text, newcomer.home))
         assert code == 0, f"{page}: {block.text}\n{said}"
@@ -171,6 +172,16 @@ def test_every_command_in_a_sentence_is_one(path: Path) -> None:
         section = commands.split(f"\n## mountd {name}\n")[1].split("\n## ")[0]
         for flag in (word.partition("=")[0] for word in rest if word.startswith("--")):
             assert flag in section or flag == "--help", f"{path.name}: mountd {line}"
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
+def test_a_command_stands_in_a_block_that_is_run(path: Path) -> None:
+    """Or it is the form of one, with names in capitals."""
+    for text in re.findall(r"^```\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL):
+        commands = rf"mountd (?:{'|'.join(COMMANDS)})|setfattr|getfattr|curl|systemctl|\$"
+        typed = re.findall(rf"^(?:{commands}) .*", text, re.MULTILINE)
+        forms = [line for line in typed if re.search(r"\b[A-Z]{4,}\b", line)]
+        assert [line for line in typed if line not in forms] == []
 
 
 def test_there_is_something_to_run() -> None:
