@@ -4,8 +4,10 @@ import errno
 import logging
 
 from mountd import errors
+from mountd.repeated import Repeated
 
 log = logging.getLogger(__name__)
+_repeated = Repeated(log)  # a full disk fails every write of a program that goes on
 
 # Nearest class in the error's own line of inheritance wins. Unreachable is EIO, never ENOENT.
 ERRNO: dict[type[BaseException], int] = {
@@ -65,12 +67,11 @@ def errno_of(error: Exception, handler: str = "") -> int:
     with the id of the request to the remote that it came from."""
     about = {"operation": handler, "request": getattr(error, "request_id", "")}
     if isinstance(error, OSError) and error.errno in _DISK:
-        log.warning(
-            "answered %s: the cache's disk: %s", errno.errorcode[error.errno], error, extra=about
-        )
+        name = errno.errorcode[error.errno]
+        _repeated.warning(name, f"answered {name}: the cache's disk: {error}", about)
         return error.errno
     if type(error) is OSError:
-        log.warning("answered EIO: the cache's disk: %s", error, extra=about)
+        _repeated.warning("EIO", f"answered EIO: the cache's disk: {error}", about)
         return errno.EIO
     for kind in type(error).__mro__:
         number = ERRNO.get(kind)

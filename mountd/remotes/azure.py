@@ -27,7 +27,10 @@ def open_azure(source: Source, settings: Settings, page_size: int | None = None)
 
     def open_container(container: str, prefix: str = "") -> RemoteStore:
         rest = AzureRest(account, container, timeout_s)
-        reads = ObstoreReads(_obstore(account, container, timeout_s), rest, timeout_s)
+        # The SAS is in the URL, and obstore names that to whoever it is redirected to.
+        obstore = _obstore(account, container, timeout_s)
+        leaks = bool(account.sas) and not account.is_azures
+        reads = ObstoreReads(obstore, rest, timeout_s, is_plain=lambda: leaks)
         return ObjectStore(rest, reads, prefix, page_size)
 
     if source.authority:

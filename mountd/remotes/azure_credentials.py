@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from mountd.config import Settings
 from mountd.credentials import is_anonymous
@@ -83,6 +83,12 @@ class AzureAccount:
     @property
     def is_anonymous(self) -> bool:
         return not (self.key or self.sas or self.bearer or self.tokens)
+
+    @property
+    def is_azures(self) -> bool:
+        """Whether it is Microsoft's own server, which redirects nobody to another's."""
+        host = urlsplit(self.endpoint).hostname or ""
+        return bool(re.search(r"\.blob\.(core\.|storage\.azure\.)[a-z.]+$", host))
 
     def for_obstore(self) -> "AzureAccessKey | AzureSASToken | AzureBearerToken":
         """What obstore's credential provider gives."""

@@ -7,7 +7,7 @@ status.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import obstore
@@ -53,13 +53,21 @@ class NotPut(Exception):
 class ObstorePuts:
     """Thread-safe. The store has to enforce the conditions."""
 
-    def __init__(self, store: "ObjectStore", request_timeout_s: float) -> None:
+    def __init__(
+        self,
+        store: "ObjectStore",
+        request_timeout_s: float,
+        is_plain: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_plain`: as for `ObstoreReads`."""
+        self._is_plain = is_plain
         self._store = store
         self._timeout_s = request_timeout_s
 
     def takes(self, key: str, size: int, metadata: Mapping[str, str]) -> bool:
         """Whether obstore sends exactly this."""
-        return size <= MOST_BYTES and is_speakable(key) and metadata.keys() <= _PLAIN_NAMES
+        is_one = size <= MOST_BYTES and is_speakable(key) and metadata.keys() <= _PLAIN_NAMES
+        return is_one and not self._is_plain()
 
     def put(
         self, key: str, data: Buffer, expect: str, metadata: Mapping[str, str], content_type: str

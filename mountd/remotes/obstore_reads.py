@@ -78,7 +78,8 @@ class ObstoreReads:
 
     `if_match`: the options that make a read conditional on a version; `version_of`: the version
     of an answer, "" where it has none. `notes_ids`: answers may tell the id of a version that stays
-    when it is overwritten or deleted.
+    when it is overwritten or deleted. `is_plain`: obstore must not be used now: it follows a redirect
+    to any host, and takes only the Authorization off there.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class ObstoreReads:
             result.meta["e_tag"] or ""
         ),
         notes_ids: bool = False,
+        is_plain: Callable[[], bool] = lambda: False,
     ) -> None:
         self._notes_ids = notes_ids
+        self._is_plain = is_plain
         self._store = store
         self._plain = plain
         self._timeout_s = request_timeout_s
@@ -118,7 +121,7 @@ class ObstoreReads:
             raise
 
     def _read(self, key: str, start: int, end: int, version: str) -> Buffer:
-        if self._plain.ranges_come_as_200 or not is_speakable(key):
+        if self._plain.ranges_come_as_200 or not is_speakable(key) or self._is_plain():
             return self._plain.read_range(key, start, end, version)
         options: GetOptions = self._if_match(version) if version else {}
         options["range"] = (start, end)

@@ -1,5 +1,6 @@
 """`s3://`: ranged reads and small puts by obstore, all else by signed REST requests."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mountd.config import Settings
@@ -40,15 +41,25 @@ def open_s3(
         place = access.place(bucket)
         rest = S3Rest(place, access.credentials, timeout_s, tls)
         obstore = _obstore(place, access, timeout_s, tls)
-        reads = ObstoreReads(obstore, rest, timeout_s, notes_ids=True)
+        has_token = partial(_would_leak, place, access)
+        reads = ObstoreReads(obstore, rest, timeout_s, notes_ids=True, is_plain=has_token)
         prover = Prover(rest, f"{prefix}/" if prefix else "", memory)
-        puts = None if access.is_anonymous else ObstorePuts(obstore, timeout_s)
+        puts = None if access.is_anonymous else ObstorePuts(obstore, timeout_s, has_token)
         return ObjectStore(S3Bucket(rest, prover, puts), reads, prefix, page_size)
 
     if source.authority:
         return open_bucket(source.authority, source.prefix)
     account = S3Rest(access.place(""), access.credentials, timeout_s, tls)
     return BucketsStore(account, open_bucket)
+
+
+def _would_leak(place: S3Place, access: S3Access) -> bool:
+    """Whether a redirect could take a session token elsewhere: obstore sends that header to any
+    host. Amazon's own redirects stay at Amazon."""
+    if place.is_aws:
+        return False
+    keys = access.credentials()
+    return keys is not None and bool(keys.session_token)
 
 
 def _obstore(place: S3Place, access: S3Access, timeout_s: float, tls: Tls) -> "S3Store":
