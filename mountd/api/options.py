@@ -35,6 +35,8 @@ class Options(TypedDict, total=False):
     xattrs: bool
     metadata: Literal["fast", "full"]
     endpoint: str
+    ca_file: Path
+    tls_verify: bool | str
     region: str
     engine: Literal["native", "fsspec"]
     max_transfers: int
