@@ -13,7 +13,13 @@ from typing_extensions import Buffer
 
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
 from mountd.remotes.latency import Latencies, tell
-from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of, remove_tree_in
+from mountd.remotes.optional_doors import (
+    keeps_version_in,
+    move_dir_in,
+    prepare_changes_in,
+    quota_of,
+    remove_tree_in,
+)
 from mountd.types import Entry
 
 _Answer = TypeVar("_Answer")
@@ -199,6 +205,12 @@ class CountingStore:
         with self._lock:
             self._up_bytes += counted.read_bytes
         return entry
+
+    def keeps_version(self, key: str, version: str) -> bool:
+        with self._lock:
+            self._stat += 1
+        with self._timing("identify", key):
+            return keeps_version_in(self._store, key, version)
 
     def quota(self) -> Quota:
         with self._lock:

@@ -8,7 +8,13 @@ from typing_extensions import Buffer
 from mountd.errors import RemoteError
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
 from mountd.remotes.health import RemoteHealth
-from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of, remove_tree_in
+from mountd.remotes.optional_doors import (
+    keeps_version_in,
+    move_dir_in,
+    prepare_changes_in,
+    quota_of,
+    remove_tree_in,
+)
 from mountd.types import Entry
 
 _Answer = TypeVar("_Answer")
@@ -30,6 +36,9 @@ class HealthStore:
 
     def identify(self, key: str) -> Identity:
         return self._read(lambda: self._store.identify(key))
+
+    def keeps_version(self, key: str, version: str) -> bool:
+        return self._read(lambda: keeps_version_in(self._store, key, version))
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
         return self._pages(lambda: self._store.list(directory))

@@ -27,6 +27,7 @@ from mountd.remotes.base import (
 from mountd.remotes.limit import Limiter, Wait
 from mountd.remotes.optional_doors import (
     checksums_in,
+    keeps_version_in,
     move_dir_in,
     prepare_changes_in,
     quota_of,
@@ -183,6 +184,9 @@ class LimitedStore:
 
     def checksums(self, key: str) -> Identity:
         return self._small(lambda: checksums_in(self._store, key))
+
+    def keeps_version(self, key: str, version: str) -> bool:
+        return self._small(lambda: keeps_version_in(self._store, key, version))
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
         return self._pages(lambda: self._store.list(directory))

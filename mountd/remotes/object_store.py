@@ -8,7 +8,7 @@ rewritten. `xml_pages` has the measurements.
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,6 +45,13 @@ class ListPage:
     objects: Sequence[ListedObject]
     prefixes: Sequence[str]
     next_token: str
+
+
+@runtime_checkable
+class KeepsById(Protocol):
+    def keeps(self, key: str, version: str, find_id: Callable[[], str]) -> bool:
+        """As `KeepsVersions.keeps_version`; `find_id` asks for the id, "" where it has none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +235,16 @@ class ObjectStore:
         if not isinstance(self._reader, KnowsVersionIds):
             return False
         return self._reader.note_version_id(self._prefix + key, version, version_id)
+
+    def keeps_version(self, key: str, version: str) -> bool:
+        _check_file(key)
+        full = self._prefix + key
+
+        def find_id() -> str:
+            found = self._provider.identify(full)
+            return found.version_id if found.object.version == version else ""
+
+        return isinstance(self._reader, KeepsById) and self._reader.keeps(full, version, find_id)
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         _check_file(key)

@@ -170,6 +170,16 @@ class ObstoreReads:
             return version_id != SUSPENDED
         return False
 
+    def keeps(self, key: str, version: str, find_id: Callable[[], str]) -> bool:
+        """As `KeepsVersions.keeps_version`; `find_id` asks for the id, "" where it has none."""
+        if not self._notes_ids or not is_speakable(key):
+            return False
+        id_ = self._ids.get((key, version)) or find_id()
+        if not id_ or id_ == SUSPENDED:
+            return False
+        self._note_id(key, version, id_)
+        return self._read_kept(key, 0, 1, version, id_) is not None
+
     def _note_id(self, key: str, version: str, id_: str | None) -> None:
         if not id_ or id_ == SUSPENDED or (key, version) in self._ids:
             return

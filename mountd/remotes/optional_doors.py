@@ -66,6 +66,15 @@ class KnowsVersionIds(Protocol):
 
 
 @runtime_checkable
+class KeepsVersions(Protocol):
+    def keeps_version(self, key: str, version: str) -> bool:
+        """Whether that version, which is at the key now, will be read when it was replaced or
+        deleted; from now on a read finds it. It is tried out: two small requests. May raise any
+        `RemoteError`."""
+        ...
+
+
+@runtime_checkable
 class CopiesFrom(Protocol):
     def copy_from(
         self,
@@ -111,6 +120,11 @@ def checksums_in(store: RemoteStore, key: str) -> Identity:
 def note_version_id(store: RemoteStore, key: str, version: str, version_id: str) -> bool:
     """As `KnowsVersionIds.note_version_id`."""
     return isinstance(store, KnowsVersionIds) and store.note_version_id(key, version, version_id)
+
+
+def keeps_version_in(store: RemoteStore, key: str, version: str) -> bool:
+    """As `KeepsVersions.keeps_version`."""
+    return isinstance(store, KeepsVersions) and store.keeps_version(key, version)
 
 
 def quota_of(store: RemoteStore) -> Quota:

@@ -30,6 +30,7 @@ from mountd.remotes import call
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
 from mountd.remotes.optional_doors import (
     checksums_in,
+    keeps_version_in,
     move_dir_in,
     prepare_changes_in,
     quota_of,
@@ -191,6 +192,9 @@ class RetryingStore:
 
     def checksums(self, key: str) -> Identity:
         return self._retry(checksums_in, self._store, key)
+
+    def keeps_version(self, key: str, version: str) -> bool:
+        return self._retry(keeps_version_in, self._store, key, version)
 
     def list(self, directory: str) -> Iterator[Sequence[Entry]]:
         return self._pages(_Listing(lambda: self._store.list(directory), _marked))

@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import trio
 from typing_extensions import Buffer
 
 from mountd.errors import NotFound, Stale, VersionChanged
 from mountd.remotes.base import Body, RemoteStore
 from mountd.remotes.call import prefetching
+from mountd.remotes.optional_doors import keeps_version_in
 from mountd.vfs.epoch_ahead import EpochAhead
 from mountd.vfs.file_id import file_id
 from mountd.vfs.fill_ahead import FillAhead
@@ -357,6 +359,13 @@ class OpenFiles:
         """As `read_remote`, of a version that bytes are staged over."""
         file = self.file_at(base.key, base.version, base.size, 0)
         return await self.read_remote(node, file, start, end)
+
+    async def keeps(self, base: Base) -> bool:
+        """Whether the remote will have that version when it was replaced. Raises RemoteErrors."""
+        key, version = base.key, base.version
+        return await trio.to_thread.run_sync(
+            keeps_version_in, self._store, key, version, abandon_on_cancel=True
+        )
 
     def _fetcher(self, file: RemoteFile) -> FetchFn:
         store = self._store

@@ -99,7 +99,7 @@ class FileSystem:
         self.folding = Folding(journal, self.tree, metadata)
         self.asking = Asking(self.tree, wait_s=wait_s, is_wanted=asks_for_metadata)
         self.user_xattrs = UserXattrs(self.tree, journal, self.asking, self.attributes_of_files)
-        self.last_readers = LastReaders(self.files, self.writes)
+        self.last_readers = LastReaders(self.files, self.writes, keeps=self.files.keeps)
         self.queue_view = QueueView(self.tree, self.files, self.writes, self.names, self.folding)
         self.keeping: Keeping = NothingKept()
         self.state_of: Callable[[int], str | None] = lambda number: None

@@ -1,11 +1,12 @@
 """Who still reads a version that the sync queue is about to delete or to overwrite.
 
-The rest of that version is staged first, under the inode that lost its name, and goes with its last
+Where the remote keeps versions it is read there, by its id. Else, and where little of it is
+missing, the rest of it is staged first, under the inode that lost its name, and goes with its last
 handle. What is too large for that makes the queue wait for the last release instead.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -22,13 +23,27 @@ READ_BYTES = 8 << 20
 WRITE_BYTES = 1 << 20  # in the loop's thread: 0.5 ms
 
 
+Keeps = Callable[[Base], Awaitable[bool]]
+
+
+async def keeps_none(base: Base) -> bool:
+    return False
+
+
 class LastReaders:
     """`is_over`: the mount is about to go, so nobody reads on."""
 
     def __init__(
-        self, files: OpenFiles, writes: Writes, *, clock: Callable[[], float] = trio.current_time
+        self,
+        files: OpenFiles,
+        writes: Writes,
+        *,
+        keeps: Keeps = keeps_none,
+        clock: Callable[[], float] = trio.current_time,
     ) -> None:
-        """`clock`: seconds."""
+        """`keeps`: whether the remote will have that version when it was replaced; it may raise
+        RemoteErrors. `clock`: seconds."""
+        self._keeps = keeps
         self.is_over = False
         self._files = files
         self._writes = writes
@@ -80,6 +95,13 @@ class LastReaders:
             return True  # it was closed while another reader's bytes came
         base = Base(file.key, file.version, file.size)
         content = self._writes.unlinked(node.number)
+        at = content.base if content is not None and _is_over(content, change) else base
+        missing = base.size if content is None else _missing(content)
+        if at is not None and missing > WRITE_BYTES and await self._is_kept(at):
+            return True
+        if not self._files.is_open(node.number):
+            return True
+        content = self._writes.unlinked(node.number)  # it may have been written to meanwhile
         if content is None:
             if base.size > self._most_bytes:
                 return False
@@ -100,6 +122,15 @@ class LastReaders:
             data = await self._files.read_version(node, base, start, end)
             await self._fill(id_, start, memoryview(data))
         return True
+
+    async def _is_kept(self, base: Base) -> bool:
+        try:
+            return await self._keeps(base)
+        except (Unreachable, Throttled, Locked):
+            raise
+        except RemoteError as error:
+            log.debug("whether %r stays could not be asked: %s", base.key, error)
+            return False
 
     @property
     def _most_bytes(self) -> int:

@@ -1,20 +1,26 @@
 """Buckets that keep versions: what was read once is read on, whatever becomes of its key."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from mountd.errors import NotFound, VersionChanged
 from mountd.manifest import Location, ManifestFile, make_manifest
 from mountd.remotes.base import RemoteStore
+from mountd.remotes.counting import CountingStore
 from mountd.remotes.manifest_store import ManifestStore
 from mountd.remotes.s3 import open_s3
 from mountd.source import parse_source
 from tests.contract.targets_s3 import S3Login, s3_settings
+from tests.fakes.mounted import mounted_files, walk
 from tests.servers.moto import Moto, running_moto
+from tests.unit.test_writing import make, rename
+from tests.unit.test_writing_races import sent
 
 pytestmark = pytest.mark.server
 DATA = bytes(range(256)) * 64
+MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +101,46 @@ def test_what_was_written_while_versioning_was_off_does_not_stay(
     put(moto, "c", b"x" * len(DATA))
     with pytest.raises(VersionChanged):
         store.read("c", 0, 100, version)
+
+
+@pytest.mark.parametrize("was_read", [True, False])
+@pytest.mark.parametrize("how", ["unlink", "replace"])
+async def test_what_is_open_when_we_replace_it_is_read_by_its_version_and_not_fetched_before(
+    moto: Moto, store: RemoteStore, tmp_path: Path, how: str, was_read: bool
+) -> None:
+    versioning(moto, "Enabled")
+    large = DATA * (3 * MIB // len(DATA))
+    put(moto, "f", large)
+    counted = CountingStore(store)
+    async with mounted_files(counted, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        fh = await fs.open((await walk(fs, "f")).number)
+        if was_read:
+            assert bytes(memoryview(await fs.read(fh, 0, 100))) == large[:100]
+        if how == "replace":
+            await make(fs, "new", b"new")
+            await rename(fs, "new", "f")
+        else:
+            await fs.unlink(fs.tree.root, b"f")
+        before = counted.counts.down_bytes
+        assert await sent(mounted) == 0
+        assert not fs.tree.ledger.contents  # nothing was staged
+        assert counted.counts.down_bytes - before < MIB
+        assert bytes(memoryview(await fs.read(fh, 0, len(large)))) == large
+        fs.release(fh)
+
+
+async def test_where_versions_do_not_stay_the_rest_comes_here_first(
+    moto: Moto, store: RemoteStore, tmp_path: Path
+) -> None:
+    versioning(moto, "Suspended")
+    large = DATA * (3 * MIB // len(DATA))
+    put(moto, "g", large)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        fh = await fs.open((await walk(fs, "g")).number)
+        await fs.unlink(fs.tree.root, b"g")
+        assert await sent(mounted) == 0
+        assert fs.tree.ledger.contents
+        assert bytes(memoryview(await fs.read(fh, 0, len(large)))) == large
+        fs.release(fh)
