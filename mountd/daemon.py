@@ -53,6 +53,7 @@ from mountd.remotes.health import HealthState
 from mountd.remotes.registry import open_store
 from mountd.remotes.stack import RemoteStack
 from mountd.room import Room
+from mountd.set_aside import SetAside
 from mountd.status import StatusReport
 from mountd.supervision import Life, Supervision, last_words, words_of
 from mountd.sync.unfinished import UnfinishedUploads
@@ -175,6 +176,8 @@ class Daemon:
             lambda: self.fs.writes.open_files,
         )
         self.status.pins = self.keeping.pins.status
+        self.set_aside = SetAside(folder.path)
+        self.status.set_aside = lambda: self.set_aside.names
         self.supervision = Supervision.from_environment(self._life)
         self.observing = self._observed(stack)
 
@@ -201,6 +204,7 @@ class Daemon:
             if self.observing is not None:
                 await nursery.start(self.observing.serve)
             nursery.start_soon(self.status.rates.keep)
+            nursery.start_soon(self.set_aside.keep)
             await nursery.start(self.blocks.run)
             await nursery.start(self.fs.tree.refreshes.run)
             await nursery.start(self.fs.asking.run)

@@ -31,6 +31,7 @@ class StatusReport:
     ) -> None:
         self.state = "starting"
         self.pins: Callable[[], list[dict[str, Any]]] = list
+        self.set_aside: Callable[[], list[str]] = list  # below the quarantine of the cache folder
         self._plan = plan
         self._folder = folder
         self._remote = remote
@@ -63,6 +64,7 @@ class StatusReport:
             "metrics": self.metrics,
             "cache": self._cache(),
             "queue": {**self._queue(), "open_for_writing": self._open_for_writing()},
+            "quarantined": self.set_aside(),
             "transfer": {
                 "down_bytes": counts.down_bytes,
                 "up_bytes": counts.up_bytes,

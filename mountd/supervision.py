@@ -112,6 +112,8 @@ def words_of(status: Mapping[str, Any]) -> str:
     waits = _waits(status["queue"]) or "all is on the remote"
     disk = status["cache"]["disk_error"]
     trouble = f"; the cache's disk: {disk}" if disk else ""
+    if status.get("quarantined"):
+        trouble += "; something was set aside at a start: mountd doctor says more"
     if state == "stopping":
         return f"stopping: {waits}{trouble}"
     return f"serves {source}; remote {status['remote']['state']}; {waits}{trouble}"

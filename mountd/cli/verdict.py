@@ -71,9 +71,13 @@ def _of_live(status: Mapping[str, Any], queue: Mapping[str, Any], source: str) -
         if waiting:
             line += f"; {waiting} more wait ({human_bytes(_number(queue, 'bytes'))} in all)"
         return Verdict(Rank.FAILED, line)
+    line = _unsent(queue, waiting, source) if waiting else _all_sent(status, queue, source)
+    if status.get("quarantined"):
+        folder = (status.get("cache") or {}).get("folder")
+        what = f"something of {source} was set aside in {folder}: mountd doctor says more"
+        return Verdict(Rank.FAILED, f"{what}; else {line}")
     if not waiting:
-        return Verdict(Rank.SAFE, _all_sent(status, queue, source))
-    line = _unsent(queue, waiting, source)
+        return Verdict(Rank.SAFE, line)
     if why := _why_not_sent(status, source):
         return Verdict(Rank.STUCK, f"{line}; {why}")
     return Verdict(Rank.WAITS, line)

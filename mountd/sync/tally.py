@@ -33,10 +33,14 @@ class Tally:
         self._counted: tuple[float, QueueCounts] | None = None  # until, counts
 
     def counts(self, now_ns: int) -> QueueCounts:
-        """Cheap: with very many changes it may be some time old, 20 times what counting takes."""
+        """Cheap: with very many changes it may be some time old, 20 times what counting takes. But
+        never says that nothing waits where something does, nor the other way round."""
         now_s = time.perf_counter()
         if self._counted is not None and now_s < self._counted[0]:
-            return self._counted[1]
+            waits = next(self._ledger.unsent(), None) is not None
+            found = self._counted[1]
+            if waits == bool(found.pending + found.uploading + found.failed):
+                return found
         found = _counts(self._ledger, self._in_flight, self._troubles, now_ns)
         cost_s = time.perf_counter() - now_s
         until_s = now_s + 20 * cost_s if cost_s > _CHEAP_S else 0.0

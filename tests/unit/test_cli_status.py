@@ -82,6 +82,12 @@ IDLE = {
         ),
         (status({"failed": 2}), Rank.FAILED, "2 changes failed: see mountd queue /s"),
         (
+            status(quarantined=["20260131T100000Z/3-0.data"], cache={"folder": "/c/lab"}),
+            Rank.FAILED,
+            "something of s3://lab was set aside in /c/lab: mountd doctor says more; else "
+            "everything is on s3://lab",
+        ),
+        (
             status({**THREE, "failed": 1}, remote=AWAY),
             Rank.FAILED,
             "1 change failed: see mountd queue /s; 3 more wait (12.0 MiB in all)",
