@@ -10,6 +10,8 @@ ROOT = Path(__file__).parents[2]
 RUN_BY = {
     "docs/systemd.md": "tests/systemd/test_docs.py",
     "docs/nextcloud.md": "tests/mount/test_nextcloud_docs.py",
+    "docs/docker.md": "tests/docker/test_docs.py",
+    "docs/kubernetes.md": "tests/docker/test_docs.py",
 }
 # Blocks by a part of their text: nobody can run them here as they stand, and why.
 NOT_RUN = {
