@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from mountd.credentials import CREDENTIALS
+from mountd.options import OPTIONS
+
 ROOT = Path(__file__).parents[2]
 SEMANTICS, NEXTCLOUD = ROOT / "docs/semantics.md", ROOT / "docs/nextcloud.md"
 COPY, MANIFEST = ROOT / "docs/copy.md", ROOT / "docs/manifest.md"
@@ -72,3 +75,15 @@ def test_every_file_of_the_walks_in_the_readme_exists_under_its_full_path() -> N
     files = re.findall(r"`([\w./]+\.py)`", README.read_text())
     assert len(files) > 20
     assert [name for name in files if not (ROOT / name).is_file()] == []
+
+
+def test_what_the_peers_flags_are_here_are_options_that_exist() -> None:
+    text = (ROOT / "docs/coming-from.md").read_text()
+    names = {*OPTIONS, *CREDENTIALS, *(f"{name}_file" for name in CREDENTIALS), "ro"}
+    named = 0
+    for cell in re.findall(r"^\| .+? \| (.+) \|$", text, re.MULTILINE):
+        for name in re.findall(r"`(?:-o )?([a-z_]+)(?:[ =][^`]*)?`", cell):
+            if "_" in name or name in names:
+                named += 1
+                assert name in names, cell
+    assert named > 60
