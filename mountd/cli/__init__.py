@@ -101,8 +101,8 @@ def _overview() -> str:
             *lines,
             "",
             "mountd COMMAND --help tells the rest.",
-            "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 credentials, 4 unreachable, 5 mount point,",
-            "75 something is not on the remote yet, and is kept on this disk.",
+            "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 credentials, 4 unreachable,",
+            "5 mount point, 75 something is not on the remote yet, and is kept on this disk.",
         ]
     )
 
