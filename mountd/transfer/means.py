@@ -30,6 +30,12 @@ class Means:
         """In a thread. Not cancelled once it is begun: what it holds must be known."""
         return await trio.to_thread.run_sync(call, *args, limiter=self.in_turn)
 
+    async def let_go(self, held: bytes) -> None:
+        """Of what nobody knows any more, packed as `pin_record.HELD`: also where this is cancelled,
+        else it would be held for ever."""
+        with trio.CancelScope(shield=True):
+            await self.run(self.holds.release_packed, held)
+
 
 def means_of(
     fs: FileSystem,

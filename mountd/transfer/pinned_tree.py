@@ -111,23 +111,23 @@ class PinnedTree:
             shown = old.before or old.stock.held
             self._kept[key] = replace(made, before=shown)
             if old.before:
-                await self.means.run(self.means.holds.release_packed, old.stock.held)
+                await self.means.let_go(old.stock.held)
             return
         self._kept[key] = made
         if old is not None:
-            await self.means.run(self.means.holds.release_packed, old.stock.held + old.before)
+            await self.means.let_go(old.stock.held + old.before)
 
     async def _leave(self, key: str) -> None:
         old = self._kept.pop(key)
         self.means.fs.tree.settled.discard(key)
-        await self.means.run(self.means.holds.release_packed, old.stock.held + old.before)
+        await self.means.let_go(old.stock.held + old.before)
 
     async def release(self) -> None:
         """Nothing is held for it any more."""
         kept, self._kept = self._kept, {}
         self.totals = Totals()
         for old in kept.values():
-            await self.means.run(self.means.holds.release_packed, old.stock.held + old.before)
+            await self.means.let_go(old.stock.held + old.before)
 
     def _sum(self) -> None:
         stocks = [kept.stock for kept in self._kept.values()]

@@ -270,7 +270,7 @@ class Pins:
         task.is_known = task.is_known or is_whole
         if self._provisional and all(other.is_known for other in self._tasks.values()):
             held, self._provisional = self._provisional, []
-            await self._means.run(self._means.holds.release, held)
+            await self._means.let_go(b"".join(HELD.pack(*each) for each in held))
 
     def _lead_to(self, tree: PinnedTree) -> None:
         if tree.place is not None:

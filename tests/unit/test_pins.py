@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from mountd.config import CopiedSubtree
 from mountd.errors import (
@@ -388,3 +389,28 @@ async def test_a_pin_of_everything_and_of_one_file_beside_others(tmp_path: Path)
         store.calls.clear()
         assert await content(kept.fs, "other") == b"another"
         assert store.calls["read"] == 0
+
+
+async def test_what_a_pin_let_go_is_let_go_although_it_is_unpinned_meanwhile(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore(TREE)
+    async with kept_files(store, tmp_path) as kept:
+        await pinned(kept, b"d")
+        store.seed("d/a", SMALL[::-1])
+        turn = kept.means.in_turn
+        await turn.acquire_on_behalf_of("first")
+        kept.fs.refresh(b"d")
+        await names(kept.fs, "d")
+        await until(lambda: turn.statistics().tasks_waiting == 1)  # it is to look
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turn.acquire_on_behalf_of, "second")
+            await until(lambda: turn.statistics().tasks_waiting == 2)
+            turn.release_on_behalf_of("first")
+        await until(lambda: turn.statistics().tasks_waiting == 1)  # it has looked
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kept.pins.unpin, b"d")
+            await until(lambda: kept.pins.at(b"d") is None)
+            await trio.testing.wait_all_tasks_blocked()
+            turn.release_on_behalf_of("second")
+        assert kept.means.holds.held_bytes == kept.blocks.pinned_bytes == 0
