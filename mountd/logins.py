@@ -111,7 +111,7 @@ def _read(path: Path) -> Login:
         parts = [data[name] for name in ("server", "user", "login_name", "password")]
     except OSError as error:
         raise CredentialsError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CredentialsError(f"{path} is damaged; {again}") from error
     if not all(isinstance(part, str) and part for part in parts):
         raise CredentialsError(f"{path} is damaged; {again}")

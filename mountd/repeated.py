@@ -9,8 +9,8 @@ _MAX_KINDS = 100
 
 
 class Repeated:
-    """Logs the first warning of a kind at once, and after it one every `EVERY_S` at most, which says
-    how many there were. On one thread."""
+    """Logs the first warning of a kind at once, and after it one every `EVERY_S` at most, which
+    says how many there were. On one thread."""
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log

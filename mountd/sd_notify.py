@@ -18,6 +18,7 @@ VARIABLES = (
     *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"),
     *("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"),
 )
+_MOST_FDS = 4096
 LISTEN_FDS_START = 3  # sd_listen_fds(3)
 _LARGEST_BYTES = 4096  # what systemd reads of one message is NOTIFY_BUFFER_MAX, a page
 _USEC = 1_000_000
@@ -103,7 +104,7 @@ def watchdog_interval_s(
     if meant_for and meant_for != str(os.getpid() if pid is None else pid):
         return None
     usec = environ.get("WATCHDOG_USEC", "")
-    return int(usec) / _USEC / 2 if usec.isdecimal() and int(usec) > 0 else None
+    return int(usec) / _USEC / 2 if _is_number(usec) and int(usec) > 0 else None
 
 
 def passed_fds(
@@ -114,11 +115,15 @@ def passed_fds(
     count = environ.get("LISTEN_FDS", "")
     if environ.get("LISTEN_PID") != str(os.getpid() if pid is None else pid):
         return ()
-    if not count.isdecimal():
+    if not _is_number(count) or int(count) > _MOST_FDS:
         return ()
     names = environ.get("LISTEN_FDNAMES", "").split(":")
     names += ["unknown"] * (int(count) - len(names))
     return tuple(PassedFd(LISTEN_FDS_START + at, names[at]) for at in range(int(count)))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def _socket_address(text: str | None) -> str | bytes | None:

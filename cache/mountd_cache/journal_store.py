@@ -295,7 +295,10 @@ def _change_from_row(row: tuple[Any, ...]) -> Change:
 
 
 def _attributes(text: str) -> Mapping[str, str]:
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("attributes that are nested too deeply") from error
     if not isinstance(found, dict):
         raise ValueError(f"no attributes: {text!r}")
     return found

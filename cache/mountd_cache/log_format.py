@@ -63,7 +63,11 @@ def unpack_header(data: bytes) -> Header:
     _, version, first_lsn, durable_lsn, epoch, boot_id = _HEADER.unpack(head)
     if version > VERSION:
         raise SegmentTooNew(f"format {version}")
-    return Header(first_lsn, durable_lsn, epoch, boot_id.rstrip(b"\0").decode())
+    try:
+        boot = boot_id.rstrip(b"\0").decode()
+    except UnicodeDecodeError as error:
+        raise BadHeader("a header whose boot is no text") from error
+    return Header(first_lsn, durable_lsn, epoch, boot)
 
 
 def frame(lsn: int, payload: bytes) -> bytes:

@@ -182,7 +182,7 @@ def unpack(payload: bytes) -> Record:
                 return Torn(content, layer, tuple(_RANGE.iter_unpack(payload[_TORN.size :])))
             case 8:
                 return Dated(*_DATED.unpack(payload)[1:])
-    except (ValueError, TypeError, LookupError, struct.error) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, struct.error) as error:
         raise BadRecord(f"a record that can't be read: {payload[:40]!r}: {error}") from error
     raise BadRecord(f"a record of the unknown kind {payload[0]}")
 
@@ -201,7 +201,10 @@ def _json(kind: int, value: dict[str, Any]) -> bytes:
 
 
 def _object(payload: bytes) -> dict[str, Any]:
-    value = json.loads(payload[1:].decode("utf-8", "surrogatepass"))
+    try:
+        value = json.loads(payload[1:].decode("utf-8", "surrogatepass"))
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError("no JSON object")
     return value

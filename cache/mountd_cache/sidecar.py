@@ -59,7 +59,7 @@ def unpack_sidecar(page: bytes) -> dict[str, Any]:
         if magic != _MAGIC or version > VERSION or len(data) != length or crc32c(data) != crc:
             raise BadSidecar("no sidecar, or one that was damaged")
         found = json.loads(data.decode("utf-8", "surrogatepass"))
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, RecursionError) as error:
         raise BadSidecar(str(error)) from error
     if not isinstance(found, dict):
         raise BadSidecar("a sidecar of something else")

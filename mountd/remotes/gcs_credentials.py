@@ -140,7 +140,7 @@ def _service_account(text: str) -> Mapping[str, Any]:
         found = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text())
     except OSError as error:
         raise CredentialsError(f"service_account: cannot read {text}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CredentialsError("service_account is not the JSON of a key") from error
     if not isinstance(found, dict) or "private_key" not in found:
         raise CredentialsError("service_account: the JSON holds no private_key")

@@ -78,8 +78,8 @@ class ObstoreReads:
 
     `if_match`: the options that make a read conditional on a version; `version_of`: the version
     of an answer, "" where it has none. `notes_ids`: answers may tell the id of a version that stays
-    when it is overwritten or deleted. `is_plain`: obstore must not be used now: it follows redirects
-    to any host, and takes only the Authorization off there.
+    when it is overwritten or deleted. `is_plain`: obstore is not to be used now: it follows
+    redirects to any host, and takes only the Authorization off there.
     """
 
     def __init__(

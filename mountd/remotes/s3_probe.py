@@ -34,6 +34,8 @@ _OTHER_VERSION = f'"{"0" * 32}"'
 _OTHER = {"If-Match": _OTHER_VERSION}
 _LEFTOVER_NS = 3600 * 1_000_000_000
 
+_FARTHEST_S = 1 << 40
+
 
 @dataclass(frozen=True, slots=True)
 class Proven:
@@ -66,10 +68,12 @@ class Proven:
     def from_dict(cls, found: Mapping[str, object]) -> Self | None:
         """None where a fact is missing or isn't one: then it is to be proved again."""
         values = {each.name: found.get(each.name) for each in fields(cls)}
-        if not all(isinstance(value, int) for value in values.values()):
+        proven_s = values.pop("proven_s")
+        is_time = type(proven_s) is int and abs(proven_s) < _FARTHEST_S
+        if not is_time or not all(type(value) is int for value in values.values()):
             return None
-        flags = {name: bool(value) for name, value in values.items() if name != "proven_s"}
-        return cls(**flags, proven_s=int(str(values["proven_s"])))
+        assert isinstance(proven_s, int)
+        return cls(**{name: bool(value) for name, value in values.items()}, proven_s=proven_s)
 
     def completes_if(self, expect: str | None) -> bool:
         """Whether Complete is refused unless the key has that version, or ABSENT nothing."""

@@ -177,7 +177,7 @@ def _read(path: Path) -> Unfinished | None:
         if head != f"{_HEAD}, {crc32c(text.encode()):08x}" or rest or len(data) > _MOST_BYTES:
             return None
         found = _checked(json.loads(text))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     return found if found.content == _number(path.name) else None
 

@@ -59,7 +59,7 @@ def unpacked(text: str) -> Mapping[str, str]:
         return _UNKNOWN
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _UNKNOWN
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         return _UNKNOWN

@@ -17,6 +17,8 @@ fuzz = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+# Where each input is a file.
+few = settings(fuzz, max_examples=max(10, fuzz.max_examples // 4))
 
 # What has broken parsers: of other scripts, too large, too deep, of other types, ends of line.
 TEXTS = (
@@ -45,7 +47,7 @@ odd_values = st.recursive(
         *(st.just(10**400), st.just(-(2**63)), st.just(2**64)),
     ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(odd_texts, inner)),
-    max_leaves=6,
+    max_leaves=4,
 )
 _PIECES = (
     *(b"", b"\0", b"\xff", b"<", b">", b"&", b"&#0;", b"&#13;", b"&x;", b"]]>", b"<![CDATA[x]]>"),
