@@ -139,6 +139,12 @@ class Host:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def path(self, path: str, mode: str = "755") -> str:
+        """Where this machine has the host's `path`; made, as root's, if it isn't there."""
+        where = f"{self.folder}{path}"
+        self.run("sh", "-c", 'mkdir -pm "$1" "$2"', "sh", mode, where)
+        return where
+
     def start(
         self,
         *command: str,

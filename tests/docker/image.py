@@ -50,6 +50,7 @@ def instructions(text: str) -> Iterator[tuple[str, str]]:
 
 def build(folder: Path) -> Stage:
     """The last stage. CalledProcessError where a command fails."""
+    folder.mkdir(parents=True, exist_ok=True)
     stages: dict[str, Stage] = {}
     stage = Stage(folder)
     for name, words in instructions(DOCKERFILE.read_text()):

@@ -40,8 +40,8 @@ def start_service(
             source = named_volume(host, volume["source"], user)
             volumes.append(f"{source}:{volume['target']}:private")
         else:
-            assert volume["source"] == "/srv/mountd"
-            volumes.append(f"{host.folder}:{volume['target']}:{volume['bind']['propagation']}")
+            source = host.path(volume["source"])
+            volumes.append(f"{source}:{volume['target']}:{volume['bind']['propagation']}")
     inline = service["build"].get("dockerfile_inline", "")
     return host.start(
         *(SIDECAR if service.get("image") == _IMAGE else service["command"]),
@@ -86,9 +86,10 @@ def _volume(host: Host, pod: Mapping[str, Any], mount: Mapping[str, Any]) -> str
     propagation = how[mount.get("mountPropagation")]
     if propagation == "private":
         mode = "777" if "emptyDir" in volume else "755"
-        source = named_volume(host, volume["name"], 0, mode)
+        of_node = volume.get("hostPath", {}).get("path", "").replace("/", "-")
+        source = named_volume(host, of_node or volume["name"], 0, mode)
     else:
-        source = f"{host.folder}{volume.get('hostPath', {}).get('path', '/emptydir')}"
-        mode = "755" if "hostPath" in volume else "777"
-        host.run("sh", "-c", f"[ -d {source} ] || install -d -m {mode} {source}")
+        is_of_node = "hostPath" in volume
+        path = volume["hostPath"]["path"] if is_of_node else f"/emptydir-{volume['name']}"
+        source = host.path(path, "755" if is_of_node else "777")
     return f"{source}:{mount['mountPath']}:{propagation}"

@@ -15,7 +15,7 @@ def test_the_program_has_storage_before_and_after_the_sidecar_was_killed_and_a_s
     host: Host, rshare: dict[str, str], nextcloud_server: NextcloudServer
 ) -> None:
     nextcloud_server.put("hello.txt", b"hello\n")
-    host.run("chown", "10001:10001", str(host.folder))
+    host.run("chown", "10001:10001", host.path("/srv/mountd"))
     first = start_service(host, "mountd", rshare).healthy()
     program = start_service(host, "program", rshare)
     program.wait_until_it_says("hello.txt")
