@@ -13,6 +13,7 @@ from tests.bench.remote_state import Edited, Gone, Objects, Synthetic, wait_for
 from tests.bench.results import Measurement, judge, summarize
 from tests.bench.rows import all_cases
 from tests.bench.scenarios import scenarios
+from tests.bench.train_scenarios import train_scenarios
 from tests.bench.write_scenarios import write_scenarios
 from tests.servers.s3.launch import S3Server
 from tests.servers.s3.seeding import synthetic_bytes
@@ -85,6 +86,9 @@ def test_what_is_uploaded_and_what_the_disk_can_do_are_part_of_a_goal() -> None:
 
 
 def test_every_row_is_brought_about_by_one_scenario() -> None:
-    every = (*scenarios(), *write_scenarios(), *copy_scenarios(), *nextcloud_scenarios())
+    every = (
+        *(*scenarios(), *write_scenarios(), *copy_scenarios()),
+        *(*nextcloud_scenarios(), *train_scenarios()),
+    )
     brought = [case for each in every for case in each.cases]
     assert sorted(brought) == sorted(all_cases(FULL)) == sorted(all_cases(QUICK))

@@ -194,7 +194,7 @@ def test_modes_of_a_local_tree_are_real(tmp_path: Path) -> None:
 def test_a_strangers_metadata_give_nobody_rights_and_odd_numbers_are_ignored(
     s3_server: S3Server, mount: Mount
 ) -> None:
-    said = {"mode": "35309", "uid": "0", "gid": "4294967295", "mtime": "-9999999999"}
+    said = {"mode": "35309", "uid": "0", "gid": "4294967295", "mtime": "-999999999"}
     odd = {"mode": "-1", "uid": "-5", "gid": "1e3", "mtime": "99999999999999"}
     for name, metadata in (("set-uid", said), ("odd", odd)):
         headers = {f"x-amz-meta-{key}": value for key, value in metadata.items()}
