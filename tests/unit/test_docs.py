@@ -12,17 +12,18 @@ ROOT = Path(__file__).parents[2]
 SEMANTICS, NEXTCLOUD = ROOT / "docs/semantics.md", ROOT / "docs/nextcloud.md"
 COPY, MANIFEST = ROOT / "docs/copy.md", ROOT / "docs/manifest.md"
 README = ROOT / "README.md"
+SECURITY = ROOT / "docs/security.md"
 PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
 
 
 @pytest.mark.parametrize(
     ("document", "least"),
-    [(SEMANTICS, 8), (NEXTCLOUD, 8), (COPY, 4), (MANIFEST, 5)],
+    [(SEMANTICS, 8), (NEXTCLOUD, 8), (COPY, 4), (MANIFEST, 5), (SECURITY, 8)],
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_every_test_that_a_document_names_exists(document: Path, least: int) -> None:
     text = document.read_text()
-    modules = set(re.findall(r"`((?:unit|mount|contract|servers)/test_\w+\*?\.py)", text))
+    modules = set(re.findall(r"`((?:unit|mount|contract|servers|fuzz)/test_\w+\*?\.py)", text))
     assert len(modules) >= least
     for module in modules:
         assert list((ROOT / "tests").glob(module)), module
