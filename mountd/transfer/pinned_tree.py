@@ -155,6 +155,12 @@ class PinnedTree:
         """Whether something in it was not sent yet when it was looked at."""
         return any(kept.stock.staged_files for kept in self._kept.values())
 
+    @property
+    def is_believed(self) -> bool:
+        """Whether readers of a part of it ask the remote nothing."""
+        settled = self.means.fs.tree.settled
+        return settled.is_any and any(key in settled for key in self._kept)
+
     def watches(self, key: str) -> bool:
         """Whether a change of that directory's listing may matter here."""
         if self.place is None:

@@ -6,6 +6,7 @@ or the time for asking the remote behind everybody's back.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class _Task:
     is_known: bool = False  # a first look was whole
     was_complete: bool = False
     warned: bool = False
+    is_cut: bool = False  # it was filled for as long as others are believed, and goes on
     took_s: float = 0.0
     asks_at_s: float = 0.0  # on trio's clock
 
@@ -236,6 +238,8 @@ class Pins:
                     is_well = False
                 if asks or is_first or not is_well or not task.asks_at_s:
                     asks_in_s = task.recheck_s if is_well else min(_AGAIN_S, task.recheck_s)
+                    if task.is_cut:
+                        asks_in_s = 0.0
                     task.asks_at_s = trio.current_time() + asks_in_s
                 asks = await self._wait(task)
         task.ended.set()
@@ -244,13 +248,13 @@ class Pins:
         """Whether all is as it should be."""
         tree = task.tree
         began_s = time.monotonic()
+        task.is_cut = False
         is_whole = await tree.look(asks=asks, believes=is_first and task.was_complete)
         task.took_s = time.monotonic() - began_s
         self._tell_of_room(task)
         await self._first_look_is_over(task, is_whole)
         if tree.totals.missing_bytes > tree.totals.no_room_bytes:
-            tree.state = PinState.FILLING
-            await tree.fill()
+            await self._fill(task)
         is_here = is_whole and not tree.totals.missing_bytes
         if tree.is_copy:
             self._lead_to(tree)
@@ -261,9 +265,21 @@ class Pins:
             tree.reason = tree.progress.gave_up or next(iter(tree.progress.failures.values()))
         await self._write_down(task, is_here)
         tree.state = PinState.HERE if is_here else PinState.WAITING
+        if task.is_cut:
+            tree.state = PinState.FILLING
         if tree.totals.no_room_bytes:
             tree.state = PinState.NO_ROOM
         return is_here or tree.state is PinState.NO_ROOM
+
+    async def _fill(self, task: _Task) -> None:
+        """Where listings are believed meanwhile only as long as they would be without it: it may
+        wait for room for ever."""
+        tree = task.tree
+        tree.state = PinState.FILLING
+        within_s = task.recheck_s if tree.is_believed else math.inf
+        with trio.move_on_after(within_s) as scope:
+            await tree.fill()
+        task.is_cut = scope.cancelled_caught
 
     async def _first_look_is_over(self, task: _Task, is_whole: bool) -> None:
         """What was held for pins of which nothing else is known is released when all are known."""

@@ -91,3 +91,28 @@ async def test_after_a_start_the_kernel_is_told_what_is_believed_no_more(tmp_pat
         await until(lambda: tree.state is PinState.WAITING)
         assert (await kept.fs.tree.lookup(kept.fs.tree.directory(number), b"c")).ttl_s < 100
         assert (number, b"c") in kept.forgotten
+
+
+async def test_while_there_is_no_room_to_fill_other_directories_are_followed(
+    tmp_path: Path,
+) -> None:
+    store, clock, staged = MemoryStore(TREE), Clock(), [0]
+    async with kept_files(
+        store, tmp_path, copies=OFTEN, clock=clock, staged_bytes=lambda: staged[0]
+    ) as kept:
+        await until(lambda: is_here(kept, b"d"))
+        staged[0] = 1 << 40  # all of the cache is for what was written here
+        store.seed("d/e/new", SMALL)
+        tree = kept.pins.at(b"d")
+        assert tree is not None
+        await until(lambda: tree.state is PinState.FILLING)
+        store.drop("d/a")
+
+        def is_gone() -> bool:
+            cached = kept.fs.tree.cache.get("d/")
+            return cached is not None and cached.listing.find(b"a") < 0
+
+        await until(is_gone, 20)
+        staged[0] = 0
+        await until(lambda: is_here(kept, b"d"), 60)
+        assert await names(kept.fs, "d/e") == ["c", "new"]
