@@ -140,7 +140,8 @@ class Upload:
     """What goes with a `Body`. `upload_id`: kept with the object where the remote can keep it, so
     that `identify` recognises it. `attributes`: object metadata (`mode`, `uid`, ...), ASCII. A
     copy has its source's metadata with these on top, where "" takes one away, and its source's
-    mtime where none is given.
+    mtime where none is given. `unset`: those of the attributes (and `mtime`) that nobody has set
+    here; of these a copy has its source's, where that has one: somebody else may have set them.
 
     An upload in several requests may go on where an earlier one of the same bytes to the same key
     broke off, also in another process. `progress` is called in the thread of the `put` (it may
@@ -161,6 +162,7 @@ class Upload:
     upload_id: str = ""
     mtime_ns: int = 0
     attributes: Mapping[str, str] = field(default_factory=lambda: _NO_ATTRIBUTES)
+    unset: frozenset[str] = frozenset()
     resume: str = ""
     progress: Callable[[str], None] | None = None
 

@@ -38,14 +38,15 @@ def metadata_of(upload: Upload) -> dict[str, str]:
 
 
 def copied(source: Mapping[str, str], upload: Upload) -> dict[str, str]:
-    """The metadata of a copy: its source's, anybody's, with what comes with the copy on top. An
-    attribute "" is taken away, and so is what no header can carry."""
+    """The metadata of a copy: its source's, anybody's, with what comes with the copy on top, but
+    for what was not set here. An attribute "" is taken away, and so is what no header can carry."""
     kept = {
         name: value
         for name, value in source.items()
         if name != UPLOAD_ID and upload.attributes.get(name) != "" and _is_plain(name + value)
     }
-    return {**kept, **metadata_of(upload)}
+    given = metadata_of(upload)
+    return {**kept, **{n: v for n, v in given.items() if n not in upload.unset or n not in kept}}
 
 
 def attributes_of(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The doors of the sync queue: the journal below it, the file system above it, what it tells."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -80,6 +80,11 @@ class QueueView(Protocol):
 
     def kept(self, base: Base, start: int, end: int) -> Buffer | None:
         """These bytes of a version, if they are in the cache and proved to be its."""
+        ...
+
+    def believed(self, key: str, version: str) -> tuple[Mapping[str, str], int] | None:
+        """The attributes and the mtime (nanoseconds) of a version as the listing at hand tells
+        them; None where it has another, or none, or doesn't tell all of them."""
         ...
 
     def shown_names(self, directory: str) -> Container[bytes]:

@@ -115,7 +115,9 @@ class SyncQueue:
             sent_content=self._content_sent,
             landing=landing,
         )
-        self._uploader = Uploader(journal, asker, self._sender, unfinished=unfinished)
+        self._uploader = Uploader(
+            journal, asker, self._sender, unfinished=unfinished, believed=view.believed
+        )
         self._leftovers = Leftovers(unfinished, journal, asker)
         self._failures = Failures(journal, remote_is_well=remote_is_well, jitter=jitter)
         self._namespace = NamespaceSender(journal, asker, view, self._lost, wall_clock=wall_clock)

@@ -3,7 +3,7 @@
 sending.py sends it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final
@@ -19,7 +19,7 @@ from mountd.sync.sending import FileSender, Sending
 from mountd.sync.unfinished import MIN_BYTES, Unfinished, UnfinishedUploads
 from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
-from mountd.vfs.row_attributes import MTIME_TOO, PARTIAL, known, known_there
+from mountd.vfs.row_attributes import MTIME, MTIME_TOO, PARTIAL, known, known_there
 from mountd_cache.changes import ABSENT, Base, Change, Content
 from mountd_cache.recovery import TORN_REASON
 
@@ -36,7 +36,10 @@ class Uploader:
         sender: FileSender,
         *,
         unfinished: UnfinishedUploads,
+        believed: Callable[[str, str], tuple[Mapping[str, str], int] | None],
     ) -> None:
+        """`believed`: see `QueueView`."""
+        self._believed = believed
         self._journal = journal
         self._ledger = journal.ledger
         self._asker = asker
@@ -48,7 +51,7 @@ class Uploader:
         """A FILE. Raises BaseGone, Conflict, any RemoteError, and OSError from the local disk."""
         if change.content:
             attributes: Mapping[str, str] = known(change.attributes)
-            if PARTIAL in change.attributes:
+            if PARTIAL in change.attributes or self._is_worth_asking(change):
                 attributes = await self._asked(change)
                 if not self._sender.is_wanted(change):
                     return
@@ -70,8 +73,30 @@ class Uploader:
             # read must still be able to replace a file.
             with suppress(NotFound, Denied):
                 there = (await self._asker.call(self._store.identify, base.key)).entry
-                kept = (there.version == base.version and there.attributes) or {}
-        return {**known_there(kept), **known(change.attributes)}
+                kept = known_there((there.version == base.version and there.attributes) or {})
+        unset = self._unset(change, base)
+        ours = known(change.attributes).items()
+        return {**kept, **{n: v for n, v in ours if n not in unset or n not in kept}}
+
+    def _is_worth_asking(self, change: Change) -> bool:
+        """Whether one small request more counts for nothing: somebody may have changed what is
+        beside the bytes of that version, which no listing tells. Else only copies, which look at
+        their source anyway, notice that."""
+        content = self._ledger.content_of(change)
+        is_large = content is not None and content.base is not None and content.size >= MIN_BYTES
+        return is_large and self._store.capabilities.keeps_attributes
+
+    def _unset(self, change: Change, base: Base) -> frozenset[str]:
+        """What nobody has set here of a change's attributes (and `mtime`): it is as it was in the
+        version that it is made from."""
+        found = self._believed(base.key, base.version)
+        if found is None:
+            return frozenset()
+        before, mtime_ns = found
+        unset = {n for n, v in known(change.attributes).items() if before.get(n) == v}
+        if change.mtime_ns == mtime_ns:
+            unset.add(MTIME)
+        return frozenset(unset)
 
     async def _send_content(self, change: Change, attributes: Mapping[str, str]) -> None:
         content = self._ledger.contents.get(change.content)
@@ -162,7 +187,9 @@ class Uploader:
         # A copy keeps its source's mtime where we know no more than when that arrived.
         is_kept = change.attributes.get(PARTIAL) == MTIME_TOO
         mtime_ns = 0 if is_kept else change.mtime_ns
-        return id_, Upload(str(id_), mtime_ns, known(change.attributes))
+        base = change.base or Base(change.key, change.expect, change.size)
+        unset = self._unset(change, base)
+        return id_, Upload(str(id_), mtime_ns, known(change.attributes), unset)
 
     def _of_body(
         self,

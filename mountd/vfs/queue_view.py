@@ -1,6 +1,6 @@
 """What the sync queue may know of the file system, and what it tells it."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Protocol
 
 from typing_extensions import Buffer
@@ -8,8 +8,10 @@ from typing_extensions import Buffer
 from mountd.remotes.base import Body
 from mountd.vfs.files import OpenFiles
 from mountd.vfs.folding import Folding
+from mountd.vfs.listing_rows import row_of, version_in
 from mountd.vfs.names import LINK_SUFFIX, shown_name
 from mountd.vfs.namespace import Namespace
+from mountd.vfs.row_attributes import carried, is_partial, known
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
 from mountd_cache.changes import BASE, Base, Change
@@ -87,6 +89,18 @@ class QueueView:
             return cached.read_now(start, end)
         finally:
             cached.close()
+
+    def believed(self, key: str, version: str) -> tuple[Mapping[str, str], int] | None:
+        """As `QueueView.believed`."""
+        directory = key[: key.rfind("/") + 1]
+        cached = self._tree.cache.get(directory)
+        at = row_of(cached.listing, directory, key) if cached is not None else -1
+        if cached is None or at < 0:
+            return None
+        row = self._tree.known.of(cached.listing.row(at))
+        if version_in(row.version) != version or is_partial(row.attributes):
+            return None
+        return known(carried(row.attributes)), row.mtime_ns
 
     def shown_names(self, directory: str) -> Container[bytes]:
         """The names that are taken in a directory, as far as they are known."""

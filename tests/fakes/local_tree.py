@@ -1,6 +1,6 @@
 """A tiny file system over a journal, which builds the rows that the vfs builds."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 
 from mountd.remotes.base import RemoteStore
@@ -90,6 +90,9 @@ class LocalTree:
     def kept(self, base: Base, start: int, end: int) -> bytes | None:
         data = self.cached.get((base.key, base.version))
         return data[start:end] if data is not None and len(data) >= end else None
+
+    def believed(self, key: str, version: str) -> tuple[Mapping[str, str], int] | None:
+        return None
 
     def shown_names(self, directory: str) -> Container[bytes]:
         shown = set(self.journal.ledger.shown.get(directory, ()))

@@ -140,6 +140,13 @@ class MemoryStore:
         with self._lock:
             self._objects[key] = replace(self._objects[key], mtime_ns=mtime_ns)
 
+    def seed_attributes(self, key: str, attributes: Mapping[str, str]) -> None:
+        """Others change what is beside the bytes, and the version stays, as on S3."""
+        with self._lock:
+            found = self._objects[key]
+            upload = replace(found.upload, attributes=dict(attributes))
+            self._objects[key] = replace(found, upload=upload)
+
     def moved_by_others(self, key: str, new: str) -> None:
         """As another client moves a file: it stays the same in the same version."""
         with self._lock:
@@ -319,7 +326,9 @@ class MemoryStore:
                 raise VersionChanged(f"{source} was {version} and is {found.version}")
             self._check_place(key)
             self._check_version(key, expect)
-            kept = {**found.upload.attributes, **upload.attributes}
+            there = found.upload.attributes
+            given = upload.attributes.items()
+            kept = {**there, **{n: v for n, v in given if n not in upload.unset or n not in there}}
             attributes = {name: text for name, text in kept.items() if text}
             mtime_ns = upload.mtime_ns or found.mtime_ns
             return self._store(key, found.data, Upload(upload.upload_id, mtime_ns, attributes))

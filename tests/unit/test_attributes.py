@@ -67,6 +67,34 @@ async def test_a_rename_and_a_chmod_keep_all_else_that_the_remote_has(tmp_path: 
         assert await owner(fs, "h") == (0o100755, 1000, 7)
 
 
+@pytest.mark.parametrize("how", ["rename", "chmod", "a large edit"])
+async def test_what_others_set_beside_the_same_bytes_stays_unless_it_was_set_here(
+    tmp_path: Path, how: str
+) -> None:
+    store = MemoryStore()
+    data = bytes(9 << 20 if how == "a large edit" else 9)
+    version = store.seed("f", data, 5, ALL)
+    async with mounted_files(store, tmp_path, queue=True, asks_for_metadata=True) as mounted:
+        fs = mounted.fs
+        await fs.asking.name(fs.tree.root, b"f")
+        assert await owner(fs, "f") == (0o100755, 1000, 7)
+        # As an S3 copy onto itself: another owner, one key more, and the same ETag.
+        store.seed_attributes("f", {**ALL, "uid": "2000", "theirs": "x"})
+        assert store.stat("f").version == version
+        number = (await walk(fs, "f")).number
+        if how == "rename":
+            await fs.rename(fs.tree.root, b"f", fs.tree.root, b"g")
+        elif how == "chmod":
+            await fs.set_attributes(number, NewAttributes(mode=0o600), None)
+        else:
+            await edit(fs, "f", 0, b"J")
+        await drained(mounted)
+        mode = str(0o100600) if how == "chmod" else ALL["mode"]
+        name = "g" if how == "rename" else "f"
+        there = store.upload(name).attributes
+        assert there == {**ALL, "mode": mode, "uid": "2000", "theirs": "x"}
+
+
 async def test_a_time_that_only_says_when_an_object_arrived_is_not_written_over_the_files_own(
     tmp_path: Path,
 ) -> None:

@@ -1,5 +1,7 @@
 """The texts that go with an object."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,3 +120,12 @@ def test_a_copy_has_what_its_source_had_but_for_what_is_said_anew() -> None:
         "mode": "33188",
         "x": "theirs",
     }
+
+
+def test_a_copy_takes_its_sources_where_nothing_was_set_here() -> None:
+    source = {"mode": "33261", "mtime": "2.000000000", "foreign": "x"}
+    ours = Upload("", 1_000_000_000, {"mode": "33188", "uid": "1"}, frozenset(("mode", "uid")))
+    kept = copied(source, ours)
+    assert kept == {"mode": "33261", "uid": "1", "mtime": "1.000000000", "foreign": "x"}
+    kept = copied(source, replace(ours, unset=frozenset(("mtime",))))
+    assert kept == {"mode": "33188", "uid": "1", "mtime": "2.000000000", "foreign": "x"}
