@@ -289,6 +289,8 @@ class SyncQueue:
         self._look_cost_s += time.perf_counter() - began_s
         if is_more:
             return 0.0
+        if self._lanes.is_waiting and not self._in_flight and self._remote_is_well():
+            return POLL_S  # programs came in between, and nothing that ends will wake us
         return min(schedule.look_again_s, sweep_s) if self._remote_is_well() else _POLL_S
 
     def _prepare(self) -> None:

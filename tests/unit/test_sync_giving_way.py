@@ -157,3 +157,22 @@ async def test_a_retry_by_hand_is_not_held_up(clock: MockClock) -> None:
         s.queue.retry("f0")
         await _write_files(s, programs, 1, first=30)
         assert store.data("f0") == b"1"
+
+
+class Beginning(GivingWay):
+    """Programs begin to make files while the queue looks, and stop at once."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: 0, lambda: True, write_back_s=1.0)
+        self._answers: list[int | None] = [None, None, None, None, 0, 0]
+
+    def at_once(self, now_s: float) -> int | None:
+        return self._answers.pop(0) if self._answers else None
+
+
+async def test_what_gave_way_while_it_was_looked_at_is_not_forgotten(clock: MockClock) -> None:
+    store = MemoryStore()
+    async with syncing(store, giving_way=Beginning(), write_back_s=0.0) as s:
+        s.tree.write("f", b"1")
+        await trio.sleep(60)
+        assert store.keys() == ["f"]
