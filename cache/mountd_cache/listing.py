@@ -70,6 +70,7 @@ class Listing:
         "_records_at",
         "_texts_at",
         "_versions_at",
+        "_versions_end",
     )
 
     def __init__(self, blob: bytes) -> None:
@@ -82,6 +83,7 @@ class Listing:
         self._records_at = prefixes_at + _PREFIX_SIZE * length
         self._names_at = self._records_at + _RECORD.size * length
         self._versions_at = self._names_at + names
+        self._versions_end = self._versions_at + versions  # an end in a row may lie
         self._common = blob[self._names_at : self._names_at + common]
         self._prefixes = memoryview(blob)[prefixes_at : self._records_at].cast("Q")
         # For each row with attributes its index, then for each the number of its text, then the
@@ -256,7 +258,7 @@ class Listing:
             kind == _DIRECTORY,
             size & _MAX_INT64,
             mtime_ns,
-            blob[versions + version_start : versions + version_end].decode(
+            blob[versions + version_start : min(versions + version_end, self._versions_end)].decode(
                 "utf-8", "surrogatepass"
             ),
             self.ino(i),
@@ -316,7 +318,7 @@ class Listing:
             names + name_start,
             names + name_end,
             versions + version_start,
-            versions + version_end,
+            min(versions + version_end, self._versions_end),
         )
 
 

@@ -4,6 +4,7 @@ With a checksum that is right for spoilt bytes, too: then what was made to lie m
 must still be refused in the documented way where it makes no sense.
 """
 
+import base64
 import json
 import struct
 import tempfile
@@ -300,3 +301,18 @@ def test_a_spoilt_database_is_unreadable_or_read(start: bytes) -> None:
                 store.close()
 
         read_or_refused(read, OSError, JournalUnreadable)
+
+
+LYING = (
+    "bXRkbGlzdAoCAAAAwgPbwQIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIAAAAAAAAAAwAAAAAAAAAHAAAA"
+    "AAAAAABbAABhAAAAAAAAAHMFAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAIA"
+    "AAADAAAAAWFzImUiAQAAAAEAAADPAAAAAAAAABAAAAB7Im1vZGUiOiIzMzE4OSJ9"
+)
+
+
+def test_a_row_whose_version_ends_behind_all_versions_raises_nothing() -> None:
+    """Found by atheris, with a checksum that was made for it."""
+    found = Listing.from_bytes(base64.b64decode(LYING))
+    for i in range(len(found)):
+        found.row(i)
+        found.version(i)

@@ -1,5 +1,8 @@
 """Listings that no good server sends, and XML that no good server writes."""
 
+import contextlib
+import http.server
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -214,3 +217,40 @@ def test_a_panic_of_obstore_is_corrupt_and_not_the_end_of_the_daemon() -> None:
     with pytest.raises(Corrupt, match="obstore"):
         store.read("key", 0, 4, '"a\r\nX-Evil: 1"')
     store.close()
+
+
+def test_a_body_that_is_longer_than_its_range_is_not_taken_into_memory() -> None:
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(206)
+            for name, value in (
+                ("ETag", '"e"'),
+                ("Content-Range", "bytes 0-3/4"),
+                ("Content-Length", str(1 << 40)),
+                ("Last-Modified", "Sat, 21 Nov 2026 19:00:00 GMT"),
+            ):
+                self.send_header(name, value)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(bytes(1 << 20))
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        settings = Settings(
+            Path("/c"),
+            endpoint=f"http://127.0.0.1:{server.server_port}",
+            credentials=MappingProxyType({"anonymous": "true"}),
+        )
+        store = open_s3(parse_source("s3://bucket"), settings)
+        try:
+            with pytest.raises(Corrupt, match="more than the 4 bytes"):
+                store.read("key", 0, 4, '"e"')
+        finally:
+            store.close()
+            server.shutdown()
+            thread.join()
