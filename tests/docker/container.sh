@@ -43,7 +43,7 @@ WRAPPER
     echo mountd:x:10001:10001::/var/cache/mountd:/bin/sh >>"$root/etc/passwd"
     echo mountd:x:10001: >>"$root/etc/group"
     mkdir -p "$root/var/cache/mountd"
-    chown 10001:10001 "$root/var/cache/mountd"
+    chmod 1777 "$root/var/cache/mountd"
 fi
 
 while [ "$1" != -- ]; do

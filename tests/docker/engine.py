@@ -104,7 +104,7 @@ class Engine:
         source, target, *how = text.split(":")
         if source.startswith("/"):
             return f"{self._host.path(source)}:{target}:{how[0]}"
-        return f"{named_volume(self._host, source, 0)}:{target}:private"
+        return f"{named_volume(self._host, source)}:{target}:private"
 
     def _docker_exec(self, words: Sequence[str]) -> str:
         return self._running[words[0]].run(*words[1:]).stdout

@@ -37,7 +37,7 @@ def start_service(
     volumes = []
     for volume in service["volumes"]:
         if volume["type"] == "volume":
-            source = named_volume(host, volume["source"], user)
+            source = named_volume(host, volume["source"])
             volumes.append(f"{source}:{volume['target']}:private")
         else:
             source = host.path(volume["source"])
@@ -53,12 +53,11 @@ def start_service(
     )
 
 
-def named_volume(host: Host, name: str, owner: int, mode: str = "700") -> str:
-    """A folder of the host that is not shared, and stays. Docker gives a new one the owner of what
-    the image has there."""
+def named_volume(host: Host, name: str, mode: str = "1777") -> str:
+    """A folder of the host that is not shared, and stays."""
     folder = host.folder.parent / f"volume-{name}"
     if not folder.exists():
-        host.run("install", "-d", "-o", str(owner), "-g", str(owner), "-m", mode, str(folder))
+        host.run("install", "-d", "-m", mode, str(folder))
     return str(folder)
 
 
@@ -87,7 +86,7 @@ def _volume(host: Host, pod: Mapping[str, Any], mount: Mapping[str, Any]) -> str
     if propagation == "private":
         mode = "777" if "emptyDir" in volume else "755"
         of_node = volume.get("hostPath", {}).get("path", "").replace("/", "-")
-        source = named_volume(host, of_node or volume["name"], 0, mode)
+        source = named_volume(host, of_node or volume["name"], mode)
     else:
         is_of_node = "hostPath" in volume
         path = volume["hostPath"]["path"] if is_of_node else f"/emptydir-{volume['name']}"
