@@ -15,10 +15,12 @@ OF_OTHERS = ("certificate verify failed", "RequestTimeTooSkewed", "Authorization
 
 def quoted_messages() -> list[str]:
     """The code in the first column of a table, where it is a sentence and no option or command."""
-    found = []
+    found: list[str] = []
     for row in re.findall(r"^\| (.+?) \|", PAGE, re.MULTILINE):
         found += [text for text in re.findall(r"`([^`]+)`", row) if " " in text]
-    found = [text for text in found if text not in OF_OTHERS and "=" not in text]
+    found += re.findall(r"^\*\*`([^`]+ [^`]+)`\*\*", PAGE, re.MULTILINE)
+    is_setting = re.compile(r"-o |\w+ = ")
+    found = [text for text in found if text not in OF_OTHERS and not is_setting.match(text)]
     return list(dict.fromkeys(found))
 
 
