@@ -198,7 +198,12 @@ def idle_folders(cache_dir: Path) -> Iterator[IdleFolder]:
         return
     for folder in folders:
         if holder_pid(folder) is None:
-            yield IdleFolder(folder, (folder / SOURCE).read_text(errors="replace").strip())
+            yield IdleFolder(folder, source_of(folder))
+
+
+def source_of(folder: Path) -> str:
+    """What `folder` is the cache of. Raises OSError."""
+    return (folder / SOURCE).read_text(errors="replace").strip()
 
 
 def is_volatile(path: Path) -> bool:

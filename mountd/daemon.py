@@ -26,6 +26,7 @@ from mountd.background import (
 )
 from mountd.cache_folder import CacheFolder
 from mountd.config import MountPlan
+from mountd.control.folder_note import remove_note, write_note
 from mountd.control.runtime_dir import ensure_runtime_dir, socket_name
 from mountd.control.server import ControlServer
 from mountd.errors import (
@@ -201,6 +202,7 @@ class Daemon:
             nursery.start_soon(self.supervision.run)
             control = ControlServer(self._socket_path(), self._handlers())
             await nursery.start(control.serve)
+            write_note(self._socket_path(), self._folder.path)
             if self.observing is not None:
                 await nursery.start(self.observing.serve)
             nursery.start_soon(self.status.rates.keep)
@@ -393,6 +395,8 @@ class Daemon:
 
     def _exit_code(self) -> ExitCode:
         left = self.write_back.left
+        if not left:
+            remove_note(self._socket_path())
         if not left or self._abandoned:
             return ExitCode.OK
         log.warning(

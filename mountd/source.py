@@ -62,6 +62,8 @@ def parse_source(text: str) -> Source:
     scheme = _known_scheme(match[1].lower(), shown)
     authority, _, path = match[2].partition("/")
     if scheme == "file":
+        if not match[2]:
+            raise UsageError(f"SOURCE {shown}: the directory is missing; write file:///dir")
         return _parse_file(authority, path, shown)
     if scheme == "memory":
         path = f"{authority}/{path}".strip("/")

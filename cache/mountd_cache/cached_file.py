@@ -205,7 +205,8 @@ class CachedFile:
             for fetch in held:
                 self._cache.keep_again(fetch)
                 if fetch.writing:
-                    fetch.written = fetch.written or trio.Event()
+                    if fetch.written is None:  # an Event is no bool
+                        fetch.written = trio.Event()
                     await fetch.written.wait()
         finally:
             for fetch in held:

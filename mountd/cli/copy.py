@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from mountd.cli.progress import Progress, progress
 from mountd.cli.report import Report
 from mountd.config_load import read_command_line
 from mountd.errors import ExitCode, RemoteError, StartError, UsageError
+from mountd.manifest import is_manifest
 from mountd.safe_place import why_not_safe
 from mountd.transfer.crew import Rate, Tally
 from mountd.transfer.filters import read_filter
@@ -55,6 +56,9 @@ class NotAllCopied(StartError):
 def run(arguments: Sequence[str]) -> int:
     """0 when DEST has all of SOURCE; else 1, or what kept it from being begun."""
     words = ["--delete-all" if word == _DELETE_ALL else word for word in arguments]
+    wrong = next((word for word in words if word.startswith("--delete=")), None)
+    if wrong is not None:
+        raise UsageError(f"copy: {wrong}: write --delete or {_DELETE_ALL}")
     parsed = _parser().read(words)
     config = load_config(parsed.config)
     command_line = read_command_line(parsed.options)
@@ -69,10 +73,10 @@ def run(arguments: Sequence[str]) -> int:
     if parsed.dest is None:
         return _only_list(parsed, arguments)
     listed = manifest_path(parsed.manifest) if parsed.manifest else None
+    if is_manifest(parsed.dest):
+        raise UsageError(f"copy: DEST {parsed.dest} is a manifest; write one with --manifest FILE")
     places = [find_place(text, config, command_line) for text in (parsed.source, parsed.dest)]
     source, target = places
-    if target.manifest is not None:
-        raise UsageError(f"copy: DEST {target.text} is a manifest; write one with --manifest FILE")
     if target.only:
         raise UsageError(f"copy: DEST {target.text} is a file; give a directory")
     cache_dir = cache_dir_of(places, config, command_line)
@@ -82,13 +86,16 @@ def run(arguments: Sequence[str]) -> int:
         for place in places:
             if place.mounted is not None:
                 send_dirty(place.mounted, shown)
-        try:
-            return _copy(source, target, cache_dir, wish, shown, report, listed)
-        except NothingThere:
-            file = as_file(source)
-            if file is None:
-                raise
-            return _copy(file, target, cache_dir, wish, shown, report, listed)
+        # Where nothing is below the name of SOURCE it may be a file, or empty: an object store
+        # can't tell an empty folder from none.
+        file = as_file(source)
+        ways = [(source, wish), *([(file, wish)] if file else [])]
+        ways += [(source, replace(wish, may_be_empty=True))] if wish.delete else []
+        for place, asked in ways[:-1]:
+            with suppress(NothingThere):
+                return _copy(place, target, cache_dir, asked, shown, report, listed)
+        place, asked = ways[-1]
+        return _copy(place, target, cache_dir, asked, shown, report, listed)
 
 
 def _only_list(parsed: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -133,9 +140,12 @@ def _parser() -> Parser:
 
 
 def _jobs(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if not 0 < number <= 1024:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 1024")
     return number
 
 

@@ -64,6 +64,8 @@ class Place:
 
 def find_place(text: str, config: ConfigFile, command_line: CommandLine) -> Place:
     """Raises UsageError, StartError. Asks the daemon of a mount, and no remote."""
+    if not text:  # a variable that is not set: not the current directory, with --delete perhaps
+        raise UsageError("copy: SOURCE or DEST is empty; write . for the current directory")
     if is_manifest(text):
         source, settings = resolve_source(text, config, command_line)
         manifest = read_manifest(Path("/" + source.prefix))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mountd import config_file
-from mountd.cache_folder import SOURCE, holder_pid, idle_folders
+from mountd.cache_folder import holder_pid, idle_folders, source_of
 from mountd.cli.bounded import bounded
 from mountd.cli.output import warn
 from mountd.config_load import configured_cache_dir, default_cache_dir
+from mountd.control.folder_note import noted_cache_dirs
 from mountd.errors import UsageError
 from mountd.service_places import CACHE_DIR
 
@@ -47,13 +48,36 @@ class IdleQueue:
 
 def known_idle_queues(*more: Path) -> list[IdleQueue]:
     """Those in the cache folders of this user's configuration and below the cache dirs `more`.
-    None, and a warning on stderr, where their disk doesn't answer."""
-    dirs = dict.fromkeys((*known_cache_dirs(), *more))
+    Where their disk is too slow, those that were read in time, and a warning on stderr."""
+    dirs = list(dict.fromkeys((*known_cache_dirs(), *more)))
+    return idle_queues_within(_DISK_TIMEOUT_S, dirs, peek_journal)
+
+
+def idle_queues_within(
+    timeout_s: float, cache_dirs: Sequence[Path], peek: Callable[[Path], Peek | None]
+) -> list[IdleQueue]:
+    """`idle_queues`; after `timeout_s` what was found until then, and the one that was being read
+    with an `error`: one queue of 100,000 changes hides no other."""
+    found: list[IdleQueue] = []
+    reading: list[Path] = []
+
+    def noting(folder: Path) -> Peek | None:
+        reading[:] = [folder]
+        return peek(folder)
+
+    def look() -> None:
+        for one in _each(cache_dirs, noting):
+            found.append(one)
+
     try:
-        return bounded(lambda: idle_queues(dirs), _DISK_TIMEOUT_S)
+        bounded(look, timeout_s)
     except TimeoutError:
-        warn("queues without a daemon are not listed: the cache's disk is too slow")
-        return []
+        warn("queues without a daemon are not all listed: the cache's disk is too slow")
+        seen = {one.folder for one in found}
+        slow = [folder for folder in reading if folder not in seen]
+        error = f"its journal could not be read within {timeout_s:g} s"
+        return [*found, *(IdleQueue(folder, source_of(folder), error=error) for folder in slow)]
+    return found
 
 
 def idle_queues(
@@ -61,13 +85,15 @@ def idle_queues(
 ) -> list[IdleQueue]:
     """Those in `cache_dirs` that hold anything, by folder. `peek` reads the journal of a cache
     folder, None where it has none; it raises OSError or ValueError for one that can't be read."""
-    found = []
+    return list(_each(cache_dirs, peek or peek_journal))
+
+
+def _each(cache_dirs: Iterable[Path], peek: Callable[[Path], Peek | None]) -> Iterator[IdleQueue]:
     for cache_dir in cache_dirs:
         for folder in idle_folders(cache_dir):
-            one = _look(folder.path, folder.source, peek or peek_journal)
+            one = _look(folder.path, folder.source, peek)
             if not one.is_empty:
-                found.append(one)
-    return found
+                yield one
 
 
 def known_quarantines(*more: Path) -> list[tuple[Path, str, tuple[str, ...]]]:
@@ -79,18 +105,18 @@ def known_quarantines(*more: Path) -> list[tuple[Path, str, tuple[str, ...]]]:
 
 
 def known_cache_dirs() -> list[Path]:
-    """The `cache_dir` that holds here, those of the config file's sections, and for root that of
-    systemd's units."""
+    """The `cache_dir` that holds here, those of the config file's sections, for root that of
+    systemd's units, and those that this user's daemons were given and left something in."""
     try:
         config = config_file.load_config(config_file.find_config(None, os.environ))
         first = configured_cache_dir(config)
     except UsageError:
-        return [default_cache_dir()]
+        return list(dict.fromkeys((default_cache_dir(), *noted_cache_dirs())))
     sections = (*config.remotes.values(), *config.mounts.values())
     others = (section.options.get("cache_dir") for section in sections)
     of_units = (CACHE_DIR,) if os.geteuid() == 0 else ()
     paths = (path for path in others if isinstance(path, Path))
-    return list(dict.fromkeys((first, *paths, *of_units)))
+    return list(dict.fromkeys((first, *paths, *of_units, *noted_cache_dirs())))
 
 
 def as_status(one: IdleQueue) -> dict[str, Any]:
@@ -147,7 +173,7 @@ def quarantines(cache_dirs: Iterable[Path]) -> list[tuple[Path, str, tuple[str, 
         for place in sorted(cache_dir.glob(f"*/{JOURNAL}/{QUARANTINE}")):
             folder = place.parent.parent
             if names := quarantined_in(folder):
-                found.append((folder, (folder / SOURCE).read_text(errors="replace").strip(), names))
+                found.append((folder, source_of(folder), names))
     return found
 
 

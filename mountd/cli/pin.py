@@ -35,11 +35,12 @@ def run(arguments: Sequence[str]) -> int:
         "--no-wait", action="store_true", help="return when it is pinned, before it is here"
     )
     parsed = parser.read(arguments)
+    targets = [find_target(path) for path in parsed.paths]
     complaints: list[str] = []
     with progress() as shown:
-        for path in parsed.paths:
+        for target in targets:
             try:
-                _pin(find_target(path), shown, waits=not parsed.no_wait)
+                _pin(target, shown, waits=not parsed.no_wait)
             except StartError as error:
                 complaints.append(str(error))
     if complaints:

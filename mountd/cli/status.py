@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +27,7 @@ from mountd.control.client import (
     find_daemons,
     request,
 )
+from mountd.control.folder_note import noted_folder
 from mountd.control.runtime_dir import socket_name
 from mountd.errors import ExitCode
 from mountd.mount_table import Mount, read_mounts
@@ -53,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
 
         watch(_Looking(parsed.mountpoint), max(parsed.interval, _SHORTEST_INTERVAL_S))
         return ExitCode.OK
-    found = look(parsed.mountpoint, known_idle_queues())
+    found = look(parsed.mountpoint, known_idle_queues)
     if parsed.json:
         print(json.dumps(found, indent=2))
     else:
@@ -79,17 +80,20 @@ class _Looking:
             self._began_s = time.monotonic()
             self._thread = threading.Thread(target=self._look_at_disks, daemon=True)
             self._thread.start()
-        return look(self._mountpoint, self._idle)
+        return look(self._mountpoint, lambda: self._idle)
 
     def _look_at_disks(self) -> None:
         with suppress(OSError):  # a disk that goes just now
             self._idle = known_idle_queues()
 
 
-def look(mountpoint: Path | None, idle: Sequence[IdleQueue]) -> list[dict[str, Any]]:
-    """The status of one mount or of all. Raises MountPointError where none is at `mountpoint`."""
+def look(mountpoint: Path | None, idle: Callable[[], Sequence[IdleQueue]]) -> list[dict[str, Any]]:
+    """The status of one mount or of all. Raises MountPointError where none is at `mountpoint`.
+    `idle` may take seconds: for one mount that lives it is not asked."""
     found = [status_at(mountpoint)] if mountpoint else all_statuses()
-    return with_idle_queues(found, idle, only_mounts=mountpoint is not None)
+    if mountpoint and found[0].get("state") != DEAD:
+        return found
+    return with_idle_queues(found, idle(), only_mounts=mountpoint is not None)
 
 
 def status_at(mountpoint: Path) -> dict[str, Any]:
@@ -127,9 +131,11 @@ def with_idle_queues(
     statuses = []
     for status in found:
         of_source = by_source.get(str(status.get("source")), [])
-        # One source can have several folders (endpoints, accounts): then it can't be told which.
-        if status.get("state") == DEAD and len(of_source) == 1:
-            only = by_source.pop(of_source[0].source)[0]
+        # One source can have several folders (endpoints, accounts): which, its daemon has noted.
+        noted = [one for one in of_source if os.fspath(one.folder) == status.get("folder")]
+        if status.get("state") == DEAD and len(noted or of_source) == 1:
+            only = (noted or of_source)[0]
+            of_source.remove(only)
             status = {**status, "queue": queue_counts(only), "folder": os.fspath(only.folder)}
         statuses.append(status)
     if not only_mounts:
@@ -163,7 +169,9 @@ def _without_daemon(mount: Mount) -> dict[str, Any]:
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             hint = f"no daemon serves it; type: mountd umount {mount.path}"
-            return _unknown(mount, None, DEAD, hint)
+            noted = noted_folder(mount.path)
+            folder = {"folder": os.fspath(noted)} if noted else {}
+            return _unknown(mount, None, DEAD, hint) | folder
     owner = "another container"
     if mount.owner_uid not in (None, os.geteuid()):
         owner = f"user {mount.owner_uid}"

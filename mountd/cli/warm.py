@@ -69,7 +69,9 @@ def _warm(group: list[Target], shown: Progress, report: Report) -> tuple[dict[st
             answer = first.ask("warming", ASK_S, job=job)
             state = answer.get("state")
             if state != "looking" and not is_told:
-                is_told, rate = True, Rate()
+                is_told = True
+                if state == "filling":  # else it was quicker than we ask
+                    rate = Rate()
                 shown.say(f"{first.mount.path}: {foretold(answer)}")
             if state not in ("looking", "filling"):
                 break

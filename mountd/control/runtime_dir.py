@@ -65,7 +65,7 @@ def searched_dirs(uid: int | None = None) -> list[Path]:
         for user in users:
             found += [(Path(f"/run/user/{user}/mountd"), user), (Path(f"/tmp/mountd-{user}"), user)]
     found += [(RUNTIME_DIR, owner) for owner in _owner_of_units(own) if uid in (None, owner)]
-    return [directory for directory, owner in found if _is_dir_of(directory, owner)]
+    return [directory for directory, owner in found if is_dir_of(directory, owner)]
 
 
 def socket_name(mountpoint: str) -> str:
@@ -108,7 +108,8 @@ def _users_with_daemons() -> list[int]:
     return sorted({int(name) for name in names if name.isdecimal() and name != "0"})
 
 
-def _is_dir_of(directory: Path, uid: int) -> bool:
+def is_dir_of(directory: Path, uid: int) -> bool:
+    """Whether it is a directory, no link, and this user's."""
     try:
         found = os.lstat(directory)
     except OSError:

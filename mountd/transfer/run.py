@@ -22,7 +22,8 @@ from mountd.transfer.side import Listing, Side, in_thread, list_side, time_of
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What was asked for, beside the two sides."""
+    """What was asked for, beside the two sides. `may_be_empty`: an empty SOURCE is what it looks
+    like, and no file's name."""
 
     verify: bool = False
     delete: bool = False
@@ -30,6 +31,7 @@ class Wish:
     filter: Filter = field(default_factory=Filter)
     jobs: int | None = None
     dry_run: bool = False
+    may_be_empty: bool = False
 
 
 class NothingThere(StartError):
@@ -140,7 +142,7 @@ class Run:
         links = self._source.is_local or self._target.is_local
         coming = in_thread(lambda: list_side(self._target, links=links))
         source = list_side(self._source, links=links)
-        could_be_empty = self._wish.delete or self._source.is_local
+        could_be_empty = self._wish.may_be_empty or self._source.is_local
         if not source.items and not (source.is_there and could_be_empty):
             raise NothingThere(f"there is nothing at {self._source.text}")
         self._listed = source, coming.result()

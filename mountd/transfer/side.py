@@ -61,7 +61,10 @@ def list_side(side: Side, *, links: bool) -> Listing:
     listing = Listing()
     try:
         if side.only:
-            listing.items[side.only] = _item(side.only, side.store.stat(side.only))
+            entry = side.store.stat(side.only)
+            listing.is_there = entry.kind is Kind.FILE
+            if listing.is_there:
+                listing.items[side.only] = _item(side.only, entry)
             return listing
         try:
             for key, entry in _tree(side.store):

@@ -1,5 +1,6 @@
 """What `mountd status` tells people, by the real command on real mounts, while things go wrong."""
 
+import json
 import os
 import pty
 import select
@@ -9,9 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mountd.cli.status import look
+from mountd.control.folder_note import noted_folder
 from tests.mount.mounting import Mounted, mounted
 from tests.servers.s3.launch import S3Server
 
@@ -150,6 +154,37 @@ class Terminal:
                 self.shown += os.read(self._fd, 1 << 16).decode(errors="replace")
             except OSError:
                 return  # nobody has the other end any more
+
+
+def test_a_killed_daemon_is_told_with_what_waits_also_in_a_cache_dir_of_the_command_line(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_server.put("lab", "small", b"small")
+    environment = {**s3_server.environment(), "MOUNTD_CACHE_DIR": str(tmp_path / "elsewhere")}
+    monkeypatch.setenv("MOUNTD_RUNTIME_DIR", str(tmp_path / "run"))
+    with mounted("s3://lab", tmp_path, environment=environment, write_back_s=3600) as first:
+        (first.path / "waits").write_bytes(b"123")
+        # Of a mount that lives nobody looks at disks, which may take seconds.
+        assert look(first.path, lambda: pytest.fail("it looked"))[0]["queue"]["pending"] == 1
+        first.kill()
+        (found,) = statuses(first, 1)
+        assert (found["state"], found["queue"]["pending"]) == ("dead", 1)
+        assert found["folder"].startswith(f"{tmp_path}/cache/s3-lab-")
+        assert f"no daemon serves {first.path}; these queues" in first.cli("queue", str(first.path))
+    with mounted("s3://lab", tmp_path, environment=environment, write_back_s=0) as second:
+        second.cli("flush", str(second.path))
+        assert noted_folder(str(second.path)) is not None
+        assert second.stop() == 0
+    assert noted_folder(str(tmp_path / "mnt")) is None
+
+
+def statuses(mount: Mounted, code: int) -> list[dict[str, Any]]:
+    """By `status --json`, which ends with `code`."""
+    command = [sys.executable, "-m", "mountd", "status", str(mount.path), "--json"]
+    done = subprocess.run(command, env=mount.environment, stdout=subprocess.PIPE, timeout=30)
+    assert done.returncode == code
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

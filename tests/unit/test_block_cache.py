@@ -461,6 +461,28 @@ async def test_what_is_brought_for_no_reader_is_on_the_disk_and_not_in_memory() 
         file.close()
 
 
+async def test_two_who_bring_the_same_wait_for_the_disk_together() -> None:
+    blocks, remote = DictBlocks(), Remote()
+    blocks.gate.clear()
+    brought: list[bool] = []
+    async with cache_over(blocks) as cache:
+        file = cache.file(b"f", len(BODY), remote.fetch)
+
+        async def bring() -> None:
+            brought.append(await file.bring(0, 2 * BLOCK))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(bring)
+            await until(lambda: len(remote.fetched) == 1)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            blocks.gate.set()
+        assert brought == [True, True, True]
+        assert remote.fetched == [(0, 2 * BLOCK, False)]
+        assert cache.used_bytes == 0
+        file.close()
+
+
 async def test_a_disk_that_keeps_nothing_is_told_to_who_brings() -> None:
     blocks, remote = DictBlocks(), Remote()
     blocks.full = True

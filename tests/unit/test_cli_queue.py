@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,21 @@ from typing import Any
 import pytest
 
 from mountd.cli import queue as queue_command
-from mountd.cli.idle_queues import IdleQueue, idle_queues, known_cache_dirs, quarantines
+from mountd.cli.idle_queues import (
+    IdleQueue,
+    idle_queues,
+    idle_queues_within,
+    known_cache_dirs,
+    quarantines,
+)
 from mountd.cli.output import human_seconds
 from mountd.cli.queue import find_item, loss_of
 from mountd.cli.queue_words import describe_queue
 from mountd.cli.status import with_idle_queues
 from mountd.cli.status_table import remarks
 from mountd.config_load import default_cache_dir
+from mountd.control.folder_note import noted_cache_dirs, noted_folder, remove_note, write_note
+from mountd.control.runtime_dir import socket_name
 from mountd.errors import StartError, UsageError
 from mountd.service_places import CACHE_DIR
 from mountd_cache.journal_peek import Peek
@@ -311,6 +320,57 @@ def test_only_folders_that_hold_something_and_that_nobody_serves_are_listed(tmp_
     ]
     (_, source, names) = quarantines([tmp_path, tmp_path / "nowhere"])[0]
     assert (source, names) == ("s3://torn", ("20261121T120000Z/7-0.data",))
+
+
+def test_a_queue_that_takes_long_to_read_is_named_and_hides_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick, slow = folder_of(tmp_path, "a"), folder_of(tmp_path, "b")
+    ended = threading.Event()
+
+    def peek(folder: Path) -> Peek:
+        if folder == slow:
+            ended.wait()
+        return Peek(2, 1, 5)
+
+    try:
+        found = idle_queues_within(0.3, [tmp_path], peek)
+    finally:
+        ended.set()
+    assert found == [
+        IdleQueue(quick, "s3://a", 2, 1, 5),
+        IdleQueue(slow, "s3://b", error="its journal could not be read within 0.3 s"),
+    ]
+    assert "not all listed: the cache's disk is too slow" in capsys.readouterr().err
+
+
+def test_what_a_daemon_noted_tells_which_of_two_folders_a_dead_mount_had() -> None:
+    other = IdleQueue(Path("/c/lab-2"), "s3://lab", 1)
+    found = with_idle_queues([{**DEAD, "folder": "/c/lab-2"}], [IDLE, other])
+    assert found[0]["queue"]["pending"] == 1
+    assert [one["folder"] for one in found[1:]] == ["/c/lab-1"]
+
+
+def test_notes_of_cache_folders_are_read_where_nobody_else_could_write_them(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    socket = run / socket_name("/m")
+    write_note(socket, tmp_path / "c/lab-1")  # there is no directory: nothing happens
+    assert (noted_cache_dirs(), noted_folder("/m")) == ([], None)
+    run.mkdir(mode=0o700)
+    write_note(socket, tmp_path / "c/lab-1")
+    assert noted_folder("/m") == tmp_path / "c/lab-1"
+    assert tmp_path / "c" in known_cache_dirs()
+    (run / ("0" * 32 + ".folder")).write_text("not a path")
+    assert noted_cache_dirs() == [tmp_path / "c"]
+    remove_note(socket)
+    remove_note(socket)
+    assert (noted_cache_dirs(), noted_folder("/m")) == ([], None)
+    if os.geteuid() == 0:
+        write_note(socket, tmp_path / "c/lab-1")
+        os.chown(run, 12345, -1)
+        assert (noted_cache_dirs(), noted_folder("/m")) == ([], None)
 
 
 def test_queues_are_looked_for_where_the_configuration_puts_them(

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from mountd.cli import main
+from mountd.remotes.local import LocalStore
+from mountd.transfer.side import Listing, Side, list_side
 from tests.servers.s3.launch import S3Server
 
 pytestmark = pytest.mark.server
@@ -223,6 +225,32 @@ def test_an_empty_source_deletes_nothing_without_force(s3: S3Server, tmp_path: P
     assert files(out) == {"a": b"1"}
     assert copy(tmp_path / "empty", out, "--delete=force") == 0
     assert files(out) == {}
+
+
+@pytest.mark.parametrize("option", ["--delete", "--delete=force"])
+def test_a_source_that_is_one_file_is_no_empty_folder_and_deletes_nothing(
+    s3: S3Server, tmp_path: Path, option: str
+) -> None:
+    s3.put("b", "d/one", b"1")
+    out = make(tmp_path / "out", other=b"2")
+    assert copy("s3://b/d/one", out, option) == 0
+    assert files(out) == {"one": b"1", "other": b"2"}
+
+
+def test_an_empty_folder_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    side = Side("", LocalStore(os.fspath(tmp_path)), only="empty")
+    assert list_side(side, links=False) == Listing(is_there=False)
+
+
+def test_an_empty_word_is_not_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, here = make(tmp_path / "data", a=b"1"), make(tmp_path / "here", b=b"2")
+    monkeypatch.chdir(here)
+    assert copy(data, "", "--delete") == 2
+    assert copy("", tmp_path / "out") == 2
+    assert files(here) == {"b": b"2"}
 
 
 def test_a_listing_that_breaks_off_deletes_and_copies_nothing(s3: S3Server, tmp_path: Path) -> None:

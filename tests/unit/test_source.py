@@ -69,6 +69,7 @@ def test_the_root_directory_is_a_source() -> None:
         ("webdav://:80/x", "host is missing"),
         ("nextcloud:///x", "host is missing"),
         ("file://dir", "three slashes"),
+        ("file://", "write file:///dir"),
         ("file:///etc/passwd", "is no directory"),
         ("C:\\data", "Windows path"),
         ("c:/data", "Windows path"),
