@@ -14,7 +14,7 @@ import select
 import time
 from collections import deque
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import pyfuse3
 import trio
@@ -24,10 +24,23 @@ AT_MOST_S: Final = 0.001  # without a round of the loop
 MOST_SELECTED: Final = 1024  # select(2) takes no greater descriptor
 
 
-def install() -> None:
-    """Before `pyfuse3.main`. Does nothing where pyfuse3 has no such door (any more)."""
-    if hasattr(pyfuse3, "trio"):
-        pyfuse3.trio = EventLoop()
+class Beginning(Protocol):
+    """How a connection's first requests are read (takeover.py)."""
+
+    @property
+    def is_over(self) -> bool: ...
+
+    async def next(self, fd: int) -> None:
+        """Returns when libfuse may read at `fd`."""
+        ...
+
+
+def install(beginning: Beginning | None = None) -> bool:
+    """Before `pyfuse3.main`. False, and does nothing, where pyfuse3 has no such door (any more)."""
+    if not hasattr(pyfuse3, "trio"):
+        return False
+    pyfuse3.trio = EventLoop(beginning)
+    return True
 
 
 class Turn:
@@ -75,14 +88,20 @@ class Turn:
 class LowLevel:
     """`trio.lowlevel` with another `wait_readable`."""
 
-    def __init__(self) -> None:
+    def __init__(self, beginning: Beginning | None = None) -> None:
         self._until_s = 0.0
+        self._beginning = beginning
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trio.lowlevel, name)
 
     async def wait_readable(self, fd: int) -> None:
         """As trio's, but without a checkpoint where a request is there soon."""
+        if self._beginning is not None:
+            await self._beginning.next(fd)
+            if self._beginning.is_over:
+                self._beginning = None
+            return
         if (
             time.perf_counter() < self._until_s
             and fd < MOST_SELECTED
@@ -98,8 +117,8 @@ class EventLoop:
 
     Lock = Turn
 
-    def __init__(self) -> None:
-        self.lowlevel = LowLevel()
+    def __init__(self, beginning: Beginning | None = None) -> None:
+        self.lowlevel = LowLevel(beginning)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(trio, name)
