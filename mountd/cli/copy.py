@@ -174,7 +174,11 @@ def _copy(
             sides[1] = replace(sides[1], only=source.only)
         audience = _Shown(shown, report, wish, f"{source.text} -> {target.text}")
         copy = Run(sides[0], sides[1], record, wish, audience, server)
-        outlook = copy.go()
+        try:
+            outlook = copy.go()
+        except KeyboardInterrupt:
+            audience.broken_off(copy)
+            raise
         _report(report, copy, outlook, wish)
         if target.mounted is not None and not wish.dry_run:
             _look_anew(target.mounted)
@@ -234,8 +238,10 @@ class _Shown:
         self._names = names
         self._named: set[str] = set()
         self._looked_s = 0.0
+        self._outlook: Outlook | None = None
 
     def will(self, outlook: Outlook) -> None:
+        self._outlook = outlook
         for path in outlook.specials[:_MOST_NAMED]:
             warn(f"{printable(path)} is skipped: it is no file")
         more = len(outlook.specials) - _MOST_NAMED
@@ -258,6 +264,17 @@ class _Shown:
             self._looked_s = time.monotonic()
             self._shown.show(going_words(outlook, tally, rate))
             self._report.going(going_facts(outlook, tally, rate))
+
+    def broken_off(self, copy: Run) -> None:
+        """Ctrl-C: what is at DEST by now, as far as it was begun."""
+        if self._outlook is None:
+            self._shown.say("interrupted; nothing was changed")
+            return
+        planned = counted(len(self._outlook.plan.copies), "file")
+        self._shown.say(
+            f"interrupted; {copy.tally.files} of {planned} copied; the same command again copies "
+            "what is missing"
+        )
 
 
 def _report(report: Report, copy: Run, outlook: Outlook, wish: Wish) -> None:

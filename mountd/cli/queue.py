@@ -203,9 +203,15 @@ def _row(item: Item) -> tuple[str, ...]:
         str(item.get("state") or "?"),
         human_bytes(size) if isinstance(size, int) else "-",
         "-" if age_s is None else human_seconds(age_s),
-        str(item.get("attempts") or 0),
+        _tries(item),
         reason,
     )
+
+
+def _tries(item: Item) -> str:
+    """What was refused at once was tried, although nobody counts how often."""
+    tries = item.get("attempts") or 0
+    return "-" if item.get("state") == "failed" and not tries else str(tries)
 
 
 def _float(found: object) -> float | None:

@@ -68,6 +68,7 @@ def test_the_queue_is_a_table_with_the_oldest_first(capsys: pytest.CaptureFixtur
     items = [
         item("new\nline"),
         item("old", state="failed", reason="403 Forbidden", attempts=1, age_s=7300),
+        item("no", state="failed", reason="403", age_s=60),
         item("d", kind="deleted", size=None, reason="503", attempts=3, next_try_s=41.5, age_s=130),
     ]
     with scripted_daemon("/s", queue=[{"items": items, "counts": {}}]) as served:
@@ -76,6 +77,7 @@ def test_the_queue_is_a_table_with_the_oldest_first(capsys: pytest.CaptureFixtur
         ["PATH", "KIND", "STATE", "SIZE", "AGE", "TRIES", "REASON"],
         ["old", "file", "failed", "1.5 KiB", "2 h", "1", "403 Forbidden"],
         ["d", "deleted", "pending", "-", "2 min", "3", "503; again in 42 s"],
+        ["no", "file", "failed", "1.5 KiB", "60 s", "-", "403"],
         ["new\\nline", "file", "pending", "1.5 KiB", "40 s", "0"],
     ]
 

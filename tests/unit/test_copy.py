@@ -1,11 +1,13 @@
 """`mountd copy`, through the command line, between local directories and the S3 test server."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -327,6 +329,33 @@ def started(*arguments: object) -> subprocess.Popen[bytes]:
 def kill(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait(10)
+
+
+def test_an_interrupted_copy_says_how_far_it_came_and_goes_on(s3: S3Server, tmp_path: Path) -> None:
+    s3.put_many("b", [f"p/{n}" for n in range(40)])
+    s3.faults({"op": "GetObject", "skip": 10, "hold": True})
+    # (Whoever runs pytest in the background has SIGINT ignored.)
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "import sys; from mountd.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "copy", "s3://b/p", os.fspath(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        s3.wait_for_requests(12, op="GetObject", prefix="p/")
+        process.send_signal(signal.SIGINT)
+        while process.poll() is None:  # it ends what it has begun
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            s3.release()
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+    assert process.returncode == 130
+    assert re.fullmatch(
+        r"mountd: interrupted; \d+ of 40 files copied; the same command again copies what is "
+        r"missing\n",
+        said,
+    )
+    s3.clear_faults()
+    assert copy("s3://b/p", tmp_path / "out") == 0
+    assert len(files(tmp_path / "out")) == 40
 
 
 def test_a_killed_download_fetches_only_what_has_not_arrived(s3: S3Server, tmp_path: Path) -> None:
