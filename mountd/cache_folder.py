@@ -34,6 +34,7 @@ _ENDPOINTS = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     "gs": ("STORAGE_EMULATOR_HOST",),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT_URL"),
+    "oss": ("OSS_ENDPOINT",),
 }
 
 log = logging.getLogger(__name__)
@@ -251,6 +252,9 @@ def _account(source: Source, credentials: Mapping[str, str], environ: Mapping[st
         key = credentials.get("access_key_id") or environ.get("AWS_ACCESS_KEY_ID", "")
         temporary = credentials.get("session_token") or environ.get("AWS_SESSION_TOKEN")
         return "" if temporary else key
+    if source.scheme in ("oss", "swift") and not source.authority:
+        own = environ.get("ALIBABA_CLOUD_ACCESS_KEY_ID") or environ.get("OSS_ACCESS_KEY_ID", "")
+        return credentials.get("access_key_id") or (own if source.scheme == "oss" else "")
     if source.scheme == "gs" and not source.authority:
         return credentials.get("project") or environ.get("GOOGLE_CLOUD_PROJECT", "")
     return credentials.get("user", source.user)

@@ -65,7 +65,7 @@ def open_engine(source: Source, settings: Settings) -> Engine:
     """Raises UsageError for a package that is not installed or a SOURCE that it can't serve, and
     CredentialsError where it is clear without a request that there are none."""
     match source.scheme:
-        case "s3" | "gs" | "az" | "abfs" | "abfss":
+        case "s3" | "gs" | "az" | "abfs" | "abfss" | "oss":
             return _object_store(source, settings)
         case "webdav" | "webdav+http":
             return _webdav(source, settings)
@@ -85,11 +85,12 @@ def _object_store(source: Source, settings: Settings) -> Engine:
     if not source.authority:
         # s3fs answers an empty listing when listing buckets is refused.
         raise UsageError(f"{source.text}: with engine = fsspec the bucket must be named")
-    arguments: Callable[[Settings], dict[str, Any]]
     protocol = "az" if source.scheme.startswith("abfs") else source.scheme
-    arguments = {"s3": _s3_arguments, "gs": _gcs_arguments, "az": _azure_arguments}[protocol]
+    arguments: dict[str, Callable[[Settings], dict[str, Any]]]
+    arguments = {"s3": _s3_arguments, "gs": _gcs_arguments, "az": _azure_arguments}
+    arguments["oss"] = _oss_arguments
     container = source.authority.partition("@")[0]
-    fs = _open(protocol, arguments(settings))
+    fs = _open(protocol, arguments[protocol](settings))
     # Trying again is RetryingStore's, which knows Retry-After and the time that is left.
     if protocol in ("s3", "gs"):
         fs.retries = 1
@@ -124,6 +125,21 @@ def _s3_arguments(settings: Settings) -> dict[str, Any]:
             "retries": {"max_attempts": 0},
             "s3": {"addressing_style": style},
         },
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _oss_arguments(settings: Settings) -> dict[str, Any]:
+    """ossfs has no chain: it takes Aliyun's own names of a region's endpoint, and keys."""
+    from mountd.remotes.s3_doors import oss_settings
+
+    ours = oss_settings(settings, os.environ)
+    given = ours.credentials
+    found = {
+        "endpoint": settings.endpoint or f"https://oss-{ours.region}.aliyuncs.com",
+        "key": given.get("access_key_id"),
+        "secret": given.get("secret_access_key"),
+        "token": given.get("session_token"),
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -60,9 +60,11 @@ def open_store(
 
             return open_nextcloud(source, settings)
         case "oss" | "swift":
-            raise UsageError(
-                f"{source.scheme}:// is not supported yet; use its S3 door: s3:// with -o endpoint"
-            )
+            from mountd.remotes.s3_doors import open_oss, open_swift
+            from mountd.remotes.s3_memory import ProvenFile
+
+            memory = ProvenFile(folder / "s3-proven.json") if folder is not None else None
+            return (open_oss if source.scheme == "oss" else open_swift)(source, settings, memory)
         case _:
             from mountd.remotes.fsspec_store import open_fsspec
 

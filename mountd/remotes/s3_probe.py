@@ -240,10 +240,16 @@ class _Probe:
 
     def copies(self) -> dict[str, bool]:
         self._put_somehow()
+        is_made = self._copy(_NONE) is _Outcome.DONE
+        copies = is_made or self._copy({}) is _Outcome.DONE
+        is_kept = is_made and self._copy(_NONE) is _Outcome.REFUSED
+        # What is there must not have the source's tag: Swift compares these with the source.
+        self._put_other()
+        is_compared = self._enforces(self._copy, self._copy_key)
         return {
-            "copies": self._copy(_NONE) is _Outcome.DONE or self._copy({}) is _Outcome.DONE,
-            "copy_if_none_match": self._copy(_NONE) is _Outcome.REFUSED,
-            "copy_if_match": self._enforces(self._copy, self._copy_key),
+            "copies": copies,
+            "copy_if_none_match": is_kept,
+            "copy_if_match": is_compared,
         }
 
     def copies_versions(self) -> dict[str, bool]:
@@ -271,6 +277,12 @@ class _Probe:
         if answer.status >= 300:
             raise write_error(answer, self._rest.what(self._key), False)
         self._tags[self._key] = opaque_tag(answer.header("etag"))
+
+    def _put_other(self) -> None:
+        payload = payload_of(b"another", self._rest.signs_bodies)
+        answer = self._rest.send("PUT", self._copy_key, payload=payload)
+        if answer.status < 300:
+            self._tags[self._copy_key] = opaque_tag(answer.header("etag"))
 
     # Each with a condition on what it changes, the last one on what it copies.
 
