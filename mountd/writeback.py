@@ -31,6 +31,7 @@ TELL_EVERY_S = 10.0
 SYNCFS_WITHIN_S = 60.0
 SYNCFS_AT_LEAST_S = 5.0  # however short a stop may be
 MAX_REASONS = 5
+_MOST_LOOKED_AT = 100
 UP = frozenset((HealthState.OK, HealthState.DEGRADED))
 KINDS = {"delete": "deleted", "rmdir": "deleted directory"}
 
@@ -165,6 +166,8 @@ class WriteBack:
         changes = self._journal.ledger.unsent()
         failed = [c for c in changes if c.state is ChangeState.FAILED and _is_at(c.key, below)]
         reasons = [self._blot(change.reason) for change in failed[:MAX_REASONS]]
+        if left and not failed:
+            reasons = self._what_waits_for(below)
         size = self.queue.counts().bytes
         return {
             **{"left": left, "failed": len(failed), "reasons": reasons},
@@ -205,6 +208,13 @@ class WriteBack:
         if found.state in UP:
             return ""
         return f"the remote is {found.state} since {found.since}: {found.last_error}"
+
+    def _what_waits_for(self, below: str) -> list[str]:
+        """What the oldest that waits at `below` waits for; empty where all just takes its time."""
+        down = self._why_nothing_goes()
+        oldest = (item for item in self.queue.items(_MOST_LOOKED_AT) if _is_at(item.key, below))
+        said = (self._reason(item, down) for item in oldest)
+        return [self._blot(reason) for reason in said if reason][:1]
 
     def _reason(self, item: QueueItem, down: str) -> str:
         """Why it is not on the remote; "" where it goes just now or soon."""

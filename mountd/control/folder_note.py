@@ -19,6 +19,7 @@ def write_note(socket_path: Path, folder: Path) -> None:
     note = _note_of(socket_path)
     fresh = note.with_name(f".{note.name}.{os.getpid()}")
     try:
+        fresh.touch(mode=0o600)
         fresh.write_bytes(os.fsencode(folder))
         os.rename(fresh, note)
     except OSError as error:

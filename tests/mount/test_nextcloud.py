@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -212,6 +213,16 @@ def test_writers_hear_of_a_full_account_before_the_upload(
     assert told == 1
 
 
+def flushed_in_vain(at: Mounted) -> str:
+    """What `mountd flush` says where something is left."""
+    command = [sys.executable, "-m", "mountd", "flush", str(at.path), "--timeout", "0"]
+    done = subprocess.run(
+        command, env=at.environment, stderr=subprocess.PIPE, timeout=30, check=False, text=True
+    )
+    assert done.returncode == 75
+    return done.stderr
+
+
 def test_after_a_507_what_was_closed_waits_and_writers_get_edquot_until_it_fits(
     mount: Mount, nextcloud_server: NextcloudServer
 ) -> None:
@@ -225,6 +236,9 @@ def test_after_a_507_what_was_closed_waits_and_writers_get_edquot_until_it_fits(
     with pytest.raises(OSError, match="quota"):
         (at.path / "another").write_bytes(b"x")
     assert (at.path / "closed").read_bytes() == bytes(20_000)
+    said = flushed_in_vain(at)
+    assert "not on the remote yet: 1 file (19.5 KiB): PUT " in said
+    assert "HTTP 507" in said
     nextcloud_server.configure(quota_bytes=100_000)
     at.cli("queue", str(at.path), "--retry")
     flush(at)

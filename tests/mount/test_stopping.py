@@ -137,7 +137,7 @@ def test_a_refresh_outlives_sigkill(s3_server: S3Server, tmp_path: Path) -> None
     with mounted("s3://b", tmp_path, environment=environment, metadata_ttl_s=3600) as first:
         assert os.listdir(first.path / "d") == ["old"]
         s3_server.put("b", "d/new", b"x")
-        (socket,) = (tmp_path / "run").iterdir()
+        (socket,) = (tmp_path / "run").glob("*.sock")
         request(socket, {"op": "refresh", "path": ""}, SOON_S)
         first.kill()  # without the time that a command takes to end
     with mounted("s3://b", tmp_path, environment=environment, metadata_ttl_s=3600) as second:
