@@ -20,12 +20,12 @@ from types import TracebackType
 from typing import Self
 
 from mountd.config import MIB, Settings
-from mountd.credentials import has_s3_keys, is_anonymous
+from mountd.config.credentials import has_s3_keys, is_anonymous
+from mountd.config.source import Source
 from mountd.errors import MountPointError, StartError
 from mountd.mount_table import is_below, mount_containing, read_mounts
 from mountd.remotes.aws_profile import configured_endpoint, profile_named
 from mountd.safe_place import why_not_safe
-from mountd.source import Source
 
 LOCK, SOURCE, CACHE_SIZE, LOG_DIR = "lock", "source", "cache_size", "log"
 _GONE_AT_RESTART = frozenset(("tmpfs", "ramfs", "overlay", "aufs"))

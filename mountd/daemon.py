@@ -54,9 +54,9 @@ from mountd.remotes.health import HealthState
 from mountd.remotes.registry import open_store
 from mountd.remotes.stack import RemoteStack
 from mountd.room import Room
+from mountd.service.supervision import Life, Supervision, last_words, words_of
 from mountd.set_aside import SetAside
 from mountd.status import StatusReport
-from mountd.supervision import Life, Supervision, last_words, words_of
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.virtual_files import VirtualFiles

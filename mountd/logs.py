@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
 
 from mountd.config import MIB, Settings
-from mountd.credentials import CREDENTIALS
+from mountd.config.credentials import CREDENTIALS
 from mountd.origin import origin
 from mountd_cache.durable_io import make_private_file
 

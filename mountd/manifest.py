@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, TypeGuard
 
+from mountd.config.source import Source
 from mountd.errors import UsageError
-from mountd.source import Source
 from mountd_cache.durable_io import DISK, DurableIO
 
 FORMAT: Final = 1

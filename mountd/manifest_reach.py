@@ -13,13 +13,13 @@ from pathlib import Path
 
 from mountd.cache_folder import endpoint_of
 from mountd.config import Settings
-from mountd.config_file import ConfigFile, Section
-from mountd.config_load import CommandLine, resolve_source
+from mountd.config.file import ConfigFile, Section
+from mountd.config.load import CommandLine, resolve_source
+from mountd.config.rclone_source import is_of_rclone
+from mountd.config.source import Source, parse_source, without_secrets
 from mountd.errors import UsageError
 from mountd.manifest import Location
 from mountd.mount_table import is_below
-from mountd.rclone_source import is_of_rclone
-from mountd.source import Source, parse_source, without_secrets
 
 _BUCKETS = frozenset(("s3", "gs", "az"))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mountd.cache_folder import CacheFolder
 from mountd.config import MountPlan
-from mountd.credentials import CREDENTIALS
+from mountd.config.credentials import CREDENTIALS
 from mountd.fusefs.kernel import KernelLevers
 from mountd.logs import Blotter, secrets_of
 from mountd.rates import Rates

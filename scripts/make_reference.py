@@ -16,9 +16,9 @@ from pathlib import Path
 from mountd.cli import COMMANDS, main
 from mountd.cli.option_words import default_of
 from mountd.config import CopiedSubtree
-from mountd.credentials import CREDENTIALS, env_name
+from mountd.config.credentials import CREDENTIALS, env_name
+from mountd.config.options import OPTIONS
 from mountd.errors import ExitCode
-from mountd.options import OPTIONS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 _MADE = "<!-- Made by scripts/make_reference.py from the code: change it there. -->"

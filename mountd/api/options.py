@@ -5,10 +5,10 @@ import os
 from collections.abc import Mapping
 from typing import Literal, TypedDict
 
-from mountd.credentials import CREDENTIALS, credential_of, env_name
+from mountd.config.credentials import CREDENTIALS, credential_of, env_name
+from mountd.config.options import OPTIONS
+from mountd.config.source import nearest
 from mountd.errors import UsageError
-from mountd.options import OPTIONS
-from mountd.source import nearest
 
 Path = str | os.PathLike[str]
 

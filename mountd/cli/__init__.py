@@ -83,7 +83,7 @@ def _run(arguments: list[str]) -> int:
         return ExitCode.OK
     name = arguments[0]
     if name not in COMMANDS:
-        from mountd.source import nearest
+        from mountd.config.source import nearest
 
         hint = nearest(name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command {name!r}{hint}")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mountd.config_file import ConfigFile
+from mountd.config.file import ConfigFile
 from mountd.errors import UsageError
 
 
@@ -54,8 +54,8 @@ def load_config(named: str | None) -> ConfigFile:
     """The config file that holds, its warnings printed. Raises UsageError."""
     import os
 
-    from mountd import config_file
     from mountd.cli.output import warn
+    from mountd.config import file as config_file
 
     config = config_file.load_config(config_file.find_config(named, os.environ))
     for warning in config.warnings:

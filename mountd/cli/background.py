@@ -10,7 +10,7 @@ from mountd.cli.ready import Outcome, wait_for_outcome
 from mountd.errors import ExitCode, StartError
 from mountd.logs import KEPT_FILES, LOG_FILE, OUTPUT_FILE, ROTATE_BYTES
 from mountd.own_command import own_environment
-from mountd.sd_notify import VARIABLES
+from mountd.service.sd_notify import VARIABLES
 
 _EXIT_TIMEOUT_S = 10.0
 

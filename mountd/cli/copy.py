@@ -34,7 +34,7 @@ from mountd.cli.flush import flush, targets_at
 from mountd.cli.output import counted, print_line, printable, warn
 from mountd.cli.progress import Progress, progress
 from mountd.cli.report import Report
-from mountd.config_load import read_command_line
+from mountd.config.load import read_command_line
 from mountd.errors import ExitCode, RemoteError, StartError, UsageError
 from mountd.manifest import is_manifest
 from mountd.safe_place import why_not_safe

@@ -10,17 +10,17 @@ from typing import Any
 from mountd.cache_folder import identity_name
 from mountd.cli.refresh import locate
 from mountd.config import Reach, Settings
-from mountd.config_file import ConfigFile
-from mountd.config_load import CommandLine, configured_cache_dir, reach_of, resolve_source
+from mountd.config.credentials import CREDENTIALS
+from mountd.config.file import ConfigFile
+from mountd.config.load import CommandLine, configured_cache_dir, reach_of, resolve_source
+from mountd.config.options import OPTIONS
+from mountd.config.rclone_source import is_of_rclone
+from mountd.config.source import Source, split_remote_path
 from mountd.control.client import Daemon, find_daemon, request
-from mountd.credentials import CREDENTIALS
 from mountd.errors import MountPointError, NameNotAllowed, UsageError
 from mountd.manifest import Manifest, is_manifest, read_manifest
 from mountd.mount_table import Mount, is_below, read_mounts
-from mountd.options import OPTIONS
-from mountd.rclone_source import is_of_rclone
 from mountd.remotes.base import RemoteStore
-from mountd.source import Source, split_remote_path
 from mountd.transfer.items import Item
 from mountd.transfer.send import ServerCopy
 from mountd.transfer.side import Side

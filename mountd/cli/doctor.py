@@ -5,14 +5,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mountd import config_file
 from mountd.cli.arguments import Parser
 from mountd.cli.doctor_machine import check_machine
 from mountd.cli.doctor_mounts import check_mounts
 from mountd.cli.findings import Finding, ok, problem, warning
 from mountd.cli.output import print_table
-from mountd.config_file import ConfigFile
-from mountd.config_load import configured_cache_dir, default_cache_dir
+from mountd.config.file import ConfigFile, find_config, load_config
+from mountd.config.load import configured_cache_dir, default_cache_dir
 from mountd.errors import ExitCode, UsageError
 
 
@@ -43,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _check_config(named: str | None) -> tuple[ConfigFile, list[Finding]]:
     try:
-        config = config_file.load_config(config_file.find_config(named, os.environ))
+        config = load_config(find_config(named, os.environ))
     except UsageError as error:
         return ConfigFile(), [problem("config file", str(error), "mend that line")]
     if config.path is None:

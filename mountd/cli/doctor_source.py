@@ -16,14 +16,14 @@ from mountd.cli.bounded import bounded
 from mountd.cli.findings import Finding, ok, problem, warning
 from mountd.cli.remotes import check_store
 from mountd.config import Settings
-from mountd.config_file import ConfigFile
-from mountd.config_load import reach_of, read_command_line, resolve_source
-from mountd.credentials import has_s3_keys, is_anonymous
+from mountd.config.credentials import has_s3_keys, is_anonymous
+from mountd.config.file import ConfigFile
+from mountd.config.load import reach_of, read_command_line, resolve_source
+from mountd.config.source import Source
 from mountd.errors import ExitCode, UsageError
 from mountd.manifest import read_manifest
 from mountd.remotes.aws_profile import configured_endpoint, profile_named
 from mountd.remotes.tls import VERIFIED, Tls, tls_of, why_not_trusted
-from mountd.source import Source
 
 _CONNECT_TIMEOUT_S = 5.0
 _MOST_LOCATIONS = 8  # of a manifest: each takes its time where it does not answer

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mountd import config_file
 from mountd.cache_folder import holder_pid, idle_folders, source_of
 from mountd.cli.bounded import bounded
 from mountd.cli.output import warn
-from mountd.config_load import configured_cache_dir, default_cache_dir
+from mountd.config.file import find_config, load_config
+from mountd.config.load import configured_cache_dir, default_cache_dir
 from mountd.control.folder_note import noted_cache_dirs
 from mountd.errors import UsageError
-from mountd.service_places import CACHE_DIR
+from mountd.service.places import CACHE_DIR
 
 if TYPE_CHECKING:  # else only in `peek_journal`: it brings what reads a journal
     from mountd_cache.journal_peek import Peek
@@ -108,7 +108,7 @@ def known_cache_dirs() -> list[Path]:
     """The `cache_dir` that holds here, those of the config file's sections, for root that of
     systemd's units, and those that this user's daemons were given and left something in."""
     try:
-        config = config_file.load_config(config_file.find_config(None, os.environ))
+        config = load_config(find_config(None, os.environ))
         first = configured_cache_dir(config)
     except UsageError:
         return list(dict.fromkeys((default_cache_dir(), *noted_cache_dirs())))

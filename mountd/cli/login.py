@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 from mountd.cli.arguments import Parser, seconds
 from mountd.cli.output import print_line, printable, warn
-from mountd.config_load import read_command_line, read_environment
+from mountd.config.load import read_command_line, read_environment
+from mountd.config.logins import Login, logins_dir, save, server_of
+from mountd.config.source import parse_source
 from mountd.errors import CredentialsError, ExitCode, UsageError
-from mountd.logins import Login, logins_dir, save, server_of
 from mountd.remotes.tls import VERIFIED, Tls, make_tls
-from mountd.source import parse_source
 
 _WITHIN_S = 20 * 60.0  # what a Nextcloud gives the user, too
 _POLL_EVERY_S = 1.0

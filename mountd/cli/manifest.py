@@ -12,7 +12,7 @@ from mountd.cli.copy_manifest import Described, manifest_path
 from mountd.cli.copy_sides import Place, as_file, find_place, open_side
 from mountd.cli.output import counted, human_bytes, print_line
 from mountd.cli.progress import progress
-from mountd.config_load import read_command_line
+from mountd.config.load import read_command_line
 from mountd.errors import ExitCode, UsageError
 from mountd.transfer.filters import Filter, read_filter
 from mountd.transfer.run import NothingThere

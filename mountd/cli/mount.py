@@ -13,10 +13,10 @@ from mountd.cli.arguments import Parser, load_config
 from mountd.cli.output import warn
 from mountd.cli.ready import ReadyPipe
 from mountd.config import MountPlan
-from mountd.config_load import plan_mount, read_command_line
+from mountd.config.load import plan_mount, read_command_line
+from mountd.config.source import missing_directory
 from mountd.errors import RemoteError, StartError, UsageError
 from mountd.own_command import own_command
-from mountd.source import missing_directory
 
 # How long a start may take beyond one request's time: SQLite, recovery, a slow disk.
 _START_GRACE_S = 60.0

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 from mountd.cli import main
 from mountd.cli.arguments import Parser
-from mountd.credentials import credential_of
+from mountd.config.credentials import credential_of
+from mountd.config.options import OPTIONS, is_from_fstab, split_option_list
 from mountd.errors import ExitCode, UsageError
-from mountd.options import OPTIONS, is_from_fstab, split_option_list
 
 # mount(8), "EXIT STATUS". 75 passes as it is: umount(8) hands a helper's code on, and systemd then
 # shows the .mount unit as failed, which is how an operator hears that something is left.

@@ -3,7 +3,7 @@
 from dataclasses import MISSING, fields
 
 from mountd.config import MIB, Settings
-from mountd.options import OPTIONS
+from mountd.config.options import OPTIONS
 
 # Where the default is no constant, or another for some remotes.
 _SAID = {

@@ -10,9 +10,12 @@ from mountd.cli.arguments import Parser, load_config
 from mountd.cli.bounded import Bounded
 from mountd.cli.output import print_table, warn
 from mountd.config import Reach, Settings
-from mountd.config_file import ConfigFile, Section
-from mountd.config_load import CommandLine, reach_of, resolve_source
-from mountd.credentials import CREDENTIALS, FILE_SUFFIX, env_name
+from mountd.config.credentials import CREDENTIALS, FILE_SUFFIX, env_name
+from mountd.config.file import ConfigFile, Section
+from mountd.config.load import CommandLine, reach_of, resolve_source
+from mountd.config.rclone_conf import read_rclone
+from mountd.config.rclone_source import resolve_rclone
+from mountd.config.source import Source, without_secrets
 from mountd.errors import (
     CredentialsError,
     Denied,
@@ -23,9 +26,6 @@ from mountd.errors import (
     Unreachable,
     UsageError,
 )
-from mountd.rclone_conf import read_rclone
-from mountd.rclone_source import resolve_rclone
-from mountd.source import Source, without_secrets
 
 CHECK_TIMEOUT_S = 20.0
 _REQUEST_TIMEOUT_S = 15.0

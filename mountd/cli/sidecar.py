@@ -12,10 +12,10 @@ from pathlib import Path
 from mountd.cli import mount
 from mountd.cli.arguments import Parser
 from mountd.cli.output import warn
+from mountd.config.rclone_conf import RcloneConfig, read_rclone
+from mountd.config.rclone_obscure import reveal
 from mountd.errors import ExitCode, MountPointError, StartError, UsageError
 from mountd.mount_table import Mount, mount_containing, read_mounts
-from mountd.rclone_conf import RcloneConfig, read_rclone
-from mountd.rclone_obscure import reveal
 
 DEFAULT_MOUNTPOINT = "/storage"
 _SYS_ADMIN = 1 << 21  # CAP_SYS_ADMIN of linux/capability.h

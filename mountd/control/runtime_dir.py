@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mountd.errors import StartError
 from mountd.safe_place import why_not_safe
-from mountd.service_places import RUNTIME_DIR
+from mountd.service.places import RUNTIME_DIR
 
 SUFFIX = ".sock"
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import UsageError
 from mountd.remotes.azure_credentials import AzureAccount, azure_account
 from mountd.remotes.azure_rest import AzureRest
@@ -11,7 +12,6 @@ from mountd.remotes.base import RemoteStore
 from mountd.remotes.buckets import BucketsStore
 from mountd.remotes.object_store import ObjectStore
 from mountd.remotes.obstore_reads import ObstoreReads, client_options
-from mountd.source import Source
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore

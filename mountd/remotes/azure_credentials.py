@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
 from mountd.config import Settings
-from mountd.credentials import is_anonymous
+from mountd.config.credentials import is_anonymous
 from mountd.errors import CredentialsError, Denied, UsageError
 from mountd.remotes.tls import VERIFIED, Tls, tls_of
 

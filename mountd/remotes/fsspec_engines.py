@@ -15,10 +15,10 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from mountd.config import Settings
-from mountd.credentials import CREDENTIALS, is_anonymous
+from mountd.config.credentials import CREDENTIALS, is_anonymous
+from mountd.config.source import Source
 from mountd.errors import CredentialsError, UsageError
 from mountd.remotes.fsspec_azure import azure_listing
-from mountd.source import Source
 
 _EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure", "webdav": "webdav"}
 _LOCAL_PROTOCOLS = frozenset(("local", "file"))

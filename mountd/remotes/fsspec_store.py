@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import (
     NotFound,
     RemoteError,
@@ -32,7 +33,6 @@ from mountd.remotes.fsspec_info import entry_of, md5_of, name_below
 from mountd.remotes.fsspec_writes import FsspecWrites
 from mountd.remotes.temporary_names import is_temporary
 from mountd.remotes.tls import refuse_tls
-from mountd.source import Source
 from mountd.types import Entry, Kind
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ An emulator has no XML API, so there the reads go through the JSON API, too.
 from typing import TYPE_CHECKING
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import UsageError
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.buckets import BucketsStore
@@ -13,7 +14,6 @@ from mountd.remotes.gcs_credentials import GcsAccess, gcs_access
 from mountd.remotes.gcs_rest import GcsRest
 from mountd.remotes.object_store import ObjectStore, PlainReader, RangeReader
 from mountd.remotes.obstore_reads import ObstoreReads, client_options
-from mountd.source import Source
 
 if TYPE_CHECKING:
     from obstore import GetResult

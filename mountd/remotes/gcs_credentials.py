@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mountd.config import Settings
-from mountd.credentials import is_anonymous
+from mountd.config.credentials import is_anonymous
 from mountd.errors import CredentialsError, Denied, Unreachable, UsageError
 from mountd.remotes.tls import VERIFIED, Tls, tls_of
 

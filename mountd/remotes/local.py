@@ -13,6 +13,7 @@ import stat as modes
 from collections.abc import Iterator, Sequence
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import NotFound, Unreachable, Unsupported
 from mountd.remotes.base import Body, Capabilities, Identity, Upload
 from mountd.remotes.local_tree import (
@@ -24,7 +25,6 @@ from mountd.remotes.local_tree import (
 )
 from mountd.remotes.local_writes import LocalWrites, upload_id_of
 from mountd.remotes.temporary_names import is_temporary
-from mountd.source import Source
 from mountd.types import Entry, Kind
 
 _PAGE_ENTRIES = 1000

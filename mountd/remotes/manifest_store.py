@@ -19,12 +19,12 @@ from pathlib import Path
 from typing_extensions import Buffer
 
 from mountd.config import Reach, Settings
+from mountd.config.source import Source
 from mountd.errors import ContainerMissing, NotFound, Unreachable, Unsupported, VersionChanged
 from mountd.manifest import Location, Manifest, ManifestFile, read_manifest
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
 from mountd.remotes.optional_doors import checksums_in, note_version_id
 from mountd.remotes.retry import RetryingStore
-from mountd.source import Source
 from mountd.types import Entry, Kind
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing_extensions import Buffer
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import CredentialsError, Unsupported
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, Upload
 from mountd.remotes.http_range import is_tag
@@ -28,7 +29,6 @@ from mountd.remotes.webdav_leftovers import Leftovers
 from mountd.remotes.webdav_path import encode_path
 from mountd.remotes.webdav_read import DavReader
 from mountd.remotes.width import Width
-from mountd.source import Source
 from mountd.types import Entry
 
 LOCKED_S = (0.1, 0.2, 0.5, 1.0, 2.0)

@@ -4,10 +4,10 @@
 from pathlib import Path
 
 from mountd.config import Reach, Settings
+from mountd.config.source import Source
 from mountd.errors import UsageError
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.tls import check_tls
-from mountd.source import Source
 
 
 def open_store(

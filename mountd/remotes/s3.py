@@ -4,6 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import UsageError
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.buckets import BucketsStore
@@ -15,7 +16,6 @@ from mountd.remotes.s3_probe import ProvenMemory, Prover
 from mountd.remotes.s3_rest import S3Place, S3Rest
 from mountd.remotes.s3_write import S3Bucket
 from mountd.remotes.tls import Tls, tls_of
-from mountd.source import Source
 
 if TYPE_CHECKING:
     from obstore.store import S3Config, S3Store

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mountd.config import Settings
-from mountd.credentials import has_s3_keys, is_anonymous
+from mountd.config.credentials import has_s3_keys, is_anonymous
 from mountd.errors import CredentialsError, Denied, RemoteError, Unreachable, UsageError
 from mountd.remotes.aws_profile import configured_endpoint, profile_named
 from mountd.remotes.s3_rest import S3Keys, S3Place, split_endpoint

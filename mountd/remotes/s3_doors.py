@@ -11,12 +11,12 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from mountd.config import Settings
-from mountd.credentials import has_s3_keys, is_anonymous
+from mountd.config.credentials import has_s3_keys, is_anonymous
+from mountd.config.source import Source
 from mountd.errors import CredentialsError, UsageError
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.s3 import open_s3
 from mountd.remotes.s3_probe import ProvenMemory
-from mountd.source import Source
 
 # Name of the id, the secret and a token; what Aliyun's own tools read.
 _OSS_KEYS = (

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from typing_extensions import Buffer
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import CredentialsError, Unsupported, UsageError
 from mountd.remotes.base import Body, Capabilities, Identity, Upload
 from mountd.remotes.http_pool import HttpPool
@@ -22,7 +23,6 @@ from mountd.remotes.webdav_probe import NOTHING, Proof
 from mountd.remotes.webdav_read import DavReader
 from mountd.remotes.webdav_write import DavWriter
 from mountd.remotes.width import Width
-from mountd.source import Source
 from mountd.types import Entry
 
 _SPARE_CONNECTIONS = 8  # so that a stat doesn't queue behind the reads

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.remotes.azure import open_azure
 from mountd.remotes.base import RemoteStore
-from mountd.source import Source
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.azurite import ACCOUNT, ACCOUNT_KEY, Azurite, running_azurite
 from tests.servers.process import free_port

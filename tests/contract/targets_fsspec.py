@@ -10,9 +10,9 @@ from pathlib import Path
 import fsspec
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.registry import open_store
-from mountd.source import Source
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.contract.targets_webdav import (
     overwrite_in,

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.gcs import open_gcs, store_of
 from mountd.remotes.gcs_credentials import BearerToken, GcsAccess
-from mountd.source import Source
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.gcs_emulator import GcsEmulator, running_gcs_emulator
 from tests.servers.gcs_fake import TOKEN, running_gcs_fake

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.nextcloud import Uploading, open_nextcloud
-from mountd.source import Source
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.nextcloud.launch import NextcloudServer
 from tests.servers.process import free_port

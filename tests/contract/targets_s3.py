@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Protocol
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import Unreachable
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.optional_doors import prepare_changes_in
 from mountd.remotes.s3 import open_s3
-from mountd.source import Source
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.moto import Moto, running_moto
 from tests.servers.process import free_port, running_process

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.registry import open_store
-from mountd.source import Source
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.apache import running_apache
 from tests.servers.dav import PASSWORD, USER, DavServer

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from mountd.config.source import parse_source
 from mountd.errors import Denied, NotFound, UsageError, VersionChanged
 from mountd.remotes.azure import open_azure
 from mountd.remotes.base import ABSENT, RemoteStore, Upload
 from mountd.remotes.gcs import open_gcs
 from mountd.remotes.s3 import open_s3
-from mountd.source import parse_source
 from mountd.types import Kind
 from tests.contract.targets_azure import azure_settings
 from tests.contract.targets_gcs import gcs_settings

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import Source, parse_source
 from mountd.errors import Unreachable, UsageError
 from mountd.remotes.base import ABSENT, RemoteStore, Upload
 from mountd.remotes.fsspec_store import open_fsspec
@@ -17,7 +18,6 @@ from mountd.remotes.gcs import store_of
 from mountd.remotes.gcs_credentials import BearerToken, GcsAccess
 from mountd.remotes.registry import open_store
 from mountd.remotes.tls import tls_of
-from mountd.source import Source, parse_source
 from tests.conftest import ExpectedLog
 from tests.contract.targets_azure import azure_settings, azure_source
 from tests.contract.targets_s3 import BUCKET, S3Login, s3_settings, s3_source

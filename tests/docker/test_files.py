@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from compose_spec import PyCompose
 
-from mountd.config_load import read_environment
+from mountd.config.load import read_environment
 from tests.docker.image import DOCKERFILE, instructions
 from tests.docker.manifests import ENTRYPOINT, FOLDER, SIDECAR, documents
 

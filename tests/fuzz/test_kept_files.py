@@ -17,8 +17,8 @@ from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mountd.config.logins import Login, find, save
 from mountd.errors import CredentialsError
-from mountd.logins import Login, find, save
 from mountd.remotes.s3_memory import ProvenFile
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.transfer.record import Record

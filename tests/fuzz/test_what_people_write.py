@@ -10,19 +10,19 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mountd.config_file import load_config
-from mountd.config_load import read_command_line, read_environment
+from mountd.config.file import load_config
+from mountd.config.load import read_command_line, read_environment
+from mountd.config.options import OPTIONS, read_option
+from mountd.config.rclone_conf import RcloneConfig, parse_rclone
+from mountd.config.rclone_obscure import reveal
+from mountd.config.rclone_source import resolve_rclone
+from mountd.config.source import parse_source
 from mountd.control.server import ControlServer
 from mountd.errors import UsageError
 from mountd.manifest import read_manifest
-from mountd.options import OPTIONS, read_option
-from mountd.rclone_conf import RcloneConfig, parse_rclone
-from mountd.rclone_obscure import reveal
-from mountd.rclone_source import resolve_rclone
 from mountd.remotes.aws_profile import configured_endpoint, profile_named
 from mountd.remotes.nextcloud_push import PushAddress, why_not
-from mountd.sd_notify import passed_fds, watchdog_interval_s
-from mountd.source import parse_source
+from mountd.service.sd_notify import passed_fds, watchdog_interval_s
 from tests.fuzz.hostile import few, fuzz, odd_texts, odd_values, read_or_refused, spoilt
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None

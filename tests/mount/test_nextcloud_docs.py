@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mountd.config_file import load_config
-from mountd.config_load import CommandLine, plan_mount
+from mountd.config.file import load_config
+from mountd.config.load import CommandLine, plan_mount
 from tests.mount.mounting import is_mounted, mounted
 from tests.servers.nextcloud.launch import NextcloudServer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mountd.cli.login import sign_in
-from mountd.logins import save
+from mountd.config.logins import save
 from tests.mount.mounting import Mounted, mounted
 from tests.servers.nextcloud.launch import NextcloudServer
 

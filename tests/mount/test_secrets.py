@@ -17,7 +17,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from mountd.rclone_obscure import reveal
+from mountd.config.rclone_obscure import reveal
 from tests.mount.mounting import Mounted, mounted
 from tests.servers.nextcloud.launch import NextcloudServer
 from tests.servers.s3.launch import S3Server

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import (
     Denied,
     Locked,
@@ -22,7 +23,6 @@ from mountd.errors import (
 )
 from mountd.remotes.base import ABSENT, Upload
 from mountd.remotes.nextcloud import NextcloudStore, Uploading, open_nextcloud
-from mountd.source import Source
 from mountd.types import Entry
 from tests.conftest import ExpectedLog
 from tests.fakes.body import BytesBody

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import VersionChanged
 from mountd.remotes.base import ABSENT, Upload
 from mountd.remotes.nextcloud import NextcloudStore, Uploading, open_nextcloud
-from mountd.source import Source
 from tests.fakes.body import BytesBody
 from tests.servers.nextcloud.launch import NextcloudServer
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from mountd.cli.login import run, server_named, sign_in
+from mountd.config.logins import find
 from mountd.errors import CredentialsError, Unsupported, UsageError
-from mountd.logins import find
 from tests.servers.nextcloud.launch import NextcloudServer
 
 pytestmark = pytest.mark.server

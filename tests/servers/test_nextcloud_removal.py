@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import NotFound, Unsupported, VersionChanged
 from mountd.remotes.nextcloud import NextcloudStore, open_nextcloud
-from mountd.source import Source
 from mountd.types import Kind
 from tests.servers.nextcloud.launch import NextcloudServer
 

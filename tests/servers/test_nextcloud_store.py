@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import (
     Corrupt,
     NameNotAllowed,
@@ -18,7 +19,6 @@ from mountd.errors import (
 )
 from mountd.remotes.base import ABSENT, Quota, Upload
 from mountd.remotes.nextcloud import NextcloudStore, Uploading, open_nextcloud
-from mountd.source import Source
 from tests.fakes.body import BytesBody
 from tests.servers.nextcloud.launch import NextcloudServer
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from mountd.config.source import parse_source
 from mountd.errors import NotFound, VersionChanged
 from mountd.manifest import Location, ManifestFile, make_manifest
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.counting import CountingStore
 from mountd.remotes.manifest_store import ManifestStore
 from mountd.remotes.s3 import open_s3
-from mountd.source import parse_source
 from tests.contract.targets_s3 import S3Login, s3_settings
 from tests.fakes.mounted import mounted_files, walk
 from tests.servers.moto import Moto, running_moto

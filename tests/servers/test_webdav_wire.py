@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.remotes.webdav import WebdavStore, open_webdav
-from mountd.source import Source
 from tests.servers.apache import running_apache
 from tests.servers.dav import PASSWORD, USER, DavServer
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import NameNotAllowed, NotFound, Unreachable, VersionChanged
 from mountd.remotes.base import ABSENT, Upload
 from mountd.remotes.http_pool import HttpPool
@@ -20,7 +21,6 @@ from mountd.remotes.webdav_changes import DavChanges
 from mountd.remotes.webdav_leftovers import Leftovers
 from mountd.remotes.webdav_probe import Enforced, Probe, Proof
 from mountd.remotes.webdav_read import DavReader
-from mountd.source import Source
 from tests.fakes.body import BytesBody
 from tests.servers.apache import running_apache
 from tests.servers.cutting_proxy import cutting_proxy

@@ -11,8 +11,8 @@ import mountd
 from mountd.api.command import run_command
 from mountd.api.copying import copy
 from mountd.api.options import Options, words_and_secrets
-from mountd.credentials import CREDENTIALS
-from mountd.options import OPTIONS
+from mountd.config.credentials import CREDENTIALS
+from mountd.config.options import OPTIONS
 
 
 def test_importing_mountd_imports_nothing_else() -> None:

@@ -19,9 +19,9 @@ from mountd.cache_folder import (
     prepare_folder,
 )
 from mountd.config import Settings
+from mountd.config.source import Source, parse_source
 from mountd.errors import MountPointError, StartError
 from mountd.remotes.aws_profile import configured_endpoint
-from mountd.source import Source, parse_source
 from tests.conftest import ExpectedLog
 
 MOUNTPOINT = Path("/some/where")
@@ -162,7 +162,7 @@ def test_a_killed_daemon_holds_nothing(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path\n"
         "from mountd.cache_folder import CacheFolder; from mountd.config import Settings\n"
-        "from mountd.source import parse_source\n"
+        "from mountd.config.source import parse_source\n"
         "folder = CacheFolder.claim(parse_source('s3://lab/data'), Settings(Path(sys.argv[1])), "
         "Path('/m'))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mountd.config import Settings
-from mountd.config_file import ConfigFile, find_config, load_config
-from mountd.config_load import (
+from mountd.config.credentials import from_environment as credentials_from_environment
+from mountd.config.file import ConfigFile, find_config, load_config
+from mountd.config.load import (
     CommandLine,
     plan_mount,
     read_command_line,
     read_environment,
     resolve_source,
 )
-from mountd.credentials import from_environment as credentials_from_environment
+from mountd.config.options import OPTIONS, read_option, read_size, split_option_list
 from mountd.errors import UsageError
-from mountd.options import OPTIONS, read_option, read_size, split_option_list
 
 NOTHING = CommandLine({}, {})
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mountd.config import CopiedSubtree
-from mountd.config_file import ConfigFile, load_config
-from mountd.config_load import CommandLine, plan_mount
+from mountd.config.file import ConfigFile, load_config
+from mountd.config.load import CommandLine, plan_mount
 from mountd.errors import UsageError
 
 MOUNT = '[mounts.data]\nsource = "s3://lab"\nmountpoint = "/storage"\n'

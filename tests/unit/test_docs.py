@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mountd.credentials import CREDENTIALS
-from mountd.options import OPTIONS
+from mountd.config.credentials import CREDENTIALS
+from mountd.config.options import OPTIONS
 
 ROOT = Path(__file__).parents[2]
 SEMANTICS, NEXTCLOUD = ROOT / "docs/semantics.md", ROOT / "docs/nextcloud.md"

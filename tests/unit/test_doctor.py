@@ -20,8 +20,8 @@ from mountd.cli.doctor_machine import check_cache_dir, check_fusectl, check_read
 from mountd.cli.doctor_mounts import check_mount, read_levers
 from mountd.cli.doctor_source import check_clock, check_credentials, check_way, endpoint_of
 from mountd.config import Settings
+from mountd.config.source import parse_source
 from mountd.mount_table import Mount, parse_mountinfo
-from mountd.source import parse_source
 
 NOW = datetime(2026, 1, 31, 10, 0, tzinfo=UTC)
 MOUNT = Mount("0:50", "/storage", "fuse.mountd", "s3://lab", "rw", 0)

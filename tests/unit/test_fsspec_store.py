@@ -12,6 +12,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import (
     ContainerMissing,
     Corrupt,
@@ -31,7 +32,6 @@ from mountd.remotes.bounded_call import call_bounded
 from mountd.remotes.fsspec_engines import Engine, open_engine
 from mountd.remotes.fsspec_errors import remote_error
 from mountd.remotes.fsspec_store import FsspecStore, open_fsspec
-from mountd.source import Source
 from mountd.types import Kind
 from tests.conftest import ExpectedLog
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import parse_source
 from mountd.errors import ContainerMissing, Denied, NotFound, Unreachable, VersionChanged
 from mountd.remotes.local import LocalStore
 from mountd.remotes.registry import open_store
-from mountd.source import parse_source
 from mountd.types import Entry, Kind
 
 

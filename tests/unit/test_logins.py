@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mountd.config_file import ConfigFile
-from mountd.config_load import CommandLine, resolve_source
+from mountd.config.file import ConfigFile
+from mountd.config.load import CommandLine, resolve_source
+from mountd.config.logins import Login, find, save, server_of
 from mountd.errors import CredentialsError, StartError
-from mountd.logins import Login, find, save, server_of
 
 HOST = "https://cloud.example.org"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import Corrupt, Denied, Throttled, Unreachable
 from mountd.remotes.base import ABSENT, MAX_TOKEN, NameRules, Upload
 from mountd.remotes.http_pool import HttpPool
@@ -17,7 +18,6 @@ from mountd.remotes.nextcloud_dav import check_sum, quota_in, sums_in
 from mountd.remotes.nextcloud_features import PLAIN, features_in
 from mountd.remotes.nextcloud_folders import Token, UploadFolders, machine
 from mountd.remotes.webdav_xml import DavItem
-from mountd.source import Source
 from tests.fakes.body import BytesBody
 from tests.servers.raw_http import RawServer, Step, answer, cut, raw_http
 

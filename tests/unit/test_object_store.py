@@ -10,6 +10,7 @@ from types import MappingProxyType
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import parse_source
 from mountd.errors import Corrupt
 from mountd.remotes.base import Body, Capabilities, Upload
 from mountd.remotes.object_store import (
@@ -23,7 +24,6 @@ from mountd.remotes.object_store import (
 from mountd.remotes.s3 import open_s3
 from mountd.remotes.s3_rest import page_of
 from mountd.remotes.xml_pages import parse_xml
-from mountd.source import parse_source
 from mountd.types import Entry, Kind
 
 

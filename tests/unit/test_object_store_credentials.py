@@ -10,14 +10,14 @@ import pytest
 
 from mountd import remotes
 from mountd.config import Settings
-from mountd.credentials import CREDENTIALS
+from mountd.config.credentials import CREDENTIALS
+from mountd.config.source import parse_source
 from mountd.errors import CredentialsError, Denied, StartError, UsageError
 from mountd.remotes.azure_credentials import AzureAccount, azure_account
 from mountd.remotes.gcs_credentials import BearerToken, GoogleTokens, gcs_access
 from mountd.remotes.registry import open_store
 from mountd.remotes.s3_credentials import ChainCredentials, region_of_endpoint, s3_access
 from mountd.remotes.s3_rest import S3Keys, S3Place
-from mountd.source import parse_source
 
 KEY = "a2V5"
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mountd.cli import remotes
+from mountd.config.rclone_conf import RcloneConfig, parse_rclone, read_rclone
+from mountd.config.rclone_obscure import reveal
+from mountd.config.rclone_source import resolve_rclone
 from mountd.errors import UsageError
-from mountd.rclone_conf import RcloneConfig, parse_rclone, read_rclone
-from mountd.rclone_obscure import reveal
-from mountd.rclone_source import resolve_rclone
 
 RCLONE = Path(sys.executable).parent / "rclone"
 

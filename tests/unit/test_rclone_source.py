@@ -6,10 +6,10 @@ import pytest
 
 from mountd.cache_folder import identity_name
 from mountd.config import Settings
-from mountd.config_file import load_config
-from mountd.config_load import CommandLine, resolve_source
+from mountd.config.file import load_config
+from mountd.config.load import CommandLine, resolve_source
+from mountd.config.source import Source
 from mountd.errors import UsageError
-from mountd.source import Source
 
 NOTHING = CommandLine({}, {})
 PASS = "0EulCnQmzZxf8LDOAHq5pKkwDH7IoQ"  # secret

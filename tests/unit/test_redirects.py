@@ -11,13 +11,13 @@ from types import MappingProxyType
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import Source, parse_source
 from mountd.errors import RemoteError
 from mountd.remotes.base import RemoteStore, Upload
 from mountd.remotes.gcs import store_of
 from mountd.remotes.gcs_credentials import BearerToken, GcsAccess
 from mountd.remotes.registry import open_store
 from mountd.remotes.tls import Tls
-from mountd.source import Source, parse_source
 from tests.fakes.body import BytesBody
 from tests.servers.tls_front import running_tls_front
 

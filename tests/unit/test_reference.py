@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mountd.cli.option_words import default_of, options_in_words
 from mountd.config import Settings
-from mountd.options import OPTIONS
+from mountd.config.options import OPTIONS
 
 ROOT = Path(__file__).parents[2]
 NO_OPTIONS = {"widest_transfers", "credentials"}

@@ -6,11 +6,11 @@ from types import MappingProxyType
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import parse_source
 from mountd.errors import CredentialsError, UsageError
 from mountd.remotes.base import Upload
 from mountd.remotes.registry import open_store
 from mountd.remotes.s3_doors import oss_settings
-from mountd.source import parse_source
 from tests.fakes.body import BytesBody
 from tests.servers.s3.launch import S3Server
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mountd.sd_notify import Notifier, PassedFd, message_of, passed_fds, watchdog_interval_s
+from mountd.service.sd_notify import Notifier, PassedFd, message_of, passed_fds, watchdog_interval_s
 from tests.conftest import ExpectedLog
 
 

@@ -13,9 +13,9 @@ from mountd.cli.sidecar import (
     source_of,
     take_plain_password,
 )
+from mountd.config.rclone_conf import RcloneConfig
 from mountd.errors import ExitCode, MountPointError, StartError, UsageError
 from mountd.mount_table import parse_mountinfo
-from mountd.rclone_conf import RcloneConfig
 
 PASS = "0EulCnQmzZxf8LDOAHq5pKkwDH7IoQ"  # secret
 APP_PASSWORD = "Ab3dE-fG7hi-jKL9m-nOpq2-rStu5"

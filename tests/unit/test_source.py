@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mountd.config.source import Source, parse_source, split_remote_path, without_secrets
 from mountd.errors import UsageError
-from mountd.source import Source, parse_source, split_remote_path, without_secrets
 
 
 @pytest.mark.parametrize(

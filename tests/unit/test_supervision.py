@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from mountd.sd_notify import Notifier
-from mountd.supervision import Life, Supervision, last_words, words_of
+from mountd.service.sd_notify import Notifier
+from mountd.service.supervision import Life, Supervision, last_words, words_of
 from tests.conftest import ExpectedLog
 
 IDLE = {"pending": 0, "uploading": 0, "failed": 0, "conflicts": 0, "bytes": 0, "oldest_s": None}

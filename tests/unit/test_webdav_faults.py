@@ -10,6 +10,7 @@ import pytest
 from typing_extensions import Buffer
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import (
     Corrupt,
     CredentialsError,
@@ -28,7 +29,6 @@ from mountd.remotes.nextcloud import open_nextcloud
 from mountd.remotes.registry import open_store
 from mountd.remotes.retry import RetryingStore
 from mountd.remotes.webdav import WebdavStore, open_webdav
-from mountd.source import Source
 from mountd.types import Entry, Kind
 from tests.conftest import ExpectedLog
 from tests.fakes.no_writes import NoWrites

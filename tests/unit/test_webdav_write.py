@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mountd.config import Settings
+from mountd.config.source import Source
 from mountd.errors import (
     Corrupt,
     Denied,
@@ -28,7 +29,6 @@ from mountd.remotes.webdav import WebdavStore, open_webdav
 from mountd.remotes.webdav_changes import DavChanges
 from mountd.remotes.webdav_leftovers import Leftovers, directory_of, is_own, temporary_beside
 from mountd.remotes.webdav_probe import Enforced, is_odd
-from mountd.source import Source
 from tests.fakes.body import BytesBody
 from tests.servers.raw_http import RawServer, Step, answer, cut, raw_http
 from tests.unit.test_webdav_faults import DATE, ETAG, multistatus, response

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from mountd.config.source import Source
 from mountd.manifest import Location
-from mountd.source import Source
 
 MIB = 1 << 20
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from mountd.config_file import Section
+from mountd.config.file import Section
+from mountd.config.options import read_option
+from mountd.config.rclone_conf import RcloneConfig, RcloneRemote, read_rclone
+from mountd.config.source import Source, parse_source
 from mountd.errors import UsageError
-from mountd.options import read_option
-from mountd.rclone_conf import RcloneConfig, RcloneRemote, read_rclone
-from mountd.source import Source, parse_source
 
 _SOURCE = re.compile(r"([\w.+@][\w.+@ -]*):(.*)", re.DOTALL)
 _NEXTCLOUD = re.compile(r"(.*)/remote\.php/(?:dav/files/([^/]+)|webdav)((?:/.*)?)", re.DOTALL)

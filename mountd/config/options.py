@@ -12,8 +12,8 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from mountd.config import MIB
+from mountd.config.source import nearest, without_secrets
 from mountd.errors import UsageError
-from mountd.source import nearest, without_secrets
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b?)", re.IGNORECASE)
 _TRUE = frozenset(("true", "yes", "on", "1"))

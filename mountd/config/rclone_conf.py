@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mountd.config.rclone_obscure import reveal
+from mountd.config.source import nearest
 from mountd.errors import UsageError
-from mountd.rclone_obscure import reveal
-from mountd.source import nearest
 
 _MAX_BYTES = 4 << 20
 _VARIABLE = "RCLONE_CONFIG_"

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from mountd.config import CopiedSubtree
-from mountd.config_subtrees import read_subtrees
-from mountd.credentials import CREDENTIALS, FILE_SUFFIX, credential_of, read_secret_file
+from mountd.config.credentials import CREDENTIALS, FILE_SUFFIX, credential_of, read_secret_file
+from mountd.config.options import OPTIONS, read_option
+from mountd.config.source import OWN_SCHEMES, nearest
+from mountd.config.subtrees import read_subtrees
 from mountd.errors import UsageError
-from mountd.options import OPTIONS, read_option
-from mountd.source import OWN_SCHEMES, nearest
 
 _OF_A_REMOTE = frozenset(("source", "url"))
 _OF_A_MOUNT = frozenset(("source", "url", "mountpoint"))

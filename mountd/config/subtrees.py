@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Final
 
 from mountd.config import CopiedSubtree
+from mountd.config.source import nearest
 from mountd.errors import UsageError
-from mountd.source import nearest
 
 _KEYS: Final = frozenset(("path", "mode", "recheck_s"))
 _LEAST_RECHECK_S: Final = 1.0

@@ -12,15 +12,13 @@ from types import MappingProxyType
 from typing import Any
 
 from mountd.config import MountPlan, Reach, Settings
-from mountd.config_file import ConfigFile, Section
-from mountd.credentials import CREDENTIALS, credential_of, env_name, from_command_line
-from mountd.credentials import from_environment as credentials_from_environment
-from mountd.errors import UsageError
-from mountd.logins import add_login
-from mountd.manifest import Location, is_manifest, manifest_source
-from mountd.options import OPTIONS, is_from_fstab, read_option, split_option_list
-from mountd.rclone_source import is_of_rclone, resolve_rclone, under_given
-from mountd.source import (
+from mountd.config.credentials import CREDENTIALS, credential_of, env_name, from_command_line
+from mountd.config.credentials import from_environment as credentials_from_environment
+from mountd.config.file import ConfigFile, Section
+from mountd.config.logins import add_login
+from mountd.config.options import OPTIONS, is_from_fstab, read_option, split_option_list
+from mountd.config.rclone_source import is_of_rclone, resolve_rclone, under_given
+from mountd.config.source import (
     OWN_SCHEMES,
     Source,
     nearest,
@@ -28,6 +26,8 @@ from mountd.source import (
     split_remote_path,
     without_secrets,
 )
+from mountd.errors import UsageError
+from mountd.manifest import Location, is_manifest, manifest_source
 
 _TRANSFERS_OF_NEXTCLOUD = 4  # what a server with a few PHP workers bears well
 _WIDEST_OF_NEXTCLOUD = 16  # what others bear: `remotes.width` finds out

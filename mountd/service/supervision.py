@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from mountd.cli.output import counted, human_bytes, human_seconds
-from mountd.sd_notify import Notifier, watchdog_interval_s
+from mountd.service.sd_notify import Notifier, watchdog_interval_s
 
 LOOK_EVERY_S = 5.0
 # Asked for again at each look while it starts or stops, so the manager's own TimeoutStartSec and

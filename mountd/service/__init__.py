@@ -1,0 +1,1 @@
+"""What the service manager that started us is told, and where its units keep things."""
