@@ -7,6 +7,7 @@ The network is this machine's, so the test servers on 127.0.0.1 can be reached f
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -117,7 +118,11 @@ class Container:
 
     def end(self) -> None:
         if self._runner.poll() is None:
-            self._runner.kill()  # --kill-child: its process 1 goes too, and with that all others
+            # --kill-child is not enough: the kernel forgets it when process 1 becomes another user
+            # (prctl(2), PR_SET_PDEATHSIG). With process 1 all others of its namespace go.
+            with suppress(AssertionError, ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self._runner.kill()
             self._runner.wait(30)
 
 
