@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mountd.errors import (
     DirectoryNotEmpty,
@@ -24,22 +24,10 @@ from mountd.errors import (
 )
 from mountd.remotes.base import ABSENT, Body, Capabilities, Identity, NameRules, Upload
 from mountd.types import Entry, Kind
+from tests.fakes.memory_object import FOREIGN, MemoryObject, parents_of
 
 GATE_TIMEOUT_S = 30.0
 PIECE_BYTES = 256 * 1024
-_FOREIGN = Upload()
-
-
-@dataclass(frozen=True, slots=True)
-class _Object:
-    data: bytes
-    generation: int
-    mtime_ns: int
-    upload: Upload = _FOREIGN
-
-    @property
-    def version(self) -> str:
-        return f"g{self.generation}"
 
 
 class MemoryStore:
@@ -103,7 +91,7 @@ class MemoryStore:
         self._changes: Counter[str] = Counter()  # by directory, of all that is below it
         self._page_size = page_size
         self._lock = threading.Lock()
-        self._objects: dict[str, _Object] = {}
+        self._objects: dict[str, MemoryObject] = {}
         self._directories: set[str] = {""}
         self._generations = itertools.count(1)
         self._failures: list[BaseException] = []
@@ -124,14 +112,14 @@ class MemoryStore:
         with self._lock:
             self._check_name(key)
             if self._capabilities.real_directories:
-                self._directories.update(_parents(key))
+                self._directories.update(parents_of(key))
             if key.endswith("/") and self._capabilities.real_directories:
                 self._directories.add(key)
                 self._changed(key)
                 return ""
             mtime_ns = time.time_ns() if mtime_ns is None else mtime_ns
             upload = Upload(attributes=dict(attributes or {}))
-            self._objects[key] = _Object(data, next(self._generations), mtime_ns, upload)
+            self._objects[key] = MemoryObject(data, next(self._generations), mtime_ns, upload)
             self._changed(key)
             return self._objects[key].version
 
@@ -158,7 +146,7 @@ class MemoryStore:
     def restored_by_others(self, key: str, version: str, data: bytes) -> None:
         """An older version is there again, as it was."""
         with self._lock:
-            self._objects[key] = _Object(data, int(version[1:]), time.time_ns())
+            self._objects[key] = MemoryObject(data, int(version[1:]), time.time_ns())
             self._changed(key)
 
     def drop(self, key: str) -> None:
@@ -341,7 +329,7 @@ class MemoryStore:
                 self._directories.add(key)
                 self._changed(key)
             elif key not in self._objects:
-                self._store(key, b"", _FOREIGN)
+                self._store(key, b"", FOREIGN)
 
     def remove_dir(self, key: str) -> None:
         self._begin("remove_dir")
@@ -410,13 +398,13 @@ class MemoryStore:
     def _check_place(self, key: str) -> None:
         if not self._capabilities.real_directories:
             return
-        if not _parents(key) <= self._directories:
+        if not parents_of(key) <= self._directories:
             raise NotFound(f"{key} has no directory to be in")
         self._check_name(key)
 
     def _store(self, key: str, data: bytes, upload: Upload) -> Entry:
         mtime_ns = upload.mtime_ns or time.time_ns()
-        self._objects[key] = _Object(data, next(self._generations), mtime_ns, upload)
+        self._objects[key] = MemoryObject(data, next(self._generations), mtime_ns, upload)
         self._changed(key)
         return self._told(key)
 
@@ -443,7 +431,7 @@ class MemoryStore:
         same one."""
         if self._is_apart(key):
             return
-        for directory in ("", *_parents(key), *([key] if key.endswith("/") else ())):
+        for directory in ("", *parents_of(key), *([key] if key.endswith("/") else ())):
             self._changes[directory] = next(self._generations)
 
     def _is_apart(self, key: str) -> bool:
@@ -459,7 +447,7 @@ class MemoryStore:
         if error is not None:
             raise error
 
-    def _object(self, key: str) -> _Object:
+    def _object(self, key: str) -> MemoryObject:
         try:
             return self._objects[key]
         except KeyError:
@@ -486,13 +474,8 @@ class MemoryStore:
             return
         other = key.removesuffix("/") if key.endswith("/") else key + "/"
         taken = other in self._objects or other in self._directories
-        if taken or any(parent.removesuffix("/") in self._objects for parent in _parents(key)):
+        if taken or any(parent.removesuffix("/") in self._objects for parent in parents_of(key)):
             raise NameNotAllowed(key)
-
-
-def _parents(key: str) -> set[str]:
-    parts = key.removesuffix("/").split("/")[:-1]
-    return {"/".join(parts[: n + 1]) + "/" for n in range(len(parts))}
 
 
 def failing(error: RemoteError) -> MemoryStore:

@@ -12,10 +12,10 @@ from mountd.errors import Stale
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import Directory
 from tests.conftest import ExpectedLog
+from tests.fakes.dict_blocks import until
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import BLOCK, Clock, content, file_system, names, walk
-from tests.unit.test_block_cache import until
 
 
 async def test_a_time_that_does_not_fit_neither_hides_a_file_nor_ends_the_mount(
