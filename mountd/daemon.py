@@ -331,7 +331,9 @@ class Daemon:
         state = self.status.state
         if state == "ended":
             size = self.write_back.queue.counts().bytes
-            return Life("stopping", last_words(self.write_back.left, size, str(self._folder.path)))
+            where, set_aside = str(self._folder.path), bool(self.set_aside.names)
+            said = last_words(self.write_back.left, size, where, set_aside=set_aside)
+            return Life("stopping", said)
         return Life(state, words_of(self.status.as_dict()))
 
     def _moved(self) -> int:

@@ -119,8 +119,11 @@ def words_of(status: Mapping[str, Any]) -> str:
     return f"serves {source}; remote {status['remote']['state']}; {waits}{trouble}"
 
 
-def last_words(left: int, size_bytes: int, folder: str) -> str:
-    """What stays in `systemctl status` after the end."""
+def last_words(left: int, size_bytes: int, folder: str, *, set_aside: bool = False) -> str:
+    """What stays in `systemctl status` after the end. `set_aside`: something lies in the
+    quarantine, which may be data that was never sent."""
+    if not left and set_aside:
+        return f"ended: all but what was set aside in {folder} is on the remote: see mountd doctor"
     if not left:
         return "ended: all is on the remote"
     changes = f"{counted(left, 'change')} ({human_bytes(size_bytes)})"

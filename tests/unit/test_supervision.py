@@ -139,3 +139,4 @@ def test_the_line_says_how_far_the_remote_is_behind_and_that_the_disk_is_full() 
         "the next start sends them"
     )
     assert last_words(0, 0, "/x") == "ended: all is on the remote"
+    assert "set aside in /x" in last_words(0, 0, "/x", set_aside=True)
