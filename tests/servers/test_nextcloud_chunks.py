@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mountd.errors import (
 )
 from mountd.remotes.base import ABSENT, Upload
 from mountd.remotes.nextcloud import NextcloudStore, Uploading, open_nextcloud
+from mountd.remotes.nextcloud_folders import Token
 from mountd.types import Entry
 from tests.conftest import ExpectedLog
 from tests.fakes.body import BytesBody
@@ -65,6 +67,13 @@ class Told:
 
     def __init__(self) -> None:
         self.tokens: list[str] = []
+        self.has_chunk = threading.Event()
+
+    def _heard(self, token: str) -> None:
+        self.tokens.append(token)
+        heard = Token.parse(token)
+        if heard is not None and heard.done:
+            self.has_chunk.set()
 
     @property
     def last(self) -> str:
@@ -72,7 +81,7 @@ class Told:
 
     @property
     def upload(self) -> Upload:
-        return Upload("id", MTIME_NS, resume=self.last, progress=self.tokens.append)
+        return Upload("id", MTIME_NS, resume=self.last, progress=self._heard)
 
 
 def send(store: NextcloudStore, told: Told | None = None, expect: str | None = ABSENT) -> Entry:
@@ -365,6 +374,7 @@ def test_maintenance_is_throttled_and_the_chunks_stay(
 
     def close_down(start: int, end: int) -> None:
         if start == 4 * CHUNK:
+            assert told.has_chunk.wait(20)
             nextcloud_server.configure(maintenance=True)
 
     with pytest.raises(Throttled):

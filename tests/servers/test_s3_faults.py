@@ -185,6 +185,21 @@ def test_a_held_request_is_answered_when_it_is_released(
     assert answers[0].body == b"new"
 
 
+def test_a_held_request_whose_body_is_on_its_way_is_released_too(
+    s3_server: S3Server, raw: RawClient
+) -> None:
+    s3_server.faults({"op": "PutObject", "hold": True})
+    headers = raw.sign("PUT", "/b/new", {"Content-Length": str(len(DATA))}, DATA)
+    raw.http.putrequest("PUT", "/b/new", skip_host=True, skip_accept_encoding=True)
+    for name, value in {"Host": f"127.0.0.1:{raw.port}", **headers}.items():
+        raw.http.putheader(name, value)
+    raw.http.endheaders(DATA[:100])
+    s3_server.wait_for_requests(1, op="PutObject")
+    assert s3_server.release() == 1
+    raw.http.send(DATA[100:])
+    assert raw.http.getresponse().status == 200
+
+
 def test_a_closed_port_refuses_and_opens_again_on_the_same_number(
     s3_server: S3Server, raw: RawClient
 ) -> None:

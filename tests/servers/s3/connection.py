@@ -51,7 +51,8 @@ class Application(Protocol):
     """What answers requests; `open_body` and `answer` may raise S3Error.
 
     `admit` says which faults are ordered for a request and starts its log record (None: a control
-    request). `hold` keeps `resume` until the test releases what is held.
+    request). `hold` keeps `resume` until the test releases what is held: what the log shows is
+    released, also if its body is still on its way.
     """
 
     def admit(self, request: Request) -> tuple[Effects, Record | None]: ...
@@ -87,6 +88,7 @@ class Connection:
         self._head = bytearray()
         self._request: Request | None = None
         self._effects = Effects()
+        self._held = False
         self._record: Record | None = None
         self._decoder: Decoder | None = None
         self._receiver: BodyReceiver | None = None
@@ -207,6 +209,9 @@ class Connection:
         request.arrived_s = time.monotonic()
         self._close_after = request.headers.get("connection", "") == "close"
         self._effects, self._record = self._app.admit(request)
+        self._held = self._effects.hold
+        if self._held:
+            self._app.hold(self._resume)
         if self._effects.reset:
             self.abort()
         elif self._effects.hang:
@@ -273,12 +278,11 @@ class Connection:
         self._phase = Phase.WAITING
         self._decoder = None
         self._complete_s = time.monotonic()
-        if self._effects.hold:
-            self._app.hold(self._resume)
-        else:
+        if not self._held:
             self._answer()
 
     def _resume(self) -> None:
+        self._held = False
         if self._phase is Phase.WAITING:
             self._answer()
             self._go_on()
