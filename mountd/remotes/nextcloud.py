@@ -142,7 +142,7 @@ class NextcloudStore:
             keeps_mtime=self._writer.keeps_mtime,
             name_rules=self._door.known.names,
             native_move=is_nextcloud,
-            removes_trees=is_nextcloud,
+            removes_trees=self._door.known.keeps_trash,
             tree_versions=self._door.may_be_nextcloud,
         )
 

@@ -36,12 +36,14 @@ class Features:
     `is_chunked`: large files may go in chunks. Which scheme is up to the server: 2 needs a shared
     cache and an object store there, doesn't show in the capabilities, and falls back to 1.0. So
     we send what 2 wants, and 1.0 ignores what it doesn't know (24.0.5).
+    `keeps_trash`: what is deleted can be brought back by its owner.
     `max_chunk_bytes`, `max_chunks_at_once`: what the server asks for; None where it doesn't say.
     """
 
     version: str = ""
     is_chunked: bool = False
     bulk_upload: bool = False
+    keeps_trash: bool = False
     max_chunk_bytes: int | None = None
     max_chunks_at_once: int | None = None
     names: NameRules | None = None
@@ -125,6 +127,7 @@ def features_in(data: bytes) -> Features:
         version=version[:40],
         is_chunked=bool(_at(dav, "chunking")),
         bulk_upload=bool(_at(dav, "bulkupload")),
+        keeps_trash=_at(files, "undelete") is True,
         max_chunk_bytes=_positive(chunk_bytes),
         max_chunks_at_once=_positive(at_once),
         names=_names(files),

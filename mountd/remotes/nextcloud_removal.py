@@ -5,7 +5,8 @@ No condition on a collection is ever met there: sabre knows no tags of those, so
 and never comes back. So its tag is read, everything below it is listed and compared, and the tag is
 read again: where it is the same, the listings together are one state of the whole tree. What comes
 in between that last look and the DELETE goes into the trash with the rest, as it does with an empty
-directory, of which there is no other way to be sure either.
+directory, of which there is no other way to be sure either. Where the server has no trash, nothing
+goes this way.
 """
 
 from collections.abc import Callable, Mapping

@@ -104,3 +104,13 @@ def test_a_tree_with_something_in_it_that_tells_no_changes_is_not_removed_as_a_w
     with pytest.raises(Unsupported):
         store.remove_tree("d/", inside)
     assert "d/a" in nextcloud_server.tree()
+
+
+def test_without_a_trash_no_tree_goes_as_a_whole(
+    store: NextcloudStore, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.configure(trashbin=False)
+    nextcloud_server.put("d/a", b"data")
+    store.stat("d/a")
+    assert store.features.is_nextcloud
+    assert not store.capabilities.removes_trees
