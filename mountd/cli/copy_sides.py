@@ -17,7 +17,7 @@ from mountd.config.options import OPTIONS
 from mountd.config.rclone_source import is_of_rclone
 from mountd.config.source import Source, split_remote_path
 from mountd.control.client import Daemon, find_daemon, request
-from mountd.errors import MountPointError, NameNotAllowed, UsageError
+from mountd.errors import MountPointError, NameNotAllowed, NotFound, UsageError
 from mountd.manifest import Manifest, is_manifest, read_manifest
 from mountd.mount_table import Mount, is_below, read_mounts
 from mountd.remotes.base import RemoteStore
@@ -233,8 +233,11 @@ def open_side(place: Place, folder: Path) -> Side:
         return Side(place.text, _of_manifest(place.manifest, place), only=place.only)
     store = _stacked(place.source, place.settings, folder)
     make_root = partial(_make_root, place.source, place.settings, folder)
+    has_root = None
+    if place.source.prefix and not store.capabilities.real_directories:
+        has_root = partial(_has_root, place.source, place.settings, folder)
     held = _held(place, store) if place.mounted is not None else None
-    return Side(place.text, store, only=place.only, make_root=make_root, held=held)
+    return Side(place.text, store, None, place.only, make_root, has_root, held)
 
 
 def _held(place: Place, store: RemoteStore) -> Callable[[Item, int, int], bytes | None] | None:
@@ -322,6 +325,19 @@ def _make_root(source: Source, settings: Settings, folder: Path) -> None:
             store.make_dir("/".join(segments[:count]) + "/")
     finally:
         store.close()
+
+
+def _has_root(source: Source, settings: Settings, folder: Path) -> bool:
+    """Whether there is a marker of the prefix, or anything below it."""
+    above, _, name = source.prefix.rpartition("/")
+    store = _stacked(replace(source, prefix=above), settings, folder)
+    try:
+        store.stat(f"{name}/")
+    except NotFound:
+        return False
+    finally:
+        store.close()
+    return True
 
 
 def _prefix(place: Place) -> str:

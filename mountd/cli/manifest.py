@@ -13,7 +13,7 @@ from mountd.cli.copy_sides import Place, as_file, find_place, open_side
 from mountd.cli.output import counted, human_bytes, print_line
 from mountd.cli.progress import progress
 from mountd.config.load import read_command_line
-from mountd.errors import ExitCode, UsageError
+from mountd.errors import ExitCode, StartError, UsageError
 from mountd.transfer.filters import Filter, read_filter
 from mountd.transfer.run import NothingThere
 from mountd.transfer.side import list_side
@@ -58,6 +58,8 @@ def describe(
     side = open_side(place, Path(folder))
     try:
         listing = list_side(side, links=False)
+        if listing.gone:
+            raise StartError(f"{listing.gone[0]}/ was gone when what is in it was to be listed")
         items = [item for path, item in sorted(listing.items.items()) if wanted.takes(path)]
         if listing.items:
             if sums:

@@ -254,18 +254,22 @@ class _Arriving:
         self._error: Exception | None = None
 
     def fetch(self, span: Span) -> None:
-        """The job of one range; that which ends last ends the file."""
+        """The job of one range; that which ends last ends the file, however each of them ended."""
         try:
             if self._error is None:
                 mtime_ns = self._fetch.bring(self._file, self._copy.item, span)
                 self._mtime_ns = self._mtime_ns or mtime_ns
         except (RemoteError, OSError) as error:
             self._error = self._error or error
-        with self._lock:
-            self._left -= 1
-            is_last = not self._left
-        if is_last:
-            self._end()
+        except BaseException as error:  # (a panic of obstore is no Exception)
+            self._error = self._error or RuntimeError(f"a defect: {error!r}")
+            raise
+        finally:
+            with self._lock:
+                self._left -= 1
+                is_last = not self._left
+            if is_last:
+                self._end()
 
     def _end(self) -> None:
         try:

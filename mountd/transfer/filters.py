@@ -30,6 +30,10 @@ class Filter:
             return False
         return not any(glob.match(path) for glob in self.exclude)
 
+    def leaves_out(self, directory: str) -> bool:
+        """Whether no file below it is in, as far as `exclude` says so."""
+        return any(glob.match(directory) for glob in self.exclude)
+
 
 def read_filter(include: Sequence[str], exclude: Sequence[str]) -> Filter:
     """Raises UsageError for a glob that is none."""

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from mountd.errors import NotFound, RemoteError, StartError, Unsupported
+from mountd.errors import NotFound, RemoteError, StartError, Unsupported, UsageError
 from mountd.remotes.optional_doors import quota_of
 from mountd.transfer.checksums import is_same
 from mountd.transfer.crew import HEAVY_AT_ONCE, LIGHT_AT_ONCE, Job, Lane, Rate, Tally, work
@@ -135,8 +135,29 @@ class Run:
             remembered=remembered(self._record),
         )
         plan = make_plan(source.items, target.items, rules)
+        if plan.deletes and not source.items:
+            self._check_meant()
+        self._note_gone(source)
         self._ask(plan)
         return plan
+
+    def _check_meant(self) -> None:
+        """An empty SOURCE is about to empty DEST. Raises UsageError where it may be a name that
+        never was: nothing came from there before, and an object store has no missing folders."""
+        has_root = self._source.has_root
+        if has_root is not None and not self._record.same and not has_root():
+            raise UsageError(
+                f"copy: nothing is at {self._source.text}, and nothing was copied from there to "
+                "DEST before: to an object store a misspelt name is an empty folder, so nothing is "
+                "deleted; to empty DEST all the same, copy an empty local folder to it"
+            )
+
+    def _note_gone(self, source: Listing) -> None:
+        """What is not known of SOURCE is not copied, and so nothing is deleted."""
+        for directory in source.gone:
+            if not self._wish.filter.leaves_out(directory):
+                why = "it was listed, and gone when what is in it was to be listed"
+                self.tally.failures[f"{directory}/"] = NotFound(why)
 
     def _list(self) -> tuple[Listing, Listing]:
         links = self._source.is_local or self._target.is_local

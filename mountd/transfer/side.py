@@ -23,7 +23,8 @@ class Side:
     """`store` reads and writes keys below it; `root` is the directory where it is a local one.
     `held`: bytes of that version of a file that are on this machine already; None where not all
     are. `only`: the one file that SOURCE names. `make_root` makes the root and what is above it,
-    where directories are real.
+    where directories are real. `has_root`: whether anything says that the root exists, where its
+    listing can't tell an empty one from none; raises RemoteError. None where the listing tells.
     """
 
     text: str
@@ -31,6 +32,7 @@ class Side:
     root: str | None = None
     only: str = ""
     make_root: Callable[[], None] | None = None
+    has_root: Callable[[], bool] | None = None
     held: Callable[[Item, int, int], bytes | None] | None = None
 
     @property
@@ -44,11 +46,14 @@ class Side:
 
 @dataclass(slots=True)
 class Listing:
-    """A complete one. `specials`: pipes, sockets and devices, which nobody copies. `is_there`:
-    whether the root exists, as far as that can be known."""
+    """A complete one, but for `gone`: directories that were not there any more when their turn
+    came. What was in them may be elsewhere by now, or there all the same. `specials`: pipes,
+    sockets and devices, which nobody copies. `is_there`: whether the root exists, as far as that
+    can be known."""
 
     items: dict[str, Item] = field(default_factory=dict)
     specials: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
     is_there: bool = True
 
 
@@ -71,8 +76,10 @@ def list_side(side: Side, *, links: bool) -> Listing:
                 if entry.kind is Kind.FILE:
                     listing.items[key] = _item(key, entry)
         except Unsupported:
-            listing.items = dict(_walked(side.store))
+            listing.items = dict(_walked(side.store, listing.gone))
     except NotFound:
+        if listing.items:
+            raise
         listing.is_there = False
     if links:
         with_links(listing.items)
@@ -99,7 +106,8 @@ def list_local(root: str, only: str = "") -> Listing:
             if not below:
                 listing.is_there = False
                 return listing
-            continue  # removed meanwhile
+            listing.gone.append(below)
+            continue
         for name, status, full in found:
             path = f"{below}/{name}" if below else name
             if modes.S_ISDIR(status.st_mode):
@@ -126,8 +134,8 @@ def _tree(store: RemoteStore) -> Iterator[tuple[str, Entry]]:
         yield from page
 
 
-def _walked(store: RemoteStore) -> Iterator[tuple[str, Item]]:
-    """A listing per directory, some of them at once."""
+def _walked(store: RemoteStore, gone: list[str]) -> Iterator[tuple[str, Item]]:
+    """A listing per directory, some of them at once. `gone`: as in `Listing`."""
 
     def listed(directory: str) -> tuple[str, list[Entry]]:
         try:
@@ -135,7 +143,8 @@ def _walked(store: RemoteStore) -> Iterator[tuple[str, Item]]:
         except NotFound:
             if not directory:
                 raise
-            return directory, []  # removed meanwhile
+            gone.append(directory.removesuffix("/"))
+            return directory, []
 
     with ThreadPoolExecutor(_LISTS_AT_ONCE) as threads:
         running: set[Future[tuple[str, list[Entry]]]] = {threads.submit(listed, "")}
