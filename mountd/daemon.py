@@ -174,6 +174,7 @@ class Daemon:
             self.block_files,
             lambda: self.levers,
             self.write_back.counts,
+            self.write_back.taking,
             lambda: self.fs.writes.open_files,
         )
         self.status.pins = self.keeping.pins.status

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 # `degraded` answers, with failures or slowly: a program that reads or writes gets on.
 _REACHABLE = ("ok", "degraded")
+_NOT_TAKEN = {"refused": "refuses writes", "full": "has no room for what is written"}
 
 
 class Requests(Protocol):
@@ -130,6 +131,12 @@ def _ready(reading: Reading | None) -> Answer:
     if remote["state"] not in _REACHABLE:
         why = f"{remote['state']} since {remote['since']}: {remote['last_error']}"
         return Answer.line(503, f"not ready: {status['source']} is {why}")
+    writes = remote["writes"]
+    if (what := _NOT_TAKEN.get(writes["state"])) is not None:
+        # Ready all the same: reading works, and taking it out of service, or a restart, mends
+        # nothing that the remote refuses.
+        why = f"since {writes['since']}: {writes['reason']}"
+        return Answer.line(200, f"ready, but {status['source']} {what} {why}")
     return Answer.line(200, "ready")
 
 

@@ -27,6 +27,7 @@ class StatusReport:
         files: BlockFiles,
         levers: Callable[[], KernelLevers],
         queue: Callable[[], dict[str, Any]],
+        taking: Callable[[], dict[str, Any]],
         open_for_writing: Callable[[], int],
     ) -> None:
         self.state = "starting"
@@ -39,6 +40,7 @@ class StatusReport:
         self._files = files
         self._levers = levers
         self._queue = queue
+        self._taking = taking
         self._open_for_writing = open_for_writing
         self.rates = Rates(lambda: remote.counting.counts)
         self._blot = Blotter(secrets_of(plan.settings))
@@ -59,6 +61,7 @@ class StatusReport:
                 "state": health.state.value,
                 "since": health.since,
                 "last_error": self._blot(health.last_error) if health.last_error else None,
+                "writes": self._taking(),
             },
             "read_only": self._plan.settings.read_only,
             "metrics": self.metrics,

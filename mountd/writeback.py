@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,16 @@ class WriteBack:
     def counts(self) -> dict[str, Any]:
         """The `queue` of the status."""
         return asdict(self.queue.counts())
+
+    def taking(self) -> dict[str, Any]:
+        """`remote.writes` of the status."""
+        found = self.queue.taking
+        since = datetime.fromtimestamp(found.since_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return {
+            "state": found.state.value,
+            "since": since if found.since_ns else None,
+            "reason": self._blot(found.reason) if found.reason else None,
+        }
 
 
 def _is_at(key: str, below: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mountd.cli.idle_queues import NO_DAEMON
 from mountd.cli.output import counted, human_bytes, human_seconds, printable
 from mountd.cli.queue_words import waiting_in
-from mountd.cli.verdict import DEAD, Verdict, verdict
+from mountd.cli.verdict import DEAD, Verdict, verdict, why_not_taken
 
 if TYPE_CHECKING:  # rich takes 60 ms
     from rich.console import RenderableType
@@ -165,6 +165,11 @@ def remarks(status: Status) -> list[Line]:
         found.append((str(status["error"]), "bold red"))
     if remote.get("state") not in (None, "ok") and remote.get("last_error"):
         found.append((f"{remote['state']}: {remote['last_error']}", "red"))
+    if why := why_not_taken(status):
+        writes = remote["writes"]
+        for_s = _age_s(writes.get("since"))
+        since = f" for {human_seconds(for_s)}" if for_s is not None else ""
+        found.append((f"{why}{since}: {writes.get('reason')}", "bold red"))
     if cache.get("disk_error"):
         words = f"the cache's disk: {cache['disk_error']}; what is on the remote is read past it, "
         found.append((words + "what can't be kept is not taken from programs (ENOSPC)", "bold red"))

@@ -17,6 +17,12 @@ _REMOTE_IS = {
 }
 
 
+_NOT_TAKEN = {
+    "refused": "writes are refused by the remote",
+    "full": "the remote has no room for what is written",
+}
+
+
 class Rank(IntEnum):
     """The worse the greater."""
 
@@ -67,7 +73,8 @@ def _of_live(status: Mapping[str, Any], queue: Mapping[str, Any], source: str) -
     failed, waiting = _number(queue, "failed"), waiting_in(dict(queue))
     mountpoint = status.get("mountpoint")
     if failed:
-        line = f"{counted(failed, 'change')} failed: see mountd queue {mountpoint}"
+        why = f", {taken}" if (taken := why_not_taken(status)) else ""
+        line = f"{counted(failed, 'change')} failed{why}: see mountd queue {mountpoint}"
         if waiting:
             line += f"; {waiting} more wait ({human_bytes(_number(queue, 'bytes'))} in all)"
         return Verdict(Rank.FAILED, line)
@@ -119,7 +126,15 @@ def _why_not_sent(status: Mapping[str, Any], source: str) -> str:
         return "this mount is read_only, and sends nothing"
     remote = status.get("remote") or {}
     what = _REMOTE_IS.get(str(remote.get("state")))
-    return f"{source} {what}, and gets it when that is over" if what else ""
+    if what:
+        return f"{source} {what}, and gets it when that is over"
+    return why_not_taken(status)
+
+
+def why_not_taken(status: Mapping[str, Any]) -> str:
+    """Where the remote answers, and yet refuses what is written; else ""."""
+    writes = (status.get("remote") or {}).get("writes") or {}
+    return _NOT_TAKEN.get(str(writes.get("state")), "")
 
 
 def _of_idle(status: Mapping[str, Any], queue: Any, source: str) -> Verdict:

@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from mountd.remotes.health import HealthState
 from mountd.remotes.latency import BOUNDS_S, Histogram
+from mountd.sync.taking import TakingState
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 MOUNT_STATES: Final = ("starting", "ready", "stopping")
@@ -54,7 +55,11 @@ METRICS: Final = (
     *_described(
         "gauge",
         "remote state",
-        {"mountd_remote_state": "1 for the state that the remote is in, else 0."},
+        {
+            "mountd_remote_state": "1 for the state that the remote is in, else 0.",
+            "mountd_remote_writes_state": "1 for how it takes what is written: `ok`, `refused` (by "
+            "its rights) or `full`; else 0.",
+        },
     ),
     *_described(
         "gauge",
@@ -241,6 +246,11 @@ def _of_remote(reading: Reading, source: str) -> Iterator[tuple[str, _Values]]:
     yield (
         "mountd_remote_state",
         {(source, one.value): int(one.value == state) for one in HealthState},
+    )
+    taking = remote["writes"]["state"]
+    yield (
+        "mountd_remote_writes_state",
+        {(source, one.value): int(one.value == taking) for one in TakingState},
     )
     yield "mountd_remote_state_since_timestamp_seconds", {(source,): since.timestamp()}
     histograms: _Values = {(source, name): found for name, found in reading.latencies.items()}

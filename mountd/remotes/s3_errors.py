@@ -55,7 +55,7 @@ def s3_error(answer: RestAnswer, what: str) -> RemoteError:
         return _OF_CODE[code](shown)
     if code in _THROTTLED:
         return Throttled(shown, retry_after_s(answer.headers.get("retry-after")))
-    if code in _UNREACHABLE:
+    if code in _UNREACHABLE and answer.status != 507:
         return Unreachable(shown, answered=True)
     region = answer.header("x-amz-bucket-region")
     if answer.status in (301, 307, 400) and region:

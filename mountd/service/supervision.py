@@ -20,6 +20,7 @@ LOOK_EVERY_S = 5.0
 # TimeoutStopSec only end a daemon whose loop says nothing. What bounds a drain is stop_timeout_s.
 EXTEND_S = 30.0
 _USEC = 1_000_000
+_NOT_TAKEN = {"refused": ", but refuses writes", "full": ", but full"}
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,9 @@ def words_of(status: Mapping[str, Any]) -> str:
         trouble += "; something was set aside at a start: mountd doctor says more"
     if state == "stopping":
         return f"stopping: {waits}{trouble}"
-    return f"serves {source}; remote {status['remote']['state']}; {waits}{trouble}"
+    remote = status["remote"]
+    taken = _NOT_TAKEN.get(remote["writes"]["state"], "")
+    return f"serves {source}; remote {remote['state']}{taken}; {waits}{trouble}"
 
 
 def last_words(left: int, size_bytes: int, folder: str, *, set_aside: bool = False) -> str:
@@ -138,7 +141,7 @@ def _waits(queue: Mapping[str, Any]) -> str:
         age = f", oldest {human_seconds(oldest)}" if oldest is not None else ""
         found.append(f"{counted(unsent, 'change')} ({human_bytes(queue['bytes'])}) to send{age}")
     if queue["failed"]:
-        found.append(f"{queue['failed']} refused")
+        found.append(f"{queue['failed']} failed")
     if queue["conflicts"]:
         found.append(counted(queue["conflicts"], "conflict"))
     return ", ".join(found)

@@ -8,8 +8,9 @@ from dataclasses import replace
 import trio
 
 from mountd.errors import Denied
-from mountd.sync.base import SyncJournal
+from mountd.sync.base import QueueCounts, SyncJournal
 from mountd.sync.retry import Next, Trouble, backoff_s, is_foreseen, one_line, what_next
+from mountd.sync.taking import Takes, TakingState
 from mountd_cache.changes import Change, ChangeKind, ChangeState, Rows
 
 log = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 class Failures:
     """`troubles`, by key: what waits before it is tried again. `denied`: a put was refused by
-    Denied and none that began later has succeeded."""
+    Denied and none that began later has succeeded. `takes`: the same for people."""
 
     def __init__(
         self,
@@ -25,8 +26,11 @@ class Failures:
         *,
         remote_is_well: Callable[[], bool],
         jitter: Callable[[], float],
+        waiting: Callable[[], QueueCounts],
+        wall_clock: Callable[[], int],
     ) -> None:
         self.troubles: dict[str, Trouble] = {}
+        self.takes = Takes(waiting, wall_clock)
         self.denied = self.full = False
         self._journal = journal
         self._remote_is_well = remote_is_well
@@ -52,6 +56,25 @@ class Failures:
         """One that was under way when another was refused proves nothing."""
         if began_s > self._refused_s:
             self.denied = self.full = False
+            self.takes.took()
+
+    def look(self, *, is_idle: bool) -> None:
+        """Whether what was refused is gone. `is_idle`: no change has failed, and nothing came since
+        that was looked at."""
+        waits_for_room = any(trouble.is_full for trouble in self.troubles.values())
+        is_idle = is_idle and not self.troubles
+        if is_idle:
+            self.denied = False
+        if not waits_for_room:
+            self.full = False
+        if self.takes.now.state is not TakingState.OK:
+            self.takes.look(waits_for_room=waits_for_room, is_gone=self._is_refused_gone())
+
+    def _is_refused_gone(self) -> bool:
+        unsent = self._journal.ledger.unsent()
+        if self.takes.now.state is TakingState.FULL:  # what failed for another reason may stay
+            return all(change.state is ChangeState.FAILED for change in unsent)
+        return next(unsent, None) is None
 
     def clear(self, key: str) -> None:
         self.troubles.pop(key, None)
@@ -75,13 +98,17 @@ class Failures:
         """`may_refuse`: the error says what the remote thinks of the change itself."""
         key, reason = change.key, one_line(error)
         before = self.troubles.get(key)
-        next_ = what_next(error, remote_is_well=self._remote_is_well())
+        is_well = self._remote_is_well()
+        next_ = what_next(error, remote_is_well=is_well)
         if isinstance(error, Denied) and change.kind is ChangeKind.FILE:
             self.denied = True
             self._refused_s = trio.current_time()
+            if is_well:  # else the remote's own state tells it
+                self.takes.refused(TakingState.REFUSED, reason)
         if next_ is Next.FULL and change.kind is ChangeKind.FILE:
             self.full = True
             self._refused_s = trio.current_time()
+            self.takes.refused(TakingState.FULL, reason)
         if next_ is Next.REFUSED and may_refuse and self._refused(change, reason):
             return
         if not is_foreseen(error):

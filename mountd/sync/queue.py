@@ -38,6 +38,7 @@ from mountd.sync.namespace import NamespaceSender
 from mountd.sync.retry import StillRead
 from mountd.sync.schedule import Moment, Schedule, touches
 from mountd.sync.sending import BaseGone, Conflict, FileSender, Landing
+from mountd.sync.taking import Taking
 from mountd.sync.tally import KINDS, Tally
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.sync.uploader import Uploader
@@ -119,7 +120,13 @@ class SyncQueue:
             journal, asker, self._sender, unfinished=unfinished, believed=view.believed
         )
         self._leftovers = Leftovers(unfinished, journal, asker)
-        self._failures = Failures(journal, remote_is_well=remote_is_well, jitter=jitter)
+        self._failures = Failures(
+            journal,
+            remote_is_well=remote_is_well,
+            jitter=jitter,
+            waiting=self.counts,
+            wall_clock=wall_clock,
+        )
         self._namespace = NamespaceSender(journal, asker, view, self._lost, wall_clock=wall_clock)
         self._whole = WholeRemovals(
             self._ledger, asker, self._namespace, self._in_flight, self._failures.troubles
@@ -217,6 +224,11 @@ class SyncQueue:
         """Whether a put was refused by Denied and none has succeeded since."""
         return self._failures.denied
 
+    @property
+    def taking(self) -> Taking:
+        """How the remote takes what is written."""
+        return self._failures.takes.now
+
     def counts(self) -> QueueCounts:
         """See `Tally`."""
         return self._tally.counts(self._wall_clock())
@@ -267,10 +279,7 @@ class SyncQueue:
         """One look at the ledger; starts what may go. Seconds until the next."""
         schedule = self._schedule = await self._looked()
         began_s = time.perf_counter()
-        if not schedule.failed and not self._troubles and not self._woken.is_set():
-            self._failures.denied = self._failures.full = False  # what was refused is gone
-        if not any(trouble.is_full for trouble in self._troubles.values()):
-            self._failures.full = False
+        self._failures.look(is_idle=not schedule.failed and not self._woken.is_set())
         self._failures.prune()
         self._prepare()
         is_more = self._look_at_drains(schedule)

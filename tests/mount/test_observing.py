@@ -160,3 +160,51 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_is_mounted(
                 in (lines[-1])
             )
             assert "Traceback" not in done.stderr
+
+
+def readyz_says(mount: Mounted, words: str) -> None:
+    """Returns when it does, with 200."""
+    until(lambda: words in page(mount, "/readyz")[1])
+    assert page(mount, "/readyz")[0] == 200
+
+
+def test_a_remote_that_refuses_writes_is_ready_and_says_so(
+    s3_server: S3Server, mount: Mounted
+) -> None:
+    assert os.listdir(mount.path) == ["small"]
+    s3_server.faults({"op": "PutObject", "status": 403})
+    (mount.path / "new").write_bytes(b"12345")
+    readyz_says(mount, "ready, but s3://lab refuses writes since ")
+    assert (mount.path / "small").read_bytes() == b"small"
+    assert metrics(mount)["mountd_remote_writes_state state=refused"] == 1
+    assert mount.status()["remote"]["writes"]["state"] == "refused"
+    said = mount.cli("status", str(mount.path))
+    assert "1 change failed, writes are refused by the remote: see mountd queue" in said
+    assert re.search(r"^writes are refused by the remote for \d+ s: .*403", said, re.MULTILINE)
+    assert "WARNING" in mount.log.read_text()
+    assert "writes are refused by the remote: " in mount.log.read_text()
+    s3_server.clear_faults()
+    mount.cli("queue", str(mount.path), "--retry")
+    sent(mount)
+    until(lambda: page(mount, "/readyz") == (200, "ready\n"))
+    assert metrics(mount)["mountd_remote_writes_state state=ok"] == 1
+    assert "the remote takes what is written again, after " in mount.log.read_text()
+
+
+def test_a_full_remote_is_told_from_its_start_to_its_end(
+    s3_server: S3Server, mount: Mounted
+) -> None:
+    assert os.listdir(mount.path) == ["small"]
+    s3_server.faults({"op": "PutObject", "status": 507})
+    (mount.path / "new").write_bytes(b"12345")
+    readyz_says(mount, "ready, but s3://lab has no room for what is written since ")
+    assert metrics(mount)["mountd_remote_writes_state state=full"] == 1
+    assert "1 change waits on this machine (5 bytes)" in mount.log.read_text()
+    said = mount.cli("status", str(mount.path))
+    assert "1 change failed, the remote has no room for what is written: see mountd queue" in said
+    assert "507" in mount.cli("queue", str(mount.path))
+    s3_server.clear_faults()
+    mount.cli("queue", str(mount.path), "--retry")
+    sent(mount)
+    until(lambda: page(mount, "/readyz") == (200, "ready\n"))
+    assert mount.log.read_text().count("the remote has room again, after ") == 1

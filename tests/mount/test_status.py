@@ -80,7 +80,9 @@ def test_what_the_remote_refuses_is_said_to_have_failed_and_queue_says_why(
     s3_server.faults({"op": "PutObject", "prefix": "refused", "status": 403})
     (mount.path / "refused").write_bytes(b"123")
     until(lambda: mount.status()["queue"]["failed"] == 1)
-    assert answer(mount) == f"1 change failed: see mountd queue {mount.path}"
+    assert answer(mount) == (
+        f"1 change failed, writes are refused by the remote: see mountd queue {mount.path}"
+    )
     row = mount.cli("queue", str(mount.path)).splitlines()[1]
     assert row.startswith("refused")
     assert "failed" in row

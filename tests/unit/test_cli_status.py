@@ -18,6 +18,8 @@ EMPTY = {"pending": 0, "uploading": 0, "failed": 0, "conflicts": 0, "bytes": 0, 
 OK = {"state": "ok", "since": "2026-01-31T10:00:00Z", "last_error": None}
 AWAY = {**OK, "state": "unreachable", "last_error": "Unreachable: no route"}
 DENIED = {**OK, "state": "denied", "last_error": "Denied: 403"}
+REFUSED = {"state": "refused", "since": "2026-01-31T10:00:00Z", "reason": "PUT a: 403"}
+REFUSES = {**OK, "writes": REFUSED}
 THREE = {"pending": 2, "uploading": 1, "bytes": 12 << 20, "oldest_s": 40.2, "oldest_path": "a/b"}
 
 
@@ -81,6 +83,16 @@ IDLE = {
             "1 file (5 B) is only on this machine; this mount is read_only, and sends nothing",
         ),
         (status({"failed": 2}), Rank.FAILED, "2 changes failed: see mountd queue /s"),
+        (
+            status({"failed": 2}, remote=REFUSES),
+            Rank.FAILED,
+            "2 changes failed, writes are refused by the remote: see mountd queue /s",
+        ),
+        (
+            status({"pending": 1, "bytes": 5}, remote=REFUSES),
+            Rank.STUCK,
+            "1 file (5 B) is only on this machine; writes are refused by the remote",
+        ),
         (
             status(quarantined=["20260131T100000Z/3-0.data"], cache={"folder": "/c/lab"}),
             Rank.FAILED,

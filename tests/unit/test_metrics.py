@@ -26,7 +26,10 @@ def reading(**queue: object) -> Reading:
         "mountpoint": "/storage\udcff",
         "source": 's3://lab/"data"',
         "state": "ready",
-        "remote": {"state": "denied", "since": "2026-01-31T10:00:00Z", "last_error": "no"},
+        "remote": {
+            **{"state": "denied", "since": "2026-01-31T10:00:00Z", "last_error": "no"},
+            "writes": {"state": "full", "since": "2026-01-31T10:00:00Z", "reason": "507"},
+        },
         "cache": {
             **dict.fromkeys(("bytes", "limit_bytes", "hits", "misses"), 1),
             **{"memory_bytes": 0, "not_kept_bytes": 0, "disk_error": None},
@@ -61,6 +64,8 @@ def test_a_page_is_read_back_as_it_was_meant() -> None:
     assert found["mountd_open_for_writing_files"] == 7
     assert found["mountd_remote_state state=denied"] == 1
     assert found["mountd_remote_state state=ok"] == 0
+    writes = [found[f"mountd_remote_writes_state state={one}"] for one in ("ok", "refused", "full")]
+    assert writes == [0, 0, 1]
     assert found["mountd_remote_state_since_timestamp_seconds"] == 1769853600
     assert found["mountd_fuse_requests_total operation=read"] == 3
     assert found["mountd_fuse_errors_total errno=EIO operation=read"] == 1

@@ -40,6 +40,7 @@ async def test_after_a_refusal_nothing_is_added_until_one_is_taken_or_nothing_wa
     tmp_path: Path, expected_log: Any, ends: str
 ) -> None:
     expected_log("writers get EDQUOT: the remote has refused a file")
+    expected_log("the remote has no room for what is written: 507; .* on this machine")
     store = MemoryStore({"f": b"1", "g": b"2", "h": b"3"})
     faults = FaultStore(store)
     async with mounted_files(faults, tmp_path, queue=True) as mounted:

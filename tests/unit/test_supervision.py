@@ -109,12 +109,14 @@ async def test_nothing_runs_where_no_manager_listens() -> None:
         await Supervision(Notifier(None), lambda: Life("ready", "serves")).run()
 
 
-def status(state: str, remote: str = "ok", disk: str | None = None, **queue: object) -> str:
+def status(
+    state: str, remote: str = "ok", disk: str | None = None, writes: str = "ok", **queue: object
+) -> str:
     return words_of(
         {
             "state": state,
             "source": "s3://b",
-            "remote": {"state": remote},
+            "remote": {"state": remote, "writes": {"state": writes}},
             "queue": IDLE | queue,
             "cache": {"disk_error": disk},
         }
@@ -131,8 +133,13 @@ def test_the_line_says_how_far_the_remote_is_behind_and_that_the_disk_is_full() 
     assert status("ready", disk="No space left on device") == (
         "serves s3://b; remote ok; all is on the remote; the cache's disk: No space left on device"
     )
+    assert status("ready", writes="refused", **some, failed=1) == (
+        "serves s3://b; remote ok, but refuses writes; 4 changes (3.0 MiB) to send, oldest 14 s, "
+        "1 failed"
+    )
+    assert status("ready", writes="full").startswith("serves s3://b; remote ok, but full; ")
     assert status("stopping", **some, failed=1, conflicts=2) == (
-        "stopping: 4 changes (3.0 MiB) to send, oldest 14 s, 1 refused, 2 conflicts"
+        "stopping: 4 changes (3.0 MiB) to send, oldest 14 s, 1 failed, 2 conflicts"
     )
     assert last_words(1, 5, "/var/lib/mountd/x") == (
         "ended: 1 change (5 B) not on the remote; kept in /var/lib/mountd/x, "

@@ -282,9 +282,64 @@ async def test_an_expired_token_does_not_fail_what_is_queued(
         assert store.keys() == ["a"]
 
 
-async def test_a_full_remote_is_asked_every_five_minutes(
-    clock: MockClock, store: MemoryStore
+def said_by_taking(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    found = (record for record in caplog.records if record.name == "mountd.sync.taking")
+    return [(record.levelname, record.getMessage()) for record in found]
+
+
+async def test_a_full_remote_is_one_line_when_it_begins_and_one_when_it_ends(
+    clock: MockClock,
+    store: MemoryStore,
+    expected_log: ExpectedLog,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    expected_log("the remote has no room")
+    caplog.set_level("INFO", "mountd.sync.taking")
+    async with syncing(store) as s:
+        for name in "ab":
+            s.faults.add("put", QuotaExceeded("507 of the bucket"), key=name)
+            s.tree.write(name, b"12345")
+        await trio.sleep(1000)
+        assert s.queue.taking.state.name == "FULL"
+        assert s.queue.taking.reason == "507 of the bucket"
+        s.tree.write("small", b"1")
+        await trio.sleep(10)
+        assert store.keys() == ["small"]
+        assert s.queue.taking.state.name == "FULL"  # the others still wait for room
+        s.faults.remove()
+        await trio.sleep(301)
+        assert s.queue.taking.state.name == "OK"
+    begins, ends = said_by_taking(caplog)
+    assert begins[0] == "WARNING"
+    assert begins[1].startswith("the remote has no room for what is written: 507 of the bucket; ")
+    assert "2 changes wait on this machine (10 bytes)" in begins[1]
+    assert ends[0] == "INFO"
+    assert ends[1].startswith("the remote has room again, after ")
+
+
+async def test_what_was_refused_and_is_discarded_ends_the_refusal(
+    clock: MockClock,
+    store: MemoryStore,
+    expected_log: ExpectedLog,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected_log("refused by the remote: 403")
+    caplog.set_level("INFO", "mountd.sync.taking")
+    async with syncing(store) as s:
+        s.faults.add("put", Denied("403"))
+        s.tree.write("a", b"1")
+        await trio.sleep(100)
+        assert s.queue.taking.state.name == "REFUSED"
+        s.queue.discard("a")
+        await trio.sleep(1)
+        assert s.queue.taking.state.name == "OK"
+    assert "is not wanted any more" in said_by_taking(caplog)[-1][1]
+
+
+async def test_a_full_remote_is_asked_every_five_minutes(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("the remote has no room")
     async with syncing(store) as s:
         fault = s.faults.add("put", QuotaExceeded("full"))
         s.tree.write("a", b"1")
