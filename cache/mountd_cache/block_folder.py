@@ -35,7 +35,7 @@ class BlockFolder:
     """`<folder>/<first 2 digits>/<file id>-<index>`, all in hex. Methods raise OSError."""
 
     def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
-        make_private_dir(folder)
+        make_private_dir(folder, apart=True)
         self._folder = str(folder)
         self._clock = clock
         self._errors = 0

@@ -16,6 +16,8 @@ from typing import Final, Protocol
 
 from typing_extensions import Buffer
 
+from mountd_cache.apart import make_dir_apart
+
 TEMP_PREFIX: Final = ".tmp-"
 
 _KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE
@@ -173,8 +175,9 @@ def make_private_file(path: Path) -> None:
         os.close(fd)
 
 
-def make_private_dir(path: Path) -> None:
-    """`path` is a directory of ours with mode 0700; missing parents are made too.
+def make_private_dir(path: Path, *, apart: bool = False) -> None:
+    """`path` is a directory of ours with mode 0700; missing parents are made too. `apart`: files
+    come and go there, see `make_dir_apart`.
 
     Raises DirectoryNotPrivate when it is a symlink or no directory, belongs to somebody else, or
     others may enter it: what lies there is trusted (names, sizes) and may be secret, and a
@@ -182,7 +185,7 @@ def make_private_dir(path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.mkdir(path, 0o700)
+        make_dir_apart(path) if apart else os.mkdir(path, 0o700)
     except FileExistsError:
         pass
     else:

@@ -28,8 +28,8 @@ def prepare(folder: Path, disk: FileIO) -> int:
     try:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _check_format(folder, disk)
-        for name in ("log", "staging"):
-            make_private_dir(folder / name)
+        make_private_dir(folder / "log")
+        make_private_dir(folder / "staging", apart=True)
         disk.fsync_dir(folder)
     except BaseException:
         os.close(lock_fd)
