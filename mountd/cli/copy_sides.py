@@ -111,11 +111,11 @@ def _located(path: str) -> tuple[Mount | None, str]:
 def _in_mount(
     mount: Mount, relative: str, config: ConfigFile, command_line: CommandLine
 ) -> Place | None:
-    """None where the daemon can't be asked, or has a name there that only it knows: then the copy
-    goes through the mount, as through any directory."""
+    """None where the daemon can't be asked, has a name there that only it knows, or is another
+    user's: then the copy goes through the mount, as through any directory."""
     daemon = find_daemon(mount.path, mount.owner_uid)
-    if daemon is None:
-        return None
+    if daemon is None or not daemon.is_trusted:
+        return None  # it would say which server gets our keys
     try:
         names = [
             raw_name(os.fsencode(name), at_root=not at)

@@ -15,9 +15,9 @@ from typing import Any
 from mountd.cli.arguments import Parser, seconds
 from mountd.cli.by_path import read_status
 from mountd.cli.idle_queues import IdleQueue, as_status, known_idle_queues, queue_counts
-from mountd.cli.status_table import print_statuses
+from mountd.cli.status_table import facts, print_statuses, remarks
 from mountd.cli.umount import find_mount
-from mountd.cli.verdict import DEAD, NOT_ANSWERING, OUT_OF_SIGHT
+from mountd.cli.verdict import DEAD, NOT_ANSWERING, OUT_OF_SIGHT, verdict
 from mountd.control.client import (
     Daemon,
     DaemonGone,
@@ -148,11 +148,23 @@ def _ask(daemon: Daemon | None, mount: Mount | None) -> dict[str, Any] | None:
     if daemon is None:
         return None
     try:
-        return request(daemon.socket_path, {"op": "status"}, _TIMEOUT_S)
+        found = request(daemon.socket_path, {"op": "status"}, _TIMEOUT_S)
     except DaemonGone:
         return None
     except (NotAnswering, Refused) as error:
         return _unknown(mount, daemon.pid, NOT_ANSWERING, str(error))
+    if socket_name(str(found.get("mountpoint"))) != daemon.socket_path.name or not _is_told(found):
+        # Another user's, perhaps, who speaks for a mount that isn't his.
+        return _unknown(mount, daemon.pid, NOT_ANSWERING, "what its daemon says makes no sense")
+    return found
+
+
+def _is_told(found: dict[str, Any]) -> bool:
+    """Whether it can be shown: who makes it up shall not keep the others from being seen."""
+    try:
+        return bool(verdict(found) and facts(found)) and remarks(found) is not None
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError, OverflowError):
+        return False
 
 
 def _without_daemon(mount: Mount) -> dict[str, Any]:
@@ -162,8 +174,9 @@ def _without_daemon(mount: Mount) -> dict[str, Any]:
     """
     try:
         found = read_status(mount.path, _TIMEOUT_S)
-        if found is not None:
-            return found  # else it answers with something else: another version's
+        if found is not None and _is_told(found):  # else it answers with another version's
+            is_ours = mount.owner_uid in (None, os.geteuid())
+            return found if is_ours else found | {"mountpoint": mount.path}
     except TimeoutError:
         return _unknown(mount, None, NOT_ANSWERING, f"{mount.path} does not answer")
     except OSError as error:

@@ -196,7 +196,7 @@ def drain_mount(mount: Mount, daemon: Daemon, timeout_s: float | None, *, abando
         answer = read_left(request(daemon.socket_path, message, unspent_s + _ANSWER_GRACE_S))
     except DaemonGone:
         # It ended meanwhile; its mount may be left. Before the first answer another umount did it.
-        return Drained(Left(), 0.0, _folder_in(said), is_sure=said is None)
+        return Drained(Left(), 0.0, _folder_in(said, daemon), is_sure=said is None)
     except (NotAnswering, Refused, HandOverFailed) as error:
         if abandon:
             warn(str(error))
@@ -207,11 +207,12 @@ def drain_mount(mount: Mount, daemon: Daemon, timeout_s: float | None, *, abando
             f"{error}; nothing was unmounted. With --abandon it is, and what is not sent stays on "
             "disk"
         ) from error
-    return Drained(_newest(left, answer), timeout_s, _folder_in(said))
+    return Drained(_newest(left, answer), timeout_s, _folder_in(said, daemon))
 
 
-def _folder_in(status: dict[str, Any] | None) -> Path | None:
-    cache = (status or {}).get("cache")
+def _folder_in(status: dict[str, Any] | None, daemon: Daemon) -> Path | None:
+    """Root reads no file that another user's daemon names."""
+    cache = (status or {}).get("cache") if daemon.is_trusted else None
     folder = cache.get("folder") if isinstance(cache, dict) else None
     return Path(folder) if isinstance(folder, str) else None
 

@@ -9,8 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mountd.control.runtime_dir import SUFFIX, searched_dirs, short_address, socket_name
+from mountd.control.runtime_dir import (
+    SUFFIX,
+    is_dir_of,
+    is_trusted,
+    searched_dirs,
+    short_address,
+    socket_name,
+)
 from mountd.errors import ExitCode, StartError
+from mountd.mount_table import read_mounts
 
 _MAX_ANSWER_BYTES = 64 << 20
 _CONNECT_TIMEOUT_S = 2.0
@@ -38,10 +46,16 @@ class Refused(StartError):
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A daemon that accepts connections. `pid` is None where it lives outside our pid namespace."""
+    """A daemon that accepts connections, of the user who owns the socket's directory. `pid` is None
+    where it lives outside our pid namespace."""
 
     socket_path: Path
     pid: int | None
+
+    @property
+    def is_trusted(self) -> bool:
+        """See `runtime_dir.is_trusted`."""
+        return is_trusted(self.socket_path.parent)
 
 
 def request(socket_path: Path, message: dict[str, Any], timeout_s: float) -> dict[str, Any]:
@@ -51,7 +65,7 @@ def request(socket_path: Path, message: dict[str, Any], timeout_s: float) -> dic
     """
     deadline = time.monotonic() + timeout_s
     with _connect(socket_path, min(timeout_s, _CONNECT_TIMEOUT_S)) as sock:
-        pid = _peer_pid(sock)
+        pid, _ = _peer(sock)
         try:
             _set_deadline(sock, deadline)
             sock.sendall(json.dumps(message).encode() + b"\n")
@@ -69,7 +83,8 @@ def request(socket_path: Path, message: dict[str, Any], timeout_s: float) -> dic
 
 
 def find_daemon(mountpoint: str, uid: int | None = None) -> Daemon | None:
-    """The live daemon of this absolute mount point; `uid` is the mount's owner, where known."""
+    """The live daemon of this absolute mount point. `uid` is the mount's owner as the kernel tells
+    him; None: ours, or systemd's unit."""
     for directory in searched_dirs(uid):
         found = _probe(directory / socket_name(mountpoint))
         if found is not None:
@@ -78,9 +93,19 @@ def find_daemon(mountpoint: str, uid: int | None = None) -> Daemon | None:
 
 
 def find_daemons() -> list[Daemon]:
-    """Every live daemon of ours (for root: of anybody). Dead daemons' sockets are removed."""
+    """Every live daemon of ours; for root also those of others, each only for a mount that the
+    kernel says is that user's. Our dead daemons' sockets are removed."""
     paths = [path for directory in searched_dirs() for path in sorted(directory.glob("*" + SUFFIX))]
-    return [daemon for path in paths if (daemon := _probe(path)) is not None]
+    found = [daemon for path in paths if (daemon := _probe(path)) is not None]
+    if os.geteuid() != 0:
+        return found
+    others = {
+        (mount.path, mount.owner_uid)
+        for mount in read_mounts()
+        if mount.is_ours and mount.owner_uid
+    }
+    theirs = (find_daemon(path, uid) for path, uid in sorted(others))
+    return list(dict.fromkeys([*found, *(one for one in theirs if one is not None)]))
 
 
 def is_alive(socket_path: Path) -> bool:
@@ -95,7 +120,7 @@ def _probe(path: Path) -> Daemon | None:
         return None
     try:
         with _connect(path, _CONNECT_TIMEOUT_S) as sock:
-            return Daemon(path, _peer_pid(sock))
+            return Daemon(path, _peer(sock)[0])
     except NotAnswering:
         return Daemon(path, None)  # its backlog is full: alive, and stuck
     except DaemonGone as error:
@@ -105,6 +130,8 @@ def _probe(path: Path) -> Daemon | None:
 
 
 def _remove_dead(path: Path, inode: int) -> None:
+    if not is_dir_of(path.parent, os.geteuid()):
+        return  # whose it is may put a link in its place just now, and have root remove anything
     try:
         if os.stat(path).st_ino == inode:  # not one that a new daemon has just put there
             os.unlink(path)
@@ -117,6 +144,7 @@ def _connect(path: Path, timeout_s: float) -> socket.socket:
     sock.settimeout(max(timeout_s, 0.01))
     try:
         with short_address(path) as address:
+            owner = os.stat(os.path.dirname(address)).st_uid
             sock.connect(address)
     except (TimeoutError, BlockingIOError) as error:
         sock.close()
@@ -124,13 +152,18 @@ def _connect(path: Path, timeout_s: float) -> socket.socket:
     except OSError as error:
         sock.close()
         raise DaemonGone(f"no daemon at {path}: {error.strerror}") from error
+    _, uid = _peer(sock)
+    if uid != owner:  # a link to another daemon's socket, or a directory that was open to others
+        sock.close()
+        raise DaemonGone(f"who listens at {path} is user {uid}, and not user {owner}, whose it is")
     return sock
 
 
-def _peer_pid(sock: socket.socket) -> int | None:
+def _peer(sock: socket.socket) -> tuple[int | None, int]:
+    """Process, where it is in our namespace, and user of who listens there (SO_PEERCRED)."""
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid: int = struct.unpack("3i", raw)[0]
-    return pid or None
+    pid, uid, _ = struct.unpack("3i", raw)
+    return pid or None, uid
 
 
 def _set_deadline(sock: socket.socket, deadline: float) -> None:

@@ -52,18 +52,16 @@ def ensure_runtime_dir() -> Path:
 
 
 def searched_dirs(uid: int | None = None) -> list[Path]:
-    """Where to look for daemons: our own directory, that of systemd's units, and for root every
-    user's.
+    """Where to look for daemons: our own directory and that of systemd's units.
 
-    With `uid` only where that user's daemons can be. Directories that the wrong user owns are left
-    out: what listens there could be anybody.
+    With `uid` only where that user's daemons can be; root has to name a user to look at his:
+    anybody can have something listen under any mount's name. Directories that the wrong user owns
+    are left out.
     """
     own = os.geteuid()
     found = [(runtime_dir(), own)] if uid in (None, own) else []
-    if own == 0:
-        users = [uid] if uid else _users_with_daemons()
-        for user in users:
-            found += [(Path(f"/run/user/{user}/mountd"), user), (Path(f"/tmp/mountd-{user}"), user)]
+    if own == 0 and uid:
+        found += [(Path(f"/run/user/{uid}/mountd"), uid), (Path(f"/tmp/mountd-{uid}"), uid)]
     found += [(RUNTIME_DIR, owner) for owner in _owner_of_units(own) if uid in (None, owner)]
     return [directory for directory, owner in found if is_dir_of(directory, owner)]
 
@@ -84,8 +82,10 @@ def short_address(path: Path) -> Iterator[str]:
     """An address for bind or connect; valid inside the block.
 
     A unix socket's path is limited to 107 bytes (unix(7)), so it goes through the directory's fd.
+    OSError where that is a link: another user may have put it there.
     """
-    directory_fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+    directory_fd = os.open(path.parent, flags)
     try:
         yield f"/proc/self/fd/{directory_fd}/{path.name}"
     finally:
@@ -102,10 +102,10 @@ def _owner_of_units(own: int) -> list[int]:
     return [owner] if own in (0, owner) else []
 
 
-def _users_with_daemons() -> list[int]:
-    names = [path.parent.name for path in Path("/run/user").glob("*/mountd")]
-    names += [path.name.removeprefix("mountd-") for path in Path("/tmp").glob("mountd-*")]
-    return sorted({int(name) for name in names if name.isdecimal() and name != "0"})
+def is_trusted(directory: Path) -> bool:
+    """Whether what listens there is ours, or was set up by root: what it says is taken for true.
+    Another user's daemon, which root may look at, can only speak for its own mount."""
+    return directory in (runtime_dir(), RUNTIME_DIR)
 
 
 def is_dir_of(directory: Path, uid: int) -> bool:
