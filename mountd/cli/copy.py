@@ -253,6 +253,10 @@ class _Shown:
                 print_line(f"copy {copy.item.path}")
             for item in outlook.plan.deletes:
                 print_line(f"delete {item.path}")
+            for path in outlook.plan.folders:
+                print_line(f"make {path}/")
+            for path in outlook.plan.old_folders:
+                print_line(f"remove {path}/")
         sys.stdout.flush()
 
     def going(self, outlook: Outlook, tally: Tally, rate: Rate) -> None:

@@ -13,6 +13,10 @@ def foretold(outlook: Outlook) -> str:
         words += f"; {len(plan.same)} there already"
     if plan.deletes:
         words += f"; {len(plan.deletes)} to delete"
+    if plan.folders:
+        words += f"; {counted(len(plan.folders), 'empty folder')} to make"
+    if plan.old_folders:
+        words += f"; {counted(len(plan.old_folders), 'folder')} to remove if empty"
     if plan.refusals:
         words += f"; {len(plan.refusals)} can't be copied"
     if outlook.free_bytes is not None:
@@ -83,6 +87,8 @@ def summary(outlook: Outlook, tally: Tally, rate: Rate) -> str:
     if outlook.plan.deletes:
         is_held_back = tally.failures and not tally.deleted
         words += "; nothing deleted" if is_held_back else f"; {tally.deleted} deleted"
+    if tally.folders:
+        words += f"; {counted(tally.folders, 'empty folder')} made"
     if outlook.specials:
         words += f"; {len(outlook.specials)} skipped"
     if tally.unchecked:

@@ -14,14 +14,14 @@ from typing import Final
 from mountd.remotes.object_metadata import GID, MODE, UID, attributes_of
 
 _PERMISSIONS: Final = 0o777  # a set-user-id file of the daemon's user is nobody's to make
-_USUAL_FILE: Final = 0o644
+USUAL_FILE: Final = 0o644
 _USUAL_DIRECTORY: Final = 0o755
 
 
 def attributes_in(status: os.stat_result) -> dict[str, str]:
     """`Entry.attributes`."""
     found: dict[str, str] = {}
-    usual = _USUAL_DIRECTORY if modes.S_ISDIR(status.st_mode) else _USUAL_FILE
+    usual = _USUAL_DIRECTORY if modes.S_ISDIR(status.st_mode) else USUAL_FILE
     if status.st_mode & _PERMISSIONS != usual:
         found[MODE] = str(modes.S_IFMT(status.st_mode) | status.st_mode & _PERMISSIONS)
     if status.st_uid != os.geteuid():

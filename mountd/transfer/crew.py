@@ -33,6 +33,7 @@ class Tally:
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.files = self.bytes = self.moved_bytes = self.here_bytes = self.deleted = 0
+        self.folders = 0
         self.failures: dict[str, Exception] = {}
         self.again: list[Copy] = []
         self.unchecked = 0
@@ -51,6 +52,10 @@ class Tally:
     def count_deleted(self) -> None:
         with self._lock:
             self.deleted += 1
+
+    def count_folder(self) -> None:
+        with self._lock:
+            self.folders += 1
 
     def done(self, size: int) -> None:
         """A file is at the target under its name, whole."""

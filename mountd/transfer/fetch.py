@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Self
 
@@ -23,12 +24,24 @@ from mountd.transfer.links import read_target
 from mountd.transfer.local_target import Finished, LocalTarget
 from mountd.transfer.plan import Copy
 from mountd.transfer.record import Parts, Record, Span
-from mountd.transfer.side import Side, time_of
+from mountd.transfer.side import Side, mode_of, time_of
 
 _BATCH_FILES: Final = 512
 _BATCH_BYTES: Final = 256 << 20
 _BATCH_S: Final = 3.0
 _NO_PARTS: Final[Parts] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is known of a file beside its bytes, better than the listing knew it: its time, else 0;
+    its permissions, else None."""
+
+    mtime_ns: int = 0
+    mode: int | None = None
+
+
+_NOTHING: Final = Told()
 
 
 class Fetch:
@@ -72,24 +85,23 @@ class Fetch:
                 self._tally.done(item.size)
                 return
             with Partial(self.target, item) as partial_file:
-                mtime_ns = self.bring(partial_file, item, (0, item.size))
-                self.finish(partial_file.fd, copy, mtime_ns)
+                told = self.bring(partial_file, item, (0, item.size))
+                self.finish(partial_file.fd, copy, told)
         except (RemoteError, OSError) as error:
             self.failed(copy, error)
 
-    def bring(self, file: "Partial", item: Item, span: Span) -> int:
-        """These bytes into the partial file, unless they are there. The time of the file, as far as
-        it is known better than the listing knew it, else 0."""
+    def bring(self, file: "Partial", item: Item, span: Span) -> Told:
+        """These bytes into the partial file, unless they are there."""
         start, end = span
         known = self._record.parts.get((item.path, item.version), _NO_PARTS).get(span)
         is_here = known is not None and _crc_in(file.fd, span) == known
         if is_here or start == end:
             self._tally.was_here(end - start)
-            return self._told_time(item) if start == 0 else 0
+            return self._told(item) if start == 0 else _NOTHING
         held = self._source.held_bytes(item, start, end)
         if held is not None:
             self._arrived(file, item, span, held)
-            return self._told_time(item) if start == 0 else 0
+            return self._told(item) if start == 0 else _NOTHING
         heard: list[Mapping[str, str]] = []
         token = call.hears_metadata.set(heard.append) if start == 0 else None
         try:
@@ -98,7 +110,7 @@ class Fetch:
             if token is not None:
                 call.hears_metadata.reset(token)
         self._arrived(file, item, span, data)
-        return (mtime_ns_of(heard[0]) or 0) if heard else 0
+        return Told(mtime_ns_of(heard[0]) or 0, mode_of(heard[0])) if heard else _NOTHING
 
     def _arrived(self, file: "Partial", item: Item, span: Span, data: Buffer) -> None:
         start, end = span
@@ -120,13 +132,15 @@ class Fetch:
         )
         return b"".join(reads)
 
-    def finish(self, fd: int, copy: Copy, mtime_ns: int) -> None:
+    def finish(self, fd: int, copy: Copy, told: Told) -> None:
         """All bytes are in the partial file: it gets its name, small ones together with others.
         Raises Corrupt where they are not the right ones."""
         item = copy.item
         if self._verify:
             self._check(fd, item)
-        finished = self.target.finished(fd, item, mtime_ns or item.mtime_ns, copy.expect)
+        mtime_ns = told.mtime_ns or item.mtime_ns
+        mode = item.mode if told.mode is None else told.mode
+        finished = self.target.finished(fd, item, mtime_ns, copy.expect, mode)
         self._record.copied(item.path, item.version, finished.version)
         if item.size > LIGHT_BYTES:  # not worth waiting for others, nor for the whole disk
             self.target.sync_file(fd)
@@ -153,13 +167,14 @@ class Fetch:
         else:
             self._tally.failed(copy.item.path, error)
 
-    def _told_time(self, item: Item) -> int:
-        """That of a file whose beginning needs no read, which would tell."""
+    def _told(self, item: Item) -> Told:
+        """Of a file whose beginning needs no read, which would tell."""
         if self._source.is_local or self._source.store.capabilities.keeps_mtime:
-            return 0
+            return _NOTHING
         with contextlib.suppress(RemoteError):
-            return time_of(self._source.store.stat(item.key))
-        return 0
+            entry = self._source.store.stat(item.key)
+            return Told(time_of(entry), mode_of(entry.attributes or {}))
+        return _NOTHING
 
     def _check(self, fd: int, item: Item) -> None:
         tag = md5_in(item.version)
@@ -250,15 +265,16 @@ class _Arriving:
         self._lock = threading.Lock()
         self._file = Partial(fetch.target, copy.item)
         self._left = -(-copy.item.size // RANGE_BYTES)
-        self._mtime_ns = 0
+        self._told = _NOTHING
         self._error: Exception | None = None
 
     def fetch(self, span: Span) -> None:
         """The job of one range; that which ends last ends the file, however each of them ended."""
         try:
             if self._error is None:
-                mtime_ns = self._fetch.bring(self._file, self._copy.item, span)
-                self._mtime_ns = self._mtime_ns or mtime_ns
+                told = self._fetch.bring(self._file, self._copy.item, span)
+                if span[0] == 0:
+                    self._told = told
         except (RemoteError, OSError) as error:
             self._error = self._error or error
         except BaseException as error:  # (a panic of obstore is no Exception)
@@ -275,7 +291,7 @@ class _Arriving:
         try:
             with self._file:
                 if self._error is None:
-                    self._fetch.finish(self._file.fd, self._copy, self._mtime_ns)
+                    self._fetch.finish(self._file.fd, self._copy, self._told)
         except (RemoteError, OSError) as error:
             self._error = error
         if self._error is not None:

@@ -10,7 +10,7 @@ from mountd.vfs.names import LINK_SUFFIX, TARGET_MAX_BYTES, may_be_link
 class Item:
     """`path` is below the side's root, with slashes, and without the `.rclonelink` of a link that
     is a file on a remote (`is_object`). Versions as in `mountd.types`; a link's size is that of
-    its target."""
+    its target. `mode`: its permissions, where the side's listing tells them."""
 
     path: str
     size: int
@@ -18,6 +18,7 @@ class Item:
     version: str
     is_link: bool = False
     is_object: bool = False
+    mode: int | None = None
 
     @property
     def key(self) -> str:

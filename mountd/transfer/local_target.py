@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import stat as modes
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,27 +31,38 @@ _PARTIAL: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_N
 _NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 # Bringing a whole disk up to date waits for what others write there, too.
 _FEW_DIRECTORIES: Final = 32
+_PERMISSIONS: Final = 0o777  # not set-user-id: whoever copies owns it
+_READABLE: Final = 0o444
+_EXECUTABLE: Final = 0o111
 _IN_THE_WAY: Final = frozenset((errno.ENOTDIR, errno.ELOOP))
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A partial file that has all its bytes and its time. `version`: what the file will have."""
+    """A partial file that has all its bytes and its time. `version`: what the file will have.
+    `mode`: the permissions of the source's file, None where they aren't known."""
 
     path: str
     partial: str
     expect: str
     version: str
     size: int
+    mode: int | None = None
 
 
 class LocalTarget:
     """Any thread. All raise OSError; NameNotAllowed where a file or a link is in the way."""
 
-    def __init__(self, root: str, disk: FileIO = DISK) -> None:
+    def __init__(
+        self, root: str, disk: FileIO = DISK, folder_modes: Mapping[str, int | None] | None = None
+    ) -> None:
+        """`folder_modes`: the permissions of the source's directories, where they are known."""
         self.root = root
         self._disk = disk
         self._made: list[Path] = []
+        self._folder_modes = folder_modes or {}
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
 
     def prepare(self) -> None:
         """Makes the root."""
@@ -86,15 +97,18 @@ class LocalTarget:
     def open_partial(self, item: Item) -> int:
         """The partial file of this version of `item`, old or new; for reading and writing."""
         name = partial_name(item)
+        # Nobody reads it meanwhile who may not read it at the source.
+        mode = 0o666 if item.mode is None else item.mode & 0o666 | 0o600
         with self._parent(item.path) as (parent_fd, _):
-            fd = os.open(name, _PARTIAL, 0o666, dir_fd=parent_fd)
-            status = os.fstat(fd)
-            if modes.S_ISREG(status.st_mode) and status.st_nlink == 1:
-                return fd
-            # Another name of somebody's file: that one is not to be written to.
-            os.close(fd)
+            with contextlib.suppress(PermissionError):  # a killed run has just made it read-only
+                fd = os.open(name, _PARTIAL, mode, dir_fd=parent_fd)
+                status = os.fstat(fd)
+                if modes.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                    return fd
+                # Another name of somebody's file: that one is not to be written to.
+                os.close(fd)
             os.unlink(name, dir_fd=parent_fd)
-            return os.open(name, _PARTIAL | os.O_EXCL, 0o666, dir_fd=parent_fd)
+            return os.open(name, _PARTIAL | os.O_EXCL, mode, dir_fd=parent_fd)
 
     def drop_partial(self, item: Item) -> None:
         """Removes the partial file, if there is one."""
@@ -119,14 +133,16 @@ class LocalTarget:
         """As `sync`, of one file."""
         self._disk.fdatasync(fd)
 
-    def finished(self, fd: int, item: Item, mtime_ns: int, expect: str) -> Finished:
+    def finished(
+        self, fd: int, item: Item, mtime_ns: int, expect: str, mode: int | None = None
+    ) -> Finished:
         """Gives the partial file its time, and its size."""
         if os.fstat(fd).st_size != item.size:
             self._disk.truncate(fd, item.size)
         if mtime_ns:
             os.utime(fd, ns=(mtime_ns, mtime_ns))
         version = version_of(os.fstat(fd))
-        return Finished(item.path, partial_name(item), expect, version, item.size)
+        return Finished(item.path, partial_name(item), expect, version, item.size, mode)
 
     def sync(self) -> None:
         """What was written so far survives a power cut."""
@@ -150,10 +166,37 @@ class LocalTarget:
         `expect` is there by now; then nothing changes."""
         with self._parent(one.path) as (parent_fd, name):
             there = _compare(one.path, parent_fd, name, one.expect)
-            if there is not None and modes.S_ISREG(there.st_mode):
-                with contextlib.suppress(OSError):  # it stays as readable as it was
-                    os.chmod(one.partial, modes.S_IMODE(there.st_mode), dir_fd=parent_fd)
+            mode = self._mode(one.mode, there)
+            if mode is not None:
+                with contextlib.suppress(OSError):
+                    os.chmod(one.partial, mode, dir_fd=parent_fd)
             _move(one.path, parent_fd, one.partial, name, exclusive=one.expect == ABSENT)
+
+    def _mode(self, wanted: int | None, there: os.stat_result | None) -> int | None:
+        """A new file has that of the source, as far as the umask lets it; one that is replaced
+        stays as readable as it was, and is executable if the source is. None: as it is."""
+        if there is None or not modes.S_ISREG(there.st_mode):
+            return None if wanted is None else wanted & _PERMISSIONS & ~self._umask
+        mode = modes.S_IMODE(there.st_mode)
+        if wanted is None:
+            return mode
+        if not wanted & _EXECUTABLE:
+            return mode & ~_EXECUTABLE
+        return mode if mode & _EXECUTABLE else mode | (mode & _READABLE) >> 2
+
+    def make_dir(self, path: str) -> None:
+        """A directory and those above it; it may exist already."""
+        with self._parent(f"{path}/x"):
+            pass
+
+    def remove_dir(self, path: str) -> None:
+        """If it is empty; else nothing."""
+        with self._parent(path, make=False) as (parent_fd, name):
+            try:
+                os.rmdir(name, dir_fd=parent_fd)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
 
     def make_link(self, item: Item, target: bytes, expect: str) -> str:
         """A symbolic link; its version."""
@@ -173,13 +216,15 @@ class LocalTarget:
             return version
 
     def delete(self, item: Item) -> None:
-        """Only this version; then the directories that are empty by that."""
+        """Only this version; then the directories that are empty by that, and not the source's."""
         with self._parent(item.path, make=False) as (parent_fd, name):
             _compare(item.path, parent_fd, name, item.version)
             os.unlink(name, dir_fd=parent_fd)
         above = item.path
         while "/" in above:
             above = above.rpartition("/")[0]
+            if above in self._folder_modes:
+                return
             try:
                 with self._parent(above, make=False) as (parent_fd, name):
                     os.rmdir(name, dir_fd=parent_fd)
@@ -191,8 +236,9 @@ class LocalTarget:
         *above, name = path.split("/")
         fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for segment in above:
-                below = _entered(fd, segment, make)
+            for at, segment in enumerate(above):
+                mode = self._folder_mode(above[: at + 1]) if make else None
+                below = _entered(fd, segment, mode)
                 os.close(fd)
                 fd = below
             yield fd, name
@@ -203,6 +249,11 @@ class LocalTarget:
         finally:
             os.close(fd)
 
+    def _folder_mode(self, segments: Sequence[str]) -> int:
+        mode = self._folder_modes.get("/".join(segments)) if self._folder_modes else None
+        # (The rest of its files must come in, whatever the source's owner may do there.)
+        return 0o777 if mode is None else mode & _PERMISSIONS | 0o700
+
 
 def partial_name(item: Item) -> str:
     """One for each version of each file, with the form of all temporary names of mountd."""
@@ -210,14 +261,15 @@ def partial_name(item: Item) -> str:
     return temporary_name_of(hashlib.sha256(what).digest()[:8])
 
 
-def _entered(fd: int, segment: str, make: bool) -> int:
+def _entered(fd: int, segment: str, mode: int | None) -> int:
+    """`mode`: to make it with; None: it is not made."""
     try:
         return os.open(segment, _DIRECTORY, dir_fd=fd)
     except FileNotFoundError:
-        if not make:
+        if mode is None:
             raise
     with contextlib.suppress(FileExistsError):
-        os.mkdir(segment, dir_fd=fd)
+        os.mkdir(segment, mode, dir_fd=fd)
     return os.open(segment, _DIRECTORY, dir_fd=fd)
 
 

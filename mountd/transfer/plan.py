@@ -6,7 +6,7 @@ requests or reading: it is only asked (`Plan.asks`) where nothing cheaper tells.
 """
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -65,13 +65,18 @@ class Refusal:
 
 @dataclass(slots=True)
 class Plan:
-    """`same` and `asks`: what is there with the same size; `asks` only if the checksums agree."""
+    """`same` and `asks`: what is there with the same size; `asks` only if the checksums agree.
+    `folders`: that have nothing in them, to be made at the target; `old_folders`: to be removed
+    from there, if they are empty by then (folders.py).
+    """
 
     copies: list[Copy] = field(default_factory=list)
     asks: list[Copy] = field(default_factory=list)
     same: list[Copy] = field(default_factory=list)
     deletes: list[Item] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    old_folders: list[str] = field(default_factory=list)
 
     @property
     def copy_bytes(self) -> int:
@@ -141,7 +146,7 @@ def _refusals(
     wanted: Mapping[str, Item], target: Mapping[str, Item], rules: Rules
 ) -> Iterator[tuple[str, str]]:
     if rules.target_is_local:
-        yield from ((path, "it can't be a name here") for path in wanted if not _is_path(path))
+        yield from ((path, "it can't be a name here") for path in wanted if not is_path(path))
     elif rules.source_is_local:
         for path, item in wanted.items():
             if is_link_file(item):
@@ -158,7 +163,8 @@ def _refusals(
         taken[key] = path
 
 
-def _is_path(path: str) -> bool:
+def is_path(path: str) -> bool:
+    """Whether a local file may be there."""
     segments = path.split("/")
     return all(can_be_a_name(segment) for segment in segments) and (
         len(path) <= NAME_MAX_BYTES // 4
@@ -203,7 +209,7 @@ def folded(path: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
-def directories_of(paths: Mapping[str, Item]) -> set[str]:
+def directories_of(paths: Iterable[str]) -> set[str]:
     """Every directory that these need."""
     found: set[str] = set()
     for path in paths:

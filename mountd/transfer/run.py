@@ -4,19 +4,28 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
-from mountd.errors import NotFound, RemoteError, StartError, Unsupported, UsageError
+from mountd.errors import (
+    DirectoryNotEmpty,
+    NotFound,
+    RemoteError,
+    StartError,
+    Unsupported,
+    UsageError,
+)
 from mountd.remotes.optional_doors import quota_of
 from mountd.transfer.checksums import is_same
 from mountd.transfer.crew import HEAVY_AT_ONCE, LIGHT_AT_ONCE, Job, Lane, Rate, Tally, work
 from mountd.transfer.fetch import Fetch
 from mountd.transfer.filters import Filter
+from mountd.transfer.folders import Folders, plan_folders
 from mountd.transfer.items import Item
 from mountd.transfer.local_target import LocalTarget
 from mountd.transfer.plan import Copy, Plan, Rules, directories_of, folded, make_plan
 from mountd.transfer.record import Record, remembered
-from mountd.transfer.send import Folders, Send, ServerCopy
+from mountd.transfer.send import Send, ServerCopy
 from mountd.transfer.side import Listing, Side, in_thread, list_side, time_of
 
 
@@ -83,7 +92,7 @@ class Run:
         self._wish = wish
         self._audience = audience
         self._server = server
-        self._local = LocalTarget(target.root) if target.root is not None else None
+        self._local: LocalTarget | None = None
         self._listed: tuple[Listing, Listing] = (Listing(), Listing())
         self._copies: list[Copy] = []
         self._fresh: dict[str, Item] = {}  # those that changed while they were copied
@@ -102,10 +111,12 @@ class Run:
             return outlook
         self.rate = Rate()
         self._drop_leftovers(plan)
-        self._copy(plan, outlook)
+        if plan.copies or plan.folders:
+            self._copy(plan, outlook)
         self._copies = [*plan.copies, *plan.same]
-        if plan.deletes and not self.tally.failures:
+        if not self.tally.failures:
             self._delete(plan.deletes, outlook)
+            self._remove(plan.old_folders, outlook)
         self._end(plan)
         return outlook
 
@@ -135,7 +146,8 @@ class Run:
             remembered=remembered(self._record),
         )
         plan = make_plan(source.items, target.items, rules)
-        if plan.deletes and not source.items:
+        plan_folders(plan, source, target, rules)
+        if (plan.deletes or plan.old_folders) and not source.items:
             self._check_meant()
         self._note_gone(source)
         self._ask(plan)
@@ -164,9 +176,12 @@ class Run:
         coming = in_thread(lambda: list_side(self._target, links=links))
         source = list_side(self._source, links=links)
         could_be_empty = self._wish.may_be_empty or self._source.is_local
-        if not source.items and not (source.is_there and could_be_empty):
+        is_empty = not source.items and not source.folders
+        if is_empty and not (source.is_there and could_be_empty):
             raise NothingThere(f"there is nothing at {self._source.text}")
         self._listed = source, coming.result()
+        if self._target.root is not None:
+            self._local = LocalTarget(self._target.root, folder_modes=source.folders)
         return self._listed
 
     def _has_directories(self) -> bool:
@@ -237,9 +252,8 @@ class Run:
                     self._record.told(path, version, "")
 
     def _copy(self, plan: Plan, outlook: Outlook) -> None:
-        if not plan.copies:
-            return
-        mover = self._mover()
+        folders = self._prepare()
+        mover = self._mover(folders)
         self._work(mover, plan.copies, outlook)
         again, self.tally.again = self.tally.again, []
         self.tally.may_try_again = False
@@ -247,6 +261,7 @@ class Run:
         self._fresh = {copy.item.path: copy.item for copy in fresh}
         if fresh and not self.tally.stop.is_set():
             self._work(mover, fresh, outlook)
+        self._make(plan.folders, folders, outlook)
 
     def _work(self, mover: _Mover, copies: Sequence[Copy], outlook: Outlook) -> None:
         light, heavy = self._wish.jobs or LIGHT_AT_ONCE, self._wish.jobs or HEAVY_AT_ONCE
@@ -264,16 +279,22 @@ class Run:
     def _watch(self, outlook: Outlook) -> Callable[[], None]:
         return lambda: self._audience.going(outlook, self.tally, self.rate)
 
-    def _mover(self) -> _Mover:
-        verify = self._wish.verify
+    def _prepare(self) -> Folders | None:
+        """Makes the root of the target. What makes directories there, where a remote has such."""
         if self._local is not None:
             self._local.prepare()
+        if self._local is not None or not self._has_directories():
+            return None
+        there = self._listed[1]
+        if not there.is_there and self._target.make_root is not None:
+            self._target.make_root()
+        known = {*there.folders, *directories_of(there.items), *directories_of(there.folders)}
+        return Folders(self._target.store, known)
+
+    def _mover(self, folders: Folders | None) -> _Mover:
+        verify = self._wish.verify
+        if self._local is not None:
             return Fetch(self._source, self._local, self._record, self.tally, verify=verify)
-        folders = None
-        if self._has_directories():
-            if not self._listed[1].is_there and self._target.make_root is not None:
-                self._target.make_root()
-            folders = Folders(self._target.store, directories_of(self._listed[1].items))
         return Send(
             self._source,
             self._target,
@@ -303,28 +324,65 @@ class Run:
     def _delete(self, items: Sequence[Item], outlook: Outlook) -> None:
         """Only the versions that were listed."""
 
-        def delete(item: Item) -> Job:
-            def job() -> None:
-                try:
-                    if self._local is not None:
-                        self._local.delete(item)
-                    else:
-                        self._target.store.delete(item.key, item.version)
-                    self.tally.count_deleted()
-                except (NotFound, FileNotFoundError):
-                    return  # somebody was quicker
-                except (RemoteError, OSError) as error:
-                    self.tally.failed(item.path, error)
+        def delete(item: Item) -> None:
+            with suppress(NotFound, FileNotFoundError):  # somebody was quicker
+                if self._local is not None:
+                    self._local.delete(item)
+                else:
+                    self._target.store.delete(item.key, item.version)
+                self.tally.count_deleted()
 
-            return job
+        self._each([(item.path, partial(delete, item)) for item in items], outlook)
 
-        jobs = iter([delete(item) for item in items])
-        work([Lane(jobs, self._wish.jobs or HEAVY_AT_ONCE)], self.tally, self._watch(outlook))
+    def _make(self, paths: Sequence[str], folders: Folders | None, outlook: Outlook) -> None:
+        """Directories with nothing in them."""
+
+        def make(path: str) -> None:
+            if self._local is not None:
+                self._local.make_dir(path)
+            elif folders is not None:
+                folders.make(f"{path}/x")
+            else:
+                self._target.store.make_dir(f"{path}/")
+            self.tally.count_folder()
+
+        self._each([(f"{path}/", partial(make, path)) for path in paths], outlook)
+
+    def _remove(self, paths: Sequence[str], outlook: Outlook) -> None:
+        """Directories of the target that the source has not, if they are empty by now."""
+
+        def remove(path: str) -> None:
+            with suppress(NotFound, FileNotFoundError, DirectoryNotEmpty):
+                if self._local is not None:
+                    self._local.remove_dir(path)
+                else:
+                    self._target.store.remove_dir(f"{path}/")
+
+        by_depth: dict[int, list[str]] = {}
+        for path in paths:
+            by_depth.setdefault(path.count("/"), []).append(path)
+        for depth in sorted(by_depth, reverse=True):  # what is in a directory goes before it
+            todo = [(f"{path}/", partial(remove, path)) for path in by_depth[depth]]
+            self._each(todo, outlook)
+
+    def _each(self, todo: Sequence[tuple[str, Job]], outlook: Outlook) -> None:
+        """All of them, side by side; what fails is named by its path."""
+
+        def noted(path: str, do: Job) -> None:
+            try:
+                do()
+            except (RemoteError, OSError) as error:
+                self.tally.failed(path, error)
+
+        if todo:
+            jobs = iter([partial(noted, *one) for one in todo])
+            work([Lane(jobs, self._wish.jobs or HEAVY_AT_ONCE)], self.tally, self._watch(outlook))
 
     def _end(self, plan: Plan) -> None:
         """Makes it durable, and forgets what isn't needed where all went well."""
-        if self._local is not None and plan.copies:
-            self._local.sync_names(copy.item.path for copy in plan.copies)
+        if self._local is not None and (plan.copies or plan.folders):
+            names = [copy.item.path for copy in plan.copies]
+            self._local.sync_names([*names, *(f"{path}/x" for path in plan.folders)])
         if self.tally.failures or not (plan.copies or plan.deletes):
             return
         elapsed_s = self.rate.elapsed_s

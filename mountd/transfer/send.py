@@ -1,9 +1,10 @@
 """To a remote: by `put`, or by the remote itself where it has the source, too."""
 
-import threading
+import stat as modes
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -19,14 +20,17 @@ from mountd.errors import (
     Unsupported,
 )
 from mountd.remotes.base import RemoteStore, Upload
+from mountd.remotes.local_modes import USUAL_FILE
+from mountd.remotes.object_metadata import MODE, attributes_of
 from mountd.remotes.optional_doors import checksums_in
 from mountd.transfer.checksums import Sums, difference, one_of, sum_here, told_sums
 from mountd.transfer.crew import LIGHT_BYTES, Job, Tally, has_changed
-from mountd.transfer.items import Item, key_at, parents_of
+from mountd.transfer.folders import Folders
+from mountd.transfer.items import Item, key_at
 from mountd.transfer.links import read_target
 from mountd.transfer.plan import Copy
 from mountd.transfer.record import Record
-from mountd.transfer.side import Side
+from mountd.transfer.side import Side, time_of
 from mountd.types import Entry
 
 RESUMED_BYTES: Final = 16 << 20  # smaller ones go in one request
@@ -59,7 +63,7 @@ class Send:
         tally: Tally,
         *,
         verify: bool,
-        folders: "Folders | None" = None,
+        folders: Folders | None = None,
         server: ServerCopy | None = None,
     ) -> None:
         self._source = source
@@ -107,16 +111,30 @@ class Send:
                 return self._copied(self._server, copy, key, body)
             except Unsupported:
                 self._server = None
-        upload = Upload(upload_id=uuid.uuid4().hex, mtime_ns=item.mtime_ns)
+        mtime_ns, attributes = self._beside(item)
+        upload = Upload(uuid.uuid4().hex, mtime_ns, attributes)
         if item.size > RESUMED_BYTES:
             version, token = self._record.tokens.get(item.path, ("", ""))
             tell = partial(self._record.told, item.path, item.version)
             resume = token if version == item.version else ""
-            upload = Upload(upload.upload_id, item.mtime_ns, resume=resume, progress=tell)
+            upload = replace(upload, resume=resume, progress=tell)
         store = self._target.store
         return self._sent(
             lambda: store.put(key, body, copy.expect, upload), store, key, upload.upload_id
         )
+
+    def _beside(self, item: Item) -> tuple[int, Mapping[str, str]]:
+        """What goes with the bytes: the time, and of a local file its permissions, of a remote's
+        all that is kept with it."""
+        store = self._source.store
+        able = store.capabilities
+        if self._source.is_local or able.lists_attributes or not able.keeps_attributes:
+            mode = USUAL_FILE if item.mode is None else item.mode & 0o777
+            return item.mtime_ns, {} if mode == USUAL_FILE else {MODE: str(modes.S_IFREG | mode)}
+        with suppress(RemoteError):  # else the read says what is wrong
+            entry = store.stat(item.key)
+            return time_of(entry), attributes_of(entry.attributes or {})
+        return item.mtime_ns, {}
 
     def _copied(self, server: ServerCopy, copy: Copy, key: str, body: "_SourceBody") -> Entry:
         upload = Upload(upload_id=uuid.uuid4().hex)
@@ -221,23 +239,3 @@ class _SourceBody:
             self.has_changed = True
             raise OSError(f"{self._item.path}: the link has changed")
         return target
-
-
-class Folders:
-    """Makes directories on a remote where they exist by themselves, each once. Thread-safe."""
-
-    def __init__(self, store: RemoteStore, known: set[str]) -> None:
-        self._store = store
-        self._known = known
-        self._lock = threading.Lock()
-
-    def make(self, key: str) -> None:
-        """Those that the file `key` needs. Raises RemoteError."""
-        missing = [path for path in parents_of(key) if path not in self._known]
-        if not missing:
-            return
-        with self._lock:
-            for path in reversed(missing):
-                if path not in self._known:
-                    self._store.make_dir(f"{path}/")
-                    self._known.add(path)

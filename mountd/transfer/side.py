@@ -2,7 +2,7 @@
 
 import os
 import stat as modes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 from mountd.errors import NotFound, Unsupported
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.local_tree import version_of
-from mountd.remotes.object_metadata import mtime_ns_of
+from mountd.remotes.object_metadata import MODE, mode_in, mtime_ns_of
 from mountd.remotes.temporary_names import is_temporary
 from mountd.transfer.items import Item, with_links
 from mountd.types import Entry, Kind
@@ -47,11 +47,13 @@ class Side:
 @dataclass(slots=True)
 class Listing:
     """A complete one, but for `gone`: directories that were not there any more when their turn
-    came. What was in them may be elsewhere by now, or there all the same. `specials`: pipes,
+    came. What was in them may be elsewhere by now, or there all the same. `folders`: those that
+    are there by themselves, with their permissions where they are known. `specials`: pipes,
     sockets and devices, which nobody copies. `is_there`: whether the root exists, as far as that
     can be known."""
 
     items: dict[str, Item] = field(default_factory=dict)
+    folders: dict[str, int | None] = field(default_factory=dict)
     specials: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     is_there: bool = True
@@ -72,13 +74,11 @@ def list_side(side: Side, *, links: bool) -> Listing:
                 listing.items[side.only] = _item(side.only, entry)
             return listing
         try:
-            for key, entry in _tree(side.store):
-                if entry.kind is Kind.FILE:
-                    listing.items[key] = _item(key, entry)
+            _take(listing, _tree(side.store))
         except Unsupported:
-            listing.items = dict(_walked(side.store, listing.gone))
+            _take(listing, _walked(side.store, listing.gone))
     except NotFound:
-        if listing.items:
+        if listing.items or listing.folders:
             raise
         listing.is_there = False
     if links:
@@ -112,6 +112,8 @@ def list_local(root: str, only: str = "") -> Listing:
             path = f"{below}/{name}" if below else name
             if modes.S_ISDIR(status.st_mode):
                 waiting.append(path)
+                if not is_temporary(name):
+                    listing.folders[path] = modes.S_IMODE(status.st_mode)
             elif not is_temporary(name):
                 _note(listing, path, status, full)
     return listing
@@ -120,7 +122,8 @@ def list_local(root: str, only: str = "") -> Listing:
 def _note(listing: Listing, path: str, status: os.stat_result, full: str) -> None:
     if modes.S_ISREG(status.st_mode):
         version, mtime_ns = version_of(status), max(0, status.st_mtime_ns)
-        listing.items[path] = Item(path, status.st_size, mtime_ns, version)
+        mode = modes.S_IMODE(status.st_mode)
+        listing.items[path] = Item(path, status.st_size, mtime_ns, version, mode=mode)
     elif modes.S_ISLNK(status.st_mode):
         size = len(os.fsencode(os.readlink(full)))
         mtime_ns = max(0, status.st_mtime_ns)
@@ -129,12 +132,20 @@ def _note(listing: Listing, path: str, status: os.stat_result, full: str) -> Non
         listing.specials.append(path)
 
 
+def _take(listing: Listing, found: Iterator[tuple[str, Entry]]) -> None:
+    for key, entry in found:
+        if entry.kind is Kind.FILE:
+            listing.items[key] = _item(key, entry)
+        else:
+            listing.folders[key.removesuffix("/")] = None
+
+
 def _tree(store: RemoteStore) -> Iterator[tuple[str, Entry]]:
     for page in store.list_tree(""):
         yield from page
 
 
-def _walked(store: RemoteStore, gone: list[str]) -> Iterator[tuple[str, Item]]:
+def _walked(store: RemoteStore, gone: list[str]) -> Iterator[tuple[str, Entry]]:
     """A listing per directory, some of them at once. `gone`: as in `Listing`."""
 
     def listed(directory: str) -> tuple[str, list[Entry]]:
@@ -153,15 +164,20 @@ def _walked(store: RemoteStore, gone: list[str]) -> Iterator[tuple[str, Item]]:
             for one in done:
                 directory, entries = one.result()
                 for entry in entries:
+                    yield directory + entry.name, entry
                     if entry.kind is Kind.DIRECTORY:
                         running.add(threads.submit(listed, f"{directory}{entry.name}/"))
-                    else:
-                        key = directory + entry.name
-                        yield key, _item(key, entry)
 
 
 def _item(key: str, entry: Entry) -> Item:
-    return Item(key, entry.size, time_of(entry), entry.version)
+    mode = mode_of(entry.attributes or {})
+    return Item(key, entry.size, time_of(entry), entry.version, mode=mode)
+
+
+def mode_of(metadata: Mapping[str, str]) -> int | None:
+    """The permissions that it tells; None for none."""
+    mode = mode_in(metadata.get(MODE, ""))
+    return None if mode is None else modes.S_IMODE(mode)
 
 
 def time_of(entry: Entry) -> int:

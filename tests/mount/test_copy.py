@@ -93,6 +93,24 @@ def test_what_is_copied_into_a_mount_is_seen_there_at_once(mount: Mounted, tmp_p
     assert contents(mount.path / "d") == {"a": b"2", "e/b": b"x", "f": b"1"}
 
 
+def test_a_script_and_an_empty_folder_go_through_a_mount_and_back(
+    mount: Mounted, tmp_path: Path
+) -> None:
+    local = tmp_path / "in"
+    (local / "logs").mkdir(parents=True)
+    (local / "run.sh").write_bytes(b"#!/bin/sh\n")
+    (local / "run.sh").chmod(0o755)
+    mount.cli("copy", str(local), str(mount.path / "new"))
+    assert os.listdir(mount.path / "new/logs") == []
+    (mount.path / "new/here").mkdir()
+    (mount.path / "new/made").write_bytes(b"1")
+    (mount.path / "new/made").chmod(0o711)
+    mount.cli("copy", str(mount.path / "new"), str(tmp_path / "out"))
+    assert sorted(os.listdir(tmp_path / "out")) == ["here", "logs", "made", "run.sh"]
+    for name, mode in (("run.sh", 0o755), ("made", 0o711)):
+        assert (tmp_path / "out" / name).stat().st_mode & 0o777 == mode
+
+
 def test_one_file_of_a_mount_is_copied_by_its_path(mount: Mounted, tmp_path: Path) -> None:
     (mount.path / "d/new").write_bytes(b"dirty")
     mount.cli("copy", str(mount.path / "d/new"), str(tmp_path / "out"))
