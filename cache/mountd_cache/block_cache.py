@@ -44,7 +44,13 @@ class Blocks(Protocol):
     def read(self, file_id: bytes, index: int, start: int, end: int) -> Buffer | None: ...
     def present(self, file_id: bytes, index: int, start: int, end: int) -> bool: ...
     def write(
-        self, file_id: bytes, index: int, start: int, data: Buffer, block_len: int
+        self,
+        file_id: bytes,
+        index: int,
+        start: int,
+        data: Buffer,
+        block_len: int,
+        is_read: bool = False,
     ) -> bool: ...
     def advise(self, file_id: bytes, index: int) -> None: ...
     def maintain(self) -> None: ...
@@ -279,7 +285,9 @@ class BlockCache:
             base = index * self.block_size
             block_len = min(self.block_size, file.size - base)
             piece = data[start - fetch.start : end - fetch.start]
-            if not self.blocks.write(file.file_id, index, start - base, piece, block_len):
+            # Where the disk is slower than the stream, the page cache takes what else were lost.
+            is_read = fetch.is_streamed and 2 * self._backlog_bytes <= self.backlog_limit
+            if not self.blocks.write(file.file_id, index, start - base, piece, block_len, is_read):
                 fetch.kept = False
                 return
 

@@ -227,12 +227,23 @@ class BlockFiles:
 
     # Writing: any threads, but one at a time for each block.
 
-    def write(self, file_id: bytes, index: int, start: int, data: Buffer, block_len: int) -> bool:
+    def write(
+        self,
+        file_id: bytes,
+        index: int,
+        start: int,
+        data: Buffer,
+        block_len: int,
+        is_read: bool = False,
+    ) -> bool:
         """Keeps `data` as the bytes from `start` on of a block that has `block_len` bytes in all.
 
         `start` is a multiple of the page size; the end is one too, or the end of the block
         (ValueError otherwise). Pages that are there stay as they are. False when not kept: no
         limit, no room, a disk error, or `scan` still runs. Never raises for the disk.
+
+        `is_read`: whoever wants it has it from memory, so it need not stay in the page cache. The
+        call then takes as long as the disk does.
         """
         view = memoryview(data).cast("B")
         end = start + len(view)
@@ -244,7 +255,7 @@ class BlockFiles:
             return False
         try:
             self._writer.settle()
-            return self._writer.store(block_key(file_id, index), start, view, block_len)
+            return self._writer.store(block_key(file_id, index), start, view, block_len, is_read)
         except OSError as error:
             self._folder.failed(error, rest=True)
             return False

@@ -36,6 +36,7 @@ class Fetch:
     started: bool = False  # set by the worker thread
     given_up: bool = False  # nobody finds it any more; what it brings is dropped
     is_background: bool = False  # for no reader at all
+    is_streamed: bool = False  # its reader comes for all of it soon, and takes it from memory
     written: trio.Event | None = None  # set when no part of it waits for a writer any more
     idle_since_s: float = 0.0
 
@@ -140,7 +141,7 @@ class CachedFile:
         for fetch in self._overlapping(start, end):
             if not fetch.urgent and not fetch.started and not fetch.done.is_set():
                 self._give_up(fetch)
-                self._begin_one(fetch.start, fetch.end, urgent=True)
+                self._begin_one(fetch.start, fetch.end, True, streamed=fetch.is_streamed)
 
     def here(self, start: int, end: int) -> bool:
         """Whether the bytes could be read now."""
@@ -166,11 +167,13 @@ class CachedFile:
         most: int = 1 << 22,
         on_disk: bool = True,
         background: bool = False,
+        streamed: bool = False,
     ) -> int:
         """Starts fetching what is missing of [start, end), rounded to pages, in ranges of at most
         `most` bytes; returns the offset up to which everything is there or on its way: less than
         `end` where memory is short, which only stops fetches that are not urgent. Without
-        `on_disk` the block files are not believed. `background`: it is for no reader."""
+        `on_disk` the block files are not believed. `background`: it is for no reader.
+        `streamed`: a reader in order will have it before it is dropped."""
         page = self._cache.blocks.page_size
         start = start // page * page
         end = min(self.size, -(-end // page) * page)
@@ -179,7 +182,7 @@ class CachedFile:
                 part_end = min(gap_end, part + most)
                 if not urgent and not self._cache.room(part_end - part):
                     return part
-                self._begin_one(part, part_end, urgent, background)
+                self._begin_one(part, part_end, urgent, background, streamed)
         return end
 
     def keep(self, start: int, end: int) -> None:
@@ -261,8 +264,16 @@ class CachedFile:
             if not fetches:
                 del self._by_block[index]
 
-    def _begin_one(self, start: int, end: int, urgent: bool, background: bool = False) -> None:
-        fetch = Fetch(self, start, end, urgent, trio.Event(), is_background=background)
+    def _begin_one(
+        self,
+        start: int,
+        end: int,
+        urgent: bool,
+        background: bool = False,
+        streamed: bool = False,
+    ) -> None:
+        fetch = Fetch(self, start, end, urgent, trio.Event())
+        fetch.is_background, fetch.is_streamed = background, streamed
         self._attach(fetch)
         self.running_bytes += fetch.length
         self._cache.begin(fetch)

@@ -381,10 +381,10 @@ class OpenFiles:
             self._sweep(cached, plan.sweep)
         if plan.ahead_end <= plan.ahead_start or plan.cursor is None:
             return
-        reached = cached.begin(
-            plan.ahead_start, plan.ahead_end, urgent=False, most=plan.range_bytes
-        )
-        cached.advise(plan.ahead_start, reached)
+        begin, end, most = plan.ahead_start, plan.ahead_end, plan.range_bytes
+        is_stream = plan.is_stream
+        reached = cached.begin(begin, end, urgent=False, most=most, streamed=is_stream)
+        cached.advise(begin, reached)
         plan.cursor.ahead = max(plan.cursor.ahead, reached)
 
     def _sweep(self, cached: CachedFile, sweep: Sweep) -> None:

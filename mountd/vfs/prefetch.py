@@ -22,6 +22,7 @@ MAX_WINDOW = 96 * MIB
 MAX_RANGE = 4 * MIB
 FEW_RANGES = 8  # in flight where the remote bears few requests at once
 LONGEST_RANGE = 16 * MIB
+STREAM_FROM = 8 * MIB  # a window of that size has stalled its reader twice: he comes for all of it
 MISSES_KEPT = 1 << 14  # blocks of which exact misses are counted, per handle
 PROMOTE_AFTER = 4  # exact misses in one block of 64 pages; then the block is fetched whole
 
@@ -51,7 +52,8 @@ class Cursor:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What one read asks for: fetch `demand` now, then [ahead_start, ahead_end) behind it in
-    ranges of `range_bytes`, equal bounds meaning nothing; and go on with `sweep`."""
+    ranges of `range_bytes`, equal bounds meaning nothing; and go on with `sweep`. `is_stream`: a
+    reader in order will have it all."""
 
     demand: tuple[int, int]
     cursor: Cursor | None
@@ -59,6 +61,7 @@ class Plan:
     ahead_end: int = 0
     range_bytes: int = MAX_RANGE
     sweep: Sweep | None = None
+    is_stream: bool = False
 
 
 class Prefetcher:
@@ -151,7 +154,8 @@ class Prefetcher:
             end = end // range_bytes * range_bytes
         if end <= start:
             return Plan(demand, cursor)
-        return Plan(demand, cursor, start, end, range_bytes)
+        is_stream = cursor.window >= STREAM_FROM
+        return Plan(demand, cursor, start, end, range_bytes, is_stream=is_stream)
 
     def _promoted(self, start: int, end: int) -> tuple[int, int]:
         block = start // self._block_size

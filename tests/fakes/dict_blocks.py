@@ -23,6 +23,7 @@ class DictBlocks:
         self.full = False
         self.gate = threading.Event()
         self.gate.set()
+        self.is_read: dict[tuple[bytes, int], bool] = {}  # as writers were told last
 
     def present(self, file_id: bytes, index: int, start: int, end: int) -> bool:
         wanted = range(start // PAGE, -(-end // PAGE))
@@ -36,8 +37,17 @@ class DictBlocks:
         joined = b"".join(self.pages[file_id, index, page] for page in pages)
         return joined[start - first * PAGE : end - first * PAGE]
 
-    def write(self, file_id: bytes, index: int, start: int, data: Buffer, block_len: int) -> bool:
+    def write(
+        self,
+        file_id: bytes,
+        index: int,
+        start: int,
+        data: Buffer,
+        block_len: int,
+        is_read: bool = False,
+    ) -> bool:
         self.gate.wait(5)
+        self.is_read[file_id, index] = is_read
         view = bytes(memoryview(data))
         assert start % PAGE == 0
         assert (start + len(view)) % PAGE == 0 or start + len(view) == block_len

@@ -44,6 +44,19 @@ def test_the_window_grows_with_every_stall_up_to_its_limit() -> None:
     assert windows[-1] == MAX_WINDOW
 
 
+def test_who_waited_for_what_comes_next_three_times_reads_it_all() -> None:
+    prefetcher = Prefetcher(SIZE, BLOCK)
+    plans = [prefetcher.miss(at, at + MIB, lambda: MAX_WINDOW) for at in range(0, 3 * MIB, MIB)]
+    assert [plan.is_stream for plan in plans] == [False, False, True]
+    ahead = plans[-1].ahead_end
+    on_disk = Prefetcher(SIZE, BLOCK)
+    on_disk.hit(0, MIB, MAX_WINDOW)
+    plan = on_disk.hit(MIB, 2 * MIB, MAX_WINDOW)
+    assert ahead > 8 * MIB
+    assert plan is not None
+    assert not plan.is_stream
+
+
 def test_a_handles_share_of_memory_bounds_its_window() -> None:
     prefetcher = Prefetcher(SIZE, BLOCK)
     for position in range(0, 16 * MIB, MIB):
