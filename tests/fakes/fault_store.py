@@ -88,6 +88,13 @@ class FaultStore:
         self._sleep = sleep
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
+        self._hanging: list[threading.Event] = []  # one for each call that waits
+
+    @property
+    def hanging(self) -> int:
+        """How many calls hang until the test lets them go."""
+        with self._lock:
+            return sum(not hang.is_set() for hang in self._hanging)
 
     def add(
         self,
@@ -211,9 +218,19 @@ class FaultStore:
             fault.reached.set()
             if fault.delay_s:
                 self._sleep(fault.delay_s)
-            if fault.hang is not None and not fault.hang.wait(self._hang_limit_s):
-                raise Unreachable(f"hung for {self._hang_limit_s} s (FaultStore)")
+            if fault.hang is not None:
+                self._hang(fault.hang)
             if isinstance(fault.error, Exception):
                 raise fault.error
             if fault.error is not None:
                 raise fault.error()
+
+    def _hang(self, hang: threading.Event) -> None:
+        with self._lock:
+            self._hanging.append(hang)
+        try:
+            if not hang.wait(self._hang_limit_s):
+                raise Unreachable(f"hung for {self._hang_limit_s} s (FaultStore)")
+        finally:
+            with self._lock:
+                self._hanging.remove(hang)

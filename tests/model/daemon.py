@@ -66,7 +66,7 @@ class Daemon:
         self.faults = FaultStore(store)
         self.is_well = True  # what health says
         self.reads_fail = False
-        self._holds: list[tuple[threading.Event, Callable[[], int]]] = []
+        self._holds: list[threading.Event] = []
         self._wires: list[Wire] = []
         self._lookups: Counter[int] = Counter()
         self._folder = FolderPath(tempfile.mkdtemp(prefix="mountd-model-", dir=_FAST))
@@ -74,6 +74,7 @@ class Daemon:
         for name in _LOGGERS:
             logging.getLogger(name).addHandler(self.warnings)
             logging.getLogger(name).propagate = False  # they are looked at here
+        self._is_up = False
         self.loop = Loop(self._is_quiet)
         self._boot()
 
@@ -105,6 +106,7 @@ class Daemon:
         self._lookups.clear()
         self.mounted: MountedFiles = self.loop.call(self._begin)
         self.fs = self.mounted.fs
+        self._is_up = True
 
     async def _begin(self) -> MountedFiles:
         async def serve(task_status: trio.TaskStatus[MountedFiles]) -> None:
@@ -128,6 +130,7 @@ class Daemon:
         return found
 
     async def _end(self) -> None:
+        self._is_up = False
         self._stop.set()
         await self._stopped.wait()
 
@@ -205,19 +208,22 @@ class Daemon:
             case _:
                 hang = threading.Event()
                 error = Unreachable("cut") if kind == "cut" else None
-                fault = self.faults.add(
+                self.faults.add(
                     operation, error, hang=hang, calls=[1], after_effect=kind == "answer held"
                 )
-                self._holds.append((hang, lambda: fault.hits))
+                self._holds.append(hang)
 
     def release_holds(self) -> None:
-        for hang, _ in self._holds:
+        for hang in self._holds:
             hang.set()
         self._holds.clear()
 
-    def _is_quiet(self) -> bool:
-        held = sum(hits() for hang, hits in self._holds if not hang.is_set())
-        return sum(wire.active for wire in self._wires) <= held
+    def _is_quiet(self, waiting: int) -> bool:
+        """Whether nothing is under way but what is held. `waiting`: how many tasks wait for a
+        thread; a call goes on when its task is cancelled, so what is on a wire counts, too."""
+        held = self.faults.hanging
+        is_kept = not self._is_up or self.fs.blocks.backlog_room == self.fs.blocks.backlog_limit
+        return is_kept and max(waiting, sum(wire.active for wire in self._wires)) <= held
 
     def remote_is_well(self) -> None:
         """From now on nothing goes wrong, and nothing hangs."""

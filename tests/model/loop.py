@@ -2,22 +2,26 @@
 
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import TypeVar
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from mountd.sync.call_threads import CallThreads
+
 _T = TypeVar("_T")
-_CUSHION_S = 0.001  # longer than a thread takes to hand over its answer
+_CUSHION_S = 0.001  # what a thread has handed over, others may pass on
+_IN_A_THREAD = (trio.to_thread.run_sync.__code__, CallThreads.run.__code__)
 _HANGS_AFTER_S = 120  # of the loop's clock
 
 
 class Loop:
-    """Its clock moves only when told to. `is_quiet` says whether no thread is at work for it."""
+    """Its clock moves only when told to. `is_quiet` is told how many tasks wait for a thread, and
+    says whether none of the threads is at work."""
 
-    def __init__(self, is_quiet: Callable[[], bool]) -> None:
+    def __init__(self, is_quiet: Callable[[int], bool]) -> None:
         self.clock = MockClock()
         self._is_quiet = is_quiet
         self._error: BaseException | None = None
@@ -61,7 +65,7 @@ class Loop:
         """Until nothing moves any more without the clock."""
         while True:
             await wait_all_tasks_blocked(_CUSHION_S)
-            if self._is_quiet():
+            if self._is_quiet(sum(map(_waits_for_a_thread, _tasks()))):
                 return
             time.sleep(0.0005)  # noqa: ASYNC251 -- a thread is at work, and nobody else
 
@@ -111,3 +115,19 @@ class Loop:
         if errors:
             raise errors[0]
         return answers[0]
+
+
+def _tasks() -> Iterator[trio.lowlevel.Task]:
+    """All of this loop."""
+    waiting = [trio.lowlevel.current_root_task()]
+    while waiting:
+        task = waiting.pop()
+        if task is not None:
+            yield task
+            waiting += (child for nursery in task.child_nurseries for child in nursery.child_tasks)
+
+
+def _waits_for_a_thread(task: trio.lowlevel.Task) -> bool:
+    """Until what the thread has found is handed over: it may have ended long before, or not have
+    begun on a busy machine."""
+    return any(frame.f_code in _IN_A_THREAD for frame, _ in task.iter_await_frames())

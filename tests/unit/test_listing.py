@@ -192,8 +192,8 @@ def test_a_row_with_an_etag_takes_at_most_110_bytes() -> None:
 def test_finding_a_name_in_a_big_directory_reads_few_rows() -> None:
     rows = etag_rows(50_000)
     listing = Listing.build(rows)
-    started = time.perf_counter()
+    started = time.thread_time()
     for row in rows[::50]:
         assert listing.find(row.name) >= 0
-    per_find_us = (time.perf_counter() - started) * 1e3
+    per_find_us = (time.thread_time() - started) * 1e3
     assert per_find_us < 100  # 1.5 us measured; a linear search would take milliseconds

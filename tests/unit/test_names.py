@@ -254,6 +254,6 @@ def test_ordinary_names_cost_little() -> None:
 
 
 def _duration_s(entries: Sequence[Entry]) -> float:
-    began_s = time.perf_counter()
+    began_s = time.thread_time()
     shown_names(entries)
-    return time.perf_counter() - began_s
+    return time.thread_time() - began_s
