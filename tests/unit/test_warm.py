@@ -1,6 +1,7 @@
 """Warming on somebody's behalf, without a kernel: what is told, refused, and who ends it."""
 
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mountd.errors import StartError
 from mountd.transfer.asked import Asked
 from mountd.transfer.subtree import find_place
 from mountd.transfer.warm import Warmings
+from mountd.types import Entry
 from tests.fakes.keeping import kept_files, until
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import BLOCK, content
@@ -94,6 +96,26 @@ async def test_it_ends_when_it_is_told_to_or_nobody_asks_any_more(
         assert kept.means.holds.held_bytes == 0
         assert store.calls["read"] == 6
         nursery.cancel_scope.cancel()
+
+
+async def test_what_is_below_many_folders_is_listed_side_by_side(tmp_path: Path) -> None:
+    class Level(MemoryStore):
+        """Lists none of the inner directories before all of them are asked for."""
+
+        together = threading.Barrier(8)
+
+        def list(self, directory: str) -> Iterator[Sequence[Entry]]:
+            if directory.count("/") == 3:
+                self.together.wait(10)
+            return super().list(directory)
+
+    store = Level({f"c/{i}/0/0": b"x" for i in range(8)})
+    async with kept_files(store, tmp_path) as kept:
+        found = kept.warmings.find(kept.warmings.begin([b"c"]))
+        assert found is not None
+        await found.ended.wait()
+        told = found.as_dict()
+        assert (told["state"], told["files"], told["failures"]) == ("done", 8, [])
 
 
 async def test_nonsense_is_refused(tmp_path: Path) -> None:
