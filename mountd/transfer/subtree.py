@@ -73,10 +73,11 @@ async def find_place(fs: FileSystem, path: bytes, *, asks: bool = False) -> Plac
 class Subtree:
     """Goes through all directories at and below a place, level by level, by listings as a reader
     gets them. (Not branch by branch: what is below 16 siblings is listed side by side, too. A Zarr
-    array of 800 chunks in nested directories was a chain of 1,600 round trips.) `asks`: each is asked for, whatever its age; 16 at a time, and no reader waits.
-    `kept`: of these keys those that are here do, whatever their age, unless they were expired;
-    None: of all. `waiting`: listings that are to be admitted,
-    which go before those that are kept."""
+    array of 800 chunks in nested directories was a chain of 1,600 round trips.)
+
+    `asks`: each is asked for, whatever its age; 16 at a time, and no reader waits. `kept`: of these
+    keys those that are here do, whatever their age, unless they were expired; None: of all.
+    `waiting`: listings that are to be admitted, which go before those that are kept."""
 
     def __init__(
         self,
