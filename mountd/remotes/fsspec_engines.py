@@ -13,17 +13,21 @@ from urllib.parse import urlsplit
 
 import fsspec
 from fsspec import AbstractFileSystem
+from fsspec.asyn import get_loop, sync
 
 from mountd.config import Settings
 from mountd.config.credentials import CREDENTIALS, is_anonymous
 from mountd.config.source import Source
 from mountd.errors import CredentialsError, UsageError
 from mountd.remotes.fsspec_azure import azure_listing
+from mountd.remotes.tls import is_default, tls_of
 
 _EXTRAS = {"s3": "s3", "gs": "gcs", "az": "azure", "webdav": "webdav"}
 _LOCAL_PROTOCOLS = frozenset(("local", "file"))
 # They have no cache of listings, and hand what they don't know to webdav4's and paramiko's clients.
 _WITHOUT_CACHES = frozenset(("webdav", "sftp", "ssh"))
+# adlfs hands its client nothing of that kind; ossfs, swiftspec and others have no such argument.
+TAKES_TLS = frozenset(("s3", "gs", "webdav", "webdav+http"))
 _SERVER_PROTOCOLS = frozenset(("sftp", "ssh", "ftp", "smb"))
 
 
@@ -108,7 +112,10 @@ def _object_store(source: Source, settings: Settings) -> Engine:
 
 def _s3_arguments(settings: Settings) -> dict[str, Any]:
     given = settings.credentials
-    client = {"region_name": settings.region} if settings.region else {}
+    client: dict[str, Any] = {"region_name": settings.region} if settings.region else {}
+    if not is_default(settings):
+        # A path is all that botocore takes: its authorities stand in the place of the system's.
+        client["verify"] = str(settings.ca_file) if settings.tls_verify else False
     style = given.get("addressing_style", "auto")
     found = {
         "anon": is_anonymous(given),
@@ -159,8 +166,21 @@ def _gcs_arguments(settings: Settings) -> dict[str, Any]:
         "token": token,
         "project": given.get("project"),
         "endpoint_url": settings.endpoint,
+        "session_kwargs": None if is_default(settings) else {"connector": _connector(settings)},
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _connector(settings: Settings) -> object:
+    """For the endpoint alone: who gives tokens (Google) is verified as always."""
+    import aiohttp
+
+    context = tls_of(settings).context()
+
+    async def make() -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(ssl=context)
+
+    return sync(get_loop(), make)  # it belongs to the loop in which it was made
 
 
 def _google_token(text: str) -> object:
@@ -212,6 +232,8 @@ def _webdav(source: Source, settings: Settings) -> Engine:
         "base_url": settings.endpoint or f"{scheme}://{source.authority}",
         "timeout": settings.request_timeout_s,
     }
+    if not is_default(settings):
+        arguments["verify"] = tls_of(settings).context()
     if given.get("token"):
         arguments["headers"] = {"Authorization": f"Bearer {given['token']}"}
     elif given.get("user"):

@@ -22,6 +22,7 @@ from mountd.errors import (
     VersionChanged,
 )
 from mountd.remotes.http_status import error_of_status
+from mountd.remotes.tls import why_not_trusted
 
 _NO_CONTAINER = frozenset(("NoSuchBucket", "ContainerNotFound"))
 # By name, because their packages are not imported (nor installed) unless they are used.
@@ -52,7 +53,9 @@ _MAX_CHAIN = 10
 def remote_error(what: str, error: BaseException) -> RemoteError:
     """The RemoteError that stands for `error`. Whatever is not understood is Unreachable, never
     NotFound."""
-    message = f"{what}: {error or type(error).__name__}"
+    message = f"{what}: {str(error) or type(error).__name__}"
+    if why := why_not_trusted(error):  # before the others: SSLCertVerificationError is a ValueError
+        return Unreachable(f"{what}: {why}")
     for link in _chain(error):
         if isinstance(link, RemoteError):
             return link

@@ -86,11 +86,17 @@ def refuse_tls(settings: Settings, what: str) -> None:
         )
 
 
+def is_default(settings: Settings) -> bool:
+    """Whether nothing is said about certificates: then a library does as it always does."""
+    return settings.ca_file is None and settings.tls_verify
+
+
 def why_not_trusted(error: BaseException | None) -> str:
     """What is wrong with the server's certificate and what to do, where that is what an error
     comes from; else ""."""
     while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
+        # aiohttp's own is one too, and has the message in what it comes from.
+        if isinstance(error, ssl.SSLCertVerificationError) and hasattr(error, "verify_message"):
             return f"its certificate is not trusted: {error.verify_message}; {_FIX}"
         error = error.__cause__ or error.__context__
     return ""
