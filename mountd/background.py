@@ -5,6 +5,7 @@ A defect here is logged and costs what the task is for, never the mount.
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 
 import trio
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 TIDY_EVERY_S = 20.0
 PROBE_AFTER_A_DEFECT_S = 30.0
+HURRIED_S = 1.0  # between probes while somebody waits
+HURRIED_DENIED_S = 10.0
 
 
 async def scan_cache(scan: Callable[[], None]) -> None:
@@ -41,25 +44,53 @@ async def look_at_remote(first_page: Callable[[], object], source: str) -> None:
         log.exception("looking at %s failed in an unforeseen way", source)
 
 
-async def probe_remote(health: RemoteHealth) -> None:
-    """Brings an unreachable remote back to everybody; idle while it is well. Until cancelled."""
-    token = trio.lowlevel.current_trio_token()
-    changed = trio.Event()
+class Prober:
+    """Brings an unreachable remote back to everybody; idle while it is well. Loop's thread."""
 
-    def tell_the_loop(snapshot: HealthSnapshot) -> None:  # in whatever thread noticed
-        with contextlib.suppress(trio.RunFinishedError):
-            token.run_sync_soon(lambda: changed.set())  # looked up when it runs
+    def __init__(self, health: RemoteHealth, changed: Callable[[], None] = lambda: None) -> None:
+        """`changed` is called after each change of the remote's state."""
+        self._health = health
+        self._on_change = changed
+        self._wakes = trio.Event()
+        self._probed_s = -math.inf
 
-    health.subscribe(tell_the_loop)
-    while True:
-        changed = trio.Event()  # before the probe: a change during it must not be missed
+    async def run(self) -> None:
+        """Until cancelled."""
+        token = trio.lowlevel.current_trio_token()
+
+        def tell_the_loop(snapshot: HealthSnapshot) -> None:  # in whatever thread noticed
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._state_changed)
+
+        self._health.subscribe(tell_the_loop)
+        while True:
+            self._wakes = trio.Event()  # before the probe: a change during it must not be missed
+            delay_s = await self._probe()
+            with trio.move_on_after(delay_s):
+                await self._wakes.wait()
+
+    def hurry(self, *, is_first: bool) -> None:
+        """Somebody waits for the remote: one that is unreachable is looked at now, unless it just
+        was. One that denies only where he `is_first`, because servers lock accounts out."""
+        state = self._health.state
+        since_s = trio.current_time() - self._probed_s
+        if (state is HealthState.UNREACHABLE and since_s >= HURRIED_S) or (
+            state is HealthState.DENIED and is_first and since_s >= HURRIED_DENIED_S
+        ):
+            self._wakes.set()
+
+    async def _probe(self) -> float:
         try:
-            delay_s = await trio.to_thread.run_sync(health.probe_once, abandon_on_cancel=True)
+            return await trio.to_thread.run_sync(self._health.probe_once, abandon_on_cancel=True)
         except Exception:
             log.exception("a probe of the remote failed in an unforeseen way")
-            delay_s = PROBE_AFTER_A_DEFECT_S
-        with trio.move_on_after(delay_s):
-            await changed.wait()
+            return PROBE_AFTER_A_DEFECT_S
+        finally:
+            self._probed_s = trio.current_time()
+
+    def _state_changed(self) -> None:
+        self._wakes.set()
+        self._on_change()
 
 
 def tells_state(source: str) -> Callable[[HealthSnapshot], None]:

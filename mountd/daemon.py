@@ -16,10 +16,10 @@ import trio
 
 from mountd.allocator import keep_freed_memory
 from mountd.background import (
+    Prober,
     listen_for_changes,
     look_at_remote,
     moved,
-    probe_remote,
     scan_cache,
     tells_state,
     tidy_memory,
@@ -162,6 +162,8 @@ class Daemon:
         )
         unfinished = UnfinishedUploads.load(folder.path / "uploads")
         self.write_back = WriteBack(self.journal, self.fs, self.remote, settings, unfinished)
+        self.prober = Prober(self.remote.health, self.write_back.queue.wake)
+        self.write_back.hurry = self.prober.hurry
         self.fuse = FuseMount(plan.mountpoint)
         self._abandoned = False
         self._stop_by_s = math.inf  # on trio's clock; set by the first signal
@@ -216,7 +218,7 @@ class Daemon:
             await self._prove_remote(nursery)
             nursery.start_soon(scan_cache, self.block_files.scan)
             nursery.start_soon(tidy_memory, self._moved)
-            nursery.start_soon(probe_remote, self.remote.health)
+            nursery.start_soon(self.prober.run)
             nursery.start_soon(self.room.keep)
             nursery.start_soon(self.order.run)
             nursery.start_soon(listen_for_changes, self._native, self.fs.tree.changed_elsewhere)

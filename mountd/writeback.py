@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -29,12 +29,23 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_S = 5.0
 TELL_EVERY_S = 10.0
+HURRY_EVERY_S = 1.0
 SYNCFS_WITHIN_S = 60.0
 SYNCFS_AT_LEAST_S = 5.0  # however short a stop may be
 MAX_REASONS = 5
 _MOST_LOOKED_AT = 100
 UP = frozenset((HealthState.OK, HealthState.DEGRADED))
 KINDS = {"delete": "deleted", "rmdir": "deleted directory"}
+
+
+class Hurry(Protocol):
+    """`mountd.background.Prober.hurry`."""
+
+    def __call__(self, *, is_first: bool) -> None: ...
+
+
+def _nobody_hurries(*, is_first: bool) -> None:
+    pass
 
 
 class WriteBack:
@@ -73,6 +84,7 @@ class WriteBack:
                 write_back_s=settings.write_back_s,
             ),
         )
+        self.hurry: Hurry = _nobody_hurries
         fs.writes.queue = self.queue
         fs.state_of = self.queue.state_of
 
@@ -145,11 +157,28 @@ class WriteBack:
         until_s = trio.current_time() + timeout_s
         while True:
             left_s = until_s - trio.current_time()
-            left = await self.queue.drain("", max(0.0, min(left_s, TELL_EVERY_S)))
+            round_s = max(0.0, min(left_s, TELL_EVERY_S))
+            left = await self._drained("", round_s, is_first=left_s == timeout_s)
             counts = self.queue.counts()
             if not left or not counts.pending + counts.uploading or left_s <= TELL_EVERY_S:
                 return
             log.info("%d changes (%d bytes) are not on the remote yet", left, counts.bytes)
+
+    async def _drained(
+        self, below: str, timeout_s: float, began: int | None = None, *, is_first: bool
+    ) -> int:
+        """`SyncQueue.drain`; a remote that is away is looked at again and again meanwhile."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hurry, is_first)
+            left = await self.queue.drain(below, timeout_s, began=began)
+            nursery.cancel_scope.cancel()
+        return left
+
+    async def _hurry(self, is_first: bool) -> None:
+        while True:
+            self.hurry(is_first=is_first)
+            is_first = False
+            await trio.sleep(HURRY_EVERY_S)
 
     # -- what is asked through the control socket
 
@@ -163,7 +192,8 @@ class WriteBack:
         began = since if isinstance(since, int) else self._journal.next_sequence()
         left = self.left
         if not self._read_only:
-            left = await self.queue.drain(below, wait_s, began=began)
+            is_first = not isinstance(since, int)
+            left = await self._drained(below, wait_s, began, is_first=is_first)
         changes = self._journal.ledger.unsent()
         failed = [c for c in changes if c.state is ChangeState.FAILED and _is_at(c.key, below)]
         reasons = [self._blot(change.reason) for change in failed[:MAX_REASONS]]
@@ -232,6 +262,7 @@ class WriteBack:
 
     async def on_retry(self, request: dict[str, Any]) -> dict[str, Any]:
         path, counts = request.get("path"), self.queue.counts()
+        self.hurry(is_first=True)
         if not isinstance(path, str):
             self.queue.retry()
             return {"retried": counts.pending + counts.failed}

@@ -238,3 +238,29 @@ def test_a_part_that_hangs_does_not_keep_the_daemon_when_the_time_to_stop_is_ove
             s3_server.release()
             s3_server.clear_faults()
     assert "Traceback" not in found.log.read_text()
+
+
+def test_a_stop_finds_a_remote_that_is_back_and_does_not_wait_for_the_next_look_at_it(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    s3_server.make_bucket("b")
+    options = {"stop_timeout_s": 7, "write_back_s": 0, "request_timeout_s": 2}
+    with mounted("s3://b", tmp_path, environment=s3_server.environment(), **options) as found:
+        assert os.listdir(found.path) == []
+        s3_server.refuse_connections()
+        try:
+            (found.path / "f").write_bytes(b"1")
+            deadline = time.monotonic() + 120
+            while found.status()["remote"]["state"] != "unreachable":
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            looks = found.requests()["list"] + 4
+            while (
+                found.requests()["list"] < looks
+            ):  # the next comes in 4 s at the soonest, more likely in 12
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        finally:
+            s3_server.accept_connections()
+        assert found.stop() == 0
+    assert s3_server.read("b", "f") == b"1"

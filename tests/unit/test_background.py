@@ -8,15 +8,17 @@ import trio
 import trio.testing
 
 from mountd.background import (
+    HURRIED_DENIED_S,
+    HURRIED_S,
     PROBE_AFTER_A_DEFECT_S,
     TIDY_EVERY_S,
+    Prober,
     look_at_remote,
     moved,
-    probe_remote,
     scan_cache,
     tidy_memory,
 )
-from mountd.errors import StartError, Unreachable
+from mountd.errors import Denied, RemoteError, StartError, Unreachable
 from mountd.plain_error import plain_error
 from mountd.remotes.counting import TransferCounts
 from mountd.remotes.health import HealthState, RemoteHealth
@@ -89,11 +91,84 @@ async def test_a_probe_with_a_defect_is_followed_by_another_probe(
     health.gave_up(Unreachable("away"), first_failed_s=0.0)
     assert health.state is HealthState.UNREACHABLE
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(probe_remote, health)
+        nursery.start_soon(Prober(health).run)
         assert await trio.to_thread.run_sync(probed[0].wait, 5)
         await trio.testing.wait_all_tasks_blocked(0.01)
         mock_clock.jump(PROBE_AFTER_A_DEFECT_S + 1)
         assert await trio.to_thread.run_sync(probed[1].wait, 5)
+        nursery.cancel_scope.cancel()
+
+
+class Probes:
+    """Fails as it is told to; `wait` returns when there was one more."""
+
+    def __init__(self, error: RemoteError | None) -> None:
+        self.error = error
+        self.number = 0
+        self._done = threading.Semaphore(0)
+
+    def __call__(self) -> None:
+        self.number += 1
+        self._done.release()
+        if self.error is not None:
+            raise self.error
+
+    async def wait(self) -> None:
+        assert await trio.to_thread.run_sync(self._done.acquire, True, 10)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def test_who_waits_for_the_remote_has_it_looked_at_now_and_not_when_the_delay_is_over(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    probes, changes = Probes(Unreachable("away")), trio.Event()
+    health = RemoteHealth(probes, jitter=lambda: 1.0)
+    health.gave_up(Unreachable("away"), first_failed_s=0.0)
+    prober = Prober(health, changes.set)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prober.run)
+        for _ in range(6):  # until the delay is at its longest
+            await probes.wait()
+            mock_clock.jump(40)
+        await probes.wait()
+        prober.hurry(is_first=True)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert probes.number == 7  # it was looked at just now
+        probes.error = None
+        mock_clock.jump(HURRIED_S)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert probes.number == 7
+        prober.hurry(is_first=False)
+        await probes.wait()
+        with trio.fail_after(5):
+            await changes.wait()
+        assert health.state is HealthState.OK
+        prober.hurry(is_first=True)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert probes.number == 8
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_remote_that_denies_is_looked_at_once_for_each_who_waits(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    probes = Probes(Denied("401"))
+    health = RemoteHealth(probes, jitter=lambda: 1.0)
+    health.call_failed(Denied("401"))
+    assert health.state is HealthState.DENIED
+    prober = Prober(health)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(prober.run)
+        for _ in range(2):
+            await probes.wait()
+        mock_clock.jump(HURRIED_DENIED_S)
+        for _ in range(3):
+            prober.hurry(is_first=False)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert probes.number == 2
+        prober.hurry(is_first=True)
+        await probes.wait()
+        assert probes.number == 3
         nursery.cancel_scope.cancel()
 
 
