@@ -23,6 +23,15 @@ hears_metadata: ContextVar[Callable[[Mapping[str, str]], None] | None] = Context
     "hears_metadata", default=None
 )
 
+
+def _nothing() -> None:
+    """Nobody counts the requests at once."""
+
+
+# Called by a store in the midst of a `read` when the body is here and only a small look is left to
+# do, which others may share: from then on the read is none of the requests at once.
+body_is_here: ContextVar[Callable[[], None]] = ContextVar("body_is_here", default=_nothing)
+
 # A put gets the time of a small request, and what its bytes take at this rate.
 SLOWEST_UPLOAD_BYTES_PER_S = 64 * 1024
 

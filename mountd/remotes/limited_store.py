@@ -195,8 +195,12 @@ class LimitedStore:
         return self._pages(lambda: self._store.list_tree(directory))
 
     def read(self, key: str, start: int, end: int, version: str) -> Buffer:
-        with self._slot(end - start):
-            return self._store.read(key, start, end, version)
+        with self._slot(end - start) as ended:
+            token = call.body_is_here.set(ended)
+            try:
+                return self._store.read(key, start, end, version)
+            finally:
+                call.body_is_here.reset(token)
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
         with self._uploads.begin(body) as paced, self._slot():
@@ -274,12 +278,19 @@ class LimitedStore:
                 pages.close()
 
     @contextmanager
-    def _slot(self, size_bytes: int = 0) -> Iterator[None]:
+    def _slot(self, size_bytes: int = 0) -> Iterator[Callable[[], None]]:
+        """Gives what ends it early."""
         self._limiter.acquire(size_bytes)
+        held = [self._limiter.release]
+
+        def end() -> None:
+            if held:
+                held.pop()()
+
         try:
-            yield
+            yield end
         except Throttled as error:
             self._limiter.throttled(error.retry_after_s)
             raise
         finally:
-            self._limiter.release()
+            end()

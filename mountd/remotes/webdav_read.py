@@ -14,6 +14,7 @@ from typing import Protocol
 from typing_extensions import Buffer
 
 from mountd.errors import Corrupt, NotFound, Unreachable, Unsupported, VersionChanged
+from mountd.remotes import call
 from mountd.remotes.http_pool import Answer, HttpPool
 from mountd.remotes.http_range import (
     answers_for,
@@ -24,6 +25,7 @@ from mountd.remotes.http_range import (
     version_of,
 )
 from mountd.remotes.http_status import error_of_status, mtime_ns_of_http_date
+from mountd.remotes.shared_looks import SharedLooks
 from mountd.remotes.webdav_leftovers import Leftovers
 from mountd.remotes.webdav_listing import Listing, check_item
 from mountd.remotes.webdav_path import Collection, target_of
@@ -110,6 +112,7 @@ class DavReader:
         # Tags last seen as weak: If-Match compares strongly, so it would fail on them (Apache,
         # for the first second of a file). Only saves a request; losing one costs nothing else.
         self._weak_tags: set[str] = set()
+        self._looks = SharedLooks(lambda key, until_s: self._stat(key, until_s).version)
 
     def stat(self, key: str) -> Entry:
         """One PROPFIND with Depth 0."""
@@ -126,7 +129,8 @@ class DavReader:
 
     def read(self, key: str, start: int, end: int, version: str) -> Buffer:
         """One GET. A second request follows only where the first proved nothing: a 412 or 416
-        that may be a false alarm, or an answer that doesn't tell its version."""
+        that may be a false alarm, or an answer that doesn't tell its version; it serves all reads
+        of that file that came so far before it."""
         until_s = self._pool.deadline_s()
         target = self._file_target(key)
         is_sure = is_tag(version) and version not in self._weak_tags
@@ -138,6 +142,7 @@ class DavReader:
         if not is_refused:
             # Its connection is free by now.
             if not is_proved:
+                call.body_is_here.get()()
                 self._check_version(key, version, until_s)
             return data
         self._check_version(key, version, until_s)
@@ -281,7 +286,7 @@ class DavReader:
         """Raises VersionChanged or NotFound where the file is no longer `version`."""
         if not version:
             return
-        now = self._stat(key, until_s).version
+        now = self._looks.version(key, until_s)
         if now != version:
             raise VersionChanged(f"{key!r} was {version} and is {now}")
 

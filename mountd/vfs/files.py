@@ -92,8 +92,8 @@ class OpenFiles:
         self._handles: dict[int, Handle] = {}
         self._by_inode: dict[int, list[Handle]] = {}
         self._by_key: dict[str, list[Handle]] = {}
-        self._max_range = max_range_of(store.capabilities.first_parallel)
-        self._is_global = store.capabilities.is_global
+        self._remote = store.capabilities
+        self._is_global = self._remote.is_global
         self._next = 1
         # What was opened before, oldest first. An inode number stands for one version for ever,
         # so opening it again needs no look at its listing.
@@ -199,6 +199,9 @@ class OpenFiles:
         if is_first:
             self.walk.opened(handle.node, missed=True)
         return await self._or_stale(handle, cached.read(offset, end, plan.demand))
+
+    def _max_range(self) -> int:
+        return max_range_of(self._remote.first_parallel)
 
     def _missed(self) -> None:
         self._blocks.counters.misses += 1

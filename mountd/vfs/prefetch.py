@@ -65,7 +65,7 @@ class Plan:
 
 
 class Prefetcher:
-    """The cursors of one open file of `size` bytes."""
+    """The cursors of one open file of `size` bytes. `max_range` tells the longest range now."""
 
     __slots__ = (
         "_block_size",
@@ -77,7 +77,9 @@ class Prefetcher:
         "_wide_bytes",
     )
 
-    def __init__(self, size: int, block_size: int, max_range: int = MAX_RANGE) -> None:
+    def __init__(
+        self, size: int, block_size: int, max_range: Callable[[], int] = lambda: MAX_RANGE
+    ) -> None:
         self._size = size
         self._max_range = max_range
         self._block_size = block_size
@@ -148,7 +150,7 @@ class Prefetcher:
     def _ahead(self, demand: tuple[int, int], cursor: Cursor, most: int) -> Plan:
         window = min(cursor.window, most)
         start = max(cursor.ahead, demand[1])
-        range_bytes = min(self._max_range, max(self._block_size, window // 8))
+        range_bytes = min(self._max_range(), max(self._block_size, window // 8))
         end = min(self._size, cursor.position + window)
         if end < self._size:  # whole ranges, so that requests do not shrink to crumbs
             end = end // range_bytes * range_bytes

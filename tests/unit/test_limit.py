@@ -270,6 +270,32 @@ def test_a_slot_is_given_back_whatever_happens() -> None:
     assert limiter.in_flight == 0
 
 
+class Looking(MemoryStore):
+    """Says that the body is here, twice, before it is done."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        super().__init__({"f": b"0"})
+        self._limiter = limiter
+        self.in_flight: list[int] = []
+
+    def read(self, key: str, start: int, end: int, version: str) -> bytes:
+        for _ in range(2):
+            self.in_flight.append(self._limiter.in_flight)
+            call.body_is_here.get()()
+        self.in_flight.append(self._limiter.in_flight)
+        return super().read(key, start, end, version)
+
+
+def test_a_read_whose_body_is_here_holds_no_slot_while_its_version_is_looked_at() -> None:
+    limiter = Limiter(2)
+    inner = Looking(limiter)
+    store = LimitedStore(inner, limiter)
+    limiter.acquire()  # somebody else's
+    store.read("f", 0, 1, "")
+    assert inner.in_flight == [2, 1, 1]
+    assert limiter.in_flight == 1
+
+
 @pytest.mark.parametrize("operation", ["stat", "read", "list"])
 def test_a_throttled_answer_slows_everybody_down(operation: str) -> None:
     faults = FaultStore(MemoryStore({"f": b"0"}))

@@ -147,7 +147,7 @@ def test_a_few_wide_reads_of_a_huge_file_bring_nothing_more() -> None:
 
 def test_a_remote_that_bears_few_requests_is_asked_for_longer_ranges() -> None:
     assert [max_range_of(n) for n in (64, 16, 4, 1)] == [MAX_RANGE, MAX_RANGE, 12 * MIB, 16 * MIB]
-    prefetcher = Prefetcher(1 << 30, BLOCK, max_range_of(4))
+    prefetcher = Prefetcher(1 << 30, BLOCK, lambda: max_range_of(4))
     position, longest = 0, 0
     for _ in range(8):
         plan = prefetcher.miss(position, position + MIB, lambda: MAX_WINDOW)
