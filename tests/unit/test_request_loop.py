@@ -1,7 +1,8 @@
 """Who reads the next request, and when: the lock and the waiting that pyfuse3 is given."""
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 import pyfuse3
 import pytest
@@ -124,3 +125,106 @@ async def test_where_no_request_comes_the_loop_goes_on(fake: request_loop.EventL
     finally:
         os.close(readable)
         os.close(writable)
+
+
+LOOK_S = 1.04e-6
+LOOKS = 49  # while one stays awake
+
+
+class Requests:
+    """A kernel that has the next request ready after so many looks, each of which takes `look_s`;
+    and the clock that this goes by. `asleep` and `awake` count the looks of each kind."""
+
+    def __init__(self, ready_after: Iterable[int], *, look_s: float = LOOK_S) -> None:
+        self.now_s, self._look_s = 1000.0, look_s
+        self.awake = self.asleep = 0
+        self._ready_after = deque(ready_after)
+
+    def clock(self) -> float:
+        return self.now_s
+
+    def look(self, fd: int, within_s: float) -> bool:
+        if within_s:
+            self.asleep += 1
+            is_there = self._ready_after[0] <= 100
+        else:
+            self.awake += 1
+            self.now_s += self._look_s
+            self._ready_after[0] -= 1
+            is_there = self._ready_after[0] <= 0
+        if is_there:
+            self._ready_after.popleft()
+        return is_there
+
+
+async def looked_for(
+    requests: Requests, count: int, *, processors: int = 2, readers: int = 1
+) -> None:
+    """`count` requests after one that was waited for as trio does it, which never has to wait;
+    each of `readers` reads as many."""
+    low = request_loop.LowLevel(look=requests.look, clock=requests.clock, processors=processors)
+    readable, writable = os.pipe()
+
+    async def read(count: int) -> None:
+        for _ in range(count):
+            await low.wait_readable(readable)
+
+    try:
+        os.write(writable, b"x")
+        await read(1)
+        for _ in range(readers):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, count // readers)
+    finally:
+        os.close(readable)
+        os.close(writable)
+
+
+async def test_from_the_second_that_comes_soon_on_nobody_sleeps_until_the_next() -> None:
+    requests = Requests([20] * 10)
+    await looked_for(requests, 10)
+    assert (requests.asleep, requests.awake) == (1, 9 * 20)
+
+
+async def test_one_that_comes_late_is_slept_for_and_so_is_the_next() -> None:
+    requests = Requests([20, 20, 140, 20, 20])
+    await looked_for(requests, 5)  # the late one is there while somebody sleeps
+    assert (requests.asleep, requests.awake) == (2, 20 + LOOKS + 20 + 20)
+    requests = Requests([20, 2000, 20])
+    await looked_for(requests, 3)  # the late one comes through trio
+    assert (requests.asleep, requests.awake) == (3, LOOKS)
+
+
+async def test_with_one_processor_nobody_stays_awake() -> None:
+    requests = Requests([20] * 10)
+    await looked_for(requests, 10, processors=1)
+    assert (requests.asleep, requests.awake) == (10, 0)
+
+
+async def test_while_somebody_else_s_request_is_in_hand_the_reader_sleeps() -> None:
+    requests = Requests([20] * 10)
+    await looked_for(requests, 10, readers=10)
+    assert (requests.asleep, requests.awake) == (10, 0)
+
+
+async def test_where_a_look_takes_long_because_a_thread_was_let_in_the_reader_sleeps() -> None:
+    requests = Requests([20] * 10, look_s=30e-6)
+    await looked_for(requests, 10)
+    assert (requests.asleep, requests.awake) == (10, 9)
+
+
+async def test_who_stays_awake_sleeps_and_lets_the_loop_go_round_each_millisecond() -> None:
+    requests, rounds = Requests([20] * 500), 0  # 10 ms
+
+    async def other() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        await looked_for(requests, 500)
+        nursery.cancel_scope.cancel()
+    assert 9 <= requests.asleep <= 12
+    assert rounds >= 9
