@@ -109,6 +109,6 @@ async def cache_over(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while not condition():  # noqa: ASYNC110 - threads change it, no event is at hand
             await trio.sleep(0.001)

@@ -73,7 +73,7 @@ async def kept_files(
             nursery.cancel_scope.cancel()
 
 
-async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], within_s: float = 30.0) -> None:
     """Waits for what threads and other tasks bring about."""
     with trio.fail_after(within_s):
         while not condition():  # noqa: ASYNC110 - no event is at hand

@@ -2,6 +2,7 @@
 has never asked for it."""
 
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from mountd.vfs.attributes import NewAttributes
 from mountd.vfs.filesystem import FileSystem
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import mounted_files, walk
+from tests.fakes.time_is_up import when_time_is_up
 from tests.unit.test_folding import drained, make
 from tests.unit.test_writing import edit
 
@@ -222,15 +224,16 @@ async def test_an_answer_about_another_version_is_not_believed(tmp_path: Path) -
 
 
 async def test_who_waits_for_a_remote_that_does_not_answer_gets_what_the_listing_says(
-    tmp_path: Path,
+    tmp_path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
     store = many(3)
-    async with mounted_files(store, tmp_path, asks_for_metadata=True, wait_s=0.1) as mounted:
+    async with mounted_files(store, tmp_path, asks_for_metadata=True, wait_s=10.0) as mounted:
         fs = mounted.fs
         await fs.read_directory(fs.tree.root)
         store.gate = threading.Event()
         try:
-            assert await shown(fs, ["f001"]) == [None]
+            asked = partial(shown, fs, ["f001"])
+            assert await when_time_is_up(mock_clock, 10.0, asked) == [None]
         finally:
             store.gate.set()
 

@@ -12,6 +12,7 @@ from typing_extensions import Buffer
 from mountd.errors import Unreachable
 from mountd_cache.cached_file import pieces
 from tests.fakes.dict_blocks import BLOCK, BODY, PAGE, DictBlocks, Remote, cache_over, until
+from tests.fakes.time_is_up import when_time_is_up
 
 
 async def test_a_range_read_twice_is_fetched_once_and_lands_in_the_block_files() -> None:
@@ -209,7 +210,7 @@ async def test_a_reader_does_not_queue_behind_what_is_fetched_ahead_for_others()
         mine = cache.file(b"f", len(BODY), remote.fetch)
         mine.begin(0, BLOCK, urgent=False)  # my own prefetch, which has not begun to run
         try:
-            with trio.fail_after(2):
+            with trio.fail_after(4):  # waiting for them would take 5 s
                 assert bytes(memoryview(await mine.read(0, 10, (0, 10)))) == BODY[:10]
         finally:
             hanging.gate.set()
@@ -253,19 +254,25 @@ async def test_a_read_ends_within_its_bound_also_when_a_fetch_ahead_failed_first
         assert in_time
 
 
-async def test_a_fetch_that_never_ends_does_not_make_its_range_unreadable_for_ever() -> None:
+async def test_a_fetch_that_never_ends_does_not_make_its_range_unreadable_for_ever(
+    mock_clock: trio.testing.MockClock,
+) -> None:
     stuck, calls = threading.Event(), []
 
     def fetch(start: int, end: int, urgent: bool) -> Buffer:
         calls.append(start)
         if len(calls) == 1:
-            stuck.wait(10)
+            stuck.wait(60)
         return BODY[start:end]
 
-    async with cache_over(DictBlocks(), wait_s=0.2) as cache:
+    async with cache_over(DictBlocks(), wait_s=10.0) as cache:
         file = cache.file(b"f", len(BODY), fetch)
-        with pytest.raises(TimeoutError):
-            await file.read(0, 10, (0, 10))
+
+        async def waits_in_vain() -> None:
+            with pytest.raises(TimeoutError):
+                await file.read(0, 10, (0, 10))
+
+        await when_time_is_up(mock_clock, 10.0, waits_in_vain)
         try:
             assert bytes(memoryview(await file.read(0, 10, (0, 10)))) == BODY[:10]
         finally:

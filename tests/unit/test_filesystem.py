@@ -9,6 +9,7 @@ import trio
 from mountd.errors import NoEntry, Stale, Unreachable
 from mountd.vfs.nodes import Directory
 from tests.conftest import ExpectedLog
+from tests.fakes.dict_blocks import until
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import BLOCK, Clock, content, file_system, names, walk
 
@@ -58,7 +59,7 @@ async def test_after_a_remount_the_tree_answers_without_the_remote(tmp_path: Pat
     async with file_system(store, tmp_path, clock=clock) as fs:
         before = (await walk(fs, "d/a")).number
         assert await content(fs, "d/a") == b"alpha"
-        await trio.sleep(0.1)  # the block's writer is a thread
+        await until(lambda: fs.blocks.backlog_room == fs.blocks.backlog_limit)  # it is on disk
     store.calls.clear()
     store.fail_always(Unreachable("down"))
     async with file_system(store, tmp_path, clock=clock) as fs:
@@ -95,7 +96,7 @@ async def test_a_remote_known_to_be_down_is_not_waited_for(
         clock.now_s += 1000
         well = False
         store.gate = threading.Event()  # the listing behind it hangs
-        with trio.fail_after(1):
+        with trio.fail_after(9):  # waiting for it would take 10 s
             assert await names(fs, "d") == ["a"]
         store.gate.set()
 
@@ -175,9 +176,7 @@ async def test_a_reader_in_listing_order_gets_the_next_files_ahead(tmp_path: Pat
     async with file_system(store, tmp_path) as fs:
         for i in range(6):
             assert await content(fs, f"d/{i:03d}") == b"x" * 100
-        with trio.fail_after(5):
-            while store.calls["read"] < 12:  # noqa: ASYNC110 - threads change it
-                await trio.sleep(0.001)
+        await until(lambda: store.calls["read"] >= 12)
         assert store.calls["read"] <= 40
 
 

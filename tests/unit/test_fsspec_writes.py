@@ -260,10 +260,10 @@ def test_a_marker_that_fsspec_can_not_say_is_unsupported() -> None:
 def test_a_put_has_the_time_that_its_size_needs() -> None:
     class Slow(Memory):
         def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kw: Any) -> None:
-            time.sleep(0.3)
+            time.sleep(1.3)
             super().pipe_file(path, value, mode, **kw)
 
-    store = FsspecStore(Engine(Slow(), "/r", "", False, False, True), 0.1)
+    store = FsspecStore(Engine(Slow(), "/r", "", False, False, True), 1.0)
     assert write(store, "large", bytes(1 << 20)).size == 1 << 20
     with pytest.raises(Unreachable):
         write(store, "small", b"x")

@@ -160,7 +160,8 @@ def test_a_client_that_takes_too_long_is_closed() -> None:
         with socket.create_connection(address, timeout=20) as sock:
             sock.sendall(b"GET /pa")
             assert sock.recv(1) == b""
-        assert "reading" in get(address)
+        while "reading" not in get(address):  # we may be too slow ourselves, on a busy machine
+            pass
 
 
 def test_a_page_that_fails_is_a_500_and_a_line_in_the_log(expected_log: ExpectedLog) -> None:
@@ -171,10 +172,10 @@ def test_a_page_that_fails_is_a_500_and_a_line_in_the_log(expected_log: Expected
 
 
 def test_stop_ends_the_thread_and_closes_the_port() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with served(Loop()) as address:
         assert "reading" in get(address)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
 

@@ -275,7 +275,7 @@ async def test_a_directory_that_could_not_be_made_yet_moves_with_what_was_sent_i
         store.add("make_dir", Unreachable("no"))
         await fs.make_directory(fs.tree.root, b"d", {})
         await make(fs, "d/x", b"x")
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while "d/x" not in set(memory.keys()) or "d/x" in fs.tree.ledger.changes:
                 await trio.sleep(0.05)
                 await fs.folding.fold_waiting()
