@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-START_TIMEOUT_S = 30
-STOP_TIMEOUT_S = 15
+START_TIMEOUT_S = 90
+STOP_TIMEOUT_S = 60
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Mounted:
             [sys.executable, "-m", "mountd", *arguments],
             check=True,
             stdout=subprocess.PIPE,
-            timeout=30,
+            timeout=90,
             env=self.environment,
             text=True,
         ).stdout

@@ -160,9 +160,10 @@ def test_p6_what_somebody_else_wrote_meanwhile_is_kept_beside_ours(
 ) -> None:
     """rclone: silently overwritten."""
     s3_server.put("b", "paper.tex", b"old")
-    with mount_of(s3_server, tmp_path, write_back_s=2) as mount:
+    with mount_of(s3_server, tmp_path, write_back_s=3600) as mount:
         (mount.path / "paper.tex").write_bytes(b"ours")
         s3_server.put("b", "paper.tex", b"theirs")
+        mount.cli("flush", str(mount.path))
         until(lambda: bool(conflicts(s3_server)), "a conflict copy")
         [copy] = conflicts(s3_server)
         assert copy.startswith("paper (conflict ")

@@ -132,18 +132,17 @@ def test_warm_and_pin_refuse_what_does_not_fit(s3_server: S3Server, mount: Mount
 def test_ctrl_c_ends_a_warm_in_the_daemon_too(s3_server: S3Server, mount: Mount) -> None:
     s3_server.seed("b", prefix="many/", files=300, size=1000)
     at = mount()
-    s3_server.set_knobs(latency_ms=200)
+    s3_server.faults({"op": "GetObject", "hold": True})
     command = [sys.executable, "-m", "mountd", "warm", str(at.path)]
     process = subprocess.Popen(command, env=at.environment, stderr=subprocess.PIPE)
     s3_server.wait_for_requests(10, op="GetObject")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     assert process.returncode == 130
-    after = len(s3_server.log(op="GetObject"))
-    s3_server.set_knobs(latency_ms=0)
+    s3_server.clear_faults()
+    s3_server.release()
     time.sleep(1)  # for what must not come
-    assert len(s3_server.log(op="GetObject")) <= after + 40  # what was under way
-    assert after < 250
+    assert len(s3_server.log(op="GetObject")) < 100  # what was under way
 
 
 def test_pins_keep_their_blocks_under_pressure_and_over_a_restart(
@@ -277,10 +276,14 @@ def test_a_foreign_change_of_a_copied_subtree_appears_whole(
     top = at.path / "in/set"
     assert read_tree(top) == expected
     assert not (top / "d00000/new").exists()  # the kernel keeps that it is not there
-    s3_server.faults({"op": "GetObject", "hold": True})
+    # No look at the directory sees but a part of this.
+    s3_server.faults({"op": "GetObject", "hold": True}, {"op": "ListObjectsV2", "hold": True})
     s3_server.put("b", "in/set/d00000/f000000.bin", b"other" * 1000)
     s3_server.put("b", "in/set/d00000/new", b"new" * 1000)
     s3_server.delete("b", "in/set/d00000/f000001.bin")
+    s3_server.clear_faults()
+    s3_server.faults({"op": "GetObject", "hold": True})
+    s3_server.release()
     s3_server.wait_for_requests(2, op="GetObject", prefix="in/set/d00000")
     assert read_tree(top) == expected
     s3_server.clear_faults()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 CONTROL_TIMEOUT_S = 60.0
 
@@ -35,7 +35,7 @@ class ScriptedProcess:
         self.ports: dict[str, int] = {}
 
     def start(self) -> None:
-        """Returns when the server accepts connections; RuntimeError if it doesn't within 20 s."""
+        """Returns when the server accepts connections; RuntimeError if it doesn't within 60 s."""
         pipe = subprocess.PIPE
         process = subprocess.Popen(self._command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
         self._process = process

@@ -112,11 +112,12 @@ def test_a_wrong_total_is_400_and_too_much_is_507_early_and_late(
 def test_a_long_assembly_is_504_then_423_then_done(
     dav: RawDav, nextcloud_server: NextcloudServer
 ) -> None:
-    nextcloud_server.configure(assembly_s=0.6, gateway_timeout_s=0.1)
+    nextcloud_server.configure(assembly_s=3600.0, gateway_timeout_s=0.1)
     url = begin(dav, nextcloud_server, b"data")
     assert dav.uploads("MOVE", "u1/.file", Destination=url).status == 504
     assert dav.uploads("MOVE", "u1/.file", Destination=url).status == 423
     assert dav.files("GET", "big").status == 404
+    nextcloud_server.configure(assembly_s=0.0)
     while nextcloud_server.uploads():
         pass
     assert dav.files("GET", "big").body == b"data"
@@ -189,7 +190,7 @@ def test_of_two_puts_to_one_file_at_once_the_first_to_end_is_423(
 def test_parallel_puts_to_one_file_while_the_server_is_slow_are_423(
     dav: RawDav, nextcloud_server: NextcloudServer
 ) -> None:
-    nextcloud_server.set_knobs(latency_ms=300)
+    nextcloud_server.faults({"op": "Put", "hold": True})
     answers: list[Answer] = []
 
     def put() -> None:
@@ -199,8 +200,11 @@ def test_parallel_puts_to_one_file_while_the_server_is_slow_are_423(
     threads = [threading.Thread(target=put) for _ in range(4)]
     for thread in threads:
         thread.start()
+    nextcloud_server.wait_for_requests(4, op="Put")
+    nextcloud_server.clear_faults()
+    nextcloud_server.release()
     for thread in threads:
-        thread.join(10)
+        thread.join(30)
     assert sorted(each.status for each in answers) == [201, 423, 423, 423]
     assert dav.files("PUT", "f", b"y").status == 204
 

@@ -176,7 +176,7 @@ class S3Server:
         self._process.call("clear_log", {})
 
     def wait_for_requests(
-        self, count: int, *, timeout_s: float = 10.0, op: str = "", prefix: str = ""
+        self, count: int, *, timeout_s: float = 30.0, op: str = "", prefix: str = ""
     ) -> list[LogEntry]:
         """Returns the log once `count` requests have arrived; TimeoutError after `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
