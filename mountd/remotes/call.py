@@ -32,6 +32,11 @@ def _nothing() -> None:
 # do, which others may share: from then on the read is none of the requests at once.
 body_is_here: ContextVar[Callable[[], None]] = ContextVar("body_is_here", default=_nothing)
 
+# Where a store that can puts the bytes of a `read`; it returns a view of that then. The caller's
+# again as soon as the `read` has ended, in whatever way. Of a body that is read whole there are two
+# copies in memory while it is put together.
+reads_into: ContextVar[memoryview | None] = ContextVar("reads_into", default=None)
+
 # A put gets the time of a small request, and what its bytes take at this rate.
 SLOWEST_UPLOAD_BYTES_PER_S = 64 * 1024
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 5.0
 _PROBE_TIMEOUT_S = 5.0
+_PIECE_BYTES = 1 << 20
 MAX_IDS = 1 << 14  # 4 MB; of the versions that were read first, the ids are forgotten
 SUSPENDED = "null"  # the id of what is written while versioning is off: it does not stay
 _UNSPEAKABLE = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
@@ -228,15 +229,29 @@ def _passed(error: Exception, key: str) -> RemoteError:
     return Unreachable(f"{key}: {_first_line(error)}", answered=True)
 
 
-def _body_of(result: "GetResult", length: int) -> bytes:
+def _body_of(result: "GetResult", length: int) -> bytes | memoryview:
     """The body; of one that is longer than `length` little more than that. `bytes()` takes whatever
     comes: a server that sent 800 MiB for 4 had the daemon hold them. (CPU of a read of 4 MiB:
     3.1 ms instead of 2.9, with a server in the same process.)"""
+    into = call.reads_into.get()
+    if into is not None and len(into) >= length:
+        return _filled(into[:length], result)
     for chunk in result.stream(min_chunk_size=length + 1):
         if len(chunk) > length:
             raise Unreachable(f"more than {length} bytes came", answered=True)
         return bytes(chunk)
     return b""
+
+
+def _filled(into: memoryview, result: "GetResult") -> memoryview:
+    """As much of it as came. (In pieces of 256 KiB to 4 MiB: the same processor time as whole.)"""
+    done = 0
+    for chunk in result.stream(min_chunk_size=_PIECE_BYTES):
+        if len(chunk) > len(into) - done:
+            raise Unreachable(f"more than {len(into)} bytes came", answered=True)
+        into[done : done + len(chunk)] = chunk
+        done += len(chunk)
+    return into[:done]
 
 
 def raise_if_panic(error: BaseException, key: str) -> None:

@@ -10,6 +10,9 @@ import errno
 import mmap
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import addressof, c_char
 from typing import Final
 
 from typing_extensions import Buffer
@@ -24,7 +27,6 @@ _NOT_HERE: Final = frozenset((errno.EINVAL, errno.EOPNOTSUPP))
 
 
 _ROOM: Final = threading.BoundedSemaphore(_AT_ONCE)
-_UNUSED: Final[list[mmap.mmap]] = []  # page-aligned; at most _AT_ONCE
 
 
 class DirectWrites:
@@ -72,22 +74,43 @@ class DirectWrites:
 
     def _write(self, piece: memoryview, offset: int) -> int:
         with _ROOM:
-            buffer = _buffer()
             try:
-                with memoryview(buffer) as aligned, aligned[: len(piece)] as view:
-                    view[:] = piece
-                    return self._disk.pwrite(self._fd, view, offset)
+                if _is_aligned(piece):
+                    return self._disk.pwrite(self._fd, piece, offset)
+                with _UNUSED.taken(len(piece)) as aligned:
+                    aligned[:] = piece
+                    return self._disk.pwrite(self._fd, aligned, offset)
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise
                 self._is_possible = False
                 return 0
-            finally:
-                _UNUSED.append(buffer)
 
 
-def _buffer() -> mmap.mmap:
-    try:
-        return _UNUSED.pop()
-    except IndexError:
-        return mmap.mmap(-1, _BUFFER_BYTES)
+class AlignedBuffers:
+    """Memory that begins at a page's beginning, used again: as many of `size` bytes as were ever
+    taken at once. Any thread."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._unused: list[mmap.mmap] = []
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[memoryview]:
+        """So many bytes, at most `size`; there may be anything in them."""
+        try:
+            buffer = self._unused.pop()
+        except IndexError:
+            buffer = mmap.mmap(-1, self._size)
+        try:
+            with memoryview(buffer) as whole, whole[:count] as view:
+                yield view
+        finally:
+            self._unused.append(buffer)
+
+
+_UNUSED: Final = AlignedBuffers(_BUFFER_BYTES)
+
+
+def _is_aligned(piece: memoryview) -> bool:
+    return not piece.readonly and addressof(c_char.from_buffer(piece)) % _ALIGN == 0

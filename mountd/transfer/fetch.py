@@ -6,9 +6,11 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import crc32c
 from typing_extensions import Buffer
@@ -18,7 +20,7 @@ from mountd.remotes import call
 from mountd.remotes.object_metadata import mtime_ns_of
 from mountd.transfer.checksums import added_up, difference, md5_in, one_of, sums_of, told_sums
 from mountd.transfer.crew import LIGHT_BYTES, RANGE_BYTES, Job, Tally, has_changed
-from mountd.transfer.direct_writes import FROM_BYTES
+from mountd.transfer.direct_writes import FROM_BYTES, AlignedBuffers
 from mountd.transfer.items import Item
 from mountd.transfer.links import read_target
 from mountd.transfer.local_target import Finished, LocalTarget
@@ -29,6 +31,7 @@ from mountd.transfer.side import Side, mode_of, time_of
 _BATCH_FILES: Final = 512
 _BATCH_BYTES: Final = 256 << 20
 _BATCH_S: Final = 3.0
+T = TypeVar("T")
 _NO_PARTS: Final[Parts] = {}
 
 
@@ -59,6 +62,7 @@ class Fetch:
         self._batch: list[tuple[Copy, Finished]] = []
         self._batch_bytes = 0
         self._batch_began_s = 0.0
+        self._buffers = AlignedBuffers(RANGE_BYTES)
 
     def light(self, copies: Sequence[Copy]) -> Iterator[Job]:
         """Jobs for files that are read at once."""
@@ -103,13 +107,13 @@ class Fetch:
             self._arrived(file, item, span, held)
             return self._told(item) if start == 0 else _NOTHING
         heard: list[Mapping[str, str]] = []
-        token = call.hears_metadata.set(heard.append) if start == 0 else None
-        try:
-            data = self._read(item, start, end)
-        finally:
-            if token is not None:
-                call.hears_metadata.reset(token)
-        self._arrived(file, item, span, data)
+        with ExitStack() as stack:
+            if start == 0:
+                stack.enter_context(set_to(call.hears_metadata, heard.append))
+            into = None
+            if end - start > LIGHT_BYTES:
+                into = stack.enter_context(self._buffers.taken(end - start))
+            self._arrived(file, item, span, self._read(item, start, end, into))
         return Told(mtime_ns_of(heard[0]) or 0, mode_of(heard[0])) if heard else _NOTHING
 
     def _arrived(self, file: "Partial", item: Item, span: Span, data: Buffer) -> None:
@@ -118,10 +122,12 @@ class Fetch:
         file.write(data, start)
         self._record.arrived(item.path, item.version, span, crc32c.crc32c(data))
 
-    def _read(self, item: Item, start: int, end: int) -> Buffer:
+    def _read(self, item: Item, start: int, end: int, into: memoryview | None) -> Buffer:
+        """`into`: where the bytes may be, until others are."""
         store = self._source.store
         try:
-            return store.read(item.key, start, end, item.version)
+            with set_to(call.reads_into, into):
+                return store.read(item.key, start, end, item.version)
         except Unreachable:
             if end - start <= LIGHT_BYTES:
                 raise
@@ -215,6 +221,16 @@ class Fetch:
             self._tally.failed(copy.item.path, error)
         else:
             self._tally.done(finished.size)
+
+
+@contextlib.contextmanager
+def set_to(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Of this thread, as long as it lasts."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 class Partial:

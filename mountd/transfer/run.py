@@ -17,7 +17,16 @@ from mountd.errors import (
 )
 from mountd.remotes.optional_doors import quota_of
 from mountd.transfer.checksums import is_same
-from mountd.transfer.crew import HEAVY_AT_ONCE, LIGHT_AT_ONCE, Job, Lane, Rate, Tally, work
+from mountd.transfer.crew import (
+    HEAVY_AT_ONCE,
+    LIGHT_AT_ONCE,
+    RANGES_AT_ONCE,
+    Job,
+    Lane,
+    Rate,
+    Tally,
+    work,
+)
 from mountd.transfer.fetch import Fetch
 from mountd.transfer.filters import Filter
 from mountd.transfer.folders import Folders, plan_folders
@@ -264,7 +273,8 @@ class Run:
         self._make(plan.folders, folders, outlook)
 
     def _work(self, mover: _Mover, copies: Sequence[Copy], outlook: Outlook) -> None:
-        light, heavy = self._wish.jobs or LIGHT_AT_ONCE, self._wish.jobs or HEAVY_AT_ONCE
+        ranges = RANGES_AT_ONCE if isinstance(mover, Fetch) else HEAVY_AT_ONCE
+        light, heavy = self._wish.jobs or LIGHT_AT_ONCE, self._wish.jobs or ranges
         lanes = [
             Lane(iter(mover.light(copies)), min(light, len(copies))),
             # An upload of gigabytes takes long, however fast it is.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typing_extensions import Buffer
 
-from mountd.transfer.direct_writes import FROM_BYTES, DirectWrites
+from mountd.transfer.direct_writes import FROM_BYTES, AlignedBuffers, DirectWrites
 from mountd.transfer.fetch import Partial
 from mountd.transfer.items import Item
 from mountd.transfer.local_target import LocalTarget
@@ -71,6 +71,34 @@ def test_ranges_in_any_order_make_the_file_and_whole_pages_pass_the_cache_by(
     assert found == DATA[:100] + b"odd" + DATA[103 : 8 << 20]
     if takes_direct_writes(tmp_path):
         assert disk.direct_bytes == (17 << 20) + 4096
+
+
+def test_what_is_in_aligned_memory_is_written_from_there(tmp_path: Path) -> None:
+    class Watched(Disk):
+        def pwrite(self, fd: int, data: Buffer, offset: int, /) -> int:
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+                room[:4] = b"seen"  # before the bytes are written
+            return super().pwrite(fd, data, offset)
+
+    with AlignedBuffers(8 << 20).taken(1 << 20) as room:
+        room[:] = DATA[: 1 << 20]
+        with partial_of(tmp_path / "out", Watched(), FROM_BYTES) as partial:
+            partial.write(room, 4096)
+            found = os.pread(partial.fd, 1 << 20, 4096)
+    if takes_direct_writes(tmp_path):
+        assert found == b"seen" + DATA[4 : 1 << 20]
+    else:
+        assert found == DATA[: 1 << 20]
+
+
+def test_as_many_buffers_are_made_as_are_taken_at_once() -> None:
+    buffers = AlignedBuffers(1 << 20)
+    with buffers.taken(10) as one, buffers.taken(20) as other:
+        one[:] = b"1" * 10
+        other[:] = b"2" * 20
+        assert [bytes(one), bytes(other)] == [b"1" * 10, b"2" * 20]
+    with buffers.taken(10) as again, buffers.taken(10) as too:
+        assert sorted([bytes(again), bytes(too)]) == [b"1" * 10, b"2" * 10]
 
 
 def test_a_file_that_is_not_large_stays_in_the_page_cache(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from mountd.config import Settings
 from mountd.config.source import parse_source
 from mountd.errors import Corrupt, Unreachable
+from mountd.remotes import call
 from mountd.remotes.base import Body, Capabilities, Upload
 from mountd.remotes.object_store import (
     CAPABILITIES,
@@ -250,6 +251,12 @@ def test_a_body_that_is_longer_than_its_range_is_not_taken_into_memory() -> None
         try:
             with pytest.raises(Unreachable, match="more than 4 bytes"):
                 store.read("key", 0, 4, '"e"')
+            room = bytearray(8)
+            token = call.reads_into.set(memoryview(room))
+            with pytest.raises(Unreachable, match="more than 4 bytes"):
+                store.read("key", 0, 4, '"e"')
+            call.reads_into.reset(token)
+            assert room == bytes(8)
         finally:
             store.close()
             server.shutdown()
