@@ -171,8 +171,9 @@ class Upload:
 class Identity:
     """What is at a key now. `upload_id` and `md5` (hex) are "" where the remote doesn't tell.
 
-    `sums`: checksums of all its bytes that the remote tells, in hex, of `crc32c`, `md5`, `sha1`,
-    `sha256`. `version_id`: by which this version is read when it was replaced, where versions stay.
+    `sums`: checksums of all its bytes that the remote tells, in hex, of `crc32`, `crc32c`,
+    `crc64nvme`, `md5`, `sha1`, `sha256`. `version_id`: by which this version is read when it was
+    replaced, where versions stay.
     """
 
     entry: Entry
