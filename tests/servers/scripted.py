@@ -87,9 +87,15 @@ class ScriptedProcess:
                 self._connection = http.client.HTTPConnection(
                     "127.0.0.1", self.ports["control_port"], timeout=CONTROL_TIMEOUT_S
                 )
-            self._connection.request(method, f"/_control/{target}", body)
-            answer = self._connection.getresponse()
-            data = answer.read()
+            try:
+                self._connection.request(method, f"/_control/{target}", body)
+                answer = self._connection.getresponse()
+                data = answer.read()
+            except BaseException:
+                # A test that pytest ends in the middle of this must not fail all that follow.
+                self._connection.close()
+                self._connection = None
+                raise
         if answer.status != 200:
             raise ControlError(data.decode(errors="replace"))
         return data
