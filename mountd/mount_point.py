@@ -8,6 +8,7 @@ without asking the daemon comes from mountinfo.
 import errno
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,11 +22,14 @@ from mountd.errors import MountPointError, StartError
 from mountd.mount_table import Mount, is_below, mount_at, read_mounts
 
 PROBE_TIMEOUT_S = 3.0
+_START_TIMEOUT_S = 30.0  # of a Python, on a machine that does other things
 _UNMOUNT_TIMEOUT_S = 20.0
 FUSE_DEVICE = Path("/dev/fuse")
 _DEAD = frozenset((errno.ENOTCONN, errno.ECONNABORTED, errno.ETIMEDOUT))
+# Both write a byte as soon as they look at the path: that is when the deadline begins.
 _PROBE_SCRIPT = """
 import json, os, stat, sys
+os.write(1, b".")
 path = sys.argv[1]
 found = {"real": "", "kind": "other", "error": 0, "empty": True, "writable": True}
 try:
@@ -44,6 +48,7 @@ print(json.dumps(found))
 
 _READ_SCRIPT = """
 import os, sys
+os.write(1, b".")
 try:
     with open(sys.argv[1], "rb") as file:
         sys.stdout.buffer.write(file.read(1 << 24))
@@ -68,7 +73,8 @@ class Probe:
 
 
 def probe(path: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
-    """Looks at `path` from a child process; returns within `timeout_s` whatever is there."""
+    """Looks at `path` from a child process; returns within `timeout_s` whatever is there. (The time
+    in which a busy machine starts that child says nothing about the path, and doesn't count.)"""
     try:
         return Probe(**json.loads(_run_script(_PROBE_SCRIPT, path, timeout_s)))
     except TimeoutError:
@@ -246,6 +252,7 @@ def _run_script(script: str, path: Path, timeout_s: float) -> bytes:
     # Not subprocess.run: after a timeout it waits for the child, which may be unkillable.
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/")
     try:
+        _wait_until_begun(child)
         out, complaint = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
         child.kill()
@@ -255,6 +262,16 @@ def _run_script(script: str, path: Path, timeout_s: float) -> bytes:
         number = int(complaint)
         raise OSError(number, os.strerror(number), str(path))
     return out
+
+
+def _wait_until_begun(child: subprocess.Popen[bytes]) -> None:
+    """Takes its first byte. Raises TimeoutExpired."""
+    assert child.stdout is not None
+    begun = select.poll()  # not `select`, which can't bear numbers over 1023
+    begun.register(child.stdout, select.POLLIN)
+    if not begun.poll(_START_TIMEOUT_S * 1000):
+        raise subprocess.TimeoutExpired(child.args, _START_TIMEOUT_S)
+    os.read(child.stdout.fileno(), 1)
 
 
 def _run_unmount(command: list[str]) -> str | None:

@@ -19,7 +19,7 @@ from tests.servers.nextcloud.launch import NextcloudServer
 
 pytestmark = [pytest.mark.fuse, pytest.mark.server]
 
-Mount = Callable[[], Mounted]
+Mount = Callable[..., Mounted]
 CHUNK = 16 << 20
 
 
@@ -28,7 +28,7 @@ def mount(nextcloud_server: NextcloudServer, tmp_path: Path) -> Iterator[Mount]:
     """Mounts the account; unmounts at the end, or when it is called again (a remount)."""
     with ExitStack() as stack:
 
-        def again() -> Mounted:
+        def again(**options: object) -> Mounted:
             stack.close()
             return stack.enter_context(
                 mounted(
@@ -37,6 +37,7 @@ def mount(nextcloud_server: NextcloudServer, tmp_path: Path) -> Iterator[Mount]:
                     environment={"MOUNTD_PASSWORD": nextcloud_server.password},
                     endpoint=nextcloud_server.url,
                     cache_size="1GiB",
+                    **options,
                 )
             )
 
@@ -112,7 +113,7 @@ def test_a_tree_is_removed_by_one_request_and_is_one_thing_in_the_trash(
     for directory in ("tree", "tree/sub", "tree/sub/deep"):
         for number in range(20):
             nextcloud_server.put(f"{directory}/{number}", b"data")
-    at = mount()
+    at = mount(write_back_s=3600)  # nothing is sent before `rm` has ended
     subprocess.run(["rm", "-r", at.path / "tree"], check=True)
     flush(at)
     assert nextcloud_server.tree() == []

@@ -426,6 +426,16 @@ def test_a_probe_sees_what_is_at_a_path(tmp_path: Path) -> None:
     assert probe(tmp_path / "nope").error == 2
 
 
+def test_a_path_does_not_hang_because_a_busy_machine_starts_nothing_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = tmp_path / "late-python"
+    late.write_text(f'#!/bin/sh\nsleep 2.5\nexec {sys.executable} "$@"\n')
+    late.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(late))
+    assert probe(tmp_path, timeout_s=2.0).error == 0
+
+
 def test_a_fuse_device_that_may_not_be_opened_or_is_missing_gets_its_own_fix(
     tmp_path: Path,
 ) -> None:
