@@ -40,6 +40,7 @@ from mountd.remotes.s3_multipart import (
     S3Multipart,
     Target,
 )
+from mountd.remotes.s3_part_sums import sum_from_parts
 from mountd.remotes.s3_payload import HELD_BYTES, payload_of_part
 from mountd.remotes.s3_probe import Proven, Prover
 from mountd.remotes.s3_rest import META, S3Rest, attributes_in, metadata_in, object_of_head
@@ -96,7 +97,9 @@ class S3Bucket:
             answer = self._rest.look(key, CHECKSUM_MODE)
         except Denied:  # of an object that KMS encrypts it takes the right to decrypt
             answer = self._rest.look(key)
-        return replace(self._found(key, answer), sums=checksums_in_answer(answer.header))
+        found = self._found(key, answer)
+        sums = checksums_in_answer(answer.header)
+        return replace(found, sums=sums or sum_from_parts(self._rest, found.object, answer.header))
 
     def _found(self, key: str, answer: RestAnswer) -> FoundObject:
         found = object_of_head(key, answer)

@@ -3,9 +3,12 @@
 import base64
 import hashlib
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import anycrc
+import boto3
 import crc32c
 import pytest
 
@@ -103,6 +106,72 @@ def test_a_sum_of_sums_is_not_taken_for_one_of_the_bytes() -> None:
     assert found(crc32c=sound, type="COMPOSITE") == {}
     for odd in ("AAAA-2", "", "!!", "AA=="):
         assert found(sha256=odd) == {}
+
+
+@pytest.fixture
+def boto(s3: S3Server) -> Iterator[Any]:
+    client = boto3.client(
+        "s3",
+        endpoint_url=s3.endpoint,
+        region_name=s3.region,
+        aws_access_key_id=s3.access_key,
+        aws_secret_access_key=s3.secret_key,
+    )
+    yield client
+    client.close()
+
+
+def digest_of(name: str, data: bytes) -> bytes:
+    if name == "SHA256":
+        return hashlib.sha256(data).digest()
+    crc = zlib.crc32(data) if name == "CRC32" else int(crc32c.crc32c(data))
+    return crc.to_bytes(4, "big")
+
+
+def upload_in_parts(boto: Any, key: str, sizes: Sequence[int], name: str) -> bytes:
+    """As an AWS client with that checksum does; the object."""
+    given = {"Bucket": "b", "Key": key}
+    upload = boto.create_multipart_upload(**given, ChecksumAlgorithm=name)["UploadId"]
+    parts, whole = [], b""
+    for number, size in enumerate(sizes, 1):
+        data = bytes([number]) * size
+        told = {f"Checksum{name}": base64.b64encode(digest_of(name, data)).decode()}
+        part = boto.upload_part(**given, UploadId=upload, PartNumber=number, Body=data, **told)
+        parts.append({"PartNumber": number, "ETag": part["ETag"], **told})
+        whole += data
+    boto.complete_multipart_upload(**given, UploadId=upload, MultipartUpload={"Parts": parts})
+    return whole
+
+
+@pytest.mark.parametrize("name", ["CRC32", "CRC32C"])
+def test_the_crcs_of_parts_are_put_together_to_that_of_all_bytes(
+    s3: S3Server, boto: Any, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    s3.set_knobs(small_parts=True, page_size=2)
+    whole = upload_in_parts(boto, "big", (70_000, 5, 40_000, 1), name)
+    out = tmp_path / "out"
+    assert copy("s3://b", out, "--verify") == 0
+    assert (out / "big").read_bytes() == whole
+    assert "not compared" not in capfd.readouterr().out
+    assert len(s3.log(op="GetObjectAttributes")) == 2
+    assert copy("s3://b", out, "--verify") == 0  # what is here already, too
+    assert "0 files to copy" in capfd.readouterr().out
+    s3.faults({"op": "GetObject", "flip_at": 70_002})
+    assert copy("s3://b", tmp_path / "other", "--verify") == 1
+    assert f"its {name} is" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("reason", ["sha", "denied"])
+def test_parts_that_tell_nothing_of_the_whole_are_counted(
+    s3: S3Server, boto: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], reason: str
+) -> None:
+    s3.set_knobs(small_parts=True)
+    name = "SHA256" if reason == "sha" else "CRC32C"
+    upload_in_parts(boto, "big", (70_000, 5), name)
+    if reason == "denied":
+        s3.faults({"op": "GetObjectAttributes", "status": 403})
+    assert copy("s3://b", tmp_path / "out", "--verify") == 0
+    assert "not compared" in capfd.readouterr().out
 
 
 def test_sums_are_added_up_and_compared_by_what_both_tell(tmp_path: Path) -> None:

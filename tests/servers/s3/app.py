@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from tests.servers.s3 import buckets, multipart, writing
+from tests.servers.s3.attributes import object_attributes
 from tests.servers.s3.control import Control
 from tests.servers.s3.knobs import Effects
 from tests.servers.s3.listing import list_objects_v1, list_objects_v2
@@ -124,6 +125,7 @@ _BODILESS_OPERATIONS: dict[str, Callable[[Service, Request, Effects], Response]]
     "UploadPartCopy": multipart.upload_part_copy,
     "AbortMultipartUpload": multipart.abort_upload,
     "ListParts": multipart.list_parts,
+    "GetObjectAttributes": object_attributes,
     "ListMultipartUploads": multipart.list_uploads,
 }
 _BODY_OPERATIONS: dict[str, Callable[[Service, Request, Effects, Received], Response]] = {

@@ -11,7 +11,6 @@ _NOT_HERE = frozenset(
         "acl",
         "accelerate",
         "analytics",
-        "attributes",
         "cors",
         "encryption",
         "inventory",
@@ -91,6 +90,8 @@ def _object_operation(request: Request) -> str:
         return "UploadPartCopy" if copy and name == "UploadPart" else name
     if method == "POST":
         return "CreateMultipartUpload" if "uploads" in query else UNKNOWN
+    if "attributes" in query:
+        return "GetObjectAttributes" if method == "GET" else UNKNOWN
     if copy and method == "PUT":
         return "CopyObject"
     return _OBJECT_PLAIN.get(method, UNKNOWN)
