@@ -20,6 +20,7 @@ from typing import Protocol
 import trio
 from typing_extensions import Buffer
 
+from mountd_cache.after_burst import AfterBurst
 from mountd_cache.block_jobs import BlockJobs
 from mountd_cache.cached_file import CachedFile, Fetch, FetchFn, pieces
 
@@ -31,6 +32,7 @@ IDLE_AT_MOST_S = 10.0
 # the disk. With both cores and the disk busy two kept half of a stream, four all of it.
 WRITERS = 4
 WRITER_STRIDE = 1 << 22
+STOP_WITHIN_S = 1.0  # for the block files of what was sent; what was read is dropped
 MAINTAIN_EVERY_S = 10.0  # of idleness; then the block files do what waits for their writer
 
 Part = tuple[Fetch, int, int]
@@ -102,6 +104,9 @@ class BlockCache:
         self._jobs: BlockJobs[Part] = BlockJobs()
         # One writer always has time for what the page cache takes.
         self._past_page_cache = threading.Semaphore(WRITERS - 1)
+        self._after_burst = AfterBurst[Part](self._write_soon)
+        self._sent: set[Fetch] = set()  # what was sent, and is not in the block files yet
+        self._sent_written = trio.Event()
         # Readers that wait never queue behind fetches ahead of somebody else.
         self._urgent_limiter = trio.CapacityLimiter(parallel)
         self._ahead_limiter = trio.CapacityLimiter(parallel)
@@ -112,7 +117,7 @@ class BlockCache:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serves until cancelled. Fetches under way are abandoned then; the backlog is dropped
-        (it is clean data)."""
+        (it is clean data), but for what was sent, which has `STOP_WITHIN_S`."""
         self._token = trio.lowlevel.current_trio_token()
         for _ in range(WRITERS):
             threading.Thread(target=self._write_forever, name="block-writer", daemon=True).start()
@@ -120,10 +125,19 @@ class BlockCache:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 task_status.started()
-                await trio.sleep_forever()
+                await self._after_burst.run()
         finally:
             self._nursery = None
-            self._jobs.end(WRITERS)
+            await self._stop()
+
+    async def _stop(self) -> None:
+        self._jobs.drop(lambda part: part[0] not in self._sent)
+        self.write_now()
+        with trio.move_on_after(STOP_WITHIN_S, shield=True):
+            while self._sent:
+                self._sent_written = trio.Event()
+                await self._sent_written.wait()
+        self._jobs.end(WRITERS)
 
     def file(self, file_id: bytes, size: int, fetch: FetchFn) -> "CachedFile":
         """The shared state of one version of one file. Pair with `CachedFile.close`."""
@@ -175,11 +189,16 @@ class BlockCache:
         self._nursery.start_soon(self._fetch_next)
 
     def take(self, fetch: Fetch) -> None:
-        """One whose data is there."""
+        """One whose data is there, because it was sent."""
         self.used_bytes += fetch.length
+        self._sent.add(fetch)
         self._keep(fetch)
         fetch.done.set()
         self.settle(fetch)
+
+    def write_now(self) -> None:
+        """Somebody waits for what goes to the disk when others have gone."""
+        self._after_burst.release()
 
     def keep_again(self, fetch: Fetch) -> None:
         """Of one that is held and done: its bytes go to the disk, if they did not yet."""
@@ -245,12 +264,20 @@ class BlockCache:
     def _keep(self, fetch: Fetch) -> None:
         if self._backlog_bytes + fetch.length > self.backlog_limit:
             self.counters.dropped_bytes += fetch.length
+            self._sent.discard(fetch)
             return
         self._backlog_bytes += fetch.length
         fetch.kept = True
-        for stride, start, end in pieces(fetch.start, fetch.end, self._stride):
+        for _, start, end in pieces(fetch.start, fetch.end, self._stride):
             fetch.writing += 1
-            self._jobs.put((fetch.file.file_id, stride), (fetch, start, end))
+            if fetch in self._sent:
+                self._after_burst.add((fetch, start, end), end - start)
+            else:
+                self._write_soon((fetch, start, end))
+
+    def _write_soon(self, part: Part) -> None:
+        fetch, start, _ = part
+        self._jobs.put((fetch.file.file_id, start // self._stride), part)
 
     # -- the writer threads
 
@@ -308,8 +335,12 @@ class BlockCache:
     def _written(self, fetch: Fetch, start: int, end: int) -> None:
         self._backlog_bytes -= end - start
         fetch.writing -= 1
-        if fetch.written is not None and not fetch.writing:
-            fetch.written.set()
+        if not fetch.writing:
+            if fetch.written is not None:
+                fetch.written.set()
+            self._sent.discard(fetch)
+            if not self._sent:
+                self._sent_written.set()
         self.settle(fetch)
 
 

@@ -8,7 +8,8 @@ writes, and half of a stream of 1 GiB had no room any more in what may wait.
 import queue
 import threading
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 J = TypeVar("J")
@@ -48,12 +49,31 @@ class BlockJobs(Generic[J]):
             job = after.popleft()
         self._ready.put((place, job))
 
+    def drop(self, unwanted: Callable[[J], bool]) -> None:
+        """Of what nobody has taken yet."""
+        with self._lock:
+            for place, after in self._after.items():
+                self._after[place] = deque(job for job in after if not unwanted(job))
+            for place, job in self._untaken():
+                if not unwanted(job):
+                    self._ready.put((place, job))
+                elif after := self._after[place]:
+                    self._ready.put((place, after.popleft()))
+                else:
+                    del self._after[place]
+
+    def _untaken(self) -> list[tuple[Hashable, J]]:
+        found: list[tuple[Hashable, J]] = []
+        with suppress(queue.Empty):
+            while (ready := self._ready.get_nowait()) is not None:
+                found.append(ready)
+        return found
+
     def end(self, takers: int) -> None:
         """Drops what waits; each of so many takers gets None next."""
         with self._lock:
             for after in self._after.values():
                 after.clear()
-            while not self._ready.empty():
-                self._ready.get_nowait()
+            self._untaken()
         for _ in range(takers):
             self._ready.put(None)

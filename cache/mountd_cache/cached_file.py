@@ -208,6 +208,7 @@ class CachedFile:
             for fetch in held:
                 self._cache.keep_again(fetch)
                 if fetch.writing:
+                    self._cache.write_now()
                     if fetch.written is None:  # an Event is no bool
                         fetch.written = trio.Event()
                     await fetch.written.wait()

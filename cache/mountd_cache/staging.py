@@ -215,9 +215,12 @@ class Staging:
 
     def _empty(self, key: FileKey) -> bool:
         try:
-            with self._using(key) as fd, self._lock:
-                if self._open[key].users > 1 or key[0] in self._pins or key in self._failed:
-                    return False
+            with self._using(key) as fd:
+                with self._lock:
+                    if self._open[key].users > 1 or key[0] in self._pins or key in self._failed:
+                        return False
+                # Without the lock: with many files it takes the disk half a second, and the loop
+                # waited. Who comes from here on finds what he would find right after it.
                 self._disk.truncate(fd, 0)
                 return True
         except OSError:

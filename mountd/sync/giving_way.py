@@ -10,9 +10,12 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-POLL_S: Final = 0.1
+POLL_S: Final = 0.02
 _WINDOW_S: Final = 0.25
 _DENSE_PER_S: Final = 50.0  # below it uploads take a twentieth of a core
+# Programs that made files so densely and make none for so long have ended: what waits goes. Where
+# one only had no processor meanwhile, 48 small uploads are begun beside it, and no more.
+_QUIET_S: Final = 0.05
 _DELAYS: Final = 10.0  # who wants no delay gets none
 _AT_MOST_S: Final = 10.0
 _STEPS: Final = (
@@ -37,18 +40,22 @@ class GivingWay:
         self._at_most_s = min(_DELAYS * write_back_s, _AT_MOST_S)
         self._seen = 0
         self._seen_s = 0.0
+        self._last = 0
+        self._last_s = -math.inf  # when there were more opens than before
         self._is_dense = False
         self._began_s: float | None = None
 
     def at_once(self, now_s: float) -> int | None:
         """How many may be under way now, None for as many as there is room for; asked again after
         `POLL_S`."""
+        opens = self._opens()
+        if opens != self._last:
+            self._last, self._last_s = opens, now_s
         passed_s = now_s - self._seen_s
         if passed_s >= _WINDOW_S:
-            opens = self._opens()
             self._is_dense = opens - self._seen >= _DENSE_PER_S * passed_s
             self._seen, self._seen_s = opens, now_s
-        if not self._is_dense:
+        if not self._is_dense or now_s - self._last_s >= _QUIET_S:
             return None
         if self._began_s is None:
             self._began_s = now_s

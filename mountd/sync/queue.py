@@ -168,7 +168,7 @@ class SyncQueue:
                 self._look_cost_s = 0.0
                 try:
                     wait_s = await self._look()
-                    pause_s = self._look_cost_s * (_REST if self._at_once() is None else _LONG_REST)
+                    pause_s = _REST * self._look_cost_s
                     self._failures.no_fault()
                 except Exception as error:  # must not end what carries the data away
                     # Not to be woken from that: what fails wakes us again at once.
@@ -179,7 +179,11 @@ class SyncQueue:
                     await self._woken.wait()
 
     async def _give_way(self) -> None:
-        while self._at_once() == 0:
+        """Looks cost processor time, too: in pieces, because programs may end at any moment."""
+        until_s = trio.current_time() + (_LONG_REST - _REST) * self._look_cost_s
+        while (at_once := self._at_once()) is not None:
+            if at_once and trio.current_time() >= until_s:
+                return
             self._is_asked = trio.Event()
             with trio.move_on_after(POLL_S):
                 await self._is_asked.wait()

@@ -88,3 +88,22 @@ async def test_where_all_past_the_page_cache_is_slow_one_writer_goes_through_it(
         blocks.go_on.set()
         await until(lambda: all(blocks.present(each, 0, 0, BLOCK) for each in FILES))
     assert sorted(blocks.told) == [False] * (len(FILES) - WRITERS + 1) + [True] * (WRITERS - 1)
+
+
+def test_what_nobody_wants_any_more_is_dropped_and_the_rest_stays_in_order() -> None:
+    jobs: BlockJobs[int] = BlockJobs()
+    for job in range(6):
+        jobs.put(job % 2, job)
+    assert jobs.take(1) == (0, 0)
+    jobs.drop(lambda job: job in (1, 2))
+    assert jobs.take(1) == (1, 3)
+    jobs.done(0)
+    assert jobs.take(1) == (0, 4)
+    jobs.done(1)
+    assert jobs.take(1) == (1, 5)
+    jobs.done(0)
+    jobs.done(1)
+    jobs.put(0, 6)
+    jobs.drop(lambda job: True)
+    jobs.put(0, 7)
+    assert jobs.take(1) == (0, 7)

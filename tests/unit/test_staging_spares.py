@@ -103,6 +103,28 @@ def test_what_somebody_reads_is_not_emptied(
     assert not {"1-0.data", "2-0.data"} & set(os.listdir(tmp_path))
 
 
+def test_nobody_waits_while_files_are_emptied(staging: Staging, disk: FaultyDisk) -> None:
+    """The loop writes and pins, and a truncate takes the disk long."""
+    fill(staging)
+    begun, go = threading.Event(), threading.Event()
+
+    def wait(call: str, path: str) -> None:
+        if call == "truncate":
+            begun.set()
+            assert go.wait(10), "the test's own thread waits for the one that empties files"
+
+    disk.before = wait
+    emptier = threading.Thread(target=staging.retire, args=(_KEYS[:10],))
+    emptier.start()
+    assert begun.wait(10)
+    staging.pin(15, [0])
+    write(staging, (100, 0), b"new")
+    staging.unpin(15)
+    assert staging.read((100, 0), 0, 3) == b"new"
+    go.set()
+    emptier.join(10)
+
+
 @pytest.mark.parametrize("call", ["truncate", "fdatasync", "rename"])
 def test_where_a_spare_can_t_be_made_the_files_are_unlinked(
     staging: Staging, disk: FaultyDisk, tmp_path: Path, call: str

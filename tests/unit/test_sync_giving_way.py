@@ -1,19 +1,23 @@
 """Uploads wait while programs make one file after the other, and only so long."""
 
+import threading
+from collections.abc import Callable
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from mountd.sync.giving_way import GivingWay
 from tests.fakes.memory_store import MemoryStore
-from tests.fakes.syncing import Syncing, syncing
+from tests.fakes.syncing import Syncing, reached, syncing
 
 
 class Programs:
-    """`opens` grows with the clock by so many a second."""
+    """`opens` grows with the clock by so many a second: with `clock`, or as `at` is told."""
 
-    def __init__(self, per_s: float) -> None:
+    def __init__(self, per_s: float, clock: Callable[[], float] | None = None) -> None:
         self.per_s = per_s
+        self._clock = clock
         self.is_little = True
         self._opens = 0.0
         self._since_s = 0.0
@@ -23,10 +27,18 @@ class Programs:
         self._opens += (now_s - self._since_s) * self.per_s
         self._since_s = now_s
 
+    def end(self) -> None:
+        """Now."""
+        self.opens()
+        self.per_s = 0
+
+    def opens(self) -> int:
+        if self._clock is not None:
+            self.at(self._clock())
+        return int(self._opens)
+
     def giving_way(self, write_back_s: float = 1.0) -> GivingWay:
-        return GivingWay(
-            lambda: round(self._opens), lambda: self.is_little, write_back_s=write_back_s
-        )
+        return GivingWay(self.opens, lambda: self.is_little, write_back_s=write_back_s)
 
 
 def asked(
@@ -92,6 +104,22 @@ def test_a_short_pause_does_not_make_it_longer() -> None:
     assert waited(giving_way, programs, 60, since_s=6) < 10.5 - gave
 
 
+def test_what_waits_goes_as_soon_as_programs_have_ended() -> None:
+    programs = Programs(1000)
+    giving_way = programs.giving_way()
+    waited(giving_way, programs, 5)
+    assert giving_way.at_once(4.94) == 0
+    assert giving_way.at_once(4.96) is None
+
+
+def test_programs_that_ended_before_anything_was_due_are_given_no_way() -> None:
+    programs = Programs(1000)
+    giving_way = programs.giving_way(write_back_s=2.0)
+    programs.at(1.0)
+    giving_way.at_once(1.0)  # their last change woke the queue
+    assert giving_way.at_once(2.0) is None
+
+
 def test_what_takes_a_quarter_of_the_room_is_sent() -> None:
     programs = Programs(1000)
     giving_way = programs.giving_way()
@@ -106,56 +134,67 @@ def clock(mock_clock: MockClock) -> MockClock:
     return mock_clock
 
 
-async def _write_files(s: Syncing, programs: Programs, seconds: int, first: int = 0) -> None:
+async def _write_files(s: Syncing, seconds: int, first: int = 0) -> None:
     """One file each 100 ms, by many handles."""
     for number in range(first, first + 10 * seconds):
-        programs.at(trio.current_time())
         s.tree.write(f"f{number}", b"1")
         await trio.sleep(0.1)
-    programs.at(trio.current_time())
 
 
 async def test_files_made_one_after_the_other_are_sent_when_that_ends(clock: MockClock) -> None:
-    store, programs = MemoryStore(), Programs(1000)
+    store, programs = MemoryStore(), Programs(1000, trio.current_time)
     async with syncing(store, giving_way=programs.giving_way()) as s:
-        await _write_files(s, programs, 5)
+        await _write_files(s, 5)
         assert store.keys() == []
-        programs.per_s = 0
+        programs.end()
         await trio.sleep(2)
         assert len(store.keys()) == 50
 
 
+async def test_what_waited_is_begun_at_once_when_programs_end(clock: MockClock) -> None:
+    store, programs = MemoryStore(), Programs(1000, trio.current_time)
+    async with syncing(store, giving_way=programs.giving_way()) as s:
+        await _write_files(s, 5)
+        programs.end()
+        ended_s = trio.current_time()
+        fault = s.faults.add("put", hang=threading.Event())
+        await reached(fault.reached)
+        assert trio.current_time() - ended_s < 0.1
+        assert fault.hang is not None
+        fault.hang.set()
+
+
 async def test_whoever_makes_files_for_a_minute_is_sent_meanwhile(clock: MockClock) -> None:
-    store, programs = MemoryStore(), Programs(1000)
+    store, programs = MemoryStore(), Programs(1000, trio.current_time)
     async with syncing(store, giving_way=programs.giving_way()) as s:
         for second in range(0, 60, 12):
-            await _write_files(s, programs, 12, first=10 * second)
+            await _write_files(s, 12, first=10 * second)
             # None waits longer than its delay and 10 s.
             assert len(store.keys()) >= 10 * second
 
 
 async def test_a_drain_does_not_wait_for_programs(clock: MockClock) -> None:
-    store, programs = MemoryStore(), Programs(1000)
+    store, programs = MemoryStore(), Programs(1000, trio.current_time)
     async with syncing(store, giving_way=programs.giving_way()) as s:
-        await _write_files(s, programs, 3)
+        await _write_files(s, 3)
         assert store.keys() == []
         assert await s.queue.drain() == 0
         assert len(store.keys()) == 30
 
 
 async def test_without_room_nothing_waits_for_programs(clock: MockClock) -> None:
-    store, programs = MemoryStore(), Programs(1000)
+    store, programs = MemoryStore(), Programs(1000, trio.current_time)
     async with syncing(store, giving_way=programs.giving_way(), pressed=lambda: True) as s:
-        await _write_files(s, programs, 3)
+        await _write_files(s, 3)
         assert store.keys()
 
 
 async def test_a_retry_by_hand_is_not_held_up(clock: MockClock) -> None:
-    store, programs = MemoryStore(), Programs(1000)
+    store, programs = MemoryStore(), Programs(1000, trio.current_time)
     async with syncing(store, giving_way=programs.giving_way()) as s:
-        await _write_files(s, programs, 3)
+        await _write_files(s, 3)
         s.queue.retry("f0")
-        await _write_files(s, programs, 1, first=30)
+        await _write_files(s, 1, first=30)
         assert store.data("f0") == b"1"
 
 
