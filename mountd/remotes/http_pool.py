@@ -21,6 +21,7 @@ from mountd.errors import Unreachable
 from mountd.remotes.deadline import DeadlineBackend, socket_deadline
 from mountd.remotes.http_connections import KEEPALIVE_S, HttpConnections
 from mountd.remotes.late import stood_s
+from mountd.remotes.on_wire import on_wire_s
 from mountd.remotes.request_body import BodyFailed, BodyFeed, SentBody
 from mountd.remotes.sign_in import SignIn
 from mountd.remotes.tls import VERIFIED, Tls, why_not_trusted
@@ -209,7 +210,8 @@ class HttpPool:
             raise feed.failure()
         if self._width is not None and asked is not None:
             late_s = max(stood_s() - feed.stood_s, 0.0)
-            self._width.answered(asked, response.status, feed.sent_s, late_s)
+            wire_s = on_wire_s(response)
+            self._width.answered(asked, response.status, feed.sent_s, late_s, wire_s)
         ended = functools.partial(self._ended, connections, connection, asked)
         return Answer(response, target, what, feed.until_s, ended)
 

@@ -81,7 +81,8 @@ class Pace:
 class Uploads:
     """At most `max_parallel` uploads at once, at `bandwidth_up` bytes per second together.
 
-    Small ones (LIGHT_BYTES) don't count among these, but are `max_light` at most: see lanes.py.
+    Small ones (LIGHT_BYTES) don't count among these, but are `max_light` at most, and `light_now`:
+    see lanes.py.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Uploads:
         max_parallel: int,
         max_light: int = 0,
         *,
+        light_now: Callable[[], int] | None = None,
         bandwidth_up: int | None = None,
         interrupt: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -99,10 +101,11 @@ class Uploads:
                 at_most,
                 interrupt=interrupt,
                 longest_wait_s=LONGEST_WAIT_S,
+                parallel_now=now,
                 clock=clock,
                 wait=wait,
             )
-            for at_most in (max_parallel, max_light or max_parallel)
+            for at_most, now in ((max_parallel, None), (max_light or max_parallel, light_now))
         )
         self._pace = Pace(bandwidth_up, interrupt=interrupt, clock=clock, wait=wait)
         self._bandwidth_up = bandwidth_up

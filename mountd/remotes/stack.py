@@ -19,11 +19,14 @@ from mountd.remotes.retry import RetryingStore
 SMALL_PER_TRANSFER = 4
 # With fewer slots small uploads may have all: what else comes waits for the end of one, at most.
 _FEW_SLOTS = 8
+# So many more are begun, and wait for the end of another: its slot would stand empty until the loop
+# has settled what ended and begun the next, 5 to 20 ms where programs want the processor, too.
+_BEGUN_AHEAD = 8
 
 
 class RemoteStack:
     """One remote as the daemon uses it: `store` for requests, the rest for status.
-    `most_small_uploads`: how many small files may be under way at most."""
+    `most_small_uploads`: how many small files may be begun at most."""
 
     def __init__(self, native: RemoteStore, settings: Settings) -> None:
         self.counting = CountingStore(native)
@@ -36,10 +39,12 @@ class RemoteStack:
             parallel_now=bears.parallel_now,
         )
         self._most_small = SMALL_PER_TRANSFER * transfers
-        self.most_small_uploads = _small_at_once(bears.max_parallel, self._most_small)
+        most_small = _small_at_once(bears.max_parallel, self._most_small)
+        self.most_small_uploads = _begun(most_small)
         self.uploads = Uploads(
             _uploads_at_once(bears.first_parallel, transfers),
-            self.most_small_uploads,
+            most_small,
+            light_now=lambda: _small_at_once(self.limiter.parallel, self._most_small),
             bandwidth_up=settings.bandwidth_up,
             interrupt=self.health.interrupt,
         )
@@ -58,8 +63,8 @@ class RemoteStack:
         self.store: RemoteStore = HealthStore(retrying, self.health)
 
     def small_uploads(self) -> int:
-        """How many small files may be under way now."""
-        return _small_at_once(self.limiter.parallel, self._most_small)
+        """How many small files may be begun by now."""
+        return _begun(self.uploads.light.parallel)
 
     def first_page(self) -> object:
         """One cheap request that proves remote, bucket and credentials. Blocking.
@@ -88,7 +93,10 @@ def _uploads_at_once(max_parallel: int, max_transfers: int) -> int:
 
 
 def _small_at_once(max_parallel: int, max_small: int) -> int:
-    """As below, but for few slots."""
-    if max_parallel < _FEW_SLOTS:
-        return max(1, min(max_small, max_parallel))
-    return _uploads_at_once(max_parallel, max_small)
+    """One ends each few milliseconds: an eighth of the slots, if not few, is for the others."""
+    kept = max_parallel // _FEW_SLOTS
+    return max(1, min(max_small, max_parallel - kept))
+
+
+def _begun(at_once: int) -> int:
+    return at_once + min(at_once // 2, _BEGUN_AHEAD)

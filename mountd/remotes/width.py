@@ -84,9 +84,16 @@ class Width:
         with self._lock:
             self._in_flight -= 1
 
-    def answered(self, asked: Asked, status: int, sent_s: float = 0.0, ours_s: float = 0.0) -> None:
+    def answered(
+        self,
+        asked: Asked,
+        status: int,
+        sent_s: float = 0.0,
+        ours_s: float = 0.0,
+        wire_s: float | None = None,
+    ) -> None:
         """The head of its answer is here. `sent_s`: when its last byte went, where it had many.
-        `ours_s`: how long we were late ourselves meanwhile."""
+        `ours_s`: how long we were late ourselves meanwhile. `wire_s`: see `on_wire`."""
         if len(self._levels) == 1:
             return
         with self._lock:
@@ -94,8 +101,9 @@ class Width:
             if status in _STRAINED:
                 self._strained(now_s)
             elif asked.era == self._era:
-                took_s = now_s - max(asked.begun_s, sent_s)
-                self._add(asked, max(took_s - ours_s, 0.0), now_s)
+                took_s = max(now_s - max(asked.begun_s, sent_s) - ours_s, 0.0)
+                # Of a long answer the wire tells when its last part came.
+                self._add(asked, took_s if wire_s is None else min(took_s, wire_s), now_s)
 
     def failed(self) -> None:
         """No answer came."""

@@ -13,9 +13,10 @@ from typing import Final
 POLL_S: Final = 0.02
 _WINDOW_S: Final = 0.25
 _DENSE_PER_S: Final = 50.0  # below it uploads take a twentieth of a core
-# Programs that made files so densely and make none for so long have ended: what waits goes. Where
-# one only had no processor meanwhile, 48 small uploads are begun beside it, and no more.
+# Programs that made files so densely and make none now have ended, and what waits goes; or they
+# only had no processor, which is usual on a busy machine: so a few go first.
 _QUIET_S: Final = 0.05
+_BEGINNING: Final = 8
 _DELAYS: Final = 10.0  # who wants no delay gets none
 _AT_MOST_S: Final = 10.0
 _STEPS: Final = (
@@ -41,7 +42,8 @@ class GivingWay:
         self._seen = 0
         self._seen_s = 0.0
         self._last = 0
-        self._last_s = -math.inf  # when there were more opens than before
+        self._asked_s = 0.0
+        self._quiet_s = math.inf  # for how long there were no more opens than before
         self._is_dense = False
         self._began_s: float | None = None
 
@@ -49,20 +51,32 @@ class GivingWay:
         """How many may be under way now, None for as many as there is room for; asked again after
         `POLL_S`."""
         opens = self._opens()
-        if opens != self._last:
-            self._last, self._last_s = opens, now_s
+        self._count_quiet(opens, now_s)
         passed_s = now_s - self._seen_s
         if passed_s >= _WINDOW_S:
             self._is_dense = opens - self._seen >= _DENSE_PER_S * passed_s
             self._seen, self._seen_s = opens, now_s
-        if not self._is_dense or now_s - self._last_s >= _QUIET_S:
+        if not self._is_dense or self._quiet_s >= _WINDOW_S:
             return None
         if self._began_s is None:
             self._began_s = now_s
         more_s = now_s - self._began_s - self._at_most_s
         if more_s >= _STEPS * self._at_most_s / 2 or not self._is_little():
             return None
-        return 0 if more_s < 0 else _FEW << int(2 * more_s / self._at_most_s)
+        few = 0 if more_s < 0 else _FEW << int(2 * more_s / self._at_most_s)
+        return max(few, _BEGINNING) if self.is_quiet else few
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether those who made files so densely seem to have ended."""
+        return self._is_dense and self._quiet_s >= _QUIET_S
+
+    def _count_quiet(self, opens: int, now_s: float) -> None:
+        # Where we ask late, we had no processor ourselves, or did not need to know.
+        more_s = min(now_s - self._asked_s, 1.5 * POLL_S)
+        self._asked_s = now_s
+        self._quiet_s = 0.0 if opens != self._last else self._quiet_s + more_s
+        self._last = opens
 
     def hurry(self) -> None:
         """Somebody wants to see what is sent: no more of it until the queue has kept up."""

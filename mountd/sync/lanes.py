@@ -58,6 +58,11 @@ class Lanes:
         """Whether anything that is ready has no room yet."""
         return any(self._waiting)
 
+    @property
+    def is_well_filled(self) -> bool:
+        """Whether so much small waits that the next one has to wait for others in any case."""
+        return len(self._waiting[Weight.LIGHT]) > 2 * self._at_once
+
     def fill(self, ready: Iterable[Change]) -> None:
         """What is ready now, oldest first."""
         for waiting in self._waiting:

@@ -127,6 +127,20 @@ def test_fewer_small_changes_go_at_once_while_the_remote_bears_fewer() -> None:
     assert len(_began(lanes)) == 1
 
 
+def test_only_many_small_changes_that_wait_make_a_look_needless() -> None:
+    lanes = Lanes(Ledger(), max_transfers=4, at_once=10)
+    lanes.fill([_change(f"b{at:02d}", at, BIG_BYTES) for at in range(50)])
+    assert not lanes.is_well_filled
+    lanes.fill([_change(f"s{at:02d}", at, 1) for at in range(40)])
+    assert lanes.is_well_filled
+    while lanes.is_well_filled:
+        began = lanes.next()
+        assert began is not None
+        lanes.begin(began)
+        lanes.end(began)
+    assert len(_began(lanes)) == 10
+
+
 def test_a_quarter_of_the_transfers_is_kept_free_of_big_files() -> None:
     lanes = Lanes(Ledger(), max_transfers=4, at_once=0)
     big = [_change(f"b{at}", at, BIG_BYTES) for at in range(9)]

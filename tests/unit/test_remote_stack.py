@@ -65,7 +65,8 @@ def test_small_uploads_may_have_all_of_a_few_slots_and_a_read_waits_for_one_of_t
     first = threading.Event()
     hanging.append(native.add("put", key="k3", hang=first))
     stack = stack_of(native)
-    assert (stack.small_uploads(), stack.uploads.limiter.parallel) == (4, 3)
+    assert (stack.uploads.light.parallel, stack.uploads.limiter.parallel) == (4, 3)
+    assert stack.small_uploads() == 6  # two of them wait for the end of another
     with ThreadPoolExecutor(9) as pool:
         puts = [
             pool.submit(stack.store.put, f"k{i}", BytesBody(b"1"), None, Upload()) for i in range(8)
@@ -78,6 +79,26 @@ def test_small_uploads_may_have_all_of_a_few_slots_and_a_read_waits_for_one_of_t
         gate.set()
         for put in puts:
             put.result(SOON_S)
+
+
+class Widening(MemoryStore):
+    now = 4
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, max_parallel=16, parallel_now=lambda: self.now)
+
+
+def test_small_uploads_follow_what_the_remote_bears_and_leave_an_eighth_to_others() -> None:
+    """What is begun beyond that waits where no read does."""
+    native = Widening()
+    stack = RemoteStack(native, Settings(cache_dir=Path("/nowhere")))
+    seen = []
+    for now in (4, 8, 16):
+        native.now = now
+        seen.append((stack.uploads.light.parallel, stack.small_uploads()))
+    assert seen == [(4, 6), (7, 10), (14, 21)]
+    assert stack.most_small_uploads == 21
 
 
 def test_a_probe_needs_no_slot() -> None:

@@ -107,17 +107,19 @@ def test_a_short_pause_does_not_make_it_longer() -> None:
 def test_what_waits_goes_as_soon_as_programs_have_ended() -> None:
     programs = Programs(1000)
     giving_way = programs.giving_way()
-    waited(giving_way, programs, 5)
-    assert giving_way.at_once(4.94) == 0
-    assert giving_way.at_once(4.96) is None
+    waited(giving_way, programs, 5)  # the last look at 4.9
+    found = [giving_way.at_once(4.9 + 0.02 * step) for step in range(1, 20)]
+    assert found[:2] == [0, 0]
+    assert found[2:10] == [8] * 8  # they may only have had no processor
+    assert set(found[13:]) == {None}
 
 
-def test_programs_that_ended_before_anything_was_due_are_given_no_way() -> None:
+def test_who_looks_late_does_not_take_programs_for_ended() -> None:
+    """On a busy machine the queue has as little of the processor as they have."""
     programs = Programs(1000)
-    giving_way = programs.giving_way(write_back_s=2.0)
-    programs.at(1.0)
-    giving_way.at_once(1.0)  # their last change woke the queue
-    assert giving_way.at_once(2.0) is None
+    giving_way = programs.giving_way()
+    waited(giving_way, programs, 5)
+    assert [giving_way.at_once(4.9 + 0.1 * step) for step in (1, 2)] == [0, 8]
 
 
 def test_what_takes_a_quarter_of_the_room_is_sent() -> None:
