@@ -88,3 +88,10 @@ def test_what_the_peers_flags_are_here_are_options_that_exist() -> None:
                 named += 1
                 assert name in names, cell
     assert named > 60
+
+
+def test_how_to_report_a_hole_is_found_from_the_readme() -> None:
+    text = SECURITY.read_text()
+    assert "[like this](#reporting-a-hole)" in text
+    assert "open a private advisory in the repository that you got mountd from" in text
+    assert "how to report a hole: [docs/security.md]" in README.read_text()
