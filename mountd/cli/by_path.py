@@ -1,5 +1,6 @@
 """What a mount tells those who see only its path, and not its daemon's socket (cli.md)."""
 
+import errno
 import json
 import os
 import time
@@ -50,6 +51,11 @@ def _queue_of(mount: Mount) -> dict[str, Any] | None:
     except TimeoutError as error:
         raise NotAnswering(f"{mount.path} does not answer") from error
     except OSError as error:
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+            raise StartError(
+                f"no daemon serves {mount.path}, and nothing is sent; mount it again, and what "
+                "waits is. mountd status tells how much that is"
+            ) from error
         why = os.strerror(error.errno or 0)
         raise StartError(f"{mount.path} does not tell of its queue: {why}") from error
     return queue if isinstance(queue, dict) else None

@@ -83,17 +83,26 @@ def idle_queues_within(
 def idle_queues(
     cache_dirs: Iterable[Path], peek: Callable[[Path], Peek | None] | None = None
 ) -> list[IdleQueue]:
-    """Those in `cache_dirs` that hold anything, by folder. `peek` reads the journal of a cache
-    folder, None where it has none; it raises OSError or ValueError for one that can't be read."""
+    """Those in `cache_dirs` that hold anything, the smallest first. `peek` reads the journal of a
+    cache folder, None where it has none; it raises OSError or ValueError where that can't be read.
+    """
     return list(_each(cache_dirs, peek or peek_journal))
 
 
 def _each(cache_dirs: Iterable[Path], peek: Callable[[Path], Peek | None]) -> Iterator[IdleQueue]:
-    for cache_dir in cache_dirs:
-        for folder in idle_folders(cache_dir):
-            one = _look(folder.path, folder.source, peek)
-            if not one.is_empty:
-                yield one
+    folders = [folder for cache_dir in cache_dirs for folder in idle_folders(cache_dir)]
+    # One of 100,000 changes takes all the time there is, and must not hide what a dead mount left.
+    for folder in sorted(folders, key=lambda folder: _journal_bytes(folder.path)):
+        one = _look(folder.path, folder.source, peek)
+        if not one.is_empty:
+            yield one
+
+
+def _journal_bytes(folder: Path) -> int:
+    try:
+        return sum(found.stat().st_size for found in os.scandir(folder / JOURNAL))
+    except OSError:  # it is looked at all the same, and says why it can't be read
+        return 0
 
 
 def known_quarantines(*more: Path) -> list[tuple[Path, str, tuple[str, ...]]]:

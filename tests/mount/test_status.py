@@ -173,6 +173,10 @@ def test_a_killed_daemon_is_told_with_what_waits_also_in_a_cache_dir_of_the_comm
         assert (found["state"], found["queue"]["pending"]) == ("dead", 1)
         assert found["folder"].startswith(f"{tmp_path}/cache/s3-lab-")
         assert f"no daemon serves {first.path}; these queues" in first.cli("queue", str(first.path))
+        command = [sys.executable, "-m", "mountd", "flush", str(first.path), "--timeout", "1"]
+        done = subprocess.run(command, env=first.environment, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert f"no daemon serves {first.path}, and nothing is sent; mount it again" in done.stderr
     with mounted("s3://lab", tmp_path, environment=environment, write_back_s=0) as second:
         second.cli("flush", str(second.path))
         assert noted_folder(str(second.path)) is not None

@@ -346,6 +346,28 @@ def test_a_queue_that_takes_long_to_read_is_named_and_hides_no_other(
     assert "not all listed: the cache's disk is too slow" in capsys.readouterr().err
 
 
+def test_the_smallest_queue_is_read_first_wherever_it_lies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    huge, small = folder_of(tmp_path / "default", "a"), folder_of(tmp_path / "of a dead mount", "b")
+    (huge / "journal").mkdir(exist_ok=True)
+    (huge / "journal" / "journal.db").write_bytes(bytes(100_000))
+    ended = threading.Event()
+
+    def peek(folder: Path) -> Peek:
+        if folder == huge:
+            ended.wait()
+        return Peek(2, 1, 5)
+
+    try:
+        found = idle_queues_within(0.3, [huge.parent, small.parent], peek)
+    finally:
+        ended.set()
+    assert [one.folder for one in found] == [small, huge]
+    assert found[0] == IdleQueue(small, "s3://b", 2, 1, 5)
+    assert "not all listed" in capsys.readouterr().err
+
+
 def test_what_a_daemon_noted_tells_which_of_two_folders_a_dead_mount_had() -> None:
     other = IdleQueue(Path("/c/lab-2"), "s3://lab", 1)
     found = with_idle_queues([{**DEAD, "folder": "/c/lab-2"}], [IDLE, other])
