@@ -261,7 +261,8 @@ class BlockFiles:
             return False
 
     def maintain(self) -> None:
-        """What `write` does in passing: unlinks dropped blocks, records visits for a restart.
+        """What `write` does in passing: unlinks dropped blocks, records visits for a restart. And
+        gives the disk back its free part, which others may have taken while nothing was written.
 
         A writer thread calls it when it has been idle for a while, and before it ends.
         """
@@ -269,6 +270,8 @@ class BlockFiles:
             return
         try:
             self._writer.settle()
+            if not self._folder.resting:
+                self._writer.keep_free()
         except OSError as error:
             self._folder.failed(error)
 

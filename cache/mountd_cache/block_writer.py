@@ -109,6 +109,13 @@ class BlockWriter:
             return False
         return True
 
+    def keep_free(self) -> None:
+        """Evicts until the disk has its free part, whoever took it: what is not sent yet, or others
+        on that disk. As far as there are blocks."""
+        lacking = -self._folder.free_bytes(self._min_free_fraction)
+        if lacking > 0:
+            self._evict(lacking)
+
     def remove(self, key: bytes) -> int:
         """Forgets and unlinks a block; its size. An OSError leaves it counted."""
         size = self._index.remove(key)

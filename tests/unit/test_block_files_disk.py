@@ -36,7 +36,7 @@ def block_files(folder: Path, now_s: list[float], **changes: float) -> BlockFile
 
 
 def fill(folder: Path) -> None:
-    with open(folder / "others", "wb", buffering=0) as file, suppress(OSError):
+    with open(folder / "others", "ab", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(PAGE))
 
@@ -78,6 +78,32 @@ def test_a_part_of_the_disk_stays_free(small_disk: Path) -> None:
     assert blocks.health.last_reason == "the cache's disk is full (50% of it are left free)"
     (small_disk / "others").unlink()
     assert blocks.write(FILE, 0, 0, DATA, BLOCK)
+
+
+@needs_root
+def test_blocks_give_way_to_what_others_write_to_the_disk_without_a_block_being_written(
+    small_disk: Path,
+) -> None:
+    blocks = block_files(small_disk / "blocks", [0.0], min_free_fraction=0.25)
+    while blocks.bytes_used < 2 << 20:
+        assert blocks.write(FILE, blocks.bytes_used // BLOCK, 0, DATA, BLOCK)
+    (small_disk / "unsent").write_bytes(bytes(3 << 19))
+    assert free_bytes(small_disk) < 1 << 20
+    blocks.maintain()
+    assert free_bytes(small_disk) >= 1 << 20
+    assert 0 < blocks.bytes_used < 2 << 20
+    fill(small_disk)
+    blocks.maintain()
+    assert free_bytes(small_disk) >= 1 << 20
+    fill(small_disk)
+    blocks.maintain()
+    assert blocks.bytes_used == 0  # all that it has; more is not its own
+    blocks.close()
+
+
+def free_bytes(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 @needs_root
