@@ -9,7 +9,7 @@ from mountd.cli.doctor_queues import check_idle, check_quarantine, check_queue
 from mountd.cli.findings import Finding, ok, problem, warning
 from mountd.cli.idle_queues import known_idle_queues, known_quarantines
 from mountd.cli.status import all_statuses
-from mountd.cli.verdict import OUT_OF_SIGHT
+from mountd.cli.verdict import OUT_OF_SIGHT, why_not_taken
 from mountd.mount_table import Mount, read_mounts
 
 _KERNELS_OWN_READ_AHEAD_KB = 128
@@ -49,8 +49,25 @@ def check_mount(status: dict[str, Any], mount: Mount | None) -> list[Finding]:
         first = warning(check, f"{found}: {reason}", f"mountd doctor {status.get('source')}")
     else:
         first = ok(check, found)
+    trouble = _check_what_is_taken(check, status, remote)
     levers = _check_levers(check, status.get("kernel") or {}, mount)
-    return [first, *check_queue(status), *levers]
+    return [first, *trouble, *check_queue(status), *levers]
+
+
+def _check_what_is_taken(
+    check: str, status: dict[str, Any], remote: dict[str, Any]
+) -> list[Finding]:
+    """What keeps writes from the cache's disk, or from the remote."""
+    found = []
+    cache, mountpoint = status.get("cache") or {}, status.get("mountpoint")
+    if cache.get("disk_error"):
+        fix = f"make room on the disk of {cache.get('folder')}, or mend it"
+        found.append(problem(f"{check}, cache", f"its disk: {cache['disk_error']}", fix))
+    if why := why_not_taken(status):
+        reason = (remote.get("writes") or {}).get("reason")
+        fix = f"mend that there, then: mountd queue {mountpoint} --retry"
+        found.append(problem(f"{check}, writes", f"{why}: {reason}", fix))
+    return found
 
 
 def _check_levers(check: str, kernel: dict[str, Any], mount: Mount | None) -> list[Finding]:

@@ -36,7 +36,12 @@ def check_queue(status: dict[str, Any]) -> Iterator[Finding]:
 def check_idle(idle: Sequence[IdleQueue]) -> Iterator[Finding]:
     """What waits in folders that no daemon serves, and what was set aside in them."""
     for one in idle:
-        if one.error:
+        if one.is_slow:
+            fix = (
+                "nothing is wrong with it for all that is known; ask again, or mount it to send it"
+            )
+            yield warning(f"queue of {one.source}", f"{one.folder}: {one.error}", fix)
+        elif one.error:
             fix = (
                 f"mountd mount {one.source} MOUNTPOINT sets aside what it cannot read, deletes "
                 "nothing, and goes on; doctor then says how to get it back"

@@ -31,7 +31,7 @@ JOURNAL, QUARANTINE, _README = "journal", "quarantine", "README.txt"
 class IdleQueue:
     """One folder. `unsent` counts changes, those that `failed` among them; `size_bytes` is what
     has to be sent. `quarantined`: paths of what was set aside, below the quarantine. `error`: why
-    the journal can't be read, "" where it can."""
+    the journal can't be read, "" where it can. `is_slow`: because it takes too long, no more."""
 
     folder: Path
     source: str
@@ -40,6 +40,7 @@ class IdleQueue:
     size_bytes: int = 0
     quarantined: tuple[str, ...] = ()
     error: str = ""
+    is_slow: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -76,7 +77,10 @@ def idle_queues_within(
         seen = {one.folder for one in found}
         slow = [folder for folder in reading if folder not in seen]
         error = f"its journal could not be read within {timeout_s:g} s"
-        return [*found, *(IdleQueue(folder, source_of(folder), error=error) for folder in slow)]
+        return [
+            *found,
+            *(IdleQueue(folder, source_of(folder), error=error, is_slow=True) for folder in slow),
+        ]
     return found
 
 

@@ -341,7 +341,7 @@ def test_a_queue_that_takes_long_to_read_is_named_and_hides_no_other(
         ended.set()
     assert found == [
         IdleQueue(quick, "s3://a", 2, 1, 5),
-        IdleQueue(slow, "s3://b", error="its journal could not be read within 0.3 s"),
+        IdleQueue(slow, "s3://b", error="its journal could not be read within 0.3 s", is_slow=True),
     ]
     assert "not all listed: the cache's disk is too slow" in capsys.readouterr().err
 

@@ -115,6 +115,20 @@ def test_a_slow_lever_and_the_daemons_notes_are_warnings() -> None:
     assert found[3].found == "sysfs is read-only"
 
 
+def test_what_keeps_writes_from_the_disk_or_the_remote_is_a_problem_with_a_fix() -> None:
+    writes = {"state": "refused", "since": None, "reason": "PUT f: 403"}
+    status = {
+        **{"mountpoint": "/s", "state": "ready", "remote": {"state": "ok", "writes": writes}},
+        "cache": {"folder": "/c/lab", "disk_error": "No space left on device"},
+    }
+    _, disk, refused = check_mount(status, None)
+    assert (disk.state, disk.found) == ("problem", "its disk: No space left on device")
+    assert "make room on the disk of /c/lab" in disk.fix
+    assert refused.state == "problem"
+    assert refused.found == "writes are refused by the remote: PUT f: 403"
+    assert "mountd queue /s --retry" in refused.fix
+
+
 def test_a_mount_of_somebody_else_is_no_problem_of_ours() -> None:
     status = {"mountpoint": "/s", "state": "out of sight", "error": "ask user 7"}
     (found,) = check_mount(status, None)

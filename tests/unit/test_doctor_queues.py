@@ -54,6 +54,14 @@ def test_a_journal_that_cannot_be_read_is_a_problem_and_nothing_is_lost_by_mount
     assert "deletes nothing" in found.fix
 
 
+def test_a_journal_that_takes_long_to_read_is_not_called_broken() -> None:
+    slow = IdleQueue(FOLDER, "s3://lab", error="not read within 10 s", is_slow=True)
+    (found,) = check_idle([slow])
+    assert found.state == "warning"
+    assert "sets aside" not in found.fix
+    assert "nothing is wrong with it" in found.fix
+
+
 def test_what_was_set_aside_is_named_with_how_to_get_it_back() -> None:
     names = tuple(f"T/{number}-0.data" for number in range(5))
     aside = check_quarantine(FOLDER, "s3://lab", names)
