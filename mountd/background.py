@@ -53,6 +53,7 @@ class Prober:
         self._on_change = changed
         self._wakes = trio.Event()
         self._probed_s = -math.inf
+        self._is_owed = False
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -71,12 +72,15 @@ class Prober:
 
     def hurry(self, *, is_first: bool) -> None:
         """Somebody waits for the remote: one that is unreachable is looked at now, unless it just
-        was. One that denies only where he `is_first`, because servers lock accounts out."""
+        was. One that denies is looked at once for each who waits, as soon as that may be: servers
+        lock accounts out."""
         state = self._health.state
         since_s = trio.current_time() - self._probed_s
-        if (state is HealthState.UNREACHABLE and since_s >= HURRIED_S) or (
-            state is HealthState.DENIED and is_first and since_s >= HURRIED_DENIED_S
-        ):
+        self._is_owed = state is HealthState.DENIED and (is_first or self._is_owed)
+        if state is HealthState.UNREACHABLE and since_s >= HURRIED_S:
+            self._wakes.set()
+        if self._is_owed and since_s >= HURRIED_DENIED_S:
+            self._is_owed = False
             self._wakes.set()
 
     async def _probe(self) -> float:

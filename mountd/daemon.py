@@ -267,10 +267,12 @@ class Daemon:
             return
         try:
             await trio.to_thread.run_sync(self._first_page, abandon_on_cancel=True)
-        except SignInRefused as exc:
-            raise CredentialsError(f"{source} refuses user and password or token: {exc}") from exc
         except Denied as exc:
-            raise CredentialsError(f"{source} refuses these credentials: {exc}") from exc
+            given = self._plan.settings.credentials
+            why = f"{source} refuses these credentials: {exc}"
+            if isinstance(exc, SignInRefused) and {"user", "token"} & given.keys():
+                why = f"{source} refuses user and password or token: {exc}"
+            raise CredentialsError(why) from exc
         except (ContainerMissing, NotFound) as exc:
             raise UnreachableError(f"{source} does not exist: {exc}") from exc
         except (Unreachable, Throttled) as exc:

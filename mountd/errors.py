@@ -66,7 +66,8 @@ class Denied(RemoteError):
 
 
 class SignInRefused(Denied):
-    """401: it is the user, password or token that was refused, and not what was asked for."""
+    """It is the user, password, key or token that was refused, and not what was asked for: 401, and
+    what S3 and Azure say by a code of their own."""
 
 
 class Locked(RemoteError):

@@ -18,6 +18,7 @@ from mountd.errors import (
     NotFound,
     QuotaExceeded,
     RemoteError,
+    SignInRefused,
     Throttled,
     VersionChanged,
 )
@@ -39,8 +40,9 @@ _ERROR_OF_CODE: dict[str, type[RemoteError]] = {
     "ContainerNotFound": ContainerMissing,
     "ContainerBeingDeleted": ContainerMissing,
     "BlobNotFound": NotFound,
-    "AuthenticationFailed": Denied,
-    "InvalidAuthenticationInfo": Denied,
+    # Who asks is refused: a key, a SAS that has expired, a wrong clock. Some come as 403.
+    "AuthenticationFailed": SignInRefused,
+    "InvalidAuthenticationInfo": SignInRefused,
     "AccountIsDisabled": Denied,
     "BlobImmutableDueToPolicy": Denied,
     "BlobAlreadyExists": VersionChanged,

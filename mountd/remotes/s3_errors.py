@@ -8,6 +8,7 @@ from mountd.errors import (
     NotFound,
     QuotaExceeded,
     RemoteError,
+    SignInRefused,
     Throttled,
     Unreachable,
     Unsupported,
@@ -17,11 +18,13 @@ from mountd.remotes.http_status import retry_after_s
 from mountd.remotes.rest import RestAnswer, status_error
 from mountd.remotes.xml_pages import parse_xml, texts
 
-# By code, because some come as 400 or 409. What is not an answer to the request but to who asks:
-_DENIED = (
-    *("AccessDenied", "AllAccessDisabled", "ExpiredToken", "InvalidAccessKeyId"),
-    *("InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired", "AccountProblem"),
-    *("AuthorizationHeaderMalformed", "RequestTimeTooSkewed", "NotSignedUp"),
+# By code, because some come as 400 or 409.
+_DENIED = ("AccessDenied", "AllAccessDisabled", "AccountProblem", "AuthorizationHeaderMalformed")
+# It is who asks that is refused (a revoked key, an expired token, a clock that is wrong), and not
+# what he asks for: S3 says 400 or 403 where others say 401.
+_SIGN_IN = (
+    *("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"),
+    *("TokenRefreshRequired", "RequestTimeTooSkewed", "NotSignedUp"),
 )
 # What was sent is not what arrived, so nothing was made of it.
 _CORRUPT = (
@@ -30,6 +33,7 @@ _CORRUPT = (
 )
 _OF_CODE: dict[str, type[RemoteError]] = {
     **dict.fromkeys(_DENIED, Denied),
+    **dict.fromkeys(_SIGN_IN, SignInRefused),
     **dict.fromkeys(_CORRUPT, Corrupt),
     **dict.fromkeys(("PreconditionFailed", "ConditionalRequestConflict"), VersionChanged),
     **dict.fromkeys(("QuotaExceeded", "XMinioAdminBucketQuotaExceeded"), QuotaExceeded),

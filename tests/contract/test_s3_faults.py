@@ -15,6 +15,7 @@ from mountd.errors import (
     Corrupt,
     Denied,
     RemoteError,
+    SignInRefused,
     Throttled,
     Unreachable,
     VersionChanged,
@@ -73,7 +74,7 @@ BROKEN_ANSWERS: list[tuple[dict[str, Any], type[RemoteError]]] = [
     ({"status": 502}, Unreachable),
     ({"status": 504}, Unreachable),
     ({"status": 403}, Denied),
-    ({"status": 400, "code": "ExpiredToken"}, Denied),
+    ({"status": 400, "code": "ExpiredToken"}, SignInRefused),
     ({"status": 404, "code": "NoSuchBucket"}, ContainerMissing),
     ({"status": 503}, Throttled),
     ({"status": 429}, Throttled),
@@ -248,7 +249,7 @@ def test_an_expired_token_is_denied(s3_server: S3Server, open_store: OpenStore) 
         lambda: store.stat("d/data"),
         lambda: entries(store, "d/"),
     ):
-        assert type(failure(call)) is Denied
+        assert isinstance(failure(call), Denied)
 
 
 def test_a_server_that_went_away_is_unreachable_at_once(

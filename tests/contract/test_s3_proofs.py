@@ -10,6 +10,7 @@ from mountd.errors import (
     ContainerMissing,
     Denied,
     RemoteError,
+    SignInRefused,
     Throttled,
     Unreachable,
     VersionChanged,
@@ -151,7 +152,7 @@ def test_who_may_not_delete_can_write(s3_server: S3Server, make_store: MakeStore
     [
         ({"status": 403, "times": 2}, Denied),
         ({"status": 503}, Throttled),
-        ({"status": 400, "code": "ExpiredToken", "skip": 3}, Denied),
+        ({"status": 400, "code": "ExpiredToken", "skip": 3}, SignInRefused),
         ({"reset": True, "skip": 2}, Unreachable),
     ],
     ids=str,

@@ -162,6 +162,25 @@ def test_a_port_that_is_taken_is_one_line_and_nothing_is_mounted(
             assert "Traceback" not in done.stderr
 
 
+def test_keys_that_are_revoked_under_a_mount_that_only_writes_deny_all_and_fail_no_file(
+    s3_server: S3Server, mount: Mounted
+) -> None:
+    assert os.listdir(mount.path) == ["small"]
+    s3_server.set_identities({"access_key": "other", "secret_key": "other"})
+    (mount.path / "new").write_bytes(b"12345")
+    until(lambda: page(mount, "/readyz")[0] == 503)
+    assert "InvalidAccessKeyId" in page(mount, "/readyz")[1]
+    found = mount.status()
+    assert (found["remote"]["state"], found["queue"]["failed"]) == ("denied", 0)
+    said = mount.cli("status", str(mount.path))
+    assert "s3://lab refuses our credentials or rights, and gets it when that is over" in said
+    s3_server.set_identities(
+        {"access_key": s3_server.access_key, "secret_key": s3_server.secret_key}
+    )
+    mount.cli("flush", str(mount.path), "--timeout", "25")
+    assert s3_server.read("lab", "new") == b"12345"
+
+
 def readyz_says(mount: Mounted, words: str) -> None:
     """Returns when it does, with 200."""
     until(lambda: words in page(mount, "/readyz")[1])

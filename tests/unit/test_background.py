@@ -161,14 +161,20 @@ async def test_a_remote_that_denies_is_looked_at_once_for_each_who_waits(
         nursery.start_soon(prober.run)
         for _ in range(2):
             await probes.wait()
+        prober.hurry(is_first=True)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert probes.number == 2  # it was looked at just now
+        mock_clock.jump(HURRIED_DENIED_S)
+        prober.hurry(is_first=False)
+        await probes.wait()
         mock_clock.jump(HURRIED_DENIED_S)
         for _ in range(3):
             prober.hurry(is_first=False)
             await trio.testing.wait_all_tasks_blocked(0.01)
-        assert probes.number == 2
+        assert probes.number == 3
         prober.hurry(is_first=True)
         await probes.wait()
-        assert probes.number == 3
+        assert probes.number == 4
         nursery.cancel_scope.cancel()
 
 
