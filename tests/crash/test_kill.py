@@ -13,9 +13,10 @@ from tests.servers.s3.launch import S3Server
 pytestmark = [pytest.mark.fuse, pytest.mark.server]
 
 ROOT = Path(__file__).parents[2]
-WITHIN_S = 100
+WITHIN_S = 500  # 65 s were seen on a machine with ten others at work
 
 
+@pytest.mark.timeout(600)
 def test_nothing_that_was_acknowledged_is_lost_when_the_daemon_is_killed(tmp_path: Path) -> None:
     # In a process of its own: a mount that hangs must not take pytest along.
     command = [sys.executable, "-m", "tests.crash.kill_loop", "--quick", "--kills", "8"]
@@ -27,6 +28,7 @@ def test_nothing_that_was_acknowledged_is_lost_when_the_daemon_is_killed(tmp_pat
     assert "0 losses" in ended.stdout
 
 
+@pytest.mark.timeout(600)
 def test_a_kill_between_any_two_steps_of_a_directorys_rename_leaves_the_renamed_tree(
     tmp_path: Path,
 ) -> None:
