@@ -6,6 +6,7 @@ deadline is a value of that thread, and each step waits for what is left of it.
 """
 
 import contextlib
+import socket
 import ssl
 import threading
 import time
@@ -60,6 +61,17 @@ class DeadlineStream(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         limit_s = _left_s(timeout, httpcore.ReadTimeout)
         return self._stream.read(max(max_bytes, _READ_BYTES), limit_s)
+
+    def read_into(self, view: memoryview) -> int:
+        """As `read`, into memory that is there. Not on TLS inside TLS (a proxy's)."""
+        sock: socket.socket = self._stream.get_extra_info("socket")
+        sock.settimeout(_left_s(None, httpcore.ReadTimeout))
+        try:
+            return sock.recv_into(view)
+        except TimeoutError as error:
+            raise httpcore.ReadTimeout(error) from error
+        except OSError as error:
+            raise httpcore.ReadError(error) from error
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, _left_s(timeout, httpcore.WriteTimeout))

@@ -6,9 +6,11 @@ bound on a whole call (`deadline.py`).
 
 import contextlib
 import functools
+import logging
 import threading
 import time
 import urllib.request
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
@@ -18,7 +20,8 @@ import httpcore
 from typing_extensions import Buffer
 
 from mountd.errors import Unreachable
-from mountd.remotes.deadline import DeadlineBackend, socket_deadline
+from mountd.remotes import direct_get
+from mountd.remotes.deadline import DeadlineBackend, DeadlineStream, socket_deadline
 from mountd.remotes.http_connections import KEEPALIVE_S, HttpConnections
 from mountd.remotes.late import stood_s
 from mountd.remotes.on_wire import on_wire_s
@@ -26,6 +29,8 @@ from mountd.remotes.request_body import BodyFailed, BodyFeed, SentBody
 from mountd.remotes.sign_in import SignIn
 from mountd.remotes.tls import VERIFIED, Tls, why_not_trusted
 from mountd.remotes.width import Asked, Width
+
+log = logging.getLogger(__name__)
 
 _DRAIN_BYTES = 64 << 10  # of an error's body, so that its connection can be kept
 _REDIRECTS = frozenset((301, 302, 307, 308))
@@ -70,6 +75,18 @@ class Answer:
         """The next bytes of the body, or b"" at its end. Raises Unreachable."""
         with _transport_errors(self.what, answered=True), socket_deadline(self._until_s):
             return next(self._chunks, b"")
+
+    @property
+    def reads_into(self) -> bool:
+        """Whether `read_into` works, and saves copies."""
+        return isinstance(self._response.stream, direct_get.DirectBody)
+
+    def read_into(self, view: memoryview) -> int:
+        """As `chunk`, into memory that is there; how many bytes came."""
+        body = self._response.stream
+        assert isinstance(body, direct_get.DirectBody)
+        with _transport_errors(self.what, answered=True), socket_deadline(self._until_s):
+            return body.read_into(view)
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +149,10 @@ class HttpPool:
         self.writes = 0  # requests that may have changed something, those under way included
         self._lock = threading.Lock()
         self._made: HttpConnections | None = None
+        # By connection, where httpcore has told: what it talks through.
+        self._streams: weakref.WeakKeyDictionary[httpcore.ConnectionInterface, DeadlineStream]
+        self._streams = weakref.WeakKeyDictionary()
+        self._is_direct = proxy_for(self._scheme, self._host) is None
 
     def deadline_s(self) -> float:
         """When a call that begins now must end, on `time.monotonic`."""
@@ -144,6 +165,8 @@ class HttpPool:
         headers: Mapping[str, str],
         body: Buffer | SentBody = b"",
         until_s: float | None = None,
+        *,
+        is_large: bool = False,
     ) -> Answer:
         """Sends one request for `target` (a percent-encoded path) and returns its answer's head.
 
@@ -153,12 +176,18 @@ class HttpPool:
         body's own iterator raises passes through as it is, and the connection is closed.
         Content-Length is said here. Redirects within this origin are followed (the body is sent
         again), others raise Unreachable: a captive portal answers like that, and the credentials
-        are for nobody else. Messages leave out the query: it may hold a signature.
+        are for nobody else. Messages leave out the query: it may hold a signature. `is_large`: of a
+        GET whose body is worth to be read by `read_into`, which the answer then may have.
         """
         until_s = self.deadline_s() if until_s is None else until_s
         body = body if isinstance(body, SentBody) else SentBody.of(body)
         for _ in range(_MAX_REDIRECTS + 1):
-            answer = self._ask_once(method, target, headers, body, until_s)
+            try:
+                answer = self._ask_once(method, target, headers, body, until_s, is_large)
+            except direct_get.NotUnderstood as error:
+                log.debug("%s answers in a form for httpcore: %s", self.origin, error)
+                self._is_direct = False
+                answer = self._ask_once(method, target, headers, body, until_s, False)
             location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or location is None:
                 return answer
@@ -174,7 +203,13 @@ class HttpPool:
             made.close()
 
     def _ask_once(
-        self, method: str, target: str, headers: Mapping[str, str], body: SentBody, until_s: float
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: SentBody,
+        until_s: float,
+        is_large: bool,
     ) -> Answer:
         what = f"{method} {self.origin}{target.partition('?')[0]}"
         is_try = self.sign_in is not None and self.sign_in.check(what)
@@ -194,7 +229,10 @@ class HttpPool:
                 asked = self._asked(method, headers, body, connection)
                 feed.stood_s = stood_s() if asked is not None else 0.0
                 try:
-                    response = connection.handle_request(request)
+                    response = self._directly(connection, target, headers) if is_large else None
+                    if response is None:
+                        response = connection.handle_request(request)
+                        self._note_stream(connection, response)
                 finally:
                     if response is None:
                         self._ended(connections, connection, asked)
@@ -214,6 +252,27 @@ class HttpPool:
             self._width.answered(asked, response.status, feed.sent_s, late_s, wire_s)
         ended = functools.partial(self._ended, connections, connection, asked)
         return Answer(response, target, what, feed.until_s, ended)
+
+    def _note_stream(
+        self, connection: httpcore.ConnectionInterface, response: httpcore.Response
+    ) -> None:
+        stream = response.extensions.get("network_stream")
+        if isinstance(stream, DeadlineStream):
+            self._streams[connection] = stream
+
+    def _directly(
+        self, connection: httpcore.ConnectionInterface, target: str, headers: Mapping[str, str]
+    ) -> httpcore.Response | None:
+        """None where it is for httpcore; nothing was sent then. Raises NotUnderstood, too."""
+        stream = self._streams.get(connection) if self._is_direct else None
+        fields = [*self._headers, *headers.items()]
+        if stream is None or not connection.is_idle() or not direct_get.can_be_sent(target, fields):
+            return None
+        try:
+            return direct_get.get(stream, target, fields, connection.close)
+        except BaseException:
+            connection.close()
+            raise
 
     def _asked(
         self,

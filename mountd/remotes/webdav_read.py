@@ -14,7 +14,7 @@ from typing import Protocol
 from typing_extensions import Buffer
 
 from mountd.errors import Corrupt, NotFound, Unreachable, Unsupported, VersionChanged
-from mountd.remotes import call
+from mountd.remotes import call, direct_get
 from mountd.remotes.http_pool import Answer, HttpPool
 from mountd.remotes.http_range import (
     answers_for,
@@ -258,7 +258,8 @@ class DavReader:
         headers = {"Range": f"bytes={start}-{max(end - 1, 1)}"}
         if if_match:
             headers["If-Match"] = if_match
-        return self._pool.ask("GET", target, headers, until_s=until_s)
+        is_large = end - start >= direct_get.FROM_BYTES
+        return self._pool.ask("GET", target, headers, until_s=until_s, is_large=is_large)
 
     def _checked_body(
         self, answer: Answer, key: str, start: int, end: int, version: str, until_s: float
@@ -317,11 +318,18 @@ def _body(answer: Answer, skip: int, size: int) -> Buffer:
     # Filled piece by piece: joined at the end, a range would be in memory twice.
     data = bytearray(size)
     done = 0
+    if answer.reads_into and not skip:
+        view = memoryview(data)
+        while done < size:
+            count = answer.read_into(view[done:])
+            if not count:
+                raise _ends_early(answer, size - done)
+            done += count
+        return view.toreadonly()
     while done < size:
         chunk = answer.chunk()
         if not chunk:
-            left = size - done
-            raise Unreachable(f"{answer.what}: the body ends {left} bytes early", answered=True)
+            raise _ends_early(answer, size - done)
         if skip >= len(chunk):
             skip -= len(chunk)
             continue
@@ -329,3 +337,7 @@ def _body(answer: Answer, skip: int, size: int) -> Buffer:
         data[done:end] = memoryview(chunk)[skip : skip + end - done]
         skip, done = 0, end
     return memoryview(data).toreadonly()
+
+
+def _ends_early(answer: Answer, left: int) -> Unreachable:
+    return Unreachable(f"{answer.what}: the body ends {left} bytes early", answered=True)
