@@ -137,6 +137,9 @@ def _ready(reading: Reading | None) -> Answer:
         # nothing that the remote refuses.
         why = f"since {writes['since']}: {writes['reason']}"
         return Answer.line(200, f"ready, but {status['source']} {what} {why}")
+    if remote["state"] != "ok":
+        why = f"{remote['state']} since {remote['since']}: {remote['last_error']}"
+        return Answer.line(200, f"ready, but {status['source']} is {why}")
     return Answer.line(200, "ready")
 
 

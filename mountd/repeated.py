@@ -30,3 +30,26 @@ class Repeated:
             f" ({left_out} more like it in the {now_s - said_s:.0f} s before)" if left_out else ""
         )
         self._log.warning("%s%s", text, more, extra=extra)
+
+
+class GoesOn:
+    """What is tried again and again: a WARNING for each new reason, and a line when it works
+    again."""
+
+    def __init__(self, log: logging.Logger, failing: str, working: str) -> None:
+        """`failing`: with a %s for the reason."""
+        self._log = log
+        self._failing = failing
+        self._working = working
+        self._told = ""
+
+    def failed(self, error: Exception) -> None:
+        reason = str(error) or type(error).__name__
+        level = logging.DEBUG if reason == self._told else logging.WARNING
+        self._log.log(level, self._failing, reason)
+        self._told = reason
+
+    def worked(self) -> None:
+        if self._told:
+            self._log.info("%s", self._working)
+        self._told = ""

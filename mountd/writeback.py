@@ -17,6 +17,7 @@ from mountd.errors import NotSent, Stale, StartError
 from mountd.logs import Blotter, secrets_of
 from mountd.remotes.health import HealthState
 from mountd.remotes.stack import RemoteStack
+from mountd.repeated import GoesOn
 from mountd.sync.base import QueueItem
 from mountd.sync.giving_way import GivingWay
 from mountd.sync.queue import SyncQueue
@@ -106,7 +107,13 @@ class WriteBack:
                 await trio.sleep(1)
 
     async def _checkpoint(self) -> None:
-        """Puts the log into the database. What fails is tried again: the log has it all."""
+        """Puts the log into the database. What fails is tried again: the log has it all. A line
+        for each reason, and one when it goes again."""
+        going = GoesOn(
+            log,
+            "the journal's database could not be written: %s",
+            "the journal's database is written again",
+        )
         while True:
             await trio.sleep(CHECKPOINT_EVERY_S)
             try:
@@ -115,8 +122,9 @@ class WriteBack:
                     # Not to be abandoned: one thread at a time may have the database.
                     await trio.to_thread.run_sync(self._journal.write_checkpoint, checkpoint)
                     self._journal.end_checkpoint(checkpoint)
+                    going.worked()
             except Exception as exc:
-                log.warning("the journal's database could not be written: %s", exc)
+                going.failed(exc)
 
     # -- durability = "remote"
 

@@ -87,6 +87,8 @@ def _of_live(status: Mapping[str, Any], queue: Mapping[str, Any], source: str) -
         return Verdict(Rank.SAFE, line)
     if why := _why_not_sent(status, source):
         return Verdict(Rank.STUCK, f"{line}; {why}")
+    if (status.get("remote") or {}).get("state") == "degraded":
+        line += f"; {source} answers with errors, or slowly, and is tried again"
     return Verdict(Rank.WAITS, line)
 
 

@@ -55,6 +55,8 @@ _UNREACHABLE = frozenset(
 def s3_error(answer: RestAnswer, what: str) -> RemoteError:
     code = error_code(answer.body)
     shown = f"{what}: {code or 'HTTP'} ({answer.status})"
+    if code == "RequestTimeTooSkewed":
+        shown += ": the clock of this machine is wrong, or the remote's"
     if code in _OF_CODE:
         return _OF_CODE[code](shown)
     if code in _THROTTLED:

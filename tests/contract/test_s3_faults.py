@@ -252,6 +252,14 @@ def test_an_expired_token_is_denied(s3_server: S3Server, open_store: OpenStore) 
         assert isinstance(failure(call), Denied)
 
 
+def test_a_clock_that_is_wrong_is_said_in_words(s3_server: S3Server, open_store: OpenStore) -> None:
+    store = open_store()
+    s3_server.faults({"status": 403, "code": "RequestTimeTooSkewed"})
+    error = failure(lambda: entries(store, "d/"))
+    assert type(error) is SignInRefused
+    assert "the clock of this machine is wrong, or the remote's" in str(error)
+
+
 def test_a_server_that_went_away_is_unreachable_at_once(
     s3_server: S3Server, open_store: OpenStore
 ) -> None:

@@ -227,3 +227,18 @@ def test_a_full_remote_is_told_from_its_start_to_its_end(
     sent(mount)
     until(lambda: page(mount, "/readyz") == (200, "ready\n"))
     assert mount.log.read_text().count("the remote has room again, after ") == 1
+
+
+def test_a_bucket_that_is_gone_is_ready_to_read_what_is_cached_and_says_why(
+    s3_server: S3Server, mount: Mounted
+) -> None:
+    assert os.listdir(mount.path) == ["small"]
+    s3_server.faults({"status": 404, "code": "NoSuchBucket"})
+    (mount.path / "new").write_bytes(b"12345")
+    readyz_says(mount, "ready, but s3://lab is degraded since ")
+    assert "NoSuchBucket" in page(mount, "/readyz")[1]
+    said = mount.cli("status", str(mount.path))
+    assert "; s3://lab answers with errors, or slowly, and is tried again" in said
+    s3_server.clear_faults()
+    mount.cli("flush", str(mount.path), "--timeout", "25")
+    until(lambda: page(mount, "/readyz") == (200, "ready\n"))

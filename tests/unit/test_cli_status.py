@@ -72,6 +72,12 @@ IDLE = {
             "answer, and gets it when that is over",
         ),
         (
+            status({"pending": 1, "bytes": 5}, remote={**OK, "state": "degraded"}),
+            Rank.WAITS,
+            "1 file (5 B) is only on this machine; s3://lab answers with errors, or slowly, and is "
+            "tried again",
+        ),
+        (
             status({"pending": 1, "bytes": 5}, remote=DENIED),
             Rank.STUCK,
             "1 file (5 B) is only on this machine; s3://lab refuses our credentials or rights, and "

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from mountd.fusefs.errno_table import errno_of
-from mountd.repeated import EVERY_S, Repeated
+from mountd.repeated import EVERY_S, GoesOn, Repeated
 from tests.conftest import ExpectedLog
 
 
@@ -35,3 +35,19 @@ def test_a_full_disk_is_one_line_and_every_write_still_gets_its_errno(
     assert errno_of(OSError(errno.EDQUOT, "Disk quota exceeded"), "write") == errno.EDQUOT
     assert len([m for m in caplog.messages if "ENOSPC" in m]) <= 1
     assert len(caplog.messages) <= 2
+
+
+def test_what_fails_again_and_again_is_a_line_for_each_reason_and_one_when_it_works(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "quiet")
+    going = GoesOn(logging.getLogger("quiet"), "it fails: %s", "it works again")
+    going.worked()
+    for reason in ("full", "full", "broken", "broken"):
+        going.failed(OSError(reason))
+    going.worked()
+    going.worked()
+    going.failed(OSError("broken"))
+    assert [record.getMessage() for record in caplog.records] == [
+        *("it fails: full", "it fails: broken", "it works again", "it fails: broken")
+    ]
