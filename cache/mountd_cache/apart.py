@@ -28,7 +28,8 @@ def make_dir_apart(path: Path) -> None:
     if os.path.lexists(path):
         raise FileExistsError(path)
     for left in path.parent.glob(f"{_UNNAMED}*"):  # by a process that was killed
-        left.rmdir()
+        with suppress(OSError):  # somebody else's
+            left.rmdir()
     with _spreading(path.parent):
         made = tempfile.mkdtemp(prefix=_UNNAMED, dir=path.parent)
     try:

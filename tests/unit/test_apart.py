@@ -58,10 +58,14 @@ def test_what_is_there_stays_as_it_is(tmp_path: Path) -> None:
     assert {name: os.lstat(tmp_path / name).st_ino for name in os.listdir(tmp_path)} == there
 
 
-def test_one_that_a_killed_process_left_without_its_name_goes(tmp_path: Path) -> None:
+def test_one_that_a_killed_process_left_without_its_name_goes_and_nothing_else(
+    tmp_path: Path,
+) -> None:
     (tmp_path / ".new-abc").mkdir()
+    (tmp_path / ".new-full" / "of").mkdir(parents=True)
+    (tmp_path / ".new-file").touch()
     make_dir_apart(tmp_path / "it")
-    assert os.listdir(tmp_path) == ["it"]
+    assert sorted(os.listdir(tmp_path)) == [".new-file", ".new-full", "it"]
 
 
 def test_a_parent_that_may_not_be_written_to_is_an_error_as_of_mkdir(tmp_path: Path) -> None:
