@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import os
-import resource
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -25,11 +24,12 @@ from mountd.background import (
     tidy_memory,
 )
 from mountd.cache_folder import CacheFolder
-from mountd.config import MountPlan
 from mountd.control.folder_note import remove_note, write_note
 from mountd.control.runtime_dir import ensure_runtime_dir, socket_name
 from mountd.control.server import ControlServer
+from mountd.descriptors import allow_many_descriptors
 from mountd.errors import (
+    CannotGoOn,
     ContainerMissing,
     CredentialsError,
     Denied,
@@ -46,6 +46,7 @@ from mountd.fusefs.kernel import KernelLevers, tune
 from mountd.fusefs.mount import FuseMount, mount_options
 from mountd.fusefs.operations import Operations, ownership
 from mountd.keeping import Keeping, room_for_writes
+from mountd.kept.going_on import GoingOn
 from mountd.mount_point import clear_dead_mount
 from mountd.observing import Observing
 from mountd.order_keeping import OrderKeeping
@@ -80,31 +81,42 @@ PATH_ANSWERS_WITHIN_S = 10.0
 FLUSH_WITHIN_S = 20.0  # less than the control socket gives a handler
 
 
-def run(plan: MountPlan, ready: Callable[[], None]) -> int:
+def run(going_on: GoingOn, ready: Callable[[], None]) -> int:
     """Serves one mount until it is unmounted or the process is told to end.
 
     `ready` is called once, when the path answers. Returns the exit code. Raises StartError for
     what keeps the mount from coming up, and KeyboardInterrupt for SIGINT until then; either way
-    nothing is left mounted.
+    nothing is left mounted, but for the mount of a former process. For an upgrade it does not
+    return, nor where it can't go on with that mount: this process then runs from its start.
     """
-    _allow_many_descriptors()
+    allow_many_descriptors(4 * MAX_OPEN_BLOCKS + 1024)
     keep_freed_memory()
+    plan = going_on.plan
     with ExitStack() as stack:
         folder = stack.enter_context(CacheFolder.claim(plan.source, plan.settings, plan.mountpoint))
-        daemon = Daemon(plan, folder, stack)
+        daemon = Daemon(folder, stack, going_on)
         try:
-            return trio.run(daemon.serve, ready)
+            code = trio.run(daemon.serve, ready)
+            error = None
         except BaseExceptionGroup as group:
             error = plain_error(group)
             daemon.supervision.failed(error)
         # Out here, so that its own cause stays: `from group` would take its place.
-        raise error
+        if error is not None and not isinstance(error, CannotGoOn):
+            raise error
+    if isinstance(error, CannotGoOn):
+        going_on.mount_instead(error)
+    if going_on.is_upgrading:
+        going_on.begin_anew()
+    return code
 
 
 class Daemon:
     """All rooms of one mount. Made before the loop runs; `serve` is the whole life."""
 
-    def __init__(self, plan: MountPlan, folder: CacheFolder, stack: ExitStack) -> None:
+    def __init__(self, folder: CacheFolder, stack: ExitStack, going_on: GoingOn) -> None:
+        self.going_on = going_on
+        plan = going_on.plan
         settings = plan.settings
         self._plan = plan
         self._source = plan.source.text
@@ -114,7 +126,7 @@ class Daemon:
         self.remote.health.subscribe(tells_state(self._source))
         self.room = Room(self.remote.store)
         stack.callback(self.remote.store.close)
-        self.journal = Journal.open(folder.path / "journal")
+        self.journal = Journal.open(folder.path / "journal", held=going_on.held)
         stack.callback(self.journal.close)
         # What a large queue is made of would be looked at by each full collection, on the loop:
         # 0.13-0.35 s for 100,000 changes.
@@ -165,6 +177,7 @@ class Daemon:
         self.prober = Prober(self.remote.health, self.write_back.queue.wake)
         self.write_back.hurry = self.prober.hurry
         self.fuse = FuseMount(plan.mountpoint)
+        going_on.restore(self.fs)
         self._abandoned = False
         self._stop_by_s = math.inf  # on trio's clock; set by the first signal
         self.levers = KernelLevers()
@@ -221,18 +234,26 @@ class Daemon:
             nursery.start_soon(self.prober.run)
             nursery.start_soon(self.room.keep)
             nursery.start_soon(self.order.run)
+            nursery.start_soon(self.going_on.describe, self.fs)
             nursery.start_soon(listen_for_changes, self._native, self.fs.tree.changed_elsewhere)
             self._let_kernel_forget(nursery)
-            await trio.to_thread.run_sync(self._clear_dead_mount)
-            self.fuse.mount(self._operations(), self._mount_options())
+            if not self.going_on.is_successor:
+                await trio.to_thread.run_sync(self._clear_dead_mount)
+            operations, options = self._operations(), self._mount_options()
+            self.going_on.mount(self.fuse, self.fs, operations, options)
             try:
                 nursery.start_soon(self._announce, ready)
                 await self.fuse.serve()
             finally:
-                self.status.state = "stopping"
+                # A service manager that hears of an end would make one of what goes on.
+                self.status.state = "starting" if self.fuse.is_left else "stopping"
                 self.supervision.look()
                 self.fs.last_readers.is_over = True
                 self.fuse.close()
+                self.going_on.let_go()
+            if self.going_on.is_upgrading:
+                nursery.cancel_scope.cancel()
+                return ExitCode.OK
             log.info("%s is unmounted", self._plan.mountpoint)
             await self._drain()
             self.remote.health.close()
@@ -262,7 +283,8 @@ class Daemon:
         """One request, unless this SOURCE was listed or written to here before: then the mount
         comes up whether the remote answers or not, and says so in its status."""
         source = self._source
-        if self.metadata.get("") is not None or self.journal.ledger.changes:
+        is_known = self.metadata.get("") is not None or self.journal.ledger.changes
+        if is_known or self.going_on.is_successor:
             nursery.start_soon(look_at_remote, self._first_page, source)
             return
         try:
@@ -295,7 +317,7 @@ class Daemon:
         )
         virtual = VirtualFiles(lambda: json.dumps(self.status.as_dict(), indent=1).encode())
         flush = self.write_back.flush_handle if settings.durability == "remote" else None
-        operations = Operations(
+        operations = self.going_on.kind(
             self.fs, virtual, owner, xattrs=settings.xattrs, flush=flush, room=self.room.now
         )
         self.status.disk_error = lambda: operations.requests.disk_error
@@ -330,6 +352,7 @@ class Daemon:
         self.status.state = "ready"
         log.info("%s serves %s", mountpoint, self._source)
         ready()
+        self.going_on.serves()
         self.supervision.look()
 
     def _life(self) -> Life:
@@ -378,6 +401,7 @@ class Daemon:
         self.fs.last_readers.is_over = True  # readers don't keep the queue from being sent
         await self._hand_over()
         await self._drain()
+        self.going_on.let_go()
         if await self.fuse.unmount() is not None:
             reason = await self.fuse.unmount(lazy=True)
             log.warning("the mount was in use and was detached (%s)", reason or "done")
@@ -423,6 +447,7 @@ class Daemon:
             "refresh": self._on_refresh,
             "umount": self._on_umount,
             "tune": self._on_tune,
+            "upgrade": self._on_upgrade,
             "flush": self.write_back.on_flush,
             "queue": self.write_back.on_queue,
             "retry": self.write_back.on_retry,
@@ -442,6 +467,9 @@ class Daemon:
         if warning := self.levers.warning():
             log.warning("%s", warning)
         return self.levers.as_dict()
+
+    async def _on_upgrade(self, request: dict[str, Any]) -> dict[str, Any]:
+        return self.going_on.upgrade(request, self.fuse, self.status.state)
 
     async def _on_refresh(self, request: dict[str, Any]) -> dict[str, Any]:
         path = request.get("path")
@@ -463,12 +491,3 @@ class Daemon:
         if isinstance(timeout_s, int | float):
             self._stop_by_s = trio.current_time() + float(timeout_s)
         return {"left": self.write_back.left}
-
-
-def _allow_many_descriptors() -> None:
-    """As many as the hard limit lets us have without asking anybody."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4 * MAX_OPEN_BLOCKS + 1024
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -200,6 +200,10 @@ class NotAllSent(StartError):
     exit_code = ExitCode.LEFT_IN_QUEUE
 
 
+class CannotGoOn(StartError):
+    """What a former process has left of this mount can't be served by this one."""
+
+
 class MountPointError(StartError):
     """The mount point is missing, no directory, not empty, or in use."""
 

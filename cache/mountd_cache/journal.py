@@ -69,10 +69,12 @@ class Journal:
         boot_id: str | None = None,
         wall_clock: Callable[[], int] = time.time_ns,
         recycle_from: int = RECYCLE_FROM,
+        held: Collection[int] = (),
     ) -> Self:
         """The journal in `folder`, which is made private and recovered. Blocks: 1.4 s with
         100,000 changes that all have contents. `wall_clock`: nanoseconds since the epoch.
-        `recycle_from`: see Staging.
+        `recycle_from`: see Staging. `held`: contents that are still somebody's although no change
+        names them.
 
         Raises OSError (EWOULDBLOCK: another process has it open), DirectoryNotPrivate, and
         JournalTooNew, which leaves everything as it was.
@@ -82,7 +84,9 @@ class Journal:
         try:
             with collector_off():
                 boot_id = boot_id or this_boot()
-                found = recover(folder, disk=disk, boot_id=boot_id, now_ns=wall_clock())
+                found = recover(
+                    folder, disk=disk, boot_id=boot_id, now_ns=wall_clock(), held=frozenset(held)
+                )
                 staging = Staging(
                     folder / "staging",
                     disk=disk,

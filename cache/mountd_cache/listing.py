@@ -292,6 +292,18 @@ class Listing:
                 high = middle
         return low if low < self._length and self.name(low) == name else -1
 
+    def ino_range(self) -> tuple[int, int]:
+        """The least and the greatest inode number; (1, 0) where there is no row."""
+        if not self._length:
+            return 1, 0
+        end = self._inos_at + _INO.size * self._length
+        inos = memoryview(self._blob)[self._inos_at : end].cast("Q")
+        return min(inos) & _MAX_INT64, max(inos) & _MAX_INT64
+
+    def names_crc(self) -> int:
+        """Tells apart listings of the same length whose names differ."""
+        return crc32c(memoryview(self._blob)[self._names_at : self._versions_at])
+
     def find_ino(self, ino: int, first: int = 0) -> int:
         """The first row from `first` on with that inode number, or -1. 0.1 ms in 100,000 rows."""
         if not 0 <= ino <= _MAX_INT64:

@@ -64,16 +64,21 @@ class Recovered:
     spares: list[Path] = field(default_factory=list)
 
 
-def recover(folder: Path, *, disk: FileIO, boot_id: str, now_ns: int) -> Recovered:
+def recover(
+    folder: Path, *, disk: FileIO, boot_id: str, now_ns: int, held: frozenset[int] = frozenset()
+) -> Recovered:
     """Reads the folder of a journal. Raises OSError, JournalTooNew, SegmentTooNew; then nothing
     that matters changed."""
-    return _Recoverer(folder, disk=disk, boot_id=boot_id, now_ns=now_ns).run()
+    return _Recoverer(folder, disk=disk, boot_id=boot_id, now_ns=now_ns, held=held).run()
 
 
 class _Recoverer:
     """One recovery of one folder."""
 
-    def __init__(self, folder: Path, *, disk: FileIO, boot_id: str, now_ns: int) -> None:
+    def __init__(
+        self, folder: Path, *, disk: FileIO, boot_id: str, now_ns: int, held: frozenset[int]
+    ) -> None:
+        self._held = held
         self._folder = folder
         self._disk = disk
         self._boot_id = boot_id
@@ -227,7 +232,8 @@ class _Recoverer:
         )
         for change in failed:
             logger.warning("%r is not sent: %s", change.key, change.reason)
-        drop = tuple({*nobody, *found.lost})
+        # A daemon that goes on for a dead one keeps what is open there without a name.
+        drop = tuple({*nobody} - self._held | {*found.lost})
         rows = Rows(changes=(*failed, *_whole_again(ledger, reasons)), drop=drop)
         return rows, tuple(change.key for change in failed)
 

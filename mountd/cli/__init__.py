@@ -35,6 +35,7 @@ COMMANDS = {
     "login": ("login", "sign in to a Nextcloud by browser"),
     "remotes": ("remotes", "list the remotes of the config file, and try them"),
     "sidecar": ("sidecar", "in a container: mount what the environment says"),
+    "upgrade": ("upgrade", "go on with the code that is installed now, mount and files staying"),
     "tune": ("tune", "as root: give the kernel's side of a user's mount its full speed"),
     "doctor": ("doctor", "check this machine, and SOURCE if one is given"),
 }

@@ -3,9 +3,11 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mountd import keeper
 from mountd.cli.ready import Outcome, wait_for_outcome
 from mountd.errors import ExitCode, StartError
 from mountd.logs import KEPT_FILES, LOG_FILE, OUTPUT_FILE, ROTATE_BYTES
@@ -60,7 +62,7 @@ def _spawn(command: Sequence[str], log_dir: Path) -> tuple[subprocess.Popen[byte
     read_fd, write_fd = os.pipe()
     try:
         child = subprocess.Popen(
-            [*command, "--ready-fd", str(write_fd)],
+            [sys.executable, "-I", "-S", keeper.__file__, str(write_fd), *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +25,7 @@ _START_GRACE_S = 60.0
 
 def run(arguments: Sequence[str]) -> int:
     """Returns 0 when the mount is usable. With --foreground the process ends with the mount."""
+    _go_where_it_was_typed()
     parser = _parser()
     parsed = parser.read(arguments)
     if len(parsed.names) > 2:
@@ -41,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         _check_there(plan)
         if not parsed.foreground:
             return _start_child(plan, arguments)
-        if parsed.ready_fd is not None:
+        if parsed.log_dir is not None:
             os.chdir("/")  # keep no other file system busy
         _serve(plan, ready, parsed.log_dir)
     except StartError as error:
@@ -120,13 +122,35 @@ def _checked(plan: MountPlan) -> MountPlan:
 
 
 def _serve(plan: MountPlan, ready: ReadyPipe, log_dir: Path | None) -> NoReturn:
+    from mountd.kept.descriptors import left_behind
     from mountd.logs import setup_logging
 
-    plan = _checked(plan)
+    left = left_behind()
+    if left is None:
+        plan = _checked(plan)
     setup_logging(plan.settings, log_dir)
     from mountd import daemon  # only here: it brings trio, pyfuse3 and the caches
+    from mountd.kept.going_on import GoingOn
 
-    _end(int(daemon.run(plan, ready.tell)))
+    going_on = GoingOn(plan, left)
+    if left is not None and not going_on.is_successor:
+        going_on.plan = _checked(going_on.plan)
+    _end(int(daemon.run(going_on, ready.tell)))
+
+
+def _go_where_it_was_typed() -> None:
+    """A daemon in the background that is started: paths may be relative. A successor doesn't look
+    at a place on a mount, which may be the one that waits for it."""
+    directory = os.environ.get("MOUNTD_START_DIR", "")
+    if not directory:
+        return
+    from mountd.kept.descriptors import KEPT
+    from mountd.mount_table import is_below, read_mounts
+
+    mounts = read_mounts() if KEPT in os.environ else []
+    if not any(mount.is_ours and is_below(directory, mount.path) for mount in mounts):
+        with suppress(OSError):
+            os.chdir(directory)
 
 
 def _end(code: int) -> NoReturn:

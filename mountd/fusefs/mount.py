@@ -5,16 +5,17 @@ import os
 import subprocess
 import threading
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyfuse3
 import trio
 
-from mountd.errors import MountPointError
+from mountd.errors import CannotGoOn, MountPointError
 from mountd.fusefs import request_loop
 from mountd.fusefs.kernel import abort, connection_of
 from mountd.fusefs.operations import Operations
+from mountd.fusefs.takeover import Beginning, Greeting, GreetingDiffers, Successor
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ class FuseMount:
         self._detached = False
         self._serving = trio.CancelScope()
         self._connection = ""
+        self._beginning: Beginning | Successor | None = None
+        self.is_left = False  # for a successor
         self._telling = 0  # threads that the kernel may keep waiting; all below this lock
         self._told = threading.Condition()
         # Of its own: threads that the kernel keeps must not be those that an fsync waits for.
@@ -46,11 +49,35 @@ class FuseMount:
         """From `mount` to `close`."""
         return self._mounted
 
-    def mount(self, operations: Operations, options: Iterable[str]) -> None:
-        """Mounts. Raises MountPointError with the kernel's reason."""
+    def mount(
+        self,
+        operations: Operations,
+        options: Iterable[str],
+        on_greeted: Callable[[int, Greeting], None] | None = None,
+    ) -> None:
+        """Mounts. Raises MountPointError with the kernel's reason. `on_greeted`: see Beginning."""
+        if on_greeted is not None:
+            self._beginning = Beginning(on_greeted)
+        self._start(operations, os.fspath(self.mountpoint), options)
+
+    def go_on(self, operations: Operations, options: Iterable[str], successor: Successor) -> None:
+        """Serves a mount that another process made. Raises MountPointError."""
+        self._beginning = successor
+        self._start(operations, f"/dev/fd/{successor.fd}", options)
+
+    @property
+    def is_former(self) -> bool:
+        """Whether another process made the mount."""
+        return isinstance(self._beginning, Successor)
+
+    def leave(self) -> None:
+        """`close` will leave the mount to a successor."""
+        self.is_left = True
+
+    def _start(self, operations: Operations, where: str, options: Iterable[str]) -> None:
         logging.getLogger("pyfuse3").setLevel(logging.INFO)  # its debug lines are per request
         try:
-            pyfuse3.init(operations, os.fspath(self.mountpoint), set(options))
+            pyfuse3.init(operations, where, set(options))
         except (RuntimeError, OSError) as exc:
             raise MountPointError(
                 f"cannot mount at {self.mountpoint}: {exc}; `mountd doctor` says what is missing"
@@ -59,16 +86,24 @@ class FuseMount:
         self._connection = connection_of(self.mountpoint)
 
     async def serve(self) -> None:
-        """Answers requests until the mount is gone."""
-        request_loop.install()
+        """Answers requests until the mount is gone. Raises CannotGoOn where this code can't answer
+        for a former process; then nothing was answered, and the mount is still there."""
+        if not request_loop.install(self._beginning) and self.is_former:
+            self.leave()
+            raise CannotGoOn("this pyfuse3 can't go on with a mount of another process")
         with self._serving:
-            await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
+            try:
+                await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
+            except* GreetingDiffers as exc:
+                self.leave()
+                raise CannotGoOn(f"{self.mountpoint}: {exc.exceptions[0]}") from exc
 
     def terminate(self) -> None:
         """Ends `serve` although the mount may still be held somewhere: at once where no request
         is in hand, else within TERMINATE_WITHIN_S. Harmless when it has ended."""
         if self._mounted:
-            self._serving.deadline = trio.current_time() + TERMINATE_WITHIN_S
+            left_s = 0.0 if self.is_left else TERMINATE_WITHIN_S
+            self._serving.deadline = trio.current_time() + left_s
             pyfuse3.terminate()
 
     async def invalidate(self, entries: Iterable[tuple[int, bytes]]) -> None:
@@ -128,8 +163,12 @@ class FuseMount:
                 if not self._all_told():
                     log.warning("the kernel keeps a thread waiting; the session stays as it is")
                     return
+        is_ours = self.is_former and not self._detached and not self.is_left
+        # libfuse unmounts only what it has mounted itself.
+        if is_ours and connection_of(self.mountpoint) == self._connection:
+            self._unmount(lazy=True)
         # libfuse would try to unmount what is detached already, and complain.
-        pyfuse3.close(unmount=not self._detached)
+        pyfuse3.close(unmount=not (self._detached or self.is_left or self.is_former))
 
     def _all_told(self) -> bool:
         return self._told.wait_for(lambda: not self._telling, TOLD_WITHIN_S)

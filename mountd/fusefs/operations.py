@@ -36,6 +36,7 @@ from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.listing_rows import FIRST_DERIVED
 from mountd.vfs.names import NAME_MAX_BYTES
 from mountd.vfs.nodes import ROOT, Attributes, Directory
+from mountd.vfs.notes import NoNotes, NotedListing, Notes
 from mountd.vfs.row_attributes import shown_in
 from mountd.vfs.user_xattrs import is_users
 from mountd.vfs.virtual_files import FIRST_HANDLE, VirtualFiles
@@ -79,7 +80,8 @@ class Operations(WriteOperations):
         self._asking = fs.asking if fs.asking.is_wanted else None
         self._room = room
         self._directories: dict[int, OpenDirectory] = {}
-        self._next_directory = 1
+        self.notes: Notes = NoNotes()
+        self.next_directory = 1
 
     # -- names and attributes
 
@@ -140,10 +142,15 @@ class Operations(WriteOperations):
             cached = await self._fs.read_directory(directory)
         except Exception as exc:
             self._fail("opendir", exc)
-        number = self._next_directory
-        self._next_directory += 1
+        number = self.next_directory
+        self.next_directory += 1
         self._directories[number] = OpenDirectory(directory, cached)
+        self._note_listing(number, directory, cached.listing)
         return number
+
+    def _note_listing(self, fh: int, directory: Directory, listing: Listing) -> None:
+        noted = NotedListing(directory.number, len(listing), listing.names_crc())
+        self.notes.opened_listing(fh, noted)
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         self._calls["readdir"] += 1
@@ -153,6 +160,7 @@ class Operations(WriteOperations):
             opened = self._directories[fh]
             if not start_id and opened.used:  # rewinddir(3) shows what is new
                 opened.cached = await self._fs.read_directory(opened.directory)
+                self._note_listing(fh, opened.directory, opened.cached.listing)
             opened.used = True
             if start_id >= FIRST_ROW or self._dots(opened.directory, start_id, token):
                 first, length = max(0, start_id - DOT_DOT), len(opened.cached.listing)
@@ -275,6 +283,7 @@ class Operations(WriteOperations):
     async def releasedir(self, fh: int) -> None:
         self._calls["releasedir"] += 1
         self._directories.pop(fh, None)
+        self.notes.released_listing(fh)
 
     # -- files
 

@@ -119,6 +119,9 @@ class Beginning:
 
     async def next(self, fd: int) -> None:
         """libfuse may read at `fd` now."""
+        if self.is_over:  # and who was told so last has been cancelled since
+            await trio.lowlevel.wait_readable(fd)
+            return
         if self._stand is None:
             await trio.lowlevel.wait_readable(fd)
             self._request = os.read(fd, READ_BYTES)
@@ -152,9 +155,15 @@ class Successor:
         self.fd = os.dup(self._stand.fd)
         self._step = 0
         self._is_last = False
+        self._differs = False
 
     async def next(self, fd: int) -> None:
         self.resent = False
+        if self.is_over:
+            await trio.lowlevel.wait_readable(fd)
+            return
+        if self._differs:  # the other workers come by before they are cancelled
+            await trio.sleep_forever()
         self._step += 1
         if self._step == 1:
             return  # libfuse reads FUSE_INIT
@@ -199,4 +208,5 @@ class Successor:
 
     def _check(self, answers: list[bytes]) -> None:
         if answers[:1] != [self._greeting.answer]:
+            self._differs = True
             raise GreetingDiffers("this mountd answers FUSE_INIT in another way than the former")

@@ -21,6 +21,7 @@ from mountd.vfs.file_id import file_id
 from mountd.vfs.fill_ahead import FillAhead
 from mountd.vfs.listing_rows import version_in
 from mountd.vfs.nodes import Directory, Node
+from mountd.vfs.notes import NoNotes, NotedFile, Notes
 from mountd.vfs.prefetch import (
     MAX_RANGE,
     MAX_WINDOW,
@@ -94,14 +95,22 @@ class OpenFiles:
         self._by_key: dict[str, list[Handle]] = {}
         self._remote = store.capabilities
         self._is_global = self._remote.is_global
-        self._next = 1
+        self.notes: Notes = NoNotes()
+        self.next_handle = 1
         # What was opened before, oldest first. An inode number stands for one version for ever,
         # so opening it again needs no look at its listing.
         self._known: dict[int, RemoteFile] = {}
         self._rebound = 0  # how often `rebind` was called
 
     def handle(self, number: int) -> Handle:
-        return self._handles[number]
+        try:
+            return self._handles[number]
+        except KeyError:
+            raise Stale(f"handle {number} is not known") from None
+
+    def has(self, number: int) -> bool:
+        """Whether there is such a handle."""
+        return number in self._handles
 
     def open_count(self) -> int:
         return len(self._handles)
@@ -122,16 +131,36 @@ class OpenFiles:
         return self._opened(handle)
 
     def _opened(self, handle: Handle) -> int:
-        number = self._next
-        self._next += 1
+        number = self.next_handle
+        self.next_handle += 1
+        self.put(number, handle)
+        # What is closed soon needs no more than its inode's number: `describe`.
+        if handle.writes or not self.notes.opened(number, handle.node.number):
+            self.describe(number)
+        return number
+
+    def put(self, number: int, handle: Handle) -> None:
+        """The handle has that number."""
         self._handles[number] = handle
         self._by_inode.setdefault(handle.node.number, []).append(handle)
         self._by_key.setdefault(handle.file.key, []).append(handle)
-        return number
+
+    def describe(self, number: int) -> None:
+        """Notes what that handle reads."""
+        self.notes.described(number, _noted(self._handles[number]))
+
+    def note(self, inode: int) -> None:
+        """What its handles read, or what it is called, is something else now."""
+        if isinstance(self.notes, NoNotes) or inode not in self._by_inode:
+            return
+        for number, handle in self._handles.items():
+            if handle.node.number == inode:
+                self.describe(number)
 
     def release(self, number: int) -> bool:
         """Whether it was the last handle of its inode."""
         handle = self._handles.pop(number)
+        self.notes.released(number)
         if handle.stream is not None:
             handle.stream.cached.close()
         of_inode = self._by_inode[handle.node.number]
@@ -155,6 +184,7 @@ class OpenFiles:
             self._leave_key(handle)
             _rebind(handle, file)
             self._by_key.setdefault(file.key, []).append(handle)
+        self.note(number)
 
     def relocated(self, node: Node) -> None:
         """Others have moved the file, and its inode is at its new place now."""
@@ -171,6 +201,7 @@ class OpenFiles:
                 moved = self.file_at(there, file.version, file.size, file.mtime_ns)
                 _rebind(handle, moved)
                 self._by_key.setdefault(there, []).append(handle)
+                self.note(handle.node.number)
 
     async def read(self, handle: Handle, offset: int, size: int) -> Buffer:
         """Up to `size` bytes at `offset`; fewer only at the end of the file."""
@@ -410,6 +441,13 @@ class OpenFiles:
             assert handle.node.parent is not None
             self._tree.expire(handle.node.parent.key)
             raise Stale(f"{handle.file.key!r} changed on the remote: {exc}") from exc
+
+
+def _noted(handle: Handle) -> NotedFile:
+    node, file = handle.node, handle.file
+    parent = node.parent.number if node.parent is not None else 0
+    told = node.number, parent, handle.writes, node.is_nameless
+    return NotedFile(*told, file.size, file.mtime_ns, file.key, file.version)
 
 
 def _rebind(handle: Handle, file: RemoteFile) -> None:

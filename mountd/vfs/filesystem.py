@@ -196,6 +196,8 @@ class FileSystem:
         return size
 
     def release(self, fh: int) -> None:
+        if self.tree.former is not None and not self.files.has(fh):
+            return  # its release was answered for by a daemon that died before it could say so
         handle = self.files.handle(fh)
         number = handle.node.number
         is_last = self.files.release(fh)
@@ -218,6 +220,8 @@ class FileSystem:
             self._check_growth(number, new.size)
             self.writes.truncate(self.tree.file(number), new.size, opened)
         self.attributes_of_files.set(node, new)
+        if new.mtime_ns is not None:
+            self.tree.notes.brought_times(number)
         if node.parent is not None:
             self.folding.sent(node.parent.key)
         try:
@@ -415,6 +419,7 @@ class FileSystem:
 
     async def set_xattr(self, number: int, name: bytes, value: bytes | None) -> None:
         """None: without it."""
+        self.tree.notes.owes_times(number)
         if name in NAMES:
             node = self.tree.node(number)
             if value is None:

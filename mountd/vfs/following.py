@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from mountd.vfs.listing_rows import FIRST_DERIVED, SEPARATOR, raw_segment
 from mountd.vfs.nodes import Directory, Node
+from mountd.vfs.notes import NoNotes, Notes
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
 from mountd_cache.metadata_cache import MetadataCache
@@ -38,13 +39,21 @@ class Following:
         self._ledger = ledger
         self._new_numbers = new_numbers
         self._edited = {number for number in ledger.by_number if number >= FIRST_DERIVED}
+        self.former: frozenset[int] = frozenset()  # what a former process had edited
+        self.notes: Notes = NoNotes()
         # Called with a file's node when it is elsewhere from now on.
         self.relocated: Callable[[Node], None] = lambda node: None
 
     def edited(self, number: int) -> None:
         """What this number stands for was changed here."""
-        if number >= FIRST_DERIVED:
+        if number >= FIRST_DERIVED and number not in self._edited:
             self._edited.add(number)
+            self.notes.edited(number)
+
+    def were_edited(self, numbers: frozenset[int]) -> None:
+        """By a former process, and the kernel still has the bytes."""
+        self.former = numbers
+        self._edited |= numbers
 
     def is_taken(self, number: int) -> bool:
         """Whether it stands for what only this machine knows. Any thread."""
@@ -59,15 +68,16 @@ class Following:
         change = self._ledger.by_number.get(number)
         if change is not None:
             key = parent.key + raw_segment(listing, row, not parent.key)
-            return (listing if change.key == key else self._renumbered(parent, listing, row)), False
+            return (listing if change.key == key else self.renumbered(parent, listing, row)), False
         if node is None or node.is_in(parent):
             return listing, False
         if number in self._edited or node.is_nameless or node.mark != mark_of(listing, row):
-            return self._renumbered(parent, listing, row), False
+            return self.renumbered(parent, listing, row), False
         return listing, self._is_newer(parent, node)
 
-    def _renumbered(self, parent: Directory, listing: Listing, row: int) -> Listing:
-        """Also in what is kept, so that it stays this one."""
+    def renumbered(self, parent: Directory, listing: Listing, row: int) -> Listing:
+        """The listing with a number of its own in that row; also in what is kept, so that it stays
+        this one."""
         number = self._new_numbers(1)
         kept = self._cache.get(parent.key)
         at = kept.listing.find(listing.name(row)) if kept is not None else -1

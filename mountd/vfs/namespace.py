@@ -189,6 +189,7 @@ class Namespace:
         if found.is_directory:
             raise IsADirectory(name)
         self.rights.check_remove(parent, name, found.number)
+        self._note_nameless(found)
         self.commit(self.keeping(parent, cached.listing, self.without(parent, found)))
         self._keep_if_open(found)
 
@@ -232,8 +233,16 @@ class Namespace:
         drop = (content,) if content and not self._files.is_open(found.number) else ()
         return Rows(changes=(change,), drop=drop)
 
+    def _note_nameless(self, found: Found) -> None:
+        """Before its name goes: a successor's recovery drops contents that nobody names, and no
+        listing has its inode any more."""
+        self.tree.notes.nameless(found.number)
+        if found.change and found.change.content and self._files.is_open(found.number):
+            self._files.notes.unlinked(found.number, found.change.content)
+
     def _keep_if_open(self, found: Found) -> None:
         self.tree.unnamed(found.number)
+        self._files.note(found.number)
         if found.change and found.change.content and self._files.is_open(found.number):
             self.writes.keep_unlinked(found.number, found.change.content)
 
@@ -305,6 +314,9 @@ class Namespace:
         if target is not None and target.key != key:  # a link and a file have two keys
             away = (*away, *replaced.changes)
         rows = Rows(changes=(moved, *away), drop=replaced.drop)
+        if target is not None:
+            self._note_nameless(target)
+        self.tree.notes.owes_times(source.number)
         self.commit(self.keeping(from_parent, from_cached.listing, rows))
         if target is not None:
             self._keep_if_open(target)

@@ -36,6 +36,7 @@ from mountd.vfs.known_attributes import KnownAttributes
 from mountd.vfs.listing_rows import FIRST_DERIVED, raw_segment, row_of, version_in
 from mountd.vfs.moving import Moving
 from mountd.vfs.nodes import ROOT, Attributes, Directory, Node
+from mountd.vfs.notes import NoNotes, NotedDirectory, Notes
 from mountd.vfs.overlay import (
     is_change_of_link,
     is_changed,
@@ -83,6 +84,9 @@ class Tree:
         self._nodes: dict[int, Node] = {ROOT: self.root}
         self._by_key: dict[str, Directory] = {"": self.root}
         self.new_numbers: Callable[[int], int] = cache.reserve_inodes
+        self.notes: Notes = NoNotes()
+        # Finds a node that a former process gave out; None: there was none (restoring.py).
+        self.former: Callable[[int], Node] | None = None
         self.refreshes = Refreshes(
             *(store, cache, self.known, self.ledger, self.moving, self._proof),
             wait_s=wait_s,
@@ -98,10 +102,16 @@ class Tree:
         try:
             return self._nodes[number]
         except KeyError:
+            if self.former is not None:
+                return self.former(number)
             raise Stale(f"inode {number} was forgotten") from None
 
     def holds(self, number: int) -> bool:
         """Whether the kernel knows this inode."""
+        return number in self._nodes or self.former is not None
+
+    def has_node(self, number: int) -> bool:
+        """Whether this process has given it out, or found it."""
         return number in self._nodes
 
     def directory(self, number: int) -> Directory:
@@ -122,13 +132,11 @@ class Tree:
         node = self._nodes.get(number)
         if node is None:
             if listing.is_dir(row):
-                node = self.subdirectory(parent, listing, row)
-                self._by_key[node.key] = node
+                self.adopt(node := self.subdirectory(parent, listing, row))
             else:
-                node = Node(number, parent, row)
+                node = self._nodes[number] = Node(number, parent, row)
                 if number >= FIRST_DERIVED:
                     node.mark = mark_of(listing, row)
-            self._nodes[number] = node
         elif number < FIRST_DERIVED or node.is_in(parent):
             node.row = row
         node.lookups += 1
@@ -137,6 +145,11 @@ class Tree:
         """For a number from FIRST_DERIVED on, before `remember`: the listing to be remembered,
         which may have another number there."""
         node = self._nodes.get(listing.ino(row))
+        if node is None and self.former is not None and listing.ino(row) in self.following.former:
+            try:
+                node = self.former(listing.ino(row))
+            except Stale:  # in several listings: the kernel may hold another one
+                return self.following.renumbered(parent, listing, row)
         listing, is_elsewhere = self.following.checked(parent, listing, row, node)
         if node is not None and is_elsewhere:
             node.parent, node.row = parent, row
@@ -157,12 +170,23 @@ class Tree:
         if node is None:
             if change.is_directory:
                 node = Directory(change.number, parent, -1, change.key)
-                self._by_key[change.key] = node
             else:
                 node = Node(change.number, parent, -1)
-            self._nodes[change.number] = node
+            self.adopt(node)
         node.lookups += 1
         return node
+
+    def adopt(self, node: Node) -> None:
+        """The kernel holds it, as often as it says itself."""
+        self._nodes[node.number] = node
+        if isinstance(node, Directory):
+            self._by_key[node.key] = node
+            self._note(node)
+
+    def _note(self, directory: Directory) -> None:
+        if directory.parent is not None:
+            noted = NotedDirectory(directory.parent.number, directory.key)
+            self.notes.holds(directory.number, noted)
 
     def moved(self, number: int, parent: Directory, old_key: str, new_key: str) -> None:
         """A node is somewhere else from now on; for a directory, with all that is below it."""
@@ -175,6 +199,7 @@ class Tree:
             directory = self._by_key.pop(key)
             directory.key = new_key + key[len(old_key) :]
             self._by_key[directory.key] = directory
+            self._note(directory)
 
     def moved_whole(self, number: int, parent: Directory, old_key: str, new_key: str) -> None:
         """As `moved`, of a directory with all that is known of what is below it."""
@@ -204,10 +229,12 @@ class Tree:
     def forget(self, number: int, lookups: int) -> None:
         node = self._nodes.get(number)
         if node is None or number == ROOT:
+            self.notes.forgot(number)  # a former process may have noted it
             return
         node.lookups -= lookups
         if node.lookups <= 0:
             del self._nodes[number]
+            self.notes.forgot(number)
             if isinstance(node, Directory) and self._by_key.get(node.key) is node:
                 del self._by_key[node.key]
 

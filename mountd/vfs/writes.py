@@ -100,6 +100,10 @@ class Writes:
         self.opens += 1
         self._writers[number] += 1
 
+    def reopened(self, number: int) -> None:
+        """A former process had such a handle."""
+        self._writers[number] += 1
+
     def released(self, number: int) -> None:
         self._writers[number] -= 1
         if self._writers[number] <= 0:
@@ -118,11 +122,13 @@ class Writes:
         """Nobody has the inode open any more."""
         content = self._unlinked.pop(number, None)
         if content is not None:
+            self._files.notes.unlinked(number, 0)
             self.journal.commit(Rows(drop=(content,)), reserve=True)
 
     def keep_unlinked(self, number: int, content: int) -> None:
         """The content of an inode without a name lives until its last handle is closed."""
         self._unlinked[number] = content
+        self._files.notes.unlinked(number, content)
 
     def unlinked(self, number: int) -> Content | None:
         """What was written into a file that has no name any more."""
@@ -227,7 +233,7 @@ class Writes:
         """A content for a file without a name, which goes with its last handle."""
         content = self.journal.new_content(base, base.size, mtime_ns)
         self.commit_new(content, Rows(contents=(content,)))
-        self._unlinked[node.number] = content.id
+        self.keep_unlinked(node.number, content.id)
         return content
 
     def _named(

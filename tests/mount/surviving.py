@@ -15,6 +15,7 @@ from typing import Any
 from tests.mount.mounting import is_mounted
 
 TIMEOUT_S = 30
+CONNECTIONS = "/sys/fs/fuse/connections"
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Background:
     environment: dict[str, str]
     pid: int = 0
     keeper: int = 0
+    device: int = 0  # the minor number
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -59,6 +61,19 @@ class Background:
         until(lambda: self.log().count(" serves ") > served)
         return self.look()
 
+    def waiting(self) -> int:
+        """How many requests the kernel has no answer for yet."""
+        script = f"mount -t fusectl none {CONNECTIONS} && cat {CONNECTIONS}/{self.device}/waiting"
+        command = ["unshare", "-m", "sh", "-c", script]
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True)
+        return int(done.stdout)
+
+    def record(self) -> Path:
+        """What the daemon has noted for its successor, as the keeper holds it."""
+        fds = Path(f"/proc/{self.keeper}/fd").iterdir()
+        [found] = [fd for fd in fds if "mountd-kept" in os.readlink(fd)]
+        return found
+
     def log(self) -> str:
         texts = (path.read_text(errors="replace") for path in self.cache.glob("*/log/*"))
         return "".join(texts)
@@ -80,6 +95,7 @@ def in_background(
     assert done.returncode == 0, done.stderr
     try:
         mount.look()
+        mount.device = os.minor(path.stat().st_dev)
         yield mount
     finally:
         _end(mount)

@@ -148,7 +148,7 @@ def cpu_s(environment: Mapping[str, str], code: str) -> float:
 
 COMMANDS = [
     *("mount", "umount", "status", "flush", "queue", "refresh", "copy", "manifest"),
-    *("warm", "pin", "unpin", "login", "remotes", "sidecar", "tune", "doctor"),
+    *("warm", "pin", "unpin", "login", "remotes", "sidecar", "upgrade", "tune", "doctor"),
 ]
 HELP = "from mountd.cli import main; main(['--help'])"
 
@@ -266,10 +266,10 @@ def run_child(tmp_path: Path, script: str, timeout_s: float = 30) -> int:
 def test_the_starter_returns_when_the_child_is_ready_and_leaves_it_running(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    more = f"; open({str(fifo)!r}, 'w').write(f'{{os.getpid()}} {{os.getsid(0)}}')"
+    more = f"; open({str(fifo)!r}, 'w').write(f'{{os.getppid()}} {{os.getsid(0)}}')"
     assert run_child(tmp_path, READY + more) == 0
-    pid, session = fifo.read_text().split()  # it could write only after we had returned
-    assert pid == session
+    keeper, session = fifo.read_text().split()  # it could write only after we had returned
+    assert keeper == session
 
 
 def test_the_childs_own_line_and_code_come_through(tmp_path: Path) -> None:

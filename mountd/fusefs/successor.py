@@ -1,0 +1,172 @@
+"""The handlers of a daemon that goes on for a dead one: requests that are sent again, and open
+directories that it did not open.
+
+The dead one may have done what it did not answer. A name that was to be made and is there, or was
+to go and is gone, is what was asked for: the kernel looked before it sent the request.
+"""
+
+import errno
+import logging
+from collections.abc import Mapping
+
+import pyfuse3
+
+from mountd.errors import FileSystemError, Stale
+from mountd.fusefs.operations import OpenDirectory, Operations
+from mountd.fusefs.takeover import Successor
+from mountd.vfs.nodes import Attributes
+from mountd.vfs.notes import NotedListing
+
+log = logging.getLogger(__name__)
+
+
+class SuccessorOperations(Operations):
+    """`Operations` behind `Successor`. Both are set before anything is served."""
+
+    successor: Successor
+    former_listings: Mapping[int, NotedListing] = {}
+
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        again = self.successor.resent
+        try:
+            return await super().mkdir(parent_inode, name, mode, ctx)
+        except pyfuse3.FUSEError as error:
+            _unless(again, error, errno.EEXIST)
+            return await self.lookup(parent_inode, name, ctx)
+
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        again = self.successor.resent
+        try:
+            return await super().mknod(parent_inode, name, mode, rdev, ctx)
+        except pyfuse3.FUSEError as error:
+            _unless(again, error, errno.EEXIST)
+            return await self.lookup(parent_inode, name, ctx)
+
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        again = self.successor.resent
+        try:
+            return await super().symlink(parent_inode, name, target, ctx)
+        except pyfuse3.FUSEError as error:
+            _unless(again, error, errno.EEXIST)
+            return await self.lookup(parent_inode, name, ctx)
+
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        again = self.successor.resent
+        try:
+            return await super().create(parent_inode, name, mode, flags, ctx)
+        except pyfuse3.FUSEError as error:
+            _unless(again, error, errno.EEXIST)
+            entry = await self.lookup(parent_inode, name, ctx)
+            return await self.open(entry.st_ino, flags, ctx), entry
+
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """The kernel brings times that it changed itself (a rename, an unlink) late, of a file that
+        may be gone since. ESTALE as the answer is what the next syncfs of the mount says, although
+        nothing is lost; to utimensat(2), which sets the time of access too, it makes it look the
+        path up again."""
+        is_late = self.notes.is_late(inode) and _are_only_times(fields)
+        if is_late and fh is None and not self._is_found(inode):
+            self._calls["setattr"] += 1
+            log.debug("times of inode %d came late: no file has it any more", inode)
+            self.notes.brought_times(inode)
+            return self._entry(Attributes(inode, False, 0, attr.st_mtime_ns, "", 0.0))
+        return await super().setattr(inode, attr, fields, fh, ctx)
+
+    def _is_found(self, inode: int) -> bool:
+        try:
+            self._tree.node(inode)
+        except Stale:
+            return False
+        return True
+
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        again = self.successor.resent
+        try:
+            await super().unlink(parent_inode, name, ctx)
+        except pyfuse3.FUSEError as error:
+            _unless(again, error, errno.ENOENT)
+
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        again = self.successor.resent
+        try:
+            await super().rmdir(parent_inode, name, ctx)
+        except pyfuse3.FUSEError as error:
+            _unless(again, error, errno.ENOENT)
+
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        again = self.successor.resent
+        where = parent_inode_old, name_old, parent_inode_new, name_new
+        try:
+            await super().rename(*where, flags, ctx)
+        except pyfuse3.FUSEError as error:
+            _unless(again, error, errno.ENOENT)
+            found = await self.lookup(parent_inode_new, name_new, ctx)
+            if not found.st_ino:
+                raise
+
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        again = self.successor.resent
+        try:
+            await super().removexattr(inode, name, ctx)
+        except pyfuse3.FUSEError as error:
+            _unless(again, error, errno.ENODATA)
+
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        if fh and fh not in self._directories:
+            try:
+                self._directories[fh] = await self._former_directory(fh, start_id)
+            except FileSystemError as error:
+                self._fail("readdir", error)
+        await super().readdir(fh, start_id, token)
+
+    async def _former_directory(self, fh: int, start_id: int) -> OpenDirectory:
+        """Positions count names: where these are not the same any more, it can't be gone on."""
+        noted = self.former_listings.get(fh)
+        if noted is None:
+            raise Stale(f"directory handle {fh} is not known")
+        directory = self._tree.directory(noted.number)
+        cached = self._tree.cache.get(directory.key)
+        if cached is not None:
+            cached = self._tree.seen(directory, cached)
+        if cached is None or (len(cached.listing), cached.listing.names_crc()) != (
+            noted.names,
+            noted.crc,
+        ):
+            cached = await self._fs.read_directory(directory)
+        same = (len(cached.listing), cached.listing.names_crc()) == (noted.names, noted.crc)
+        if start_id and not same:
+            raise Stale(f"{directory.key!r} was changed while it was being read")
+        return OpenDirectory(directory, cached)
+
+
+def _are_only_times(fields: pyfuse3.SetattrFields) -> bool:
+    of_others = fields.update_size, fields.update_mode, fields.update_uid, fields.update_gid
+    return fields.update_mtime and not fields.update_atime and not any(of_others)
+
+
+def _unless(again: bool, error: pyfuse3.FUSEError, done: int) -> None:
+    if not again or error.errno != done:
+        raise error

@@ -1,0 +1,168 @@
+"""The parent of a daemon in the background: keeps the connection while that is started again.
+
+Run as a file, `python -I -S keeper.py READY_FD COMMAND...`, and imports nothing but what a few MB
+hold. It has no file open on the mount and never looks at it, so nothing there can keep it waiting.
+A daemon that a signal has ended, but for SIGTERM and SIGINT, is started again with the connection;
+how it ends otherwise is how this ends. What it says goes to standard error, which is the daemon's
+output.log. docs/surviving-a-crash.md
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+WITHIN_S = 60.0
+MOST_CRASHES = 5  # within that
+FIRST_DELAY_S, MOST_DELAY_S = 0.25, 4.0  # the first restart doesn't wait
+SERVES_WITHIN_S = 90.0  # a start that takes longer hangs: all that wait on the mount wait for it
+ENDING = (signal.SIGTERM, signal.SIGINT)
+GAVE_UP = 1
+
+
+def say(text: str) -> None:
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    print(f"{now} mountd keeper: {text}", file=sys.stderr, flush=True)
+
+
+class Keeper:
+    """One daemon after the other, on one mount."""
+
+    def __init__(self, command: list[str], ready_fd: int | None) -> None:
+        self.command = command
+        self.ready_fd = ready_fd
+        self.fds: tuple[int, ...] = ()  # the connection and the record
+        self.pid = 0
+        self.serves = False
+        self.is_told = False  # to end
+        self.crashes: list[float] = []
+        self.by: float | None = None  # it has to serve
+        try:
+            self.directory = os.getcwd()
+        except OSError:  # it was removed
+            self.directory = "/"
+        os.chdir("/")  # keep no other file system busy
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def run(self) -> int:
+        for ending in ENDING:
+            signal.signal(ending, self.pass_on)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        waker, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+        while True:
+            status = self.life(waker)
+            if os.WIFEXITED(status):
+                code = os.WEXITSTATUS(status)
+                failed = code and not self.serves and self.fds and not self.is_told
+                if failed and self.waits_for_next(f"ended at its start with exit code {code}"):
+                    continue
+                return code
+            number = os.WTERMSIG(status)
+            if not self.fds or self.is_told or number in ENDING:
+                if number not in (signal.SIGKILL, signal.SIGSTOP):
+                    signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)  # whoever started us is to see the same
+                return 128 + number
+            if not self.waits_for_next(f"was ended by signal {number}"):
+                return GAVE_UP
+
+    def waits_for_next(self, how: str) -> bool:
+        """Whether there is to be another one."""
+        now = time.monotonic()
+        self.crashes = [at for at in self.crashes if now - at < WITHIN_S] + [now]
+        count = len(self.crashes)
+        if count > MOST_CRASHES:
+            say(f"the daemon died {count} times in {WITHIN_S:.0f} s; giving up: the mount is dead "
+                "until `mountd mount` is typed again")  # fmt: skip
+            return False
+        say(f"the daemon {self.pid} {how}; starting another")
+        if count > 1:
+            time.sleep(min(FIRST_DELAY_S * 2 ** (count - 2), MOST_DELAY_S))
+        return not self.is_told
+
+    def pass_on(self, number: int, frame: object) -> None:
+        self.is_told = True
+        if self.pid:
+            os.kill(self.pid, number)
+
+    def life(self, waker: int) -> int:
+        """Of one daemon, from its start to its end: the status of waitpid."""
+        self.serves = False
+        self.start()
+        if self.is_told:  # perhaps before there was anybody to pass it on to
+            os.kill(self.pid, signal.SIGTERM)
+        poll = select.poll()
+        poll.register(self.ours, select.POLLIN)
+        poll.register(waker, select.POLLIN)
+        self.by = time.monotonic() + SERVES_WITHIN_S if self.fds else None
+        while True:
+            by = self.by
+            left = None if by is None or self.serves else max(0, by - time.monotonic())
+            ready = poll.poll(None if left is None else left * 1000 + 1)
+            for fd, _ in ready:
+                if fd == waker:
+                    os.read(waker, 4096)
+                else:
+                    self.hear()
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                while select.select([self.ours], [], [], 0)[0]:
+                    self.hear()
+                return status
+            if not ready:
+                say(f"the daemon {self.pid} does not serve within {SERVES_WITHIN_S:.0f} s")
+                self.crashes += [time.monotonic()] * MOST_CRASHES
+                os.kill(self.pid, signal.SIGKILL)
+                self.by = None
+
+    def start(self) -> None:
+        environment = dict(os.environ, MOUNTD_KEEPER_FD=str(self.theirs.fileno()))
+        environment["MOUNTD_START_DIR"] = self.directory
+        command = list(self.command)
+        given = [self.theirs.fileno(), *self.fds]
+        if self.fds:
+            environment["MOUNTD_KEPT_FDS"] = ",".join(map(str, self.fds))
+        elif self.ready_fd is not None:
+            given.append(self.ready_fd)
+            command += ["--ready-fd", str(self.ready_fd)]
+        for fd in given:
+            os.set_inheritable(fd, True)
+        default = [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD]
+        self.pid = os.posix_spawn(command[0], command, environment, setsigdef=default)
+        for fd in given:
+            os.set_inheritable(fd, False)
+        if self.ready_fd is not None:
+            os.close(self.ready_fd)  # the starter waits for its end
+            self.ready_fd = None
+
+    def hear(self) -> None:
+        word, fds, _, _ = socket.recv_fds(self.ours, 64, 2)
+        if word == b"keep" and len(fds) == 2:
+            for fd in self.fds:
+                os.close(fd)
+            self.fds = tuple(fds)
+            return
+        for fd in fds:
+            os.close(fd)
+        if word == b"serves":
+            self.serves = True
+        elif word == b"begins":  # the same process again
+            self.serves = False
+            self.by = time.monotonic() + SERVES_WITHIN_S
+        elif word == b"end":
+            for fd in self.fds:
+                os.close(fd)
+            self.fds = ()
+            self.by = None
+
+
+def main() -> None:
+    ready_fd = int(sys.argv[1])
+    os._exit(Keeper(sys.argv[2:], ready_fd if ready_fd >= 0 else None).run())
+
+
+if __name__ == "__main__":
+    main()

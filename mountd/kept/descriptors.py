@@ -1,0 +1,106 @@
+"""Who keeps the connection's descriptor and the record while this process may die, and what a
+former process has left there.
+
+Either the parent that put mountd in the background (mountd/keeper.py), or nobody: then only
+`mountd upgrade` has a successor, which is this same process with new code.
+"""
+
+import array
+import errno
+import logging
+import os
+import re
+import socket
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+KEEPER: Final = "MOUNTD_KEEPER_FD"  # the socket to the keeper
+KEPT: Final = "MOUNTD_KEPT_FDS"  # "connection,record"
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a former process has left: the connection and its record, ours to close."""
+
+    connection: int
+    record: int
+
+    def close(self) -> None:
+        os.close(self.connection)
+        os.close(self.record)
+
+
+def left_behind(environ: MutableMapping[str, str] = os.environ) -> Left | None:
+    """Takes it over, once; None where there is nothing. Nothing is passed on to children."""
+    text = environ.pop(KEPT, "")
+    if not re.fullmatch(r"\d+,\d+", text):
+        return None
+    connection, record = map(int, text.split(","))
+    try:
+        os.set_inheritable(connection, False)
+        os.set_inheritable(record, False)
+    except OSError as error:
+        log.warning("what a former process left can't be used: %s", error)
+        return None
+    return Left(connection, record)
+
+
+def connection_number(connection: int) -> str:
+    """The kernel's number of the connection, "" where it doesn't say (before Linux 6.17)."""
+    try:
+        with open(f"/proc/self/fdinfo/{connection}", encoding="ascii") as file:
+            found = re.search(r"^fuse_connection:\s*(\d+)$", file.read(), re.MULTILINE)
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
+class Keeper:
+    """Who keeps a copy of both descriptors, if anybody does."""
+
+    def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
+        self._socket: socket.socket | None = None
+        text = environ.pop(KEEPER, "")
+        if text.isdecimal():
+            try:
+                self._socket = socket.socket(fileno=int(text))
+                self._socket.set_inheritable(False)
+                self._socket.setblocking(False)
+            except OSError as error:
+                log.warning("the keeper can't be reached: %s", error)
+
+    @property
+    def fd(self) -> int | None:
+        """The socket to the parent, for the same process with new code."""
+        return self._socket.fileno() if self._socket is not None else None
+
+    def keep(self, connection: int, record: int) -> None:
+        """Both are kept from now on, in place of what was kept before."""
+        fds = array.array("i", (connection, record)).tobytes()
+        self._send(b"keep", [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+
+    def begins(self) -> None:
+        """The path doesn't answer until this process, with new code, says that it serves."""
+        self._send(b"begins")
+
+    def serves(self) -> None:
+        """The path answers."""
+        self._send(b"serves")
+
+    def let_go(self) -> None:
+        """Nobody is to go on: the mount is about to be taken away. Harmless a second time."""
+        self._send(b"end")
+
+    def _send(self, word: bytes, rights: list[tuple[int, int, bytes]] | None = None) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendmsg([word], rights or [])
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                log.warning("the keeper was not told: %s", error)
+            self._socket.close()
+            self._socket = None  # it is gone; this process goes on without it

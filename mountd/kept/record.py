@@ -1,0 +1,299 @@
+"""The notes for a successor, in memory that outlives this process.
+
+A memfd, so that it lives exactly as long as somebody holds it beside the connection's descriptor,
+and no full disk can be in its way: a head with FUSE_INIT and its answer, then records, each with a
+CRC. A note is a store into mapped memory (1 us); SIGKILL can tear the last one only, which was not
+answered for yet. What is full is written anew in another memfd, which is handed over first.
+
+Between head and records are slots of handles that were opened just now: one store when a file is
+opened and one when it is closed, because most are closed before anybody describes them.
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Callable
+from typing import Final, Self
+
+from crc32c import crc32c
+
+from mountd.fusefs.takeover import Greeting
+from mountd.vfs.notes import NotedDirectory, NotedFile, NotedListing
+
+_MAGIC: Final = b"mtdkept\n"
+_FORMAT: Final = 1
+# magic, format, generation, lengths of request, answer and terms, CRC of those three
+_HEAD: Final = struct.Struct("<8sIIIIII")
+_RECORD: Final = struct.Struct("<IHBQ")  # CRC of what follows it, length of the body, kind, id
+_AFTER_CRC: Final = 4
+_FILE: Final = struct.Struct("<QQBQqH")  # number, parent, flags, size, mtime, length of the key
+_LISTING: Final = struct.Struct("<QQI")
+_NUMBER: Final = struct.Struct("<Q")
+_WRITES, _NAMELESS = 1, 2
+# Kinds; an empty body takes the note back.
+FILE, LISTING, DIRECTORY, CONTENT, GONE, TIMES, EDITED = range(1, 8)
+_KINDS: Final = (FILE, LISTING, DIRECTORY, CONTENT, GONE, TIMES, EDITED)
+_IS_SO: Final = b"\1"
+# A handle, the inode that it reads, and both with the salt: a torn or empty one is none.
+_SLOT: Final = struct.Struct("<QQQ")
+_SALT: Final = 0x6D6F756E74644B65
+_SLOTS: Final = 4096
+_SLOTS_BYTES: Final = _SLOTS * _SLOT.size
+_LEAST_BYTES: Final = 1 << 20
+_MOST_BYTES: Final = 1 << 30
+_LONGEST: Final = 0xFFFF
+_GENERATION_BITS: Final = 32
+
+
+class Unsound(Exception):
+    """It is no record, or of another format: it can't be gone on with."""
+
+
+class Record:
+    """`Notes` that a successor reads. `terms` is what the kernel was told for good; a successor
+    with others can't go on. `moved` is called with a new descriptor before it is used."""
+
+    def __init__(self, greeting: Greeting, terms: bytes, generation: int = 0) -> None:
+        self.greeting = greeting
+        self.terms = terms
+        self.generation = generation
+        self.moved: Callable[[int], None] = lambda fd: None
+        self._notes: dict[int, dict[int, bytes]] = {kind: {} for kind in _KINDS}
+        self.fd = -1
+        self._map: mmap.mmap | None = None
+        self._slots: dict[int, int] = {}  # by handle: where it is in the map
+        self._free: list[int] = []
+        self._short: dict[int, int] = {}  # handles of a former process: their inodes
+        self._at = self._size = 0
+        self._begin()
+
+    @property
+    def first_handle(self) -> int:
+        """Handles of this process begin here: none is like one of a former process."""
+        return (self.generation << _GENERATION_BITS) + 1
+
+    @classmethod
+    def terms_in(cls, fd: int) -> bytes:
+        """The terms in a record of a former process. Raises as `read`."""
+        record = cls.read(fd)
+        record.close()
+        return record.terms
+
+    @classmethod
+    def read(cls, fd: int) -> Self:
+        """What a former process has noted, to be gone on with in a record of our own; `fd` stays
+        the caller's. Raises Unsound, OSError."""
+        size = os.fstat(fd).st_size
+        if not _HEAD.size <= size <= _MOST_BYTES:
+            raise Unsound("the record has another length")
+        data = os.pread(fd, size, 0)
+        magic, number, generation, *lengths, crc = _HEAD.unpack_from(data)
+        end = _HEAD.size + sum(lengths)
+        if magic != _MAGIC or number != _FORMAT or end + _SLOTS_BYTES > len(data):
+            raise Unsound("the record is of another format")
+        parts, at = [], _HEAD.size
+        for length in lengths:
+            parts.append(data[at : at + length])
+            at += length
+        greeting = Greeting(parts[0], parts[1])
+        if crc32c(data[_HEAD.size : end]) != crc or not greeting.is_sound():
+            raise Unsound("the record's head is damaged")
+        record = cls(greeting, parts[2], generation + 1)
+        for at in range(end, end + _SLOTS_BYTES, _SLOT.size):
+            handle, number_, salted = _SLOT.unpack_from(data, at)
+            if handle and salted == handle ^ number_ ^ _SALT:
+                record._short[handle] = number_
+        record._replay(data, end + _SLOTS_BYTES)
+        return record
+
+    # -- Notes
+
+    def opened(self, handle: int, number: int) -> bool:
+        if not self._free or self._map is None:
+            return False
+        at = self._slots[handle] = self._free.pop()
+        _SLOT.pack_into(self._map, at, handle, number, handle ^ number ^ _SALT)
+        return True
+
+    def described(self, handle: int, file: NotedFile) -> None:
+        key = _bytes(file.key)
+        flags = _WRITES * file.writes | _NAMELESS * file.is_nameless
+        head = _FILE.pack(file.number, file.parent, flags, file.size, file.mtime_ns, len(key))
+        self._note(FILE, handle, head + key + _bytes(file.version))
+        self._vacate(handle)
+
+    def released(self, handle: int) -> None:
+        self._vacate(handle)
+        if handle in self._notes[FILE]:
+            self._note(FILE, handle, b"")
+
+    def _vacate(self, handle: int) -> None:
+        at = self._slots.pop(handle, 0)
+        if at and self._map is not None:
+            _SLOT.pack_into(self._map, at, 0, 0, 0)
+            self._free.append(at)
+
+    @property
+    def undescribed(self) -> tuple[int, ...]:
+        """Handles of which nothing but their inode is noted."""
+        return tuple(self._slots)
+
+    def holds(self, number: int, directory: NotedDirectory) -> None:
+        self._note(DIRECTORY, number, _NUMBER.pack(directory.parent) + _bytes(directory.key))
+
+    def nameless(self, number: int) -> None:
+        self._note(GONE, number, _IS_SO)
+
+    def owes_times(self, number: int) -> None:
+        self._note(TIMES, number, _IS_SO)
+
+    def brought_times(self, number: int) -> None:
+        if number in self._notes[TIMES]:
+            self._note(TIMES, number, b"")
+
+    def is_late(self, number: int) -> bool:
+        return number in self._notes[TIMES] or number in self._notes[GONE]
+
+    def edited(self, number: int) -> None:
+        self._note(EDITED, number, _IS_SO)
+
+    def forgot(self, number: int) -> None:
+        for kind in (DIRECTORY, GONE, TIMES):
+            if number in self._notes[kind]:
+                self._note(kind, number, b"")
+
+    def unlinked(self, number: int, content: int) -> None:
+        self._note(CONTENT, number, _NUMBER.pack(content) if content else b"")
+
+    def opened_listing(self, handle: int, listing: NotedListing) -> None:
+        body = _LISTING.pack(listing.number, listing.names, listing.crc)
+        self._note(LISTING, handle, body)
+
+    def released_listing(self, handle: int) -> None:
+        self._note(LISTING, handle, b"")
+
+    # -- what a successor asks
+
+    def files(self) -> dict[int, NotedFile]:
+        """Open files by handle."""
+        return {id_: _file(body) for id_, body in self._notes[FILE].items()}
+
+    def inodes(self) -> dict[int, int]:
+        """By handles for reading that were not described: what they read."""
+        return {handle: self._short[handle] for handle in self._short.keys() - self._notes[FILE]}
+
+    def listings(self) -> dict[int, NotedListing]:
+        """Open directories by handle."""
+        return {id_: NotedListing(*_LISTING.unpack(b)) for id_, b in self._notes[LISTING].items()}
+
+    def directories(self) -> dict[int, NotedDirectory]:
+        """Directories by inode."""
+        return {
+            id_: NotedDirectory(_NUMBER.unpack_from(body)[0], _text(body[_NUMBER.size :]))
+            for id_, body in self._notes[DIRECTORY].items()
+        }
+
+    def contents(self) -> dict[int, int]:
+        """Contents without a name, by inode."""
+        return {id_: _NUMBER.unpack(body)[0] for id_, body in self._notes[CONTENT].items()}
+
+    def edited_numbers(self) -> frozenset[int]:
+        """Numbers made of an identity that stand for something else."""
+        return frozenset(self._notes[EDITED])
+
+    def close(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+            os.close(self.fd)
+
+    # -- inside
+
+    def _note(self, kind: int, id_: int, body: bytes) -> None:
+        notes = self._notes[kind]
+        if body:
+            notes[id_] = body
+        elif notes.pop(id_, None) is None:
+            return
+        end = self._at + _RECORD.size + len(body)
+        if end > self._size:
+            self._begin()  # with this note in it
+        else:
+            self._append(kind, id_, body, end)
+
+    def _append(self, kind: int, id_: int, body: bytes, end: int) -> None:
+        if self._map is None:
+            return
+        if len(body) > _LONGEST:
+            raise ValueError("a note is too long")
+        made = _RECORD.pack(0, len(body), kind, id_)[_AFTER_CRC:] + body
+        self._map[self._at : end] = struct.pack("<I", crc32c(made)) + made
+        self._at = end
+
+    def _begin(self) -> None:
+        """A new memfd with all that holds; the old one is good until it is handed over."""
+        old_map, old_fd = self._map, self.fd
+        parts = (self.greeting.request, self.greeting.answer, self.terms)
+        text = b"".join(parts)
+        head = _HEAD.pack(
+            *(_MAGIC, _FORMAT, self.generation), *(len(part) for part in parts), crc32c(text)
+        )
+        notes = [(k, i, b) for k, kept in self._notes.items() for i, b in kept.items()]
+        begin = len(head) + len(text)
+        live = begin + _SLOTS_BYTES + sum(_RECORD.size + len(b) for _, _, b in notes)
+        self._size = max(_LEAST_BYTES, 4 * live)
+        self.fd = os.memfd_create("mountd-kept", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, self._size)
+        self._map = mmap.mmap(self.fd, self._size)
+        self._map[:begin] = head + text
+        self._at = begin + _SLOTS_BYTES
+        if old_map is None:  # the lowest are used first: few pages
+            self._free = list(range(self._at - _SLOT.size, begin - 1, -_SLOT.size))
+        else:
+            self._map[begin : self._at] = old_map[begin : self._at]
+        for kind, id_, body in notes:
+            self._append(kind, id_, body, self._at + _RECORD.size + len(body))
+        if old_map is not None:
+            self.moved(self.fd)
+            old_map.close()
+            os.close(old_fd)
+
+    def _replay(self, data: bytes, at: int) -> None:
+        while at + _RECORD.size <= len(data):
+            crc, length, kind, id_ = _RECORD.unpack_from(data, at)
+            end = at + _RECORD.size + length
+            if kind not in _KINDS or crc != crc32c(data[at + _AFTER_CRC : end]):
+                break
+            body = data[at + _RECORD.size : end]
+            if body and _fits(kind, body):
+                self._notes[kind][id_] = body
+            else:
+                self._notes[kind].pop(id_, None)
+            at = end
+        self._begin()
+
+
+def _fits(kind: int, body: bytes) -> bool:
+    if kind == FILE:
+        return len(body) >= _FILE.size and _FILE.size + _FILE.unpack_from(body)[-1] <= len(body)
+    if kind in (GONE, TIMES, EDITED):
+        return body == _IS_SO
+    if kind == LISTING:
+        return len(body) == _LISTING.size
+    return len(body) == _NUMBER.size if kind == CONTENT else len(body) >= _NUMBER.size
+
+
+def _file(body: bytes) -> NotedFile:
+    number, parent, flags, size, mtime_ns, length = _FILE.unpack_from(body)
+    key, version = body[_FILE.size : _FILE.size + length], body[_FILE.size + length :]
+    told = bool(flags & _WRITES), bool(flags & _NAMELESS)
+    return NotedFile(number, parent, *told, size, mtime_ns, _text(key), _text(version))
+
+
+def _bytes(text: str) -> bytes:
+    # With the name of an error handler it takes four times as long.
+    return text.encode() if text.isascii() else text.encode("utf-8", "surrogatepass")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")

@@ -1,0 +1,175 @@
+"""A successor's view of what the kernel holds: nodes and handles that a dead daemon gave out.
+
+Open files are there again before anything is sent: the sync queue must know who still reads what
+it is about to replace. Nodes are found when they are asked for: in the ledger, among the noted
+directories, or in one of these directories' listings. A number stands for one version of one file
+for ever, so what has the number is the file; what is found nowhere is Stale, to which the kernel
+answers with a new look-up of the name.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mountd.errors import FileSystemError, Stale
+from mountd.vfs.files import Handle
+from mountd.vfs.filesystem import FileSystem
+from mountd.vfs.following import mark_of
+from mountd.vfs.listing_rows import FIRST_DERIVED
+from mountd.vfs.nodes import ROOT, Directory, Node
+from mountd.vfs.notes import NotedDirectory, NotedFile
+from mountd.vfs.tree import Tree
+from mountd_cache.listing import Listing
+
+log = logging.getLogger(__name__)
+
+# The kernel forgets what is open only after its last release, but it doesn't always forget at once.
+HELD = 1 << 62
+# Directories, each some 2 us, on the loop, for one number.
+MOST_SEARCHED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What the former process has noted: directories and contents by inode, files by handle."""
+
+    directories: Mapping[int, NotedDirectory]
+    files: Mapping[int, NotedFile]
+    contents: Mapping[int, int]
+    edited: frozenset[int] = frozenset()  # see Following
+    inodes: Mapping[int, int] = field(default_factory=dict)  # by handles that nobody described yet
+
+
+def restore(fs: FileSystem, noted: Noted) -> None:
+    """Once, before the mount is served and before anything is sent."""
+    fs.tree.former = Former(fs.tree, noted.directories).find
+    fs.tree.following.were_edited(noted.edited)
+    ledger = fs.tree.ledger
+    for handle, file in noted.files.items():
+        try:
+            node = _node_of(fs.tree, file)
+        except FileSystemError as error:
+            log.warning("a handle of %r is lost: %s", file.key, error)
+            continue
+        node.is_nameless = file.is_nameless or _lost_its_name(fs.tree, file)
+        node.lookups = HELD
+        remote = fs.files.file_at(file.key, file.version, file.size, file.mtime_ns)
+        fs.files.put(handle, Handle(node, remote, file.writes))
+        if file.writes:
+            fs.writes.reopened(file.number)
+    for handle, number in noted.inodes.items():
+        try:
+            _reopen(fs, handle, number)
+        except FileSystemError as error:
+            log.warning("a handle of inode %d is lost: %s", number, error)
+    for number, content in noted.contents.items():
+        # Where it crashed before the name went, the content is still the file's own.
+        is_nobodys = content in ledger.contents and content not in ledger.owner
+        if is_nobodys and fs.files.is_open(number):
+            fs.writes.keep_unlinked(number, content)
+
+
+def _reopen(fs: FileSystem, handle: int, number: int) -> None:
+    """For reading: a number stands for one version of one file."""
+    node = fs.tree.file(number)
+    node.lookups = HELD
+    fs.files.put(handle, Handle(node, fs.files.remote_file_of(node), False))
+
+
+def _node_of(tree: Tree, file: NotedFile) -> Node:
+    """The node of an open file, as its handle had it."""
+    if tree.has_node(file.number):
+        return tree.node(file.number)
+    change = tree.ledger.by_number.get(file.number)
+    if change is not None and not file.is_nameless:
+        return tree.node(file.number)
+    node = Node(file.number, tree.directory(file.parent), -1)
+    tree.adopt(node)
+    return node
+
+
+def _lost_its_name(tree: Tree, file: NotedFile) -> bool:
+    """Whether that was the last that the former process did."""
+    change = tree.ledger.changes.get(file.key)
+    is_gone = change is not None and change.is_gone
+    return is_gone and file.number not in tree.ledger.by_number
+
+
+class Former:
+    """Finds nodes of a former process."""
+
+    def __init__(self, tree: Tree, directories: Mapping[int, NotedDirectory]) -> None:
+        self._tree = tree
+        self._last = ""  # the directory of what was found last
+        self._directories = dict(directories)
+        self._numbers = {noted.key: number for number, noted in directories.items()}
+        # Of each listing that was searched: its tag, and the numbers in it.
+        self._ranges: dict[str, tuple[bytes, int, int]] = {}
+
+    def find(self, number: int) -> Node:
+        """The node, known to the tree from now on. Never waits. Raises Stale."""
+        node = self._changed(number) or self._noted(number) or self._listed(number)
+        if node is None:
+            raise Stale(f"inode {number} is not known")
+        self._tree.adopt(node)
+        return node
+
+    def _changed(self, number: int) -> Node | None:
+        change = self._tree.ledger.by_number.get(number)
+        if change is None:
+            return None
+        parent = self._at(change.directory)
+        if change.is_directory:
+            return Directory(number, parent, -1, change.key)
+        return Node(number, parent, -1)
+
+    def _noted(self, number: int) -> Node | None:
+        noted = self._directories.get(number)
+        if noted is None:
+            return None
+        return Directory(number, self._tree.directory(noted.parent), -1, noted.key)
+
+    def _listed(self, number: int) -> Node | None:
+        """A derived number that is in several listings could be either file: neither is taken."""
+        if number >= FIRST_DERIVED and len(self._numbers) > MOST_SEARCHED:
+            return None  # its path is looked up again
+        found: Node | None = None
+        for key in (self._last, "", *self._numbers):
+            cached = self._tree.cache.get(key)
+            if cached is None:
+                continue
+            listing = cached.listing
+            known = self._ranges.get(key)
+            if known is None or known[0] != cached.tag:
+                known = self._ranges[key] = (cached.tag, *listing.ino_range())
+            row = listing.find_ino(number) if known[1] <= number <= known[2] else -1
+            if row < 0:
+                continue
+            if found is not None and found.parent is not self._at(key):
+                return None
+            found = self._node_of_row(self._at(key), listing, row)
+            self._last = key
+            if number < FIRST_DERIVED:
+                break
+        return found
+
+    def _node_of_row(self, parent: Directory, listing: Listing, row: int) -> Node:
+        if listing.is_dir(row):
+            return self._tree.subdirectory(parent, listing, row)
+        node = Node(listing.ino(row), parent, row)
+        if node.number >= FIRST_DERIVED:
+            node.mark = mark_of(listing, row)
+        return node
+
+    def _at(self, key: str) -> Directory:
+        """The directory with that key."""
+        held = self._tree.held_directory(key)
+        if held is not None:
+            return held
+        number = self._numbers.get(key)
+        change = self._tree.ledger.changes.get(key)
+        if change is not None and change.is_directory:
+            number = change.number
+        if number is None or number == ROOT:
+            raise Stale(f"the directory {key!r} is not known")
+        return self._tree.directory(number)

@@ -1,0 +1,98 @@
+"""What a daemon does not go on with."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mountd.config import MountPlan
+from mountd.config.file import ConfigFile
+from mountd.config.load import plan_mount, read_command_line
+from mountd.errors import StartError
+from mountd.kept.descriptors import KEPT, Left, left_behind
+from mountd.kept.going_on import GoingOn, terms_of
+from mountd.kept.record import Record
+from mountd.mount_table import FS_TYPE, Mount
+from tests.conftest import ExpectedLog
+from tests.unit.test_kept_record import FILE, GREETING
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> MountPlan:
+    source, path = tmp_path / "data", tmp_path / "mnt"
+    source.mkdir()
+    path.mkdir()
+    return plan_mount(f"file://{source}", str(path), ConfigFile(), read_command_line([]))
+
+
+def left_by(plan: MountPlan) -> Left:
+    record = Record(GREETING, terms_of(plan))
+    record.described(1, FILE)
+    return Left(os.open("/dev/null", os.O_RDWR), record.fd)
+
+
+def mounted_at(plan: MountPlan) -> Mount:
+    return Mount("0:99", str(plan.mountpoint), FS_TYPE, plan.source.text, "rw", 0)
+
+
+def going_on(plan: MountPlan, left: Left, *mounts: Mount) -> GoingOn:
+    return GoingOn(plan, left, mounts=lambda: list(mounts))
+
+
+def test_the_same_settings_are_gone_on_with(plan: MountPlan) -> None:
+    found = going_on(plan, left_by(plan), mounted_at(plan))
+    assert found.is_successor
+    assert (found.generation, found.plan) == (1, plan)
+
+
+def test_the_mount_point_is_that_of_the_former_process_and_is_not_looked_at(
+    plan: MountPlan,
+) -> None:
+    moved = replace(plan, mountpoint=Path("/else/where"))
+    assert going_on(moved, left_by(plan), mounted_at(plan)).plan == plan
+
+
+def test_other_settings_than_the_kernel_was_told_of_are_mounted_anew(
+    plan: MountPlan, expected_log: ExpectedLog
+) -> None:
+    expected_log("other settings .*durability.* it is mounted again")
+    other = replace(plan, settings=replace(plan.settings, durability="remote"))
+    left = left_by(plan)
+    found = going_on(other, left, mounted_at(plan))
+    assert (found.is_successor, found.plan) == (False, other)
+    for fd in (left.connection, left.record):
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(fd)
+
+
+def test_what_is_no_record_is_let_go_and_mounted_anew(
+    plan: MountPlan, expected_log: ExpectedLog
+) -> None:
+    expected_log("can't be read .* it is mounted again")
+    left = Left(os.dup(0), os.memfd_create("none"))
+    found = going_on(plan, left, mounted_at(plan))
+    assert (found.is_successor, found.held) == (False, ())
+
+
+def test_a_mount_that_was_taken_away_meanwhile_is_not_mounted_again(plan: MountPlan) -> None:
+    left = left_by(plan)
+    with pytest.raises(StartError, match="was unmounted"):
+        going_on(plan, left)
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(left.connection)
+
+
+def test_what_was_left_is_taken_once_and_only_where_it_makes_sense(
+    expected_log: ExpectedLog,
+) -> None:
+    expected_log("can't be used")
+    for text in ("", "3", "3,x", "3;4"):
+        assert left_behind({KEPT: text}) is None
+    first, second = os.dup(0), os.dup(0)
+    environ = {KEPT: f"{first},{second}"}
+    assert left_behind(environ) == Left(first, second)
+    assert environ == {}
+    os.close(first)
+    os.close(second)
+    assert left_behind({KEPT: f"{first},{second}"}) is None

@@ -1,0 +1,222 @@
+"""What a successor answers for inodes that the former process gave out."""
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pyfuse3
+import pytest
+
+from mountd.errors import Stale
+from mountd.fusefs.operations import ownership
+from mountd.fusefs.successor import SuccessorOperations
+from mountd.kept.record import Record
+from mountd.vfs.listing_rows import FIRST_DERIVED, number_of
+from mountd.vfs.nodes import Directory
+from mountd.vfs.restoring import Noted, restore
+from mountd.vfs.virtual_files import VirtualFiles
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.mounted import MountedFiles, mounted_files, walk
+from tests.unit.test_kept_record import GREETING
+
+CONTEXT = pyfuse3.RequestContext.__new__(pyfuse3.RequestContext)
+
+
+@dataclass
+class Fields:
+    """As pyfuse3.SetattrFields, of which nothing can be set."""
+
+    update_mtime: bool = True
+    update_ctime: bool = True
+    update_atime: bool = False
+    update_size: bool = False
+    update_mode: bool = False
+    update_uid: bool = False
+    update_gid: bool = False
+
+
+def note(mount: MountedFiles, record: Record) -> None:
+    mount.fs.files.notes = mount.fs.tree.notes = mount.fs.tree.following.notes = record
+
+
+async def made(mount: MountedFiles, name: bytes = b"file") -> int:
+    """The inode of a file that was made, and that the kernel holds."""
+    handle, found = await mount.fs.create(mount.fs.tree.root, name, {})
+    await mount.fs.write(handle, 0, b"bytes")
+    mount.fs.release(handle)
+    return found.number
+
+
+def go_on(mount: MountedFiles, record: Record) -> tuple[Record, SuccessorOperations]:
+    found = Record.read(record.fd)
+    noted = found.directories(), found.files(), found.contents()
+    restore(mount.fs, Noted(*noted, found.edited_numbers(), found.inodes()))
+    note(mount, found)
+    virtual = VirtualFiles(lambda: b"")
+    made = SuccessorOperations(mount.fs, virtual, ownership(0, 0, 0o022), xattrs=True)
+    made.notes = found
+    return found, made
+
+
+async def bring_times(operations: SuccessorOperations, number: int, **more: bool) -> int:
+    """The errno of the kernel's request."""
+    attributes = pyfuse3.EntryAttributes()
+    attributes.st_mtime_ns = 1_700_000_000_000_000_000
+    fields = cast(pyfuse3.SetattrFields, Fields(**more))
+    try:
+        await operations.setattr(number, attributes, fields, None, CONTEXT)
+    except pyfuse3.FUSEError as error:
+        return error.errno
+    return 0
+
+
+async def test_times_that_the_kernel_brings_late_for_a_removed_file_are_taken(
+    tmp_path: Path,
+) -> None:
+    store, record = MemoryStore(), Record(GREETING, b"")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        number = await made(mount)
+        await mount.fs.unlink(mount.fs.tree.root, b"file")
+        mount.crashes = True
+    async with mounted_files(store, tmp_path) as mount:
+        found, operations = go_on(mount, record)
+        assert await bring_times(operations, number) == 0
+        assert not mount.journal.ledger.by_number
+        with pytest.raises(Stale):
+            await mount.fs.open(number)
+        # That is a program's, with a path that is to be looked up again.
+        assert await bring_times(operations, number, update_atime=True) == errno.ESTALE
+        assert await bring_times(operations, number, update_mode=True) == errno.ESTALE
+        # Nobody said that the kernel owes anything of this one: its time would be lost.
+        assert await bring_times(operations, number + 1) == errno.ESTALE
+        mount.fs.tree.forget(number, 1)
+        assert not Record.read(found.fd).is_late(number)
+
+
+async def test_times_of_a_file_that_the_successor_removes_itself_are_taken(tmp_path: Path) -> None:
+    store, record = MemoryStore(), Record(GREETING, b"")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        number = await made(mount)
+        mount.crashes = True
+    async with mounted_files(store, tmp_path) as mount:
+        _, operations = go_on(mount, record)
+        await mount.fs.unlink(mount.fs.tree.root, b"file")
+        assert await bring_times(operations, number) == 0
+
+
+async def test_times_of_a_file_that_is_there_are_its_own_also_behind_a_rename(
+    tmp_path: Path,
+) -> None:
+    store, record = MemoryStore(), Record(GREETING, b"")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        number = await made(mount)
+        root = mount.fs.tree.root
+        await mount.fs.rename(root, b"file", root, b"other")
+        assert Record.read(record.fd).is_late(number)
+        mount.crashes = True
+    async with mounted_files(store, tmp_path) as mount:
+        found, operations = go_on(mount, record)
+        assert await bring_times(operations, number) == 0
+        assert mount.fs.attributes(number).mtime_ns == 1_700_000_000_000_000_000
+        assert not Record.read(found.fd).is_late(number)
+
+
+async def test_times_of_a_renamed_file_whose_listing_is_known_no_more_are_taken(
+    tmp_path: Path,
+) -> None:
+    store, record = MemoryStore(), Record(GREETING, b"")
+    store.seed("d/file", b"bytes")
+    async with mounted_files(store, tmp_path, queue=True) as mount:
+        note(mount, record)
+        fs = mount.fs
+        node = await walk(fs, "d/file")
+        directory = await walk(fs, "d")
+        assert isinstance(directory, Directory)
+        await fs.rename(directory, b"file", directory, b"other")
+        assert mount.queue is not None
+        assert await mount.queue.drain() == 0
+        await fs.folding.fold_waiting()
+        assert not mount.journal.ledger.by_number
+        mount.metadata.forget("d/")
+        assert mount.metadata.flush(5)
+        mount.crashes = True
+    async with mounted_files(store, tmp_path) as mount:
+        _, operations = go_on(mount, record)
+        assert await bring_times(operations, node.number) == 0
+        assert await bring_times(operations, node.number, update_atime=True) == errno.ESTALE
+
+
+async def test_a_file_is_noted_until_the_kernel_forgets_it(tmp_path: Path) -> None:
+    record = Record(GREETING, b"")
+    async with mounted_files(MemoryStore(), tmp_path) as mount:
+        note(mount, record)
+        numbers = [await made(mount, name) for name in (b"first", b"second")]
+        for name in (b"first", b"second"):
+            await mount.fs.unlink(mount.fs.tree.root, name)
+        assert [Record.read(record.fd).is_late(number) for number in numbers] == [True, True]
+        mount.fs.tree.forget(numbers[0], 1 << 32)
+        assert [Record.read(record.fd).is_late(number) for number in numbers] == [False, True]
+
+
+async def test_a_number_that_is_made_of_a_remote_identity_is_found_in_its_listing(
+    tmp_path: Path,
+) -> None:
+    store, record = MemoryStore(identifies=True), Record(GREETING, b"")
+    store.seed("d/file", b"bytes")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        node = await walk(mount.fs, "d/file")
+        handle, described = await mount.fs.open(node.number), await mount.fs.open(node.number)
+        mount.fs.files.describe(described)
+        assert record.undescribed == (handle,)
+        assert node.number >= FIRST_DERIVED
+        assert mount.metadata.flush(5)
+        mount.crashes = True
+    async with mounted_files(store, tmp_path) as mount:
+        go_on(mount, record)
+        for open_before in (handle, described):
+            assert bytes(await mount.fs.read(open_before, 0, 9)) == b"bytes"
+        again = await mount.fs.open(node.number)
+        assert bytes(await mount.fs.read(again, 0, 9)) == b"bytes"
+        now = await walk(mount.fs, "d/file")
+        assert now.number == node.number
+
+
+async def test_what_such_a_number_stood_for_here_is_nothing_elses_after_a_crash(
+    tmp_path: Path,
+) -> None:
+    store, record = MemoryStore(identifies=True), Record(GREETING, b"")
+    store.seed("d/file", b"bytes")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        node = await walk(mount.fs, "d/file")
+        handle = await mount.fs.open(node.number, writes=True)
+        await mount.fs.write(handle, 0, b"OTHER")
+        mount.fs.release(handle)
+        assert Record.read(record.fd).edited_numbers() == {node.number}
+    async with mounted_files(MemoryStore(), tmp_path / "other") as mount:
+        assert not mount.fs.tree.following.is_taken(node.number)
+        go_on(mount, record)
+        assert mount.fs.tree.following.is_taken(node.number)
+
+
+async def test_a_successor_gives_no_new_numbers_to_what_others_have_made(tmp_path: Path) -> None:
+    store, record = MemoryStore(identifies=True), Record(GREETING, b"")
+    store.seed("d/file", b"bytes")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        await walk(mount.fs, "d/file")
+        assert mount.metadata.flush(5)
+        mount.crashes = True
+    for name in ("d/new", "e/new", "e/newer"):
+        store.seed(name, b"bytes")
+    async with mounted_files(store, tmp_path, ttl_s=0) as mount:
+        go_on(mount, record)
+        for name in ("e/new", "e/newer", "d/new", "d/file"):
+            node = await walk(mount.fs, name)
+            entry = store.stat(name)
+            assert node.number == number_of(entry.identity, entry.version, 5)
