@@ -163,10 +163,12 @@ class WriteBack:
         if self._read_only:
             return
         until_s = trio.current_time() + timeout_s
+        is_first = True
         while True:
             left_s = until_s - trio.current_time()
             round_s = max(0.0, min(left_s, TELL_EVERY_S))
-            left = await self._drained("", round_s, is_first=left_s == timeout_s)
+            left = await self._drained("", round_s, is_first=is_first)
+            is_first = False
             counts = self.queue.counts()
             if not left or not counts.pending + counts.uploading or left_s <= TELL_EVERY_S:
                 return

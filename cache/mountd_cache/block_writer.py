@@ -5,6 +5,7 @@ more than the limit while the others do the same.
 """
 
 import os
+import threading
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,8 @@ from mountd_cache.open_blocks import OpenBlock
 from mountd_cache.past_page_cache import PastPageCache
 
 PASSING_SHARE = 8
+# Four that find at once that less than this is lacking may each evict it.
+_LITTLE_BLOCKS = 8
 
 
 class BlockWriter:
@@ -42,6 +45,8 @@ class BlockWriter:
         self._clock = clock
         self._taken_bytes = taken_bytes
         self._past = PastPageCache(layout.header_size + layout.block_size)
+        self._little_bytes = _LITTLE_BLOCKS * (layout.header_size + layout.block_size)
+        self._evicting_much = threading.Lock()  # held for as long as the disk takes
 
     def restore(self, stop: Callable[[], bool]) -> bool:
         """Takes over what an earlier run left, least recently used first; False when stopped."""
@@ -64,9 +69,8 @@ class BlockWriter:
         for key in self._index.doomed():
             self.remove(key)
             self._index.undoom(key)
-        excess = self._index.bytes_used - self._room()
-        if excess > 0:  # somebody else took a part of it
-            self._evict(excess)
+        # Somebody else may have taken a part of it.
+        self._evict_lacking(lambda: self._index.bytes_used - self._room())
 
     def _room(self) -> int:
         return max(0, self._limit_bytes - self._taken_bytes())
@@ -75,7 +79,7 @@ class BlockWriter:
         """Bytes that fit below the limit and on the disk as it is, less what passes by when the
         cache is full (eviction.py's small queue); 0 where it can't be asked."""
         try:
-            free = self._folder.free_bytes(self._min_free_fraction)
+            free = self._free_bytes()
         except OSError:
             return 0
         room = self._room()
@@ -98,12 +102,11 @@ class BlockWriter:
 
     def make_room(self, need: int) -> bool:
         """Evicts until `need` more bytes fit below the limit, and the disk keeps its free part."""
-        room = self._room()
-        excess = self._index.bytes_used + need - room
-        if excess > 0 and (need > room or not self._evict(excess)):
+        if need > self._room() or not self._evict_lacking(
+            lambda: self._index.bytes_used + need - self._room()
+        ):
             return False
-        lacking = need - self._folder.free_bytes(self._min_free_fraction)
-        if lacking > 0 and not self._evict(lacking):
+        if not self._evict_lacking(lambda: need - self._free_bytes()):
             kept_free = f"{self._min_free_fraction:.0%}"
             self._folder.refused(f"the cache's disk is full ({kept_free} of it are left free)")
             return False
@@ -112,9 +115,10 @@ class BlockWriter:
     def keep_free(self) -> None:
         """Evicts until the disk has its free part, whoever took it: what is not sent yet, or others
         on that disk. As far as there are blocks."""
-        lacking = -self._folder.free_bytes(self._min_free_fraction)
-        if lacking > 0:
-            self._evict(lacking)
+        self._evict_lacking(lambda: -self._free_bytes())
+
+    def _free_bytes(self) -> int:
+        return self._folder.free_bytes(self._min_free_fraction)
 
     def remove(self, key: bytes) -> int:
         """Forgets and unlinks a block; its size. An OSError leaves it counted."""
@@ -126,6 +130,16 @@ class BlockWriter:
                 self._index.add(key, size)
             raise
         return size
+
+    def _evict_lacking(self, lacking: Callable[[], int]) -> bool:
+        """Evicts what is lacking, if anything is. Much of it by one thread, and the next looks
+        again after that: all writers find a disk that others filled at the same time, and four
+        times as much as was lacking went."""
+        size = lacking()
+        if size <= self._little_bytes:
+            return self._evict(size)
+        with self._evicting_much:
+            return self._evict(lacking())
 
     def _evict(self, size: int) -> bool:
         """Evicts blocks of at least `size` bytes in all; False when there were not that many."""

@@ -100,8 +100,12 @@ class LocalTarget:
         # Nobody reads it meanwhile who may not read it at the source.
         mode = 0o666 if item.mode is None else item.mode & 0o666 | 0o600
         with self._parent(item.path) as (parent_fd, _):
-            with contextlib.suppress(PermissionError):  # a killed run has just made it read-only
+            try:
                 fd = os.open(name, _PARTIAL, mode, dir_fd=parent_fd)
+            except PermissionError:  # a killed run has just made it read-only; or it can't be made
+                if not os.access(name, os.F_OK, dir_fd=parent_fd, follow_symlinks=False):
+                    raise
+            else:
                 status = os.fstat(fd)
                 if modes.S_ISREG(status.st_mode) and status.st_nlink == 1:
                     return fd

@@ -101,6 +101,40 @@ def test_blocks_give_way_to_what_others_write_to_the_disk_without_a_block_being_
     blocks.close()
 
 
+def test_what_others_took_is_evicted_once_however_many_writers_find_it_lacking(
+    tmp_path: Path,
+) -> None:
+    taken_bytes = 0
+    together: threading.Barrier | None = None
+
+    def taken() -> int:
+        if together is not None:
+            with suppress(threading.BrokenBarrierError):  # who comes alone was let in alone
+                together.wait(0.3)
+        return taken_bytes
+
+    blocks = BlockFiles(
+        tmp_path / "blocks",
+        block_size=BLOCK,
+        page_size=PAGE,
+        limit_bytes=8 << 20,
+        min_free_fraction=0.0,
+        taken_bytes=taken,
+    )
+    blocks.scan()
+    while blocks.bytes_used < 4 << 20:
+        assert blocks.write(FILE, blocks.block_count, 0, DATA, BLOCK)
+    taken_bytes = 5 << 20
+    together = threading.Barrier(3)
+    writers = [threading.Thread(target=blocks.maintain) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert (3 << 20) - 2 * BLOCK <= blocks.bytes_used <= 3 << 20
+    blocks.close()
+
+
 def free_bytes(folder: Path) -> int:
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,6 +207,29 @@ def test_a_killed_run_that_has_made_its_partial_file_read_only_is_gone_on_with(
     fd = target.open_partial(item)
     os.write(fd, b"new")
     os.close(fd)
+
+
+_INTO_A_READ_ONLY_FOLDER = """
+import os, tempfile
+from mountd.transfer.items import Item
+from mountd.transfer.local_target import LocalTarget
+with tempfile.TemporaryDirectory() as folder:
+    target = LocalTarget(folder)
+    os.chmod(folder, 0o555)
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        target.open_partial(Item("a", 1, 0, "v"))
+    except OSError as error:
+        print(type(error).__name__)
+    os.seteuid(user)
+"""
+
+
+def test_a_folder_that_may_not_be_written_to_is_no_file_that_is_missing() -> None:
+    command = [sys.executable, "-c", _INTO_A_READ_ONLY_FOLDER]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert said.stdout == "PermissionError\n"
 
 
 def folders(*names: str) -> dict[str, int | None]:
