@@ -137,6 +137,24 @@ def test_a_killed_daemon_is_started_again_over_its_dead_mount_and_sends_what_it_
     storage.run("systemctl", "stop", "holder")
 
 
+def test_an_upgrade_is_no_end_and_no_restart_for_systemd_and_open_files_stay(
+    storage: Machine,
+) -> None:
+    storage.run("systemctl", "start", UNIT)
+    before = main_pid(storage)
+    reads = "exec 5</storage/hello.txt; touch /run/held; until test -e /run/go; do sleep .1; done"
+    storage.run("systemd-run", "--unit=reader", "sh", "-c", f"{reads}; cat <&5 >/run/told")
+    storage.shell("until test -e /run/held; do sleep .1; done")
+    storage.run("mountd", "upgrade", "/storage")
+    storage.run("touch", "/run/go")
+    storage.wait_for("reader", ActiveState="inactive")
+    assert storage.run("cat", "/run/told").stdout == "hello\n"
+    storage.wait_for(UNIT, ActiveState="active", StatusText="serves", NRestarts="0")
+    assert main_pid(storage) == before
+    storage.run("systemctl", "stop", UNIT)
+    assert "going on for" in storage.journal(UNIT)
+
+
 @pytest.mark.parametrize("signal", ["SIGSTOP", "SIGUSR1"], ids=["stopped", "loop-stuck"])
 def test_a_daemon_whose_loop_says_nothing_is_ended_by_the_watchdog_and_started_again(
     storage: Machine, signal: str
