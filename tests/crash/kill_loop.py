@@ -10,6 +10,7 @@ import argparse
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -297,6 +298,7 @@ def main() -> int:
     parser.add_argument("--points", default="", help="a regular expression: kill only there")
     parser.add_argument("--weather", default="", help="a regular expression: only these")
     found = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing stays mounted
     seed = found.seed if found.seed is not None else random.SystemRandom().randrange(1 << 31)
     plan = Plan(
         *(found.kills, seed, found.time, found.drain_every, found.quick, found.keep_going),

@@ -9,6 +9,7 @@ nothing left behind. `kill_loop_points.rename_points` names the steps.
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -217,6 +218,7 @@ def _flat(trees: dict[str, Tree]) -> Tree:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing stays mounted
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     with S3Server() as server:

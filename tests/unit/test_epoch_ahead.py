@@ -1,4 +1,6 @@
-"""What is fetched across files by those who read many of them: counts of reads at the remote."""
+"""What is fetched across files by those who read many of them: counts of reads at the remote. By a
+clock that stands still: what waits in memory for its reader goes when it has waited too long, which
+on a busy machine would be before he comes."""
 
 import random
 import threading
@@ -6,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.fill_ahead import FILES_AT_ONCE, Found
@@ -57,8 +59,8 @@ async def read(fs: FileSystem, numbers: Sequence[int], directories: int = 1) -> 
 
 async def _settled(fs: FileSystem) -> None:
     """What was begun is on the disk, or in memory for who comes next."""
-    while _is_busy(fs):  # noqa: ASYNC110 - threads change it
-        await trio.sleep(0.0002)
+    while _is_busy(fs):
+        await wait_all_tasks_blocked(0.0002)
 
 
 def _is_busy(fs: FileSystem) -> bool:
@@ -79,7 +81,9 @@ def by_workers(order: Sequence[int], workers: int, batch: int) -> list[int]:
     return found
 
 
-async def test_workers_with_batches_of_their_own_are_read_ahead_of(tmp_path: Path) -> None:
+async def test_workers_with_batches_of_their_own_are_read_ahead_of(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
     store = remote(512)
     async with file_system(store, tmp_path) as fs:
         missed = await read(fs, by_workers(range(512), 4, 32))
@@ -88,7 +92,7 @@ async def test_workers_with_batches_of_their_own_are_read_ahead_of(tmp_path: Pat
 
 
 async def test_of_a_directory_that_is_read_in_no_order_the_rest_is_fetched_once(
-    tmp_path: Path,
+    tmp_path: Path, mock_clock: MockClock
 ) -> None:
     store = remote(600)
     async with file_system(store, tmp_path) as fs:
@@ -97,7 +101,9 @@ async def test_of_a_directory_that_is_read_in_no_order_the_rest_is_fetched_once(
     assert missed <= 250
 
 
-async def test_a_few_files_of_a_large_directory_fetch_nothing_else(tmp_path: Path) -> None:
+async def test_a_few_files_of_a_large_directory_fetch_nothing_else(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
     store = remote(20_000)
     async with file_system(store, tmp_path) as fs:
         chosen = random.Random(1).sample(range(20_000), 30)
@@ -106,7 +112,9 @@ async def test_a_few_files_of_a_large_directory_fetch_nothing_else(tmp_path: Pat
         assert store.calls["read"] == 30
 
 
-async def test_a_part_of_a_large_directory_is_fetched_twice_at_the_most(tmp_path: Path) -> None:
+async def test_a_part_of_a_large_directory_is_fetched_twice_at_the_most(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
     store = remote(20_000)
     async with file_system(store, tmp_path, cache_bytes=1 << 30) as fs:
         await read(fs, random.Random(1).sample(range(20_000), 400))
@@ -114,7 +122,7 @@ async def test_a_part_of_a_large_directory_is_fetched_twice_at_the_most(tmp_path
 
 
 async def test_one_file_that_hangs_does_not_keep_the_others_from_being_fetched(
-    tmp_path: Path,
+    tmp_path: Path, mock_clock: MockClock
 ) -> None:
     store = HangingStore({key(i): b"x" * SIZE for i in range(300)})
     async with file_system(store, tmp_path) as fs:
@@ -125,14 +133,16 @@ async def test_one_file_that_hangs_does_not_keep_the_others_from_being_fetched(
         try:
             for file in files[:FILES_AT_ONCE]:
                 assert fs.files.fill.begin(file) is Found.BEGUN
-            while fs.files.fill.running_bytes > SIZE:  # noqa: ASYNC110 - threads change it
-                await trio.sleep(0.001)
+            while fs.files.fill.running_bytes > SIZE:
+                await wait_all_tasks_blocked(0.001)
             assert fs.files.fill.begin(files[-1]) is Found.BEGUN
         finally:
             store.goes_on.set()
 
 
-async def test_nothing_leaves_the_cache_for_what_nobody_asked_for(tmp_path: Path) -> None:
+async def test_nothing_leaves_the_cache_for_what_nobody_asked_for(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
     store = remote(300)
     async with file_system(store, tmp_path, cache_bytes=4 << 20) as fs:  # some 170 of them
         await read(fs, shuffled(300, 1))
@@ -140,7 +150,7 @@ async def test_nothing_leaves_the_cache_for_what_nobody_asked_for(tmp_path: Path
 
 
 async def test_a_remote_that_is_not_well_is_asked_for_what_is_wanted_and_no_more(
-    tmp_path: Path,
+    tmp_path: Path, mock_clock: MockClock
 ) -> None:
     store = remote(200)
     order = shuffled(200, 1)
@@ -149,7 +159,9 @@ async def test_a_remote_that_is_not_well_is_asked_for_what_is_wanted_and_no_more
         assert store.calls["read"] == 100
 
 
-async def test_an_epoch_in_the_same_order_is_fetched_ahead(tmp_path: Path) -> None:
+async def test_an_epoch_in_the_same_order_is_fetched_ahead(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
     store, order = remote(300, 3), shuffled(300, 1)
     async with file_system(store, tmp_path, cache_bytes=4 << 20) as fs:
         await read(fs, order, 3)
@@ -160,7 +172,7 @@ async def test_an_epoch_in_the_same_order_is_fetched_ahead(tmp_path: Path) -> No
         assert store.calls["read"] <= 300
 
 
-async def test_the_order_outlives_a_restart(tmp_path: Path) -> None:
+async def test_the_order_outlives_a_restart(tmp_path: Path, mock_clock: MockClock) -> None:
     store, order = remote(300), shuffled(300, 1)
     async with file_system(store, tmp_path, cache_bytes=4 << 20) as fs:
         await read(fs, order)
@@ -172,7 +184,9 @@ async def test_the_order_outlives_a_restart(tmp_path: Path) -> None:
         assert store.calls["read"] <= 300
 
 
-async def test_of_a_set_that_does_not_fit_a_part_stays_whatever_the_order(tmp_path: Path) -> None:
+async def test_of_a_set_that_does_not_fit_a_part_stays_whatever_the_order(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
     store = remote(300)
     async with file_system(store, tmp_path, cache_bytes=6 << 20) as fs:  # some 250 of them
         await read(fs, shuffled(300, 1))
@@ -182,7 +196,9 @@ async def test_of_a_set_that_does_not_fit_a_part_stays_whatever_the_order(tmp_pa
     assert store.calls["read"] <= 110
 
 
-async def test_what_is_missing_of_a_set_is_fetched_when_it_is_read_again(tmp_path: Path) -> None:
+async def test_what_is_missing_of_a_set_is_fetched_when_it_is_read_again(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
     store = remote(400)
     async with file_system(store, tmp_path) as fs:
         order = shuffled(400, 1)
@@ -196,7 +212,9 @@ async def test_what_is_missing_of_a_set_is_fetched_when_it_is_read_again(tmp_pat
     assert missed <= 80
 
 
-async def test_what_an_order_names_and_is_not_there_is_passed_over(tmp_path: Path) -> None:
+async def test_what_an_order_names_and_is_not_there_is_passed_over(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
     store, order = remote(300), shuffled(300, 1)
     async with file_system(store, tmp_path, cache_bytes=2 << 20) as fs:
         await read(fs, order)
@@ -211,7 +229,7 @@ async def test_what_an_order_names_and_is_not_there_is_passed_over(tmp_path: Pat
 
 
 async def test_of_a_large_file_that_comes_next_the_start_is_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
     monkeypatch.setattr("mountd.vfs.walk_ahead.SMALL_BYTES", 1000)
     monkeypatch.setattr("mountd.vfs.epoch_ahead.LARGE_BYTES", 150_000)
