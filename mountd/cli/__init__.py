@@ -26,7 +26,7 @@ COMMANDS = {
     "status": ("status", "what is mounted, and how it is"),
     "flush": ("flush", "wait until everything at PATH is on the remote"),
     "queue": ("queue", "what is not on the remote yet; retry or discard it"),
-    "refresh": ("refresh", "forget what is cached about the freshness of PATH"),
+    "refresh": ("refresh", "have the remote asked anew at the next look at PATH"),
     "copy": ("copy", "copy SOURCE to DEST: only what is not there, and again what broke off"),
     "manifest": ("manifest", "write the files of several SOURCEs, with versions, into one list"),
     "warm": ("warm", "fill the cache with all of PATH"),

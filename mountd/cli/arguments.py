@@ -13,10 +13,25 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, command: str, description: str) -> None:
         super().__init__(prog=f"mountd {command}", description=description, allow_abbrev=False)
+        self._takes_options = False
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError instead of printing the usage and exiting."""
-        raise UsageError(f"{self.prog.partition(' ')[2]}: {message}; see {self.prog} --help")
+        hint = self._as_option(message)
+        raise UsageError(f"{self.prog.partition(' ')[2]}: {message}; {hint}see {self.prog} --help")
+
+    def _as_option(self, message: str) -> str:
+        """For who writes `--read-only`, as with other programs."""
+        _, unknown, words = message.partition("unrecognized arguments: --")
+        if not (unknown and self._takes_options):
+            return ""
+        from mountd.config.options import OPTIONS
+
+        flag, _, value = words.partition(" ")[0].partition("=")
+        name = flag.replace("-", "_")
+        if name not in OPTIONS:
+            return "options are written -o KEY=VALUE; "
+        return f"write -o {name}{'=' + value if value else ''}; "
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Options may stand before, between and after the positional arguments."""
@@ -28,6 +43,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_options(self, said: str = "options; mountd mount --help lists them") -> None:
         """`-o KEY=VALUE,...`."""
+        self._takes_options = True
         self.add_argument(
             "-o",
             dest="options",

@@ -13,6 +13,7 @@ from mountd.cli.verdict import OUT_OF_SIGHT, why_not_taken
 from mountd.mount_table import Mount, read_mounts
 
 _KERNELS_OWN_READ_AHEAD_KB = 128
+_MOST_NAMES = 5
 
 
 def check_mounts(cache_dir: Path) -> list[Finding]:
@@ -25,9 +26,11 @@ def check_mounts(cache_dir: Path) -> list[Finding]:
     findings += [check_quarantine(*one) for one in known_quarantines(cache_dir)]
     idle = list(idle_folders(cache_dir))
     if idle:
-        names = ", ".join(folder.source for folder in idle[:5])
-        more = f" and {len(idle) - 5} more" if len(idle) > 5 else ""
-        findings.append(ok("caches without a daemon", f"{len(idle)}: {names}{more}"))
+        # Of one SOURCE there are several where it was mounted by other users or endpoints.
+        sources = list(dict.fromkeys(folder.source for folder in idle))
+        names = ", ".join(sources[:_MOST_NAMES])
+        more = f" and {len(sources) - _MOST_NAMES} more" if len(sources) > _MOST_NAMES else ""
+        findings.append(ok("caches without a daemon", f"{len(idle)}, of {names}{more}"))
     return findings
 
 

@@ -118,8 +118,8 @@ def _check_remote(source: Source, settings: Settings) -> tuple[list[Finding], Ex
 
 def check_credentials(source: Source, settings: Settings) -> Finding:
     """Where credentials are, by name; never what they are."""
-    own = "option, config file, rclone.conf, MOUNTD_* or mountd login"
-    places = [f"{name} ({own})" for name in sorted(settings.credentials)]
+    own = ", ".join(sorted(settings.credentials))
+    places = [f"{own} (by option, config file, rclone.conf, MOUNTD_* or mountd login)"] * bool(own)
     places += [f"${name}" for name in _VARIABLES.get(source.scheme, ()) if os.environ.get(name)]
     places += [name for name in _FILES.get(source.scheme, ()) if Path(name).expanduser().is_file()]
     if places or source.scheme in _NO_NETWORK:

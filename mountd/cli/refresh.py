@@ -15,7 +15,7 @@ _TIMEOUT_S = 30.0
 
 def run(arguments: Sequence[str]) -> int:
     """0 when the daemon has forgotten; nothing is asked of the remote yet."""
-    parser = Parser("refresh", "Forgets what is cached about the freshness of PATH and all below.")
+    parser = Parser("refresh", "The next look at PATH, or at what is below, asks the remote.")
     parser.add_argument("path", metavar="PATH", type=Path)
     parsed = parser.read(arguments)
     mount, relative = locate(parsed.path)

@@ -17,13 +17,12 @@ from mountd.config.rclone_conf import read_rclone
 from mountd.config.rclone_source import resolve_rclone
 from mountd.config.source import Source, without_secrets
 from mountd.errors import (
+    ContainerMissing,
     CredentialsError,
-    Denied,
     ExitCode,
     NotFound,
     RemoteError,
     StartError,
-    Unreachable,
     UsageError,
 )
 
@@ -158,7 +157,8 @@ def _list_first_page(source: Source, settings: Settings, reach: Reach | None = N
         took_s = time.monotonic() - start
     finally:
         store.close()
-    more = f"{len(page)} entries in {took_s * 1000:.0f} ms"
+    entries = "1 entry" if len(page) == 1 else f"{len(page)} entries"
+    more = f"{entries} in {took_s * 1000:.0f} ms"
     return Check("ok", more, ExitCode.OK, took_s)
 
 
@@ -171,10 +171,10 @@ def _outcome(call: Callable[[], Check]) -> Check:
         return Check("unreachable", str(error), ExitCode.UNREACHABLE)
     except RemoteError as error:
         code = exit_code_of(error)
+        if isinstance(error, ContainerMissing):
+            return Check("missing", _line(error), code)
         state = {ExitCode.CREDENTIALS: "denied", ExitCode.UNREACHABLE: "unreachable"}
-        if isinstance(error, Denied | Unreachable) or code is ExitCode.RUNTIME:
-            return Check(state.get(code, "failed"), _line(error), code)
-        return Check(type(error).__name__.lower(), _line(error), code)
+        return Check(state.get(code, "failed"), _line(error), code)
     except CredentialsError as error:
         return Check("denied", _line(error), error.exit_code)
     except StartError as error:

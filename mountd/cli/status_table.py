@@ -157,6 +157,12 @@ def _queue(queue: Mapping[str, Any]) -> Iterator[Fact]:
     yield "conflicts", str(conflicts), "yellow" if conflicts else ""
 
 
+def _what_is_wrong(remote: Mapping[str, Any]) -> str:
+    state, error = str(remote["state"]), str(remote["last_error"])
+    kind, _, reason = error.partition(": ")
+    return f"{state}: {reason if kind.lower() == state and reason else error}"
+
+
 def remarks(status: Status) -> list[Line]:
     """Lines below the table."""
     remote, cache, queue = (status.get(key) or {} for key in ("remote", "cache", "queue"))
@@ -164,7 +170,7 @@ def remarks(status: Status) -> list[Line]:
     if status.get("error"):
         found.append((str(status["error"]), "bold red"))
     if remote.get("state") not in (None, "ok") and remote.get("last_error"):
-        found.append((f"{remote['state']}: {remote['last_error']}", "red"))
+        found.append((_what_is_wrong(remote), "red"))
     if why := why_not_taken(status):
         writes = remote["writes"]
         for_s = _age_s(writes.get("since"))

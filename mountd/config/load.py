@@ -17,6 +17,7 @@ from mountd.config.credentials import from_environment as credentials_from_envir
 from mountd.config.file import ConfigFile, Section
 from mountd.config.logins import add_login
 from mountd.config.options import OPTIONS, is_from_fstab, read_option, split_option_list
+from mountd.config.rclone_conf import read_rclone
 from mountd.config.rclone_source import is_of_rclone, resolve_rclone, under_given
 from mountd.config.source import (
     OWN_SCHEMES,
@@ -216,7 +217,7 @@ def _expand(
     name, path = named
     remote = config.remotes.get(name)
     if remote is None:
-        raise UsageError(_no_remote(name, path, config))
+        raise UsageError(_no_remote(name, path, config, environ))
     base_text = remote.source or ""
     if is_of_rclone(base_text):
         end = "" if base_text.endswith((":", "/")) or not path.strip("/") else "/"
@@ -230,11 +231,20 @@ def _expand(
     return replace(joined, user=base.user), remote, None
 
 
-def _no_remote(name: str, path: str, config: ConfigFile) -> str:
+def _no_remote(name: str, path: str, config: ConfigFile, environ: Mapping[str, str]) -> str:
     if name in OWN_SCHEMES:
         return f"SOURCE {name}:{path}: write {name}://{path.lstrip('/')}"
     hint = nearest(name, config.remotes) or f"; write [remotes.{name}]"
+    if _rclone_has(name, environ):
+        hint = f"; rclone's of that name is rclone:{name}:{path}"
     return f"no remote {name!r} in {config.path or 'the config file (there is none)'}{hint}"
+
+
+def _rclone_has(name: str, environ: Mapping[str, str]) -> bool:
+    try:
+        return name in read_rclone(environ).names()
+    except UsageError:
+        return False
 
 
 def _looks_named(name: str, path: str) -> bool:

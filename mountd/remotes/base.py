@@ -84,6 +84,7 @@ class Capabilities:
     `is_global`: whether files with this version (and the same size) have the same bytes whatever
     their keys, so that what was read of one serves for the other; None: of no version. Pure.
     `tells_rights`: a listing's entries have `denied` among their attributes.
+    `root_denied`: which of those letters hold for the root, whatever anybody's rights.
     `tree_versions`: a directory's version, where it isn't "", changes with anything below it, and
     never comes back.
     `tells_quota`, `native_move`, `removes_trees`: the doors of `optional_doors` work.
@@ -109,6 +110,7 @@ class Capabilities:
     lists_attributes: bool = False
     tree_versions: bool = False
     tells_rights: bool = False
+    root_denied: str = ""
     is_global: Callable[[str], bool] | None = None
     lists_for_nothing: bool = False
     parallel_now: Callable[[], int] | None = None

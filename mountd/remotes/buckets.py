@@ -4,6 +4,8 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol
 
 from typing_extensions import Buffer
@@ -13,6 +15,11 @@ from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Uploa
 from mountd.remotes.object_store import CAPABILITIES
 from mountd.remotes.optional_doors import copy_between
 from mountd.types import Entry, Kind
+
+# Here buckets are neither made nor removed nor renamed, nor is a file put beside them. Told in
+# listings, it is refused at once (vfs/rights.py), and not when it would be sent.
+_BUCKET_DENIES = MappingProxyType({"denied": "dnv"})
+_ACCOUNT_DENIES = "ck"
 
 # What anybody's buckets are called. It becomes a part of a path or of a host's name.
 _BUCKET = re.compile(r"[A-Za-z0-9_$][A-Za-z0-9._$-]{0,221}", re.ASCII)
@@ -29,8 +36,9 @@ class Account(Protocol):
 class BucketsStore:
     """A `RemoteStore` whose first key segment is a bucket. Bucket stores are made when used.
 
-    `capabilities` are those of any bucket's store. Buckets themselves are neither made nor
-    removed: Unsupported, as are files beside them and deltas from one to another.
+    `capabilities` are those of any bucket's store, and that nothing is made in the root. Buckets
+    themselves are neither made nor removed: Unsupported, as are files beside them and deltas from
+    one to another.
     """
 
     def __init__(
@@ -39,7 +47,7 @@ class BucketsStore:
         open_bucket: Callable[[str], RemoteStore],
         capabilities: Capabilities = CAPABILITIES,
     ) -> None:
-        self._capabilities = capabilities
+        self._capabilities = replace(capabilities, tells_rights=True, root_denied=_ACCOUNT_DENIES)
         self._account = account
         self._open_bucket = open_bucket
         self._lock = threading.Lock()
@@ -64,7 +72,7 @@ class BucketsStore:
         name, _, rest = directory.partition("/")
         if not directory:
             names = filter(_BUCKET.fullmatch, dict.fromkeys(self._account.bucket_names()))
-            yield [Entry(name, Kind.DIRECTORY, 0, 0, "") for name in names]
+            yield [Entry(name, Kind.DIRECTORY, 0, 0, "", _BUCKET_DENIES) for name in names]
             return
         with _bucket_is_a_directory(name):
             yield from self._bucket(name).list(rest)
@@ -125,9 +133,12 @@ class BucketsStore:
             return copy_between(other, source_rest, version, bucket, rest, expect, upload)
 
     def make_dir(self, key: str) -> None:
-        name, rest = _inside(key)
+        name, _, rest = key.partition("/")
         with _bucket_is_a_directory(name):
-            self._bucket(name).make_dir(rest)
+            if rest:
+                self._bucket(name).make_dir(rest)
+            else:  # a bucket that lost its last file is to stay, and does so by itself
+                self._bucket(name).stat("")
 
     def remove_dir(self, key: str) -> None:
         name, rest = _inside(key)

@@ -18,6 +18,7 @@ class Rights:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._are_told = tree.store.capabilities.tells_rights
+        self._root_denied = tree.store.capabilities.root_denied
 
     def check_write(self, node: Node) -> None:
         """To change a file's bytes or time."""
@@ -59,6 +60,8 @@ class Rights:
             return  # made here, and in no listing
         if node.parent is None:
             text = self._tree.known.root_text
+            if letter in self._root_denied:
+                raise NoRight(f"the root: the remote denies {letter!r}")
         else:
             try:
                 cached, row = self._tree.locate(node)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mountd.config.source import parse_source
-from mountd.errors import Denied, NotFound, UsageError, VersionChanged
+from mountd.errors import Denied, NotFound, Unsupported, UsageError, VersionChanged
 from mountd.remotes.azure import open_azure
 from mountd.remotes.base import ABSENT, RemoteStore, Upload
 from mountd.remotes.gcs import open_gcs
@@ -19,6 +19,7 @@ from tests.contract.targets_gcs import gcs_settings
 from tests.contract.targets_s3 import S3Login, s3_settings
 from tests.contract.test_listing import entries
 from tests.contract.test_reading import read
+from tests.fakes.body import BytesBody
 from tests.servers.azurite import ACCOUNT_KEY, running_azurite
 from tests.servers.gcs_emulator import running_gcs_emulator
 from tests.servers.s3.launch import S3Server
@@ -87,6 +88,16 @@ def test_a_missing_bucket_is_a_missing_directory(account: RemoteStore) -> None:
     for call in calls:
         with pytest.raises(NotFound):
             call()
+
+
+def test_a_bucket_is_made_only_where_it_is_there_already(account: RemoteStore) -> None:
+    account.make_dir("first/")
+    with pytest.raises(NotFound):
+        account.make_dir("nothing/")
+    with pytest.raises(Unsupported):
+        account.remove_dir("first/")
+    with pytest.raises(Unsupported):
+        account.put("beside", BytesBody(b""), ABSENT, Upload())
 
 
 def test_a_file_is_copied_from_one_bucket_to_another(account: RemoteStore) -> None:

@@ -262,6 +262,30 @@ def test_a_bare_scheme_lists_the_buckets(s3_server: S3Server, mount: Mount) -> N
     assert (path / "other/f").read_bytes() == b"in other"
 
 
+def test_beside_buckets_nothing_is_made_and_they_are_neither_renamed_nor_removed(
+    s3_server: S3Server, mount: Mount
+) -> None:
+    s3_server.put("b", "f", b"in b")
+    mounted = mount("s3://")
+    path = mounted.path
+    calls: tuple[Callable[[], object], ...] = (
+        (path / "new").touch,
+        (path / "bucket").mkdir,
+        lambda: (path / "link").symlink_to("b"),
+        lambda: (path / "b").rename(path / "c"),
+        lambda: (path / "b/f").rename(path / "f"),
+    )
+    for call in calls:
+        with pytest.raises(PermissionError):
+            call()
+    (path / "b/f").unlink()
+    with pytest.raises(PermissionError):
+        (path / "b").rmdir()
+    (path / "b/new").write_bytes(b"x")
+    mounted.cli("flush", str(path))
+    assert s3_server.keys("b") == ["new"]
+
+
 def _wait_for_kept(found: Mounted, size: int) -> None:
     _wait_until(lambda: found.status()["cache"]["bytes"] >= size)
 

@@ -61,7 +61,7 @@ def test_the_first_line_is_true_while_the_remote_is_cut_off_and_afterwards(
         assert said.startswith("1 file (3 B) is only on this machine, for ")
         assert "; s3://lab does not answer, and gets it when that is over\n" in said
         assert "oldest unsent  waits, for " in said
-        assert "unreachable: Unreachable: " in said
+        assert "\nunreachable: " in said
         queue = mount.cli("queue", str(mount.path))
         assert "the remote is unreachable since " in queue or "Unreachable" in queue
     finally:

@@ -196,7 +196,7 @@ def test_the_table_has_what_an_operator_asks_for(
         "conflicts 2",
         "rates up 2.0 KiB/s, down 0 B/s",
         "http://127.0.0.1:9/metrics",
-        "unreachable: Unreachable: no route",
+        "unreachable: no route",
         "the cache's disk: No space left on device",
         "the cache is full of what was not sent",
         "both versions are kept",

@@ -257,3 +257,8 @@ def test_a_remote_of_the_config_file_may_be_one_of_rclone(rclone: Rclone) -> Non
     source, settings = rclone.resolve("lab:p", f"[x]\n{S3}endpoint = http://h:1\n")
     assert source == Source("s3", "b", "p", "rclone:x:b/p")
     assert settings.endpoint == "http://h:2"
+
+
+def test_a_name_that_only_rclone_has_is_said_as_it_is_to_be_written(rclone: Rclone) -> None:
+    with pytest.raises(UsageError, match="rclone's of that name is rclone:lab:data"):
+        rclone.resolve("lab:data", f"[lab]\n{S3}")
