@@ -34,7 +34,8 @@ class Keeper:
         self.command = command
         self.ready_fd = ready_fd
         self.fds: tuple[int, ...] = ()  # the connection and the record
-        self.pid = 0
+        self.pid = 0  # while there is one
+        self.last = 0
         self.serves = False
         self.is_told = False  # to end
         self.crashes: list[float] = []
@@ -78,7 +79,7 @@ class Keeper:
             say(f"the daemon died {count} times in {WITHIN_S:.0f} s; giving up: the mount is dead "
                 "until `mountd mount` is typed again")  # fmt: skip
             return False
-        say(f"the daemon {self.pid} {how}; starting another")
+        say(f"the daemon {self.last} {how}; starting another")
         if count > 1:
             time.sleep(min(FIRST_DELAY_S * 2 ** (count - 2), MOST_DELAY_S))
         return not self.is_told
@@ -86,7 +87,10 @@ class Keeper:
     def pass_on(self, number: int, frame: object) -> None:
         self.is_told = True
         if self.pid:
-            os.kill(self.pid, number)
+            try:  # noqa: SIM105 -- contextlib is not among its few modules
+                os.kill(self.pid, number)
+            except ProcessLookupError:  # it has just been waited for
+                pass
 
     def life(self, waker: int) -> int:
         """Of one daemon, from its start to its end: the status of waitpid."""
@@ -109,6 +113,7 @@ class Keeper:
                     self.hear()
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
+                self.pid, self.last = 0, pid
                 while select.select([self.ours], [], [], 0)[0]:
                     self.hear()
                 return status

@@ -24,7 +24,12 @@ _NO_BODY: Final = (204, 304)
 
 
 class NotUnderstood(Exception):
-    """The answer has a form that is httpcore's business. The connection is of no use any more."""
+    """The answer has a form that is httpcore's business. The connection is of no use any more.
+    `is_refusal`: it is no file's, which may have another form."""
+
+    def __init__(self, why: str, *, is_refusal: bool = False) -> None:
+        super().__init__(why)
+        self.is_refusal = is_refusal
 
 
 def can_be_sent(target: str, headers: Sequence[tuple[str, str]]) -> bool:
@@ -133,7 +138,7 @@ def _length(status: int, fields: Sequence[tuple[bytes, bytes]]) -> int:
     lengths = [value for name, value in fields if name == b"content-length"]
     is_framed = any(name == b"transfer-encoding" for name, _ in fields)
     if status in _NO_BODY or is_framed or len(lengths) != 1:
-        raise NotUnderstood(f"HTTP {status} without one length")
+        raise NotUnderstood(f"HTTP {status} without one length", is_refusal=status >= 400)
     if not re.fullmatch(rb"[0-9]{1,18}", lengths[0]):
         raise NotUnderstood(repr(lengths[0][:100]))
     return int(lengths[0])

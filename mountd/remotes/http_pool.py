@@ -186,7 +186,7 @@ class HttpPool:
                 answer = self._ask_once(method, target, headers, body, until_s, is_large)
             except direct_get.NotUnderstood as error:
                 log.debug("%s answers in a form for httpcore: %s", self.origin, error)
-                self._is_direct = False
+                self._is_direct = self._is_direct and error.is_refusal
                 answer = self._ask_once(method, target, headers, body, until_s, False)
             location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or location is None:

@@ -9,17 +9,19 @@ import threading
 import time
 from collections.abc import Callable
 
-from mountd.errors import Unreachable
+from mountd.errors import NotFound, Unreachable
 
 
 class _Look:
-    """One that is wanted, under way or over. `version` is None where it brought nothing."""
+    """One that is wanted, under way or over. `version` is None where it brought nothing; `gone`
+    says so where there is no such file."""
 
-    __slots__ = ("over", "version")
+    __slots__ = ("gone", "over", "version")
 
     def __init__(self) -> None:
         self.over = threading.Event()
         self.version: str | None = None
+        self.gone: NotFound | None = None
 
 
 class SharedLooks:
@@ -35,8 +37,9 @@ class SharedLooks:
         self._begun: dict[str, _Look] = {}
 
     def version(self, key: str, until_s: float) -> str:
-        """The file's version at some moment after this was called. Raises what `look` raises, for
-        the one who looked: the others look again, each for himself. Unreachable at `until_s`."""
+        """The file's version at some moment after this was called. Raises NotFound, which is an
+        answer for all, too; what else `look` raises is for the one who looked: the others look
+        again. Unreachable at `until_s`."""
         while True:
             with self._lock:
                 shared = self._next.get(key)
@@ -46,6 +49,8 @@ class SharedLooks:
             if shared is None:
                 return self._looked(key, mine, before, until_s)
             self._wait(shared, key, until_s)
+            if shared.gone is not None:
+                raise NotFound(*shared.gone.args)
             if shared.version is not None:
                 return shared.version
 
@@ -58,6 +63,9 @@ class SharedLooks:
                 self._begun[key] = mine
             mine.version = self._look(key, until_s)
             return mine.version
+        except NotFound as error:
+            mine.gone = error
+            raise
         finally:
             with self._lock:
                 for looks in (self._next, self._begun):

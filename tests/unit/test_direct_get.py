@@ -88,6 +88,17 @@ def test_what_has_another_form_is_asked_again_by_httpcore_and_from_then_on(odd: 
         assert len(server.requests) == 5
 
 
+def test_a_refusal_in_another_form_says_nothing_about_that_of_files() -> None:
+    refusal = Step(b"HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+    odd = ODD["chunked"]
+    with scripted(SMALL, refusal, refusal, odd, odd) as (store, server):
+        store.read("f", 0, 5, ETAG)
+        with pytest.raises(NotFound):
+            store.read("f", 0, MIB, ETAG)
+        assert store.read("f", 0, MIB, ETAG) == BODY
+    assert len(server.requests) == 5, "the last was asked for directly first"
+
+
 def test_an_answer_with_more_than_its_length_is_not_believed() -> None:
     longer = large(b"Content-Length: 3", body=b"abcHTTP/1.1 206 Other")
     with scripted(SMALL, longer, WHOLE) as (store, server):

@@ -92,13 +92,24 @@ def test_nobody_is_told_what_was_there_before_he_asked(askers: Askers) -> None:
 
 
 def test_a_look_that_failed_is_the_failure_of_the_one_who_looked(askers: Askers) -> None:
-    askers.server.errors[1] = NotFound("f")
+    askers.server.errors[1] = Unreachable("f")
     first = askers.looking()
     unlucky, *others = askers.waiting(3)
     askers.server.answer.release(4)
-    with pytest.raises(NotFound):
+    with pytest.raises(Unreachable):
         unlucky.result(SOON_S)
     assert {each.result(SOON_S) for each in [first, *others]} == {"v1"}
+
+
+def test_a_file_that_is_gone_is_looked_for_once(askers: Askers) -> None:
+    askers.server.errors[1] = NotFound("f")
+    first = askers.looking()
+    others = askers.waiting(6)
+    askers.server.answer.release(8)
+    assert first.result(SOON_S) == "v1"
+    assert all(isinstance(each.exception(SOON_S), NotFound) for each in others)
+    assert len({id(each.exception()) for each in others}) == 6, "each has a traceback of his own"
+    assert askers.server.looks == ["f", "f"]
 
 
 def test_who_has_no_more_time_waits_for_nobody_and_the_others_go_on(askers: Askers) -> None:
