@@ -27,6 +27,7 @@ from mountd.remotes.sign_in import SignIn
 from mountd.remotes.webdav import CAPABILITIES, address_of, pool_of
 from mountd.remotes.webdav_leftovers import Leftovers
 from mountd.remotes.webdav_path import encode_path
+from mountd.remotes.webdav_probe import Proof
 from mountd.remotes.webdav_read import DavReader
 from mountd.remotes.width import Width
 from mountd.types import Entry
@@ -127,6 +128,7 @@ class NextcloudStore:
             self._closing,
             uploading.locked_s,
         )
+        self._told: tuple[tuple[Proof, Features, bool, bool], Capabilities] | None = None
         self._capabilities = replace(
             _CAPABILITIES, max_parallel=self.width.most, parallel_now=lambda: self.width.now
         )
@@ -134,16 +136,25 @@ class NextcloudStore:
     @property
     def capabilities(self) -> Capabilities:
         """More once the server has said what it is."""
-        proof, is_nextcloud = self._writer.proof, self._door.known.is_nextcloud
+        proof, known = self._writer.proof, self._door.known
+        told_of = proof, known, self._writer.keeps_mtime, self._door.may_be_nextcloud
+        told = self._told
+        if told is None or told[0] != told_of:  # asked several times per upload
+            told = self._told = told_of, self._capabilities_of(*told_of)
+        return told[1]
+
+    def _capabilities_of(
+        self, proof: Proof, known: Features, keeps_mtime: bool, may_be_nextcloud: bool
+    ) -> Capabilities:
         return replace(
             self._capabilities,
             conditional_put=proof.puts is not None and proof.puts.everything,
-            conditional_delete=proof.puts is not None and proof.deletes and not is_nextcloud,
-            keeps_mtime=self._writer.keeps_mtime,
-            name_rules=self._door.known.names,
-            native_move=is_nextcloud,
-            removes_trees=self._door.known.keeps_trash,
-            tree_versions=self._door.may_be_nextcloud,
+            conditional_delete=proof.puts is not None and proof.deletes and not known.is_nextcloud,
+            keeps_mtime=keeps_mtime,
+            name_rules=known.names,
+            native_move=known.is_nextcloud,
+            removes_trees=known.keeps_trash,
+            tree_versions=may_be_nextcloud,
         )
 
     @property

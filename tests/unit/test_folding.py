@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import trio
 
 from mountd.vfs.attributes import NewAttributes
+from mountd.vfs.folding import rest_s
 from mountd.vfs.nodes import Directory
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import MountedFiles, mounted_files, names, walk
@@ -126,3 +128,11 @@ async def test_a_directorys_mode_is_in_the_journal_because_it_is_nowhere_else(
         await drained(mounted)
         await fs.folding.fold_waiting()
         assert list(mounted.journal.ledger.changes) == ["d/"]
+
+
+@pytest.mark.parametrize(
+    ("cost_s", "expected_s"), [(0.0, 1.0), (0.001, 1.0), (0.1, 5.0), (9.0, 60.0)]
+)
+def test_what_takes_long_is_folded_more_seldom(cost_s: float, expected_s: float) -> None:
+    """A row of a directory takes 20 us, whatever was sent into it."""
+    assert rest_s(cost_s) == pytest.approx(expected_s)
