@@ -57,7 +57,8 @@ def get(
         name == b"connection" and value.lower() != b"keep-alive" for name, value in found
     )
     body = DirectBody(stream, rest, length, close, goes_on=goes_on)
-    return httpcore.Response(status, headers=found, content=body)
+    known = {"network_stream": stream}  # as httpcore's own: `on_wire` looks there
+    return httpcore.Response(status, headers=found, content=body, extensions=known)
 
 
 class DirectBody:

@@ -1,5 +1,6 @@
 """Large bodies that go from the socket to where they are wanted, and answers not for that."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from mountd.errors import NotFound, Unreachable, VersionChanged
 from mountd.remotes import direct_get
 from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.nextcloud import open_nextcloud
+from mountd.remotes.width import Asked, Width
 from tests.servers.nextcloud.launch import NextcloudServer
 from tests.servers.raw_http import Step, answer, cut, raw_http
 from tests.servers.tls_front import running_tls_front
@@ -52,6 +54,34 @@ def test_on_a_connection_that_was_used_a_large_body_goes_where_it_is_wanted() ->
                         done += count
                     assert view[:done] == BODY
         assert said == [False, True, False]
+
+
+class Timed(Width):
+    def __init__(self) -> None:
+        super().__init__(1, 2)
+        self.wires: list[float | None] = []
+
+    def answered(
+        self,
+        asked: Asked,
+        status: int,
+        sent_s: float = 0.0,
+        ours_s: float = 0.0,
+        wire_s: float | None = None,
+    ) -> None:
+        self.wires.append(wire_s)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO is Linux's")
+def test_its_answer_is_timed_on_the_wire_like_any_other() -> None:
+    timed, dripped = Timed(), Step(answer(200).data, drip_s=0.002)
+    with raw_http(answer(200), dripped, dripped) as server:
+        pool = HttpPool(f"http://{server.authority}", {}, 2, 5.0, width=timed)
+        for is_large in (False, False, True):
+            with pool.ask("GET", "/f", {}, is_large=is_large) as got:
+                assert got.reads_into == is_large
+        pool.close()
+    assert [wire_s is not None for wire_s in timed.wires[1:]] == [True, True]
 
 
 def test_ranges_one_after_the_other_are_whole_and_take_one_connection() -> None:
