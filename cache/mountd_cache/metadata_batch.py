@@ -27,11 +27,10 @@ class Batch:
     prefixes: dict[str, bool] = field(default_factory=dict)  # True: forget, False: expire
     listings: dict[str, CachedListing | None] = field(default_factory=dict)  # None: forget
     times: dict[str, CachedListing] = field(default_factory=dict)
-    values: dict[str, bytes] = field(default_factory=dict)
     nbytes: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.prefixes or self.listings or self.times or self.values)
+        return bool(self.prefixes or self.listings or self.times)
 
     def put(self, directory: str, cached: CachedListing | None) -> None:
         """The listing of a directory, or that there is none."""
@@ -105,7 +104,6 @@ class Batch:
             again.put(directory, cached)
         for directory, touched in newer.times.items():
             again.touch(directory, touched)
-        again.values = {**self.values, **newer.values}
         return again
 
 

@@ -1,4 +1,4 @@
-"""Listings and small attributes that survive a restart.
+"""Listings and inode numbers that survive a restart.
 
 In memory packed listings, least recently used out first; on disk the same bytes, written by one
 thread behind a bounded queue, in which later changes replace earlier ones. Everything on disk is
@@ -28,7 +28,6 @@ __all__ = ["CachedListing", "MetadataCache", "MetadataHealth"]
 
 _TAG_SIZE: Final = 8
 _TIME: Final = struct.Struct("<8sdI")  # tag of the listing, fetched_at, CRC32C; then the token
-_CRC: Final = struct.Struct("<I")
 _ENTRY_BYTES: Final = 300  # a CachedListing and its place in the memory table
 _CHUNK_BYTES: Final = 8 << 20  # per transaction, so that SQLite's log stays small
 _RETRY_AFTER_S: Final = 10.0
@@ -47,7 +46,7 @@ class MetadataHealth:
 
 
 class MetadataCache:
-    """The listings of directories, by their key; inode numbers; small values.
+    """The listings of directories, by their key; inode numbers.
 
     Any thread may call anything. Calls cost microseconds, except for a listing that is only on
     disk (0.1 ms, 10 ms for 100,000 rows). Raises DirectoryNotPrivate or OSError when the folder
@@ -67,7 +66,6 @@ class MetadataCache:
     ) -> None:
         make_private_dir(folder)
         self._listings = MetadataStore(folder / "listings", limit_bytes=disk_limit_bytes)
-        self._values = MetadataStore(folder / "values", limit_bytes=None)
         self._inodes = InodeNumbers(folder / "inodes", disk=disk, wall_clock=wall_clock)
         self._wall_clock = wall_clock
         self._memory_limit_bytes = memory_limit_bytes
@@ -185,7 +183,7 @@ class MetadataCache:
             self._pending.expire(prefix)
             self._announce()
 
-    # Inode numbers and small values.
+    # Inode numbers.
 
     def reserve_inodes(self, count: int) -> int:
         """The first of `count` consecutive numbers, >= 2 and < 2^63, that were never used.
@@ -193,23 +191,6 @@ class MetadataCache:
         Neither before a SIGKILL or a power cut, nor before the database was lost.
         """
         return self._inodes.reserve(count)
-
-    def get_value(self, key: str) -> bytes | None:
-        """What `put_value` kept; never evicted."""
-        with self._lock:
-            for batch in (self._pending, self._writing):
-                if key in batch.values:
-                    return batch.values[key]
-        found = self._values.get(_encoded(key))
-        if found is None or found[: _CRC.size] != _CRC.pack(crc32c(found[_CRC.size :])):
-            return None
-        return found[_CRC.size :]
-
-    def put_value(self, key: str, value: bytes) -> None:
-        """Keeps a small value; on disk a little later."""
-        with self._changed:
-            self._pending.values[key] = value
-            self._announce()
 
     # The whole.
 
@@ -221,10 +202,10 @@ class MetadataCache:
     @property
     def health(self) -> MetadataHealth:
         """Errors since the start."""
-        reason = self._listings.last_error or self._values.last_error
+        reason = self._listings.last_error
         if self._inodes.last_error is not None:
             reason = str(self._inodes.last_error)
-        return MetadataHealth(self._listings.errors + self._values.errors, reason, self._given_up)
+        return MetadataHealth(self._listings.errors, reason, self._given_up)
 
     def flush(self, timeout_s: float = 30.0) -> bool:
         """Waits until all changes are on disk; False when that failed or took longer."""
@@ -248,7 +229,6 @@ class MetadataCache:
             self._changed.notify_all()
         self._thread.join(30.0)
         self._listings.close()
-        self._values.close()
 
     # Inside: memory. All with the lock held.
 
@@ -310,7 +290,6 @@ class MetadataCache:
                 self._resting = not written
                 self._changed.notify_all()
         self._listings.close()
-        self._values.close()
 
     def _next_batch(self) -> bool:
         with self._changed:
@@ -325,10 +304,7 @@ class MetadataCache:
             return True
 
     def _write(self, batch: Batch) -> bool:
-        values = [
-            (_encoded(key), _CRC.pack(crc32c(value)) + value) for key, value in batch.values.items()
-        ]
-        done = not values or self._values.write(values)
+        done = True
         for chunk in _chunks(self._items(batch)):
             done = self._listings.write(chunk) and done
         return done

@@ -64,11 +64,11 @@ def _refuse(found: object) -> NoReturn:
 class MetadataStore:
     """Keys and values are bytes. Any thread reads; one thread writes.
 
-    `limit_bytes` bounds the database; the values stored longest ago go first (None: no bound).
+    `limit_bytes` bounds the database; the values stored longest ago go first.
     Nothing here raises for the disk or for damage: `last_error` says what happened.
     """
 
-    def __init__(self, folder: Path, *, limit_bytes: int | None) -> None:
+    def __init__(self, folder: Path, *, limit_bytes: int) -> None:
         make_private_dir(folder)
         self._folder = folder
         self._limit_bytes = limit_bytes
@@ -116,8 +116,7 @@ class MetadataStore:
                         self._cache.delete(key)
                     else:
                         self._cache.set(key, value)
-            if self._limit_bytes:
-                self._cache.cull()
+            self._cache.cull()
         except _FAILURES as error:
             self._failed(error)
             return False
@@ -136,8 +135,8 @@ class MetadataStore:
                 str(self._folder),
                 timeout=5,
                 disk=_RawDisk,
-                eviction_policy="least-recently-stored" if self._limit_bytes else "none",
-                size_limit=self._limit_bytes or 0,
+                eviction_policy="least-recently-stored",
+                size_limit=self._limit_bytes,
                 # Else each value that is set drops ten, and the size only falls when the
                 # transaction ends: a large one dropped what it had just put.
                 cull_limit=0,

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mountd.config.source import Source
-from mountd.manifest import Location
+
+if TYPE_CHECKING:  # a manifest names SOURCEs, so it imports this package
+    from mountd.manifest import Location
 
 MIB = 1 << 20
 
@@ -53,7 +55,7 @@ class Settings:
 
 
 # How a location of a manifest is reached. Raises UsageError.
-Reach = Callable[[Location], tuple[Source, Settings]]
+Reach = Callable[["Location"], tuple[Source, Settings]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from typing_extensions import Buffer
@@ -21,7 +21,7 @@ from typing_extensions import Buffer
 from mountd.config import Reach, Settings
 from mountd.config.source import Source
 from mountd.errors import ContainerMissing, NotFound, Unreachable, Unsupported, VersionChanged
-from mountd.manifest import Location, Manifest, ManifestFile, read_manifest
+from mountd.manifest import Manifest, ManifestFile, read_manifest
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
 from mountd.remotes.optional_doors import checksums_in, note_version_id
 from mountd.remotes.retry import RetryingStore
@@ -36,14 +36,6 @@ _MAX_TOLD = 10_000
 
 class LocationAway(ContainerMissing):
     """One of several locations of a manifest does not answer; the others may."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lives:
-    """Where a file of a manifest is. `version` is that of its store there."""
-
-    location: Location
-    file: ManifestFile
 
 
 def open_manifest(
@@ -107,11 +99,6 @@ class ManifestStore:
     @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
-
-    def lives(self, key: str) -> Lives:
-        """Where a file is. NotFound where the manifest has none of that name."""
-        file = self._file(key)
-        return Lives(self.locations[file.at], file)
 
     def stat(self, key: str) -> Entry:
         if not key or key.endswith("/"):

@@ -112,9 +112,6 @@ class OpenFiles:
         """Whether there is such a handle."""
         return number in self._handles
 
-    def open_count(self) -> int:
-        return len(self._handles)
-
     async def open(self, node: Node, *, writes: bool = False) -> int:
         """A handle's number. Raises Stale where a small file turns out to be another version by
         now: its bytes are wanted at once anyway, so they are fetched here, and the kernel

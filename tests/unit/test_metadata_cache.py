@@ -1,4 +1,4 @@
-"""Listings and small values that survive a restart."""
+"""Listings that survive a restart."""
 
 import os
 import pickle
@@ -75,17 +75,14 @@ def test_a_listing_is_known_at_once_and_after_a_restart(tmp_path: Path) -> None:
 def test_any_key_is_kept(tmp_path: Path, key: str) -> None:
     with opened(tmp_path) as cache:
         cache.put(key, listing("x"), NOW)
-        cache.put_value(key, b"value")
     with opened(tmp_path) as cache:
         assert names(cache, key) == [b"x"]
-        assert cache.get_value(key) == b"value"
 
 
 def test_the_newest_of_several_changes_is_what_a_restart_finds(tmp_path: Path) -> None:
     with opened(tmp_path) as cache:
         for size in range(50):
             cache.put("a/", listing("x", size=size), NOW)
-            cache.put_value("k", b"%d" % size)
         cache.touch("a/", NOW - 1)
         cache.put("gone/", listing("x"), NOW)
         cache.forget("gone/")
@@ -96,7 +93,6 @@ def test_the_newest_of_several_changes_is_what_a_restart_finds(tmp_path: Path) -
         assert (cached.listing.size(0), cached.fetched_at) == (49, NOW - 1)
         assert cache.get("gone/") is None
         assert cache.get("unknown/") is None
-        assert cache.get_value("k") == b"49"
 
 
 @pytest.mark.parametrize("restart", [False, True])
@@ -193,12 +189,10 @@ def test_the_disk_is_bounded(tmp_path: Path) -> None:
             cache.put(f"{i}/", Listing.build(rows), NOW)
             if i % 10 == 0:
                 assert cache.flush()
-        cache.put_value("attribute", b"stays")
     assert database(tmp_path).stat().st_size <= limit + (1 << 18)
     with opened(tmp_path) as cache:
         assert names(cache, "299/") is not None, "the newest went"
         assert cache.get("0/") is None
-        assert cache.get_value("attribute") == b"stays"
 
 
 def test_a_large_batch_does_not_push_out_what_it_puts(tmp_path: Path) -> None:
@@ -297,15 +291,12 @@ def test_a_pickle_in_the_database_is_never_loaded(
 def test_a_flipped_bit_in_a_listing_is_a_miss(tmp_path: Path) -> None:
     with opened(tmp_path) as cache:
         cache.put("a/", listing("needle"), NOW)
-        cache.put_value("k", b"needle")
-    for store in ("listings", "values"):
-        path = tmp_path / "meta" / store / "cache.db"
-        content = path.read_bytes()
-        assert b"needle" in content
-        path.write_bytes(content.replace(b"needle", b"noodle"))
+    path = tmp_path / "meta/listings/cache.db"
+    content = path.read_bytes()
+    assert b"needle" in content
+    path.write_bytes(content.replace(b"needle", b"noodle"))
     with opened(tmp_path) as cache:
         assert cache.get("a/") is None
-        assert cache.get_value("k") is None
 
 
 def test_a_time_that_waits_for_the_disk_outdates_the_one_on_disk() -> None:
