@@ -2,18 +2,17 @@
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mountd.sync.call_threads import CallThreads
+from tests.fakes.in_threads import tasks_in_threads
 
 _T = TypeVar("_T")
 _CUSHION_S = 0.001  # what a thread has handed over, others may pass on
-_IN_A_THREAD = (trio.to_thread.run_sync.__code__, CallThreads.run.__code__)
 _HANGS_AFTER_S = 120  # of the loop's clock
 
 
@@ -65,7 +64,7 @@ class Loop:
         """Until nothing moves any more without the clock."""
         while True:
             await wait_all_tasks_blocked(_CUSHION_S)
-            if self._is_quiet(sum(map(_waits_for_a_thread, _tasks()))):
+            if self._is_quiet(tasks_in_threads()):
                 return
             time.sleep(0.0005)  # noqa: ASYNC251 -- a thread is at work, and nobody else
 
@@ -115,19 +114,3 @@ class Loop:
         if errors:
             raise errors[0]
         return answers[0]
-
-
-def _tasks() -> Iterator[trio.lowlevel.Task]:
-    """All of this loop."""
-    waiting = [trio.lowlevel.current_root_task()]
-    while waiting:
-        task = waiting.pop()
-        if task is not None:
-            yield task
-            waiting += (child for nursery in task.child_nurseries for child in nursery.child_tasks)
-
-
-def _waits_for_a_thread(task: trio.lowlevel.Task) -> bool:
-    """Until what the thread has found is handed over: it may have ended long before, or not have
-    begun on a busy machine."""
-    return any(frame.f_code in _IN_A_THREAD for frame, _ in task.iter_await_frames())

@@ -24,6 +24,7 @@ from mountd.remotes.counting import TransferCounts
 from mountd.remotes.health import HealthState, RemoteHealth
 from mountd_cache.block_cache import CacheCounters
 from tests.conftest import ExpectedLog
+from tests.fakes.in_threads import threads_have_ended
 
 
 def defect() -> None:
@@ -92,10 +93,10 @@ async def test_a_probe_with_a_defect_is_followed_by_another_probe(
     assert health.state is HealthState.UNREACHABLE
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Prober(health).run)
-        assert await trio.to_thread.run_sync(probed[0].wait, 5)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert await trio.to_thread.run_sync(probed[0].wait, 60)
+        await threads_have_ended()
         mock_clock.jump(PROBE_AFTER_A_DEFECT_S + 1)
-        assert await trio.to_thread.run_sync(probed[1].wait, 5)
+        assert await trio.to_thread.run_sync(probed[1].wait, 60)
         nursery.cancel_scope.cancel()
 
 
@@ -114,8 +115,8 @@ class Probes:
             raise self.error
 
     async def wait(self) -> None:
-        assert await trio.to_thread.run_sync(self._done.acquire, True, 10)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert await trio.to_thread.run_sync(self._done.acquire, True, 60)
+        await threads_have_ended()
 
 
 async def test_who_waits_for_the_remote_has_it_looked_at_now_and_not_when_the_delay_is_over(
