@@ -2,14 +2,14 @@
 
 `RemoteError` and its children are what a `RemoteStore` may raise; `fusefs.errno_table` turns them
 into errnos in one place. `StartError` and its children end a command with one line and an exit
-code (cli.md).
+code (docs/commands.md).
 """
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The exit codes of the command line (cli.md)."""
+    """The exit codes of the command line (docs/commands.md)."""
 
     OK = 0
     RUNTIME = 1

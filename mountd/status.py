@@ -1,4 +1,4 @@
-"""The status object of cli.md, read from the rooms; never waits for the network or the disk."""
+"""The object of `status --json`, read from the rooms; never waits for the network or the disk."""
 
 import os
 from collections.abc import Callable

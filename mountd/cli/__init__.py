@@ -42,7 +42,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code (cli.md). Never raises."""
+    """Runs one command and returns its exit code (docs/commands.md). Never raises."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(arguments)

@@ -1,4 +1,4 @@
-"""What a mount tells those who see only its path, and not its daemon's socket (cli.md)."""
+"""What a mount tells those who see only its path, and not its daemon's socket."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""What a queue's counts (cli.md) are in words; `status`, `doctor` and `queue` say the same."""
+"""A queue's counts (of `status --json`) in words; `status`, `doctor` and `queue` say the same."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -153,7 +153,7 @@ def _list_first_page(source: Source, settings: Settings, reach: Reach | None = N
         try:
             page = next(iter(store.list("")), ())
         except NotFound:
-            page = ()  # a missing prefix is an empty directory (cli.md)
+            page = ()  # a missing prefix is an empty directory
         took_s = time.monotonic() - start
     finally:
         store.close()

@@ -170,7 +170,7 @@ def _is_told(found: dict[str, Any]) -> bool:
 def _without_daemon(mount: Mount) -> dict[str, Any]:
     """A mount whose socket can't be seen: a dead daemon's, or one of a container or another user.
 
-    Whoever sees only the path gets the same object from a file in it (cli.md).
+    Whoever sees only the path gets the same object from a file in it, `.mountd/status.json`.
     """
     try:
         found = read_status(mount.path, _TIMEOUT_S)

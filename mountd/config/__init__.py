@@ -1,6 +1,6 @@
 """Frozen settings: what each option means, its default, and where values come from.
 
-Command line > environment (`MOUNTD_<OPTION>`) > config file > default (cli.md).
+Command line > environment (`MOUNTD_<OPTION>`) > config file > default (docs/config.md).
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One mount's options. Names are those of cli.md; sizes are bytes, `_s` is seconds."""
+    """One mount's options. Names are those of `-o`; sizes are bytes, `_s` is seconds."""
 
     cache_dir: Path
     cache_size: int | None = None  # None: half of what is free on its disk at the first mount

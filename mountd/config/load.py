@@ -1,7 +1,7 @@
 """From arguments, environment and config file to one frozen plan.
 
 Command line > environment (`MOUNTD_<OPTION>`) > `[mounts.NAME]` > `[remotes.NAME]` > rclone.conf >
-`[defaults]` > default (cli.md).
+`[defaults]` > default (docs/config.md).
 """
 
 import os

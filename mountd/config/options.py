@@ -1,4 +1,4 @@
-"""The options of cli.md: how each one's value is read, and the line that a bad one gets."""
+"""The options: how each one's value is read, and the line that a bad one gets."""
 
 import grp
 import math

@@ -1,4 +1,4 @@
-"""The kernel's levers for a FUSE mount: what they are now, and setting them (design.md's table).
+"""The kernel's levers for a FUSE mount: what they are now, and setting them.
 
 Setting needs a writable sysfs and fusectl, which an unprivileged container has not: then the
 mount works with the kernel's defaults, `notes` says what was not to be had, and `mountd doctor`

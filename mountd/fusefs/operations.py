@@ -325,8 +325,8 @@ class Operations(WriteOperations):
 
     async def flush(self, fh: int) -> None:
         self._calls["flush"] += 1
-        # With durability = "local" nothing hangs on FLUSH (design.md); ENOSYS makes the kernel stop
-        # asking, for the whole mount.
+        # With durability = "local" nothing hangs on FLUSH: all that came is in the journal. ENOSYS
+        # makes the kernel stop asking, for the whole mount.
         if self._flush is None:
             raise self._refusal("flush", errno.ENOSYS)
         try:

@@ -1,7 +1,7 @@
 """A remote's listing <-> the packed listing that is kept, with inode numbers; pure.
 
 A row that is unchanged keeps its number; a new name, and a file that is another version, gets a
-number that was never used (design.md: KEEP_CACHE can then always be on), or the one that stands for
+number that was never used (so the kernel may always keep its pages), or the one that stands for
 this file in this version, where the remote says which file it is (following.py).
 
 A row's name is the shown one, from which `names.raw_name` gives the remote's; a name that had to

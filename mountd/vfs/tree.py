@@ -8,7 +8,7 @@ a foreign change gives the path a new one, so that the kernel never mixes two ve
 What was changed here and is not in the listings yet is in the ledger and is looked at first
 (overlay.py). Our own uploads and renames never change a number.
 
-Freshness (design.md): inside a directory's TTL no request; after it the first access waits for one
+Freshness: inside a directory's TTL no request; after it the first access waits for one
 single-flight LIST (refreshing.py) while the remote is well, and gets the old answer at once while
 it is not. Where the remote's directories tell of what is below them, one request may do for all
 (branch_proof.py).

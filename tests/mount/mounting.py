@@ -64,7 +64,7 @@ def mounted(
     **options: object,
 ) -> Iterator[Mounted]:
     """Mounts `source` at `folder`/mnt with its cache in `folder`/cache; the same folder again is
-    a remount. Fails with the daemon's log when it doesn't come up. Options as in cli.md. The option
+    a remount. Fails with the daemon's log when it doesn't come up. Options as of `-o`. The option
     `config` is what the config file says below `[mounts.m]`, which is mounted by its name then."""
     config = options.pop("config", None)
     path = folder / "mnt"

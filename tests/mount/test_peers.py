@@ -1,5 +1,5 @@
 """Seven ways in which the most used peer loses acknowledged data, each tried on the real daemon and
-a real server. The comment says what `rclone mount` 1.75.2 with its full cache did (peers.md)."""
+a real server. The comment says what `rclone mount` 1.75.2 with its full cache did."""
 
 import contextlib
 import errno

@@ -35,7 +35,7 @@ def running_rclone_webdav(directory: Path) -> Iterator[DavServer]:
 @contextmanager
 def running_rclone_s3(directory: Path) -> Iterator[DavServer]:
     """Serves each directory of `directory/files` as a bucket, to S3_KEY and S3_SECRET. It ignores
-    conditions and answers a range with 200 (servers.md)."""
+    conditions and answers a range with 200."""
     options = ["--auth-key", f"{S3_KEY},{S3_SECRET}"]
     with _running("s3", directory, options) as server:
         yield server

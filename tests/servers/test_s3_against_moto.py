@@ -1,7 +1,7 @@
 """The same requests to moto and to the scriptable S3 server: where moto is right, both agree.
 
 moto is the independent check that our server is honest. What moto does not enforce or gets wrong
-(servers.md) is not asked here: If-Match on Complete, copy-source conditions, checksums, tokens;
+is not asked here: If-Match on Complete, copy-source conditions, checksums, tokens;
 also a part sent after Complete (moto: 500), a bucket with a capital letter (moto: allowed).
 """
 

@@ -2,7 +2,7 @@
 
 The frame (loop, connections, bodies, knobs) is that of `tests.servers.s3`; see there for what the
 knobs do. Refusals, their order and odd answers are SabreDAV's and Nextcloud's, each measured
-on a running Nextcloud or read in its source; shared/nextcloud.md has the facts.
+on a running Nextcloud or read in its source.
 
     from tests.servers.nextcloud.launch import NextcloudServer
 
