@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import trio
 
-from mountd.errors import Denied
+from mountd.errors import Denied, SignInRefused
 from mountd.sync.base import QueueCounts, SyncJournal
 from mountd.sync.retry import Next, Trouble, backoff_s, is_foreseen, one_line, what_next
 from mountd.sync.taking import Takes, TakingState
@@ -92,14 +92,17 @@ class Failures:
         # Nothing came of it. That must never become a loop without a pause.
         attempts = self._attempts(change.key)
         delay_s = min(60.0, 0.1 * 4.0 ** min(attempts - 1, 6))
-        self._rest(change.key, attempts, delay_s, "it is looked at again")
+        until_s = trio.current_time() + delay_s
+        self.troubles[change.key] = Trouble(attempts, until_s, "it is looked at again")
 
     def failed(self, change: Change, error: Exception, *, may_refuse: bool) -> None:
         """`may_refuse`: the error says what the remote thinks of the change itself."""
         key, reason = change.key, one_line(error)
         before = self.troubles.get(key)
         is_well = self._remote_is_well()
-        next_ = what_next(error, remote_is_well=is_well)
+        sign_ins = before.sign_ins if before is not None else 0
+        sign_ins += is_well and isinstance(error, SignInRefused)
+        next_ = what_next(error, remote_is_well=is_well, sign_ins=sign_ins)
         if isinstance(error, Denied) and change.kind is ChangeKind.FILE:
             self.denied = True
             self._refused_s = trio.current_time()
@@ -118,17 +121,12 @@ class Failures:
             log.info("%r could not be sent, and is tried again: %s", key, reason)
         attempts = self._attempts(key)
         delay_s = backoff_s(error, attempts, self._jitter())
-        self._rest(key, attempts, delay_s, reason, is_full=next_ is Next.FULL)
+        until_s = trio.current_time() + delay_s
+        self.troubles[key] = Trouble(attempts, until_s, reason, next_ is Next.FULL, sign_ins)
 
     def _attempts(self, key: str) -> int:
         before = self.troubles.get(key)
         return before.attempts + 1 if before is not None else 1
-
-    def _rest(
-        self, key: str, attempts: int, delay_s: float, reason: str, *, is_full: bool = False
-    ) -> None:
-        until_s = trio.current_time() + delay_s
-        self.troubles[key] = Trouble(attempts, until_s, reason, is_full)
 
     def _refused(self, change: Change, reason: str) -> bool:
         """Puts FAILED into the journal; False where that could not be written."""

@@ -22,6 +22,9 @@ from mountd.errors import (
 FIRST_BACKOFF_S: Final = 1.0
 MAX_BACKOFF_S: Final = 60.0
 FULL_RETRY_S: Final = 300.0
+# Of one change, while all else is let in: a minute, and more than one look at the root. Then it is
+# this change (S3 calls it a wrong signature where a gateway writes a name another way).
+MOST_SIGN_INS: Final = 8
 
 
 class ContentMissing(Exception):
@@ -50,21 +53,23 @@ class Next(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A change that failed so far. `until_s`: of the loop's clock, when it is tried again."""
+    """A change that failed so far. `until_s`: of the loop's clock, when it is tried again.
+    `sign_ins`: how many of its attempts the remote refused for who asks, while it was well."""
 
     attempts: int
     until_s: float
     reason: str
     is_full: bool = False
+    sign_ins: int = 0
 
 
-def what_next(error: Exception, *, remote_is_well: bool) -> Next:
+def what_next(error: Exception, *, remote_is_well: bool, sign_ins: int = 0) -> Next:
     """`remote_is_well`: after the error. A remote that denies everything (an expired token) is not
-    well: then it wasn't this change that it refused."""
+    well: then it wasn't this change that it refused. `sign_ins`: see Trouble, with this one."""
     if isinstance(error, Denied) and not remote_is_well:
         return Next.AGAIN
-    if isinstance(error, SignInRefused):  # whatever the remote's state is known to be by now
-        return Next.AGAIN
+    if isinstance(error, SignInRefused) and sign_ins <= MOST_SIGN_INS:
+        return Next.AGAIN  # what is known of the remote's state may be old
     if isinstance(error, _REFUSALS):
         return Next.REFUSED
     return Next.FULL if isinstance(error, QuotaExceeded) else Next.AGAIN

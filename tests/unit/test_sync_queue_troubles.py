@@ -11,11 +11,13 @@ from mountd.errors import (
     Denied,
     Locked,
     QuotaExceeded,
+    SignInRefused,
     Throttled,
     Unreachable,
 )
 from mountd.sync.base import QueueCounts
 from mountd.sync.queue import SyncQueue
+from mountd.sync.retry import MOST_SIGN_INS
 from mountd_cache.changes import ChangeState
 from tests.conftest import ExpectedLog
 from tests.fakes.body import BytesBody
@@ -278,6 +280,25 @@ async def test_an_expired_token_does_not_fail_what_is_queued(
         s.faults.remove()
         s.is_well.set()
         s.queue.wake()
+        await s.settled()
+        assert store.keys() == ["a"]
+
+
+async def test_a_sign_in_that_is_refused_to_one_file_alone_fails_it_after_a_minute(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("writes are refused")
+    expected_log("refused by the remote: wrong signature")
+    async with syncing(store) as s:
+        fault = s.faults.add("put", SignInRefused("wrong signature"))
+        s.tree.write("a", b"1")
+        await trio.sleep(20)
+        assert s.queue.counts().failed == 0
+        assert await s.queue.drain() == 1, "it waited for ever"
+        assert s.journal.ledger.changes["a"].state is ChangeState.FAILED
+        assert fault.hits == MOST_SIGN_INS + 1
+        s.faults.remove()
+        s.queue.retry("a")
         await s.settled()
         assert store.keys() == ["a"]
 
