@@ -181,7 +181,7 @@ class LocalTarget:
         stays as readable as it was, and is executable if the source is. None: as it is."""
         if there is None or not modes.S_ISREG(there.st_mode):
             return None if wanted is None else wanted & _PERMISSIONS & ~self._umask
-        mode = modes.S_IMODE(there.st_mode)
+        mode = there.st_mode & _PERMISSIONS
         if wanted is None:
             return mode
         if not wanted & _EXECUTABLE:

@@ -112,6 +112,17 @@ def test_a_file_that_is_replaced_stays_as_readable_as_it_was_and_runs_if_the_sou
 
 
 @pytest.mark.server
+def test_who_replaces_a_set_user_id_file_makes_none_of_his_own(tmp_path: Path) -> None:
+    for folder, text in (("in", "new bytes"), ("out", "old")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tool").write_text(text)
+    (tmp_path / "in/tool").chmod(0o755)
+    (tmp_path / "out/tool").chmod(0o6755)
+    assert copy(tmp_path / "in", tmp_path / "out") == 0
+    assert (tmp_path / "out/tool").read_text() == "new bytes"
+    assert stat.S_IMODE((tmp_path / "out/tool").stat().st_mode) == 0o755
+
+
 def test_a_bucket_keeps_permissions_and_empty_folders_and_gives_them_back(
     s3: S3Server, project: Path, tmp_path: Path
 ) -> None:
