@@ -56,7 +56,7 @@ class Blocks(Protocol):
         is_read: bool = False,
     ) -> bool: ...
     def advise(self, file_id: bytes, index: int) -> None: ...
-    def maintain(self) -> None: ...
+    def maintain(self, need: int = 0) -> None: ...
     def room_left(self) -> int: ...
     def expect_cycle(self, size_bytes: int) -> None: ...
 
@@ -163,6 +163,10 @@ class BlockCache:
                     if self.used_bytes + length <= self.memory_bytes:
                         break
         return self.used_bytes + length <= self.memory_bytes
+
+    async def give_way(self, size: int) -> None:
+        """Blocks go until the disk has its free part and `size` bytes more, or there are none."""
+        await trio.to_thread.run_sync(self.blocks.maintain, size)
 
     @property
     def backlog_room(self) -> int:

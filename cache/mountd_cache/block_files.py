@@ -260,18 +260,20 @@ class BlockFiles:
             self._folder.failed(error, rest=True)
             return False
 
-    def maintain(self) -> None:
+    def maintain(self, need: int = 0) -> None:
         """What `write` does in passing: unlinks dropped blocks, records visits for a restart. And
-        gives the disk back its free part, which others may have taken while nothing was written.
+        gives the disk back its free part, which others may have taken while nothing was written,
+        and `need` bytes more.
 
-        A writer thread calls it when it has been idle for a while, and before it ends.
+        A writer thread calls it when it has been idle for a while, and before it ends; any thread
+        may.
         """
         if not self._scanned:
             return
         try:
             self._writer.settle()
-            if not self._folder.resting:
-                self._writer.keep_free()
+            if need or not self._folder.resting:
+                self._writer.keep_free(need)
         except OSError as error:
             self._folder.failed(error)
 

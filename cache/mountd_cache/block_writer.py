@@ -112,10 +112,10 @@ class BlockWriter:
             return False
         return True
 
-    def keep_free(self) -> None:
-        """Evicts until the disk has its free part, whoever took it: what is not sent yet, or others
-        on that disk. As far as there are blocks."""
-        self._evict_lacking(lambda: -self._free_bytes())
+    def keep_free(self, need: int = 0) -> None:
+        """Evicts until the disk has its free part and `need` bytes more, whoever took it: what is
+        not sent yet, or others on that disk. As far as there are blocks."""
+        self._evict_lacking(lambda: need - self._free_bytes())
 
     def _free_bytes(self) -> int:
         return self._folder.free_bytes(self._min_free_fraction)

@@ -28,6 +28,7 @@ from mountd.vfs.user_xattrs import UserXattrs, check_name
 from mountd.vfs.whole_move import WholeMoves
 from mountd.vfs.writes import Writes
 from mountd_cache.block_cache import BlockCache
+from mountd_cache.block_folder import FULL_ERRNOS
 from mountd_cache.changes import Base, Content
 from mountd_cache.journal import Journal
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
@@ -40,6 +41,8 @@ STATE_SAMPLES = 1024
 # Names of the root that the kernel was told are not there. Beyond it the oldest is forgotten, and
 # lives on in the kernel for what is left of its time.
 ABSENT_NAMES = 4096
+# What blocks have left others may take first: writes that have not met the full disk yet, blocks.
+FULL_TRIES = 4
 
 
 class FileSystem:
@@ -72,6 +75,7 @@ class FileSystem:
             ledger=journal.ledger,
         )
         self.blocks = blocks
+        self._disk_is_full = trio.Lock()
         self.files = OpenFiles(store, self.tree, blocks)
         self.tree.following.relocated = self.files.relocated
         self.writes = Writes(
@@ -192,8 +196,25 @@ class FileSystem:
         handle = self.files.handle(fh)
         size = memoryview(data).nbytes
         await self.writes.room(size)
-        self.writes.write(handle, offset, data)
+        try:
+            self.writes.write(handle, offset, data)
+        except OSError as error:  # and nothing has changed
+            if error.errno not in FULL_ERRNOS:
+                raise
+            await self._write_to_full_disk(handle, offset, data)
         return size
+
+    async def _write_to_full_disk(self, handle: Handle, offset: int, data: Buffer) -> None:
+        """Clean blocks give way to what is written."""
+        for tries_left in reversed(range(FULL_TRIES)):
+            async with self._disk_is_full:  # or they take it from each other
+                await self.blocks.give_way(memoryview(data).nbytes)
+                try:
+                    self.writes.write(handle, offset, data)
+                    return
+                except OSError as error:
+                    if error.errno not in FULL_ERRNOS or not tries_left:
+                        raise
 
     def release(self, fh: int) -> None:
         if self.tree.former is not None and not self.files.has(fh):

@@ -279,6 +279,32 @@ def test_with_a_full_cache_disk_reading_goes_on_past_it(
         subprocess.run(["umount", str(small_disk)], check=True, timeout=10)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs, which takes root")
+def test_on_a_full_cache_disk_clean_blocks_give_way_to_what_is_written(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "t", str(disk)], check=True)
+    try:
+        s3_server.seed("b", keys=["f"], size=60 * MIB)
+        environment = s3_server.environment()
+        with mounted(
+            "s3://b", tmp_path, environment=environment, cache_dir=disk, cache_size="1GiB"
+        ) as found:
+            assert (found.path / "f").read_bytes() == synthetic_bytes("f", 0, 60 * MIB)
+            assert _allocated(disk) > 30 * MIB
+            s3_server.faults({"op": "UploadPart", "hold": True}, {"op": "PutObject", "hold": True})
+            written = synthetic_bytes("written", 0, 24 * MIB)
+            (found.path / "written").write_bytes(written)
+            s3_server.clear_faults()
+            s3_server.release()
+            found.cli("flush", str(found.path))
+        assert s3_server.read("b", "written") == written
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True, timeout=10)
+
+
 def test_the_cache_never_outgrows_its_limit(s3_server: S3Server, tmp_path: Path) -> None:
     s3_server.seed("b", keys=["f"], size=60 * MIB)
     environment = s3_server.environment()
