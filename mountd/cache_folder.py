@@ -28,6 +28,7 @@ from mountd.remotes.aws_profile import configured_endpoint, profile_named
 from mountd.safe_place import why_not_safe
 
 LOCK, SOURCE, CACHE_SIZE, LOG_DIR = "lock", "source", "cache_size", "log"
+JOURNAL, QUARANTINE, _README = "journal", "quarantine", "README.txt"
 _GONE_AT_RESTART = frozenset(("tmpfs", "ramfs", "overlay", "aufs"))
 _AZURE_ACCOUNTS = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
 _ENDPOINTS = {
@@ -339,3 +340,10 @@ def _unusable(path: Path, error: OSError) -> str:
         f"the cache folder {path} cannot be used: {error.strerror}; "
         "mend it, or give another with -o cache_dir=DIR"
     )
+
+
+def quarantined_in(folder: Path) -> tuple[str, ...]:
+    """What was set aside in a cache folder, as paths below its quarantine. Raises OSError."""
+    place = folder / JOURNAL / QUARANTINE
+    files = (path for path in place.glob("*/*") if path.name != _README)
+    return tuple(sorted(str(path.relative_to(place)) for path in files))

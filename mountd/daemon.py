@@ -14,20 +14,10 @@ from typing import Any
 import trio
 
 from mountd.allocator import keep_freed_memory
-from mountd.background import (
-    Prober,
-    listen_for_changes,
-    look_at_remote,
-    moved,
-    scan_cache,
-    tells_state,
-    tidy_memory,
-)
 from mountd.cache_folder import CacheFolder
 from mountd.control.folder_note import remove_note, write_note
 from mountd.control.runtime_dir import ensure_runtime_dir, socket_name
 from mountd.control.server import ControlServer
-from mountd.descriptors import allow_many_descriptors
 from mountd.errors import (
     CannotGoOn,
     ContainerMissing,
@@ -45,23 +35,38 @@ from mountd.errors import (
 from mountd.fusefs.kernel import KernelLevers, tune
 from mountd.fusefs.mount import FuseMount, mount_options
 from mountd.fusefs.operations import Operations, ownership
-from mountd.keeping import Keeping, room_for_writes
 from mountd.kept.going_on import GoingOn
 from mountd.mount_point import clear_dead_mount
-from mountd.observing import Observing
-from mountd.order_keeping import OrderKeeping
-from mountd.plain_error import plain_error
 from mountd.remotes.health import HealthState
 from mountd.remotes.registry import open_store
 from mountd.remotes.stack import RemoteStack
-from mountd.room import Room
+from mountd.running.background import (
+    Prober,
+    listen_for_changes,
+    look_at_remote,
+    moved,
+    scan_cache,
+    tells_state,
+    tidy_memory,
+)
+from mountd.running.descriptor_limit import allow_many_descriptors
+from mountd.running.keeping import Keeping, room_for_writes
+from mountd.running.observing import Observing
+from mountd.running.order_keeping import OrderKeeping
+from mountd.running.plain_error import plain_error
+from mountd.running.room import Room
+from mountd.running.set_aside import SetAside
+from mountd.running.status import StatusReport
+from mountd.running.writeback import (
+    SYNCFS_AT_LEAST_S,
+    SYNCFS_WITHIN_S,
+    WriteBack,
+    hand_over_dirty_pages,
+)
 from mountd.service.supervision import Life, Supervision, last_words, words_of
-from mountd.set_aside import SetAside
-from mountd.status import StatusReport
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.virtual_files import VirtualFiles
-from mountd.writeback import SYNCFS_AT_LEAST_S, SYNCFS_WITHIN_S, WriteBack, hand_over_dirty_pages
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.block_files import BlockFiles
 from mountd_cache.journal import Journal
@@ -187,7 +192,6 @@ class Daemon:
             self.remote,
             self.blocks,
             self.block_files,
-            lambda: self.levers,
             self.write_back.counts,
             self.write_back.taking,
             lambda: self.fs.writes.open_files,

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mountd import keeper
 from mountd.cli.ready import Outcome, wait_for_outcome
 from mountd.errors import ExitCode, StartError
+from mountd.kept import keeper
 from mountd.logs import KEPT_FILES, LOG_FILE, OUTPUT_FILE, ROTATE_BYTES
 from mountd.own_command import own_environment
 from mountd.service.sd_notify import VARIABLES

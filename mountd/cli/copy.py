@@ -31,11 +31,12 @@ from mountd.cli.copy_words import (
     why,
 )
 from mountd.cli.flush import flush, targets_at
-from mountd.cli.output import counted, print_line, printable, warn
+from mountd.cli.output import print_line, printable, warn
 from mountd.cli.progress import Progress, progress
 from mountd.cli.report import Report
 from mountd.config.load import read_command_line
 from mountd.errors import ExitCode, RemoteError, StartError, UsageError
+from mountd.in_words import counted
 from mountd.manifest import is_manifest
 from mountd.safe_place import why_not_safe
 from mountd.transfer.crew import Rate, Tally

@@ -1,6 +1,6 @@
 """What `mountd copy` says of itself. Pure."""
 
-from mountd.cli.output import counted, human_bytes, human_seconds
+from mountd.in_words import counted, human_bytes, human_seconds
 from mountd.transfer.crew import Rate, Tally
 from mountd.transfer.run import Outlook
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from mountd.cache_folder import is_volatile
 from mountd.cli.bounded import bounded
 from mountd.cli.findings import Finding, ok, problem, warning
-from mountd.cli.output import human_bytes
 from mountd.errors import StartError
+from mountd.in_words import human_bytes
 from mountd.mount_point import check_fuse, fusermount, user_allow_other
 from mountd.mount_table import Mount, mount_at, mount_containing, read_mounts
 

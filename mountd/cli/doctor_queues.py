@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mountd.cache_folder import JOURNAL, QUARANTINE
 from mountd.cli.findings import Finding, ok, problem, warning
-from mountd.cli.idle_queues import JOURNAL, QUARANTINE, IdleQueue
-from mountd.cli.output import counted, human_bytes
+from mountd.cli.idle_queues import IdleQueue
 from mountd.cli.queue_words import describe_queue, waiting_in
+from mountd.in_words import counted, human_bytes
 
 _MOST_NAMES = 3
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mountd.cli.hand_over import HandOver
-from mountd.cli.output import counted, human_bytes
 from mountd.control.client import request
+from mountd.in_words import counted, human_bytes
 from mountd.mount_table import Mount
 
 _ASK_S = 2.0

@@ -12,12 +12,13 @@ from mountd.cli.arguments import Parser, seconds
 from mountd.cli.by_path import asks_path
 from mountd.cli.draining import Ask, Left, asks_daemon, drain
 from mountd.cli.idle_queues import known_idle_queues
-from mountd.cli.output import counted, warn
+from mountd.cli.output import warn
 from mountd.cli.progress import Progress, progress
 from mountd.cli.refresh import daemon_of, locate
 from mountd.cli.status import BAD, all_statuses
 from mountd.control.client import find_daemon
 from mountd.errors import ExitCode, StartError
+from mountd.in_words import counted
 from mountd.mount_point import probe
 from mountd.mount_table import Mount, is_below, mount_at, read_mounts
 

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mountd.cache_folder import holder_pid, idle_folders, source_of
+from mountd.cache_folder import (
+    JOURNAL,
+    QUARANTINE,
+    holder_pid,
+    idle_folders,
+    quarantined_in,
+    source_of,
+)
 from mountd.cli.bounded import bounded
 from mountd.cli.output import warn
 from mountd.config.file import find_config, load_config
@@ -24,7 +31,6 @@ if TYPE_CHECKING:  # else only in `peek_journal`: it brings what reads a journal
 # A journal of 100,000 changes is read in a second or two.
 _DISK_TIMEOUT_S = 10.0
 NO_DAEMON = "no daemon"
-JOURNAL, QUARANTINE, _README = "journal", "quarantine", "README.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +175,6 @@ def peek_journal(folder: Path) -> Peek | None:
     from mountd_cache.journal_peek import peek
 
     return peek(journal)
-
-
-def quarantined_in(folder: Path) -> tuple[str, ...]:
-    """What was set aside in a cache folder, as paths below its quarantine. Raises OSError."""
-    place = folder / JOURNAL / QUARANTINE
-    files = (path for path in place.glob("*/*") if path.name != _README)
-    return tuple(sorted(str(path.relative_to(place)) for path in files))
 
 
 def quarantines(cache_dirs: Iterable[Path]) -> list[tuple[Path, str, tuple[str, ...]]]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mountd.cli.output import counted, human_bytes, human_seconds
 from mountd.cli.refresh import locate
 from mountd.control.client import Daemon, find_daemon, request
 from mountd.errors import StartError
+from mountd.in_words import counted, human_bytes, human_seconds
 from mountd.mount_table import Mount
 from mountd.transfer.crew import Rate
 

@@ -10,10 +10,11 @@ from mountd.cli.arguments import Parser, load_config
 from mountd.cli.copy import send_dirty
 from mountd.cli.copy_manifest import Described, manifest_path
 from mountd.cli.copy_sides import Place, as_file, find_place, open_side
-from mountd.cli.output import counted, human_bytes, print_line
+from mountd.cli.output import print_line
 from mountd.cli.progress import progress
 from mountd.config.load import read_command_line
 from mountd.errors import ExitCode, StartError, UsageError
+from mountd.in_words import counted, human_bytes
 from mountd.transfer.filters import Filter, read_filter
 from mountd.transfer.run import NothingThere
 from mountd.transfer.side import list_side

@@ -17,9 +17,9 @@ from mountd.cli.keeping import (
     number,
     set_by_path,
 )
-from mountd.cli.output import human_bytes
 from mountd.cli.progress import Progress, progress
 from mountd.errors import ExitCode, StartError
+from mountd.in_words import human_bytes
 from mountd.transfer.crew import Rate
 
 _COUNTS_FOR_S = 3600.0  # listing a tree of a million files

@@ -9,11 +9,12 @@ from typing import Any
 
 from mountd.cli.arguments import Parser
 from mountd.cli.idle_queues import IdleQueue, as_status, known_idle_queues
-from mountd.cli.output import counted, human_bytes, human_seconds, print_table, printable
+from mountd.cli.output import print_table, printable
 from mountd.cli.refresh import daemon_of
 from mountd.cli.umount import find_mount
 from mountd.control.client import Daemon, find_daemon, request
 from mountd.errors import ExitCode, MountPointError, StartError, UsageError
+from mountd.in_words import counted, human_bytes, human_seconds
 from mountd.mount_table import Mount, is_below
 
 _TIMEOUT_S = 30.0

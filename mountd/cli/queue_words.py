@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mountd.cli.output import counted, human_bytes, human_seconds
+from mountd.in_words import counted, human_bytes, human_seconds
 
 COUNTS = ("pending", "uploading", "failed", "conflicts")
 

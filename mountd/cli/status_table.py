@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mountd.cli.idle_queues import NO_DAEMON
-from mountd.cli.output import counted, human_bytes, human_seconds, printable
+from mountd.cli.output import printable
 from mountd.cli.queue_words import waiting_in
 from mountd.cli.verdict import DEAD, Verdict, verdict, why_not_taken
+from mountd.in_words import counted, human_bytes, human_seconds
 
 if TYPE_CHECKING:  # rich takes 60 ms
     from rich.console import RenderableType

@@ -6,8 +6,8 @@ from enum import IntEnum
 from typing import Any
 
 from mountd.cli.idle_queues import NO_DAEMON
-from mountd.cli.output import counted, human_bytes, human_seconds
 from mountd.cli.queue_words import waiting_in
+from mountd.in_words import counted, human_bytes, human_seconds
 
 NOT_ANSWERING, DEAD, OUT_OF_SIGHT = "not answering", "dead", "out of sight"
 

@@ -17,10 +17,11 @@ from mountd.cli.keeping import (
     number,
     set_by_path,
 )
-from mountd.cli.output import counted, human_bytes, warn
+from mountd.cli.output import warn
 from mountd.cli.progress import Progress, progress
 from mountd.cli.report import Report
 from mountd.errors import ExitCode, StartError
+from mountd.in_words import counted, human_bytes
 from mountd.transfer.crew import Rate
 
 

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mountd.cli.output import human_bytes, printable
+from mountd.cli.output import printable
 from mountd.cli.queue_words import waiting_in
 from mountd.cli.status_table import Fact, name_of, rendered, verdicts
 from mountd.errors import StartError
+from mountd.in_words import human_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

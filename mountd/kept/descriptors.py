@@ -1,7 +1,7 @@
 """Who keeps the connection's descriptor and the record while this process may die, and what a
 former process has left there.
 
-Either the parent that put mountd in the background (mountd/keeper.py), or nobody: then only
+Either the parent that put mountd in the background (mountd/kept/keeper.py), or nobody: then only
 `mountd upgrade` has a successor, which is this same process with new code.
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from mountd.cli.output import counted, human_bytes, human_seconds
+from mountd.in_words import counted, human_bytes, human_seconds
 from mountd.service.sd_notify import Notifier, watchdog_interval_s
 
 LOOK_EVERY_S = 5.0

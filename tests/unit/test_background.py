@@ -7,7 +7,10 @@ import pytest
 import trio
 import trio.testing
 
-from mountd.background import (
+from mountd.errors import Denied, RemoteError, StartError, Unreachable
+from mountd.remotes.counting import TransferCounts
+from mountd.remotes.health import HealthState, RemoteHealth
+from mountd.running.background import (
     HURRIED_DENIED_S,
     HURRIED_S,
     PROBE_AFTER_A_DEFECT_S,
@@ -18,10 +21,7 @@ from mountd.background import (
     scan_cache,
     tidy_memory,
 )
-from mountd.errors import Denied, RemoteError, StartError, Unreachable
-from mountd.plain_error import plain_error
-from mountd.remotes.counting import TransferCounts
-from mountd.remotes.health import HealthState, RemoteHealth
+from mountd.running.plain_error import plain_error
 from mountd_cache.block_cache import CacheCounters
 from tests.conftest import ExpectedLog
 from tests.fakes.in_threads import threads_have_ended

@@ -14,10 +14,11 @@ import pytest
 from mountd.cli import main
 from mountd.cli.background import StartFailed, start_in_background
 from mountd.cli.holders import describe_holders, find_holders
-from mountd.cli.output import human_bytes, printable
+from mountd.cli.output import printable
 from mountd.cli.ready import Outcome, ReadyPipe, wait_for_outcome
 from mountd.cli.unexpected import report
 from mountd.errors import ExitCode, StartError
+from mountd.in_words import human_bytes
 from mountd.mount_point import check_fuse, probe, user_allow_other
 from mountd.mount_table import mount_at, mount_containing, parse_mountinfo
 from tests.conftest import ExpectedLog

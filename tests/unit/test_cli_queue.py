@@ -21,7 +21,6 @@ from mountd.cli.idle_queues import (
     known_cache_dirs,
     quarantines,
 )
-from mountd.cli.output import human_seconds
 from mountd.cli.queue import find_item, loss_of
 from mountd.cli.queue_words import describe_queue
 from mountd.cli.status import with_idle_queues
@@ -30,6 +29,7 @@ from mountd.config.load import default_cache_dir
 from mountd.control.folder_note import noted_cache_dirs, noted_folder, remove_note, write_note
 from mountd.control.runtime_dir import socket_name
 from mountd.errors import StartError, UsageError
+from mountd.in_words import human_seconds
 from mountd.service.places import CACHE_DIR
 from mountd_cache.journal_peek import Peek
 from tests.fakes.scripted_daemon import scripted_daemon

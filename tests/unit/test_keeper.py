@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 
-from mountd import keeper
+from mountd.kept import keeper
 
 DIES_EACH_TIME = """
 import os, signal, socket

@@ -13,7 +13,7 @@ from mountd.errors import Unreachable, Unsupported
 from mountd.remotes.base import Capabilities, Quota
 from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, quota_of
 from mountd.remotes.stack import RemoteStack
-from mountd.room import TRUE_FOR_S, Room
+from mountd.running.room import TRUE_FOR_S, Room
 from tests.fakes.memory_store import MemoryStore
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import trio
 
-from mountd.set_aside import SetAside
+from mountd.running.set_aside import SetAside
 from tests.fakes.keeping import until
 
 

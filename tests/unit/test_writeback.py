@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mountd.config import Settings
 from mountd.remotes.stack import RemoteStack
-from mountd.writeback import WriteBack
+from mountd.running.writeback import WriteBack
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import mounted_files
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import trio
 
-from mountd.cli.idle_queues import quarantined_in
+from mountd.cache_folder import quarantined_in
 
 _LOOK_EVERY_S: Final = 30.0
 _MOST_NAMES: Final = 100

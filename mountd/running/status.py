@@ -7,10 +7,9 @@ from typing import Any
 from mountd.cache_folder import CacheFolder
 from mountd.config import MountPlan
 from mountd.config.credentials import CREDENTIALS
-from mountd.fusefs.kernel import KernelLevers
 from mountd.logs import Blotter, secrets_of
-from mountd.rates import Rates
 from mountd.remotes.stack import RemoteStack
+from mountd.running.rates import Rates
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.block_files import BlockFiles
 
@@ -25,7 +24,6 @@ class StatusReport:
         remote: RemoteStack,
         blocks: BlockCache,
         files: BlockFiles,
-        levers: Callable[[], KernelLevers],
         queue: Callable[[], dict[str, Any]],
         taking: Callable[[], dict[str, Any]],
         open_for_writing: Callable[[], int],
@@ -38,7 +36,6 @@ class StatusReport:
         self._remote = remote
         self._blocks = blocks
         self._files = files
-        self._levers = levers
         self._queue = queue
         self._taking = taking
         self._open_for_writing = open_for_writing

@@ -40,7 +40,7 @@ KINDS = {"delete": "deleted", "rmdir": "deleted directory"}
 
 
 class Hurry(Protocol):
-    """`mountd.background.Prober.hurry`."""
+    """`mountd.running.background.Prober.hurry`."""
 
     def __call__(self, *, is_first: bool) -> None: ...
 
