@@ -21,7 +21,7 @@ from typing_extensions import Buffer
 from mountd_cache.block_folder import BlockFolder, Health
 from mountd_cache.block_format import Layout, block_key
 from mountd_cache.block_index import BlockIndex
-from mountd_cache.block_map import block_count, page_mask, runs, whole_pages
+from mountd_cache.block_map import block_count, page_mask, runs
 from mountd_cache.block_writer import BlockWriter
 from mountd_cache.open_blocks import OpenBlock
 
@@ -136,10 +136,6 @@ class BlockFiles:
         if block is not None and block.length == block_len:
             wanted &= ~block.pages.present
         return [(first * size, min(last * size, block_len)) for first, last in runs(wanted)]
-
-    def page_aligned(self, start: int, end: int, block_len: int) -> tuple[int, int]:
-        """The smallest range that `write` takes and that holds [start, end)."""
-        return whole_pages(start, end, self._page_size, block_len)
 
     def advise(self, file_id: bytes, index: int) -> None:
         """Asks the kernel to read the block, if it is there, into its page cache.

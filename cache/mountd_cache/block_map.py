@@ -5,24 +5,6 @@ A file is cut into blocks of `block_size` bytes (the last one is shorter), a blo
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
-
-
-class BlockRange(NamedTuple):
-    """The bytes [start, end) of one block, counted from the block's own beginning."""
-
-    block: int  # its index in the file
-    start: int
-    end: int
-
-
-def block_ranges(start: int, end: int, block_size: int) -> Iterator[BlockRange]:
-    """Cuts the file's bytes [start, end) at block boundaries, in order. Empty when start >= end."""
-    while start < end:
-        index, offset = divmod(start, block_size)
-        size = min(end - start, block_size - offset)
-        yield BlockRange(index, offset, offset + size)
-        start += size
 
 
 def block_length(index: int, file_size: int, block_size: int) -> int:
@@ -33,11 +15,6 @@ def block_length(index: int, file_size: int, block_size: int) -> int:
 def block_count(file_size: int, block_size: int) -> int:
     """How many blocks a file has; an empty one has none."""
     return -(-file_size // block_size)
-
-
-def whole_pages(start: int, end: int, page_size: int, length: int) -> tuple[int, int]:
-    """The smallest page-aligned range that holds [start, end), cut at the block's `length`."""
-    return start - start % page_size, min(length, -(-end // page_size) * page_size)
 
 
 def page_mask(start: int, end: int, page_size: int) -> int:

@@ -417,7 +417,7 @@ class FileSystem:
         return [URL] if attributes.is_dir else [STATE, ETAG, URL]
 
     def xattr(self, number: int, name: bytes) -> bytes:
-        """An attribute of cli.md. NoAttribute for any other name."""
+        """`user.mountd.state` and its like. NoAttribute for any other name."""
         node = self.tree.node(number)
         if name in NAMES:
             return self.keeping.get(node, name)

@@ -78,6 +78,19 @@ def test_every_file_of_the_walks_in_the_readme_exists_under_its_full_path() -> N
     assert [name for name in files if not (ROOT / name).is_file()] == []
 
 
+def test_every_page_that_the_code_names_is_in_this_repository() -> None:
+    pages = {path.name for path in PAGES} | {"CHANGELOG.md"}
+    found = {
+        (str(path.relative_to(ROOT)), name)
+        for folder in ("mountd", "cache", "scripts", "systemd", "docker", "tests")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in ("", ".py", ".sh", ".service", ".toml", ".yaml") and path.is_file()
+        for name in re.findall(r"[\w-]+\.md\b", path.read_text(errors="replace"))
+    }
+    assert len(found) > 40
+    assert sorted(one for one in found if one[1] not in pages) == []
+
+
 def test_what_the_peers_flags_are_here_are_options_that_exist() -> None:
     text = (ROOT / "docs/coming-from.md").read_text()
     names = {*OPTIONS, *CREDENTIALS, *(f"{name}_file" for name in CREDENTIALS), "ro"}

@@ -18,10 +18,19 @@ import pytest
 
 from mountd.cli.doctor_machine import check_cache_dir, check_fusectl, check_read_ahead
 from mountd.cli.doctor_mounts import check_mount, read_levers
-from mountd.cli.doctor_source import check_clock, check_credentials, check_way, endpoint_of
+from mountd.cli.doctor_source import (
+    check_clock,
+    check_credentials,
+    check_source,
+    check_way,
+    endpoint_of,
+)
 from mountd.config import Settings
+from mountd.config.file import ConfigFile
 from mountd.config.source import parse_source
+from mountd.errors import ExitCode
 from mountd.mount_table import Mount, parse_mountinfo
+from tests.servers.s3.launch import S3Server
 
 NOW = datetime(2026, 1, 31, 10, 0, tzinfo=UTC)
 MOUNT = Mount("0:50", "/storage", "fuse.mountd", "s3://lab", "rw", 0)
@@ -261,3 +270,18 @@ def test_a_wrong_source_is_a_finding_with_exit_code_2(tmp_path: Path) -> None:
     done = run_doctor(tmp_path, "s4://b")
     assert done.returncode == 2
     assert "did you mean s3?" in done.stdout
+
+
+@pytest.mark.server
+def test_a_bucket_that_is_not_there_is_called_missing(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    s3_server.put("b", "one", b"1")
+    found, code = check_source("s3://b", ConfigFile(), [])
+    assert (code, found[-1].state) == (ExitCode.OK, "ok")
+    assert found[-1].found.startswith("s3://b: 1 entry in ")
+    found, code = check_source("s3://nope", ConfigFile(), [])
+    assert (code, found[-1].state) == (ExitCode.UNREACHABLE, "problem")
+    assert found[-1].found.startswith("s3://nope: missing: ")

@@ -1,10 +1,12 @@
-"""Which module is imported first changes nothing."""
+"""Modules: none is longer than can be read, and which is imported first changes nothing."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+
+MOST_LINES = 500
 
 # A child each, forked from one that has what they all import from elsewhere.
 _EACH_ALONE = """
@@ -33,3 +35,13 @@ def test_each_module_at_the_top_and_each_package_can_be_the_first_that_is_import
     command = [sys.executable, "-c", _EACH_ALONE, *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_file_is_longer_than_500_lines() -> None:
+    files = [
+        path
+        for folder in ("mountd", "cache", "scripts", "tests", "examples")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert len(files) > 700
+    assert [str(path) for path in files if len(path.read_text().splitlines()) > MOST_LINES] == []
