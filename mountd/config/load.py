@@ -112,7 +112,7 @@ def resolve_source(
     options |= command_line.options
     credentials |= command_line.credentials
     if of_rclone is not None:
-        credentials = under_given(of_rclone.credentials, credentials)
+        credentials = under_given(of_rclone.credentials, credentials, source.scheme)
     if source.user:
         credentials.setdefault("user", source.user)
     if source.scheme == "nextcloud":

@@ -58,6 +58,15 @@ _RIGHTS = frozenset(
         *("account_key", "sas_token", "connection_string", "client_secret", "service_account"),
     )
 )
+# MOUNTD_PASSWORD may be there for another mount; S3 has no use for it.
+_RIGHTS_OF = {
+    "s3": _RIGHTS & {"secret_access_key", "session_token", "profile", "anonymous"},
+    "gs": _RIGHTS & {"service_account", "token", "anonymous"},
+    "az": _RIGHTS - {"password", "secret_access_key", "session_token", "profile"},
+    "webdav": _RIGHTS & {"password", "token"},
+    "webdav+http": _RIGHTS & {"password", "token"},
+    "nextcloud": _RIGHTS & {"password", "token"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +101,14 @@ def resolve_rclone(
     return replace(found.source, text=text.rstrip("/") if path.strip("/") else text), section
 
 
-def under_given(credentials: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """rclone's `credentials` with those that were given otherwise over them: a right that was given
-    replaces every one of rclone's, whatever a store would prefer."""
+def under_given(
+    credentials: Mapping[str, str], given: Mapping[str, str], scheme: str
+) -> dict[str, str]:
+    """rclone's `credentials` with those that were given otherwise over them: a right that was
+    given, and that `scheme` knows, replaces every one of rclone's, whatever a store would prefer.
+    """
     dropped: set[str] = set()
-    if not _RIGHTS.isdisjoint(given):
+    if not _RIGHTS_OF.get(scheme, _RIGHTS).isdisjoint(given):
         dropped |= _RIGHTS
     if "profile" in given or "anonymous" in given:
         dropped.add("access_key_id")

@@ -244,6 +244,8 @@ def test_what_is_given_wins_over_rclone_conf(rclone: Rclone) -> None:
     assert (found.region, found.credentials) == ("us", {"profile": "lab"})
     found = rclone.resolve("rclone:x:b", conf, MOUNTD_SECRET_ACCESS_KEY="new")[1]
     assert found.credentials == {"access_key_id": "AK", "secret_access_key": "new"}
+    found = rclone.resolve("rclone:x:b", conf, MOUNTD_USER="al", MOUNTD_PASSWORD="of a WebDAV")[1]
+    assert found.credentials["secret_access_key"] == "SK"
 
 
 def test_the_keys_of_rclone_do_not_go_to_an_endpoint_of_the_defaults(rclone: Rclone) -> None:
