@@ -283,7 +283,7 @@ class BlockFiles:
             return
         try:
             self._writer.settle()
-            self._writer.make_room(0)
+            self._writer.make_room()
         except OSError as error:
             self._folder.failed(error)
         self._scanned = True

@@ -1,7 +1,6 @@
 """Keeping blocks: room, new files, pages added to old ones.
 
-Several threads may do that at once, but never two with one block. Each may take its block's size
-more than the limit while the others do the same.
+Several threads may do that at once, but never two with one block.
 """
 
 import os
@@ -19,8 +18,6 @@ from mountd_cache.open_blocks import OpenBlock
 from mountd_cache.past_page_cache import PastPageCache
 
 PASSING_SHARE = 8
-# Four that find at once that less than this is lacking may each evict it.
-_LITTLE_BLOCKS = 8
 
 
 class BlockWriter:
@@ -45,8 +42,10 @@ class BlockWriter:
         self._clock = clock
         self._taken_bytes = taken_bytes
         self._past = PastPageCache(layout.header_size + layout.block_size)
-        self._little_bytes = _LITTLE_BLOCKS * (layout.header_size + layout.block_size)
-        self._evicting_much = threading.Lock()  # held for as long as the disk takes
+        # Who finds room lacking evicts that much, and the next one looks again: held while the disk
+        # unlinks. What was promised to writes is not in the index yet.
+        self._making_room = threading.Lock()
+        self._claimed_bytes = 0
 
     def restore(self, stop: Callable[[], bool]) -> bool:
         """Takes over what an earlier run left, least recently used first; False when stopped."""
@@ -70,7 +69,8 @@ class BlockWriter:
             self.remove(key)
             self._index.undoom(key)
         # Somebody else may have taken a part of it.
-        self._evict_lacking(lambda: self._index.bytes_used - self._room())
+        with self._making_room:
+            self._evict(self._index.bytes_used - self._room())
 
     def _room(self) -> int:
         return max(0, self._limit_bytes - self._taken_bytes())
@@ -90,7 +90,7 @@ class BlockWriter:
     ) -> bool:
         """False when there is no room. `is_read`: see `BlockFiles.write`."""
         need = self._layout.header_size + len(view) + UNIT_BYTES
-        if not self.make_room(need):
+        if not self._claim(need):
             return False
         try:
             self._put(key, start, view, block_len, is_read)
@@ -98,24 +98,35 @@ class BlockWriter:
             if error.errno not in FULL_ERRNOS or not self._evict(2 * need):
                 raise
             self._put(key, start, view, block_len, is_read)
+        finally:
+            with self._making_room:
+                self._claimed_bytes -= need
         return True
 
-    def make_room(self, need: int) -> bool:
-        """Evicts until `need` more bytes fit below the limit, and the disk keeps its free part."""
-        if need > self._room() or not self._evict_lacking(
-            lambda: self._index.bytes_used + need - self._room()
-        ):
+    def make_room(self) -> None:
+        """Evicts what is over the limit, and what the disk lacks of its free part."""
+        self._claim(0)
+
+    def _claim(self, need: int) -> bool:
+        """Evicts until `need` more bytes fit below the limit, beside what other threads are about
+        to write, and the disk keeps its free part; counts them as taken."""
+        if need > self._room():
             return False
-        if not self._evict_lacking(lambda: need - self._free_bytes()):
-            kept_free = f"{self._min_free_fraction:.0%}"
-            self._folder.refused(f"the cache's disk is full ({kept_free} of it are left free)")
-            return False
+        with self._making_room:
+            if not self._evict(self._index.bytes_used + self._claimed_bytes + need - self._room()):
+                return False
+            if not self._evict(need - self._free_bytes()):
+                kept_free = f"{self._min_free_fraction:.0%}"
+                self._folder.refused(f"the cache's disk is full ({kept_free} of it are left free)")
+                return False
+            self._claimed_bytes += need
         return True
 
     def keep_free(self, need: int = 0) -> None:
         """Evicts until the disk has its free part and `need` bytes more, whoever took it: what is
         not sent yet, or others on that disk. As far as there are blocks."""
-        self._evict_lacking(lambda: need - self._free_bytes())
+        with self._making_room:
+            self._evict(need - self._free_bytes())
 
     def _free_bytes(self) -> int:
         return self._folder.free_bytes(self._min_free_fraction)
@@ -130,16 +141,6 @@ class BlockWriter:
                 self._index.add(key, size)
             raise
         return size
-
-    def _evict_lacking(self, lacking: Callable[[], int]) -> bool:
-        """Evicts what is lacking, if anything is. Much of it by one thread, and the next looks
-        again after that: all writers find a disk that others filled at the same time, and four
-        times as much as was lacking went."""
-        size = lacking()
-        if size <= self._little_bytes:
-            return self._evict(size)
-        with self._evicting_much:
-            return self._evict(lacking())
 
     def _evict(self, size: int) -> bool:
         """Evicts blocks of at least `size` bytes in all; False when there were not that many."""
