@@ -254,7 +254,7 @@ class Daemon:
                 self.supervision.look()
                 self.fs.last_readers.is_over = True
                 self.fuse.close()
-                self.going_on.let_go()
+                self.going_on.ended()
             if self.going_on.is_upgrading:
                 nursery.cancel_scope.cancel()
                 return ExitCode.OK
@@ -386,7 +386,10 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 async for number in signals:
                     name = signal.Signals(number).name
+                    is_echo = self.going_on.is_echo(trio.current_time())
                     if self.status.state == "stopping":
+                        if is_echo:
+                            continue
                         log.warning("%s again: ending at once", name)
                         everything.cancel()
                     elif self.fuse.is_mounted:

@@ -7,7 +7,9 @@ to go and is gone, is what was asked for: the kernel looked before it sent the r
 
 import errno
 import logging
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Container, Mapping
 
 import pyfuse3
 
@@ -25,6 +27,7 @@ class SuccessorOperations(Operations):
 
     successor: Successor
     former_listings: Mapping[int, NotedListing] = {}
+    former_directories: Container[int] = frozenset()
 
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
@@ -34,7 +37,7 @@ class SuccessorOperations(Operations):
             return await super().mkdir(parent_inode, name, mode, ctx)
         except pyfuse3.FUSEError as error:
             _unless(again, error, errno.EEXIST)
-            return await self.lookup(parent_inode, name, ctx)
+            return await self._made(error, parent_inode, name, ctx)
 
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
@@ -44,7 +47,7 @@ class SuccessorOperations(Operations):
             return await super().mknod(parent_inode, name, mode, rdev, ctx)
         except pyfuse3.FUSEError as error:
             _unless(again, error, errno.EEXIST)
-            return await self.lookup(parent_inode, name, ctx)
+            return await self._made(error, parent_inode, name, ctx)
 
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
@@ -54,7 +57,7 @@ class SuccessorOperations(Operations):
             return await super().symlink(parent_inode, name, target, ctx)
         except pyfuse3.FUSEError as error:
             _unless(again, error, errno.EEXIST)
-            return await self.lookup(parent_inode, name, ctx)
+            return await self._made(error, parent_inode, name, ctx)
 
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
@@ -64,8 +67,24 @@ class SuccessorOperations(Operations):
             return await super().create(parent_inode, name, mode, flags, ctx)
         except pyfuse3.FUSEError as error:
             _unless(again, error, errno.EEXIST)
-            entry = await self.lookup(parent_inode, name, ctx)
+            if flags & os.O_EXCL:
+                entry = await self._made(error, parent_inode, name, ctx)
+            else:
+                entry = await self.lookup(parent_inode, name, ctx)
             return await self.open(entry.st_ino, flags, ctx), entry
+
+    async def _made(
+        self, error: pyfuse3.FUSEError, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """What is there, if the dead one has made it. Else somebody else has, perhaps as a lock:
+        then raises `error`, which is the truth."""
+        entry = await self.lookup(parent_inode, name, ctx)
+        number = entry.st_ino
+        # What was sent and folded since is in no ledger any more, but its handle or key is noted.
+        is_noted = number in self.former_directories or self._files.is_open(number)
+        if is_noted or number in self._tree.ledger.by_number:
+            return entry
+        raise error
 
     async def setattr(
         self,
@@ -124,8 +143,10 @@ class SuccessorOperations(Operations):
         except pyfuse3.FUSEError as error:
             _unless(again, error, errno.ENOENT)
             found = await self.lookup(parent_inode_new, name_new, ctx)
-            if not found.st_ino:
-                raise
+            number = found.st_ino
+            is_moved = number in self._tree.ledger.by_number or self.notes.is_late(number)
+            if not number or not (is_moved or stat.S_ISDIR(found.st_mode)):
+                raise  # others have taken the source away, and the target is what was there
 
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         again = self.successor.resent

@@ -5,6 +5,7 @@ docs/surviving-a-crash.md says what was tried, and what a successor can and can'
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 TERMS: Final = ("durability", "xattrs", "read_only", "allow_other")
 
 DESCRIBED_WITHIN_S: Final = 0.2
+ECHO_WITHIN_S: Final = 3.0  # the keeper has passed on by then what was sent to both
 
 
 class GoingOn:
@@ -51,6 +53,7 @@ class GoingOn:
         self._record: Record | None = None
         self._connection = -1
         self.is_upgrading = False
+        self._told_s = -math.inf  # by a signal to end
         if left is not None:
             self._take_over(left)
         self.is_successor = self._record is not None  # a former process had this mount
@@ -137,7 +140,7 @@ class GoingOn:
             self._use(record, fs)
             for handle in filter(fs.files.has, record.inodes()):
                 fs.files.describe(handle)
-            self._keeper.keep(self._connection, record.fd)
+            self._keep(record.fd)
 
     def mount(
         self, fuse: FuseMount, fs: FileSystem, operations: Operations, options: set[str]
@@ -153,6 +156,7 @@ class GoingOn:
         assert isinstance(operations, SuccessorOperations)
         operations.successor = successor
         operations.former_listings = record.listings()
+        operations.former_directories = record.directories()
         self._serve(record, operations)
         fuse.go_on(operations, options, successor)
         log.warning(
@@ -171,12 +175,16 @@ class GoingOn:
         self._record = record = Record(greeting, self._terms)
         self._use(record, fs)
         self._serve(record, operations)
-        self._keeper.keep(self._connection, record.fd)
+        self._keep(record.fd)
 
     def _use(self, record: Record, fs: FileSystem) -> None:
-        record.moved = lambda fd: self._keeper.keep(self._connection, fd)
+        record.moved = self._keep
         fs.files.notes = fs.tree.notes = fs.tree.following.notes = record
         fs.files.next_handle = record.first_handle
+
+    def _keep(self, record_fd: int) -> None:
+        if self._connection >= 0:
+            self._keeper.keep(self._connection, record_fd)
 
     def _serve(self, record: Record, operations: Operations) -> None:
         operations.notes = record
@@ -197,6 +205,24 @@ class GoingOn:
         """The mount is about to go: nobody is to go on with it. Harmless a second time."""
         if not self.is_upgrading:
             self._keeper.let_go()
+
+    def ended(self) -> None:
+        """The session with the kernel is closed. Unless somebody goes on, the connection is closed
+        here too: a thread that the kernel keeps waiting for it would keep this process alive."""
+        if self.is_upgrading:
+            return
+        self._keeper.let_go()
+        if self._connection >= 0:
+            os.close(self._connection)
+            self._connection = -1
+
+    def is_echo(self, now_s: float) -> bool:
+        """Called with each signal to end: whether it is the former one, passed on by the keeper.
+        Who ends a session or the machine signals both; a second word would be to end at once,
+        and to lose what the kernel still has of open files."""
+        is_second = now_s - self._told_s < ECHO_WITHIN_S
+        self._told_s = -math.inf if is_second else now_s
+        return is_second and self._keeper.fd is not None
 
     def begin_anew(self) -> NoReturn:
         """This process again, with the code that is installed now, when all else is closed."""

@@ -31,6 +31,7 @@ _PARTIAL: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_N
 _NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 # Bringing a whole disk up to date waits for what others write there, too.
 _FEW_DIRECTORIES: Final = 32
+_USUAL: Final = 0o666  # of a new file, where the source tells none
 _PERMISSIONS: Final = 0o777  # not set-user-id: whoever copies owns it
 _READABLE: Final = 0o444
 _EXECUTABLE: Final = 0o111
@@ -97,8 +98,8 @@ class LocalTarget:
     def open_partial(self, item: Item) -> int:
         """The partial file of this version of `item`, old or new; for reading and writing."""
         name = partial_name(item)
-        # Nobody reads it meanwhile who may not read it at the source.
-        mode = 0o666 if item.mode is None else item.mode & 0o666 | 0o600
+        # Nobody reads it meanwhile who may not read what it will replace: `place` gives the mode.
+        mode = 0o600
         with self._parent(item.path) as (parent_fd, _):
             try:
                 fd = os.open(name, _PARTIAL, mode, dir_fd=parent_fd)
@@ -171,16 +172,15 @@ class LocalTarget:
         with self._parent(one.path) as (parent_fd, name):
             there = _compare(one.path, parent_fd, name, one.expect)
             mode = self._mode(one.mode, there)
-            if mode is not None:
-                with contextlib.suppress(OSError):
-                    os.chmod(one.partial, mode, dir_fd=parent_fd)
+            with contextlib.suppress(OSError):
+                os.chmod(one.partial, mode, dir_fd=parent_fd)
             _move(one.path, parent_fd, one.partial, name, exclusive=one.expect == ABSENT)
 
-    def _mode(self, wanted: int | None, there: os.stat_result | None) -> int | None:
+    def _mode(self, wanted: int | None, there: os.stat_result | None) -> int:
         """A new file has that of the source, as far as the umask lets it; one that is replaced
-        stays as readable as it was, and is executable if the source is. None: as it is."""
+        stays as readable as it was, and is executable if the source is."""
         if there is None or not modes.S_ISREG(there.st_mode):
-            return None if wanted is None else wanted & _PERMISSIONS & ~self._umask
+            return (_USUAL if wanted is None else wanted & _PERMISSIONS) & ~self._umask
         mode = there.st_mode & _PERMISSIONS
         if wanted is None:
             return mode

@@ -310,6 +310,33 @@ def test_sigterm_to_the_keeper_unmounts_and_ends_both(tmp_path: Path) -> None:
         assert not is_mounted(mount.path)
 
 
+WRITE_AND_HOLD = """
+import os, sys
+fd = os.open({!r}, os.O_CREAT | os.O_WRONLY)
+for _ in range(16):
+    os.write(fd, bytes(1 << 20))
+print(flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_sigterm_to_keeper_and_daemon_at_once_loses_nothing_of_files_that_are_open(
+    tmp_path: Path,
+) -> None:
+    """The end of a session or of the machine."""
+    (tmp_path / "data").mkdir()
+    with in_background(f"file://{tmp_path / 'data'}", tmp_path) as mount:
+        writing = python(WRITE_AND_HOLD.format(str(mount.path / "file")))
+        assert writing.stdout is not None
+        writing.stdout.readline()
+        for pid in (mount.pid, mount.keeper):
+            os.kill(pid, signal.SIGTERM)
+        until(lambda: not is_alive(mount.keeper) and not is_alive(mount.pid))
+        assert ends(writing) == 0
+        assert (tmp_path / "data" / "file").stat().st_size == 16 << 20
+        assert "ending at once" not in mount.log()
+
+
 def test_a_daemon_that_was_told_to_end_is_not_started_again(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with in_background(f"file://{tmp_path / 'data'}", tmp_path) as mount:

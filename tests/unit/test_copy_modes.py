@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mountd.cli import main
+from mountd.remotes.base import ABSENT
 from mountd.transfer.filters import read_filter
 from mountd.transfer.folders import plan_folders
 from mountd.transfer.items import Item
@@ -281,3 +282,18 @@ def test_nothing_is_removed_for_a_source_with_nothing_in_it() -> None:
     assert planned(Listing(), target, Rules(delete=True)).old_folders == []
     forced = planned(Listing(), target, Rules(delete=True, delete_all=True))
     assert forced.old_folders == ["a", "a/b"]
+
+
+def test_a_partial_file_is_nobody_elses_also_where_the_source_tells_no_modes(
+    tmp_path: Path,
+) -> None:
+    """It may replace a file that only its owner reads."""
+    target = LocalTarget(str(tmp_path))
+    target.prepare()
+    item = Item("a", 3, 0, "v1")
+    fd = target.open_partial(item)
+    assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o600
+    target.write(fd, b"abc", 0)
+    target.place(target.finished(fd, item, 0, ABSENT))
+    os.close(fd)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644

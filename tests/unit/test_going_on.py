@@ -1,6 +1,7 @@
 """What a daemon does not go on with."""
 
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from mountd.config import MountPlan
 from mountd.config.file import ConfigFile
 from mountd.config.load import plan_mount, read_command_line
 from mountd.errors import StartError
-from mountd.kept.descriptors import KEPT, Left, left_behind
+from mountd.kept.descriptors import KEEPER, KEPT, Left, left_behind
 from mountd.kept.going_on import GoingOn, terms_of
 from mountd.kept.record import Record
 from mountd.mount_table import FS_TYPE, Mount
@@ -96,3 +97,32 @@ def test_what_was_left_is_taken_once_and_only_where_it_makes_sense(
     os.close(first)
     os.close(second)
     assert left_behind({KEPT: f"{first},{second}"}) is None
+
+
+def test_who_ended_holds_the_connection_no_longer_unless_somebody_goes_on(
+    plan: MountPlan,
+) -> None:
+    """A thread that the kernel keeps waiting for an answer would keep the process for ever."""
+    left = left_by(plan)
+    found = going_on(plan, left, mounted_at(plan))
+    found.is_upgrading = True
+    found.ended()
+    os.fstat(left.connection)
+    found.is_upgrading = False
+    found.ended()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(left.connection)
+
+
+def test_a_second_word_is_one_that_the_keeper_did_not_pass_on(
+    plan: MountPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        monkeypatch.setenv(KEEPER, str(theirs.detach()))
+        kept = GoingOn(plan)
+        assert [kept.is_echo(at_s) for at_s in (10.0, 10.1, 10.2)] == [False, True, False]
+        assert [kept.is_echo(at_s) for at_s in (20.0, 30.0)] == [False, False]
+    kept.let_go()  # nobody is there: it closes its end
+    alone = GoingOn(plan)
+    assert [alone.is_echo(at_s) for at_s in (10.0, 10.1)] == [False, False]

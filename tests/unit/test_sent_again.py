@@ -1,0 +1,111 @@
+"""What a successor answers to requests that the dead daemon had in hand."""
+
+import errno
+import os
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import pyfuse3
+import pytest
+
+from mountd.fusefs.successor import SuccessorOperations
+from mountd.fusefs.takeover import Successor
+from mountd.kept.record import Record
+from mountd.vfs.nodes import ROOT
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.mounted import MountedFiles, mounted_files, walk
+from tests.unit.test_kept_record import GREETING
+from tests.unit.test_restoring import CONTEXT, go_on, made, note
+
+EXCLUSIVE = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+
+
+@dataclass
+class SentAgain:
+    """As takeover's Successor: each request is one that the dead daemon had read."""
+
+    resent: bool = True
+
+
+def successor_of(mount: MountedFiles, record: Record) -> SuccessorOperations:
+    found, operations = go_on(mount, record)
+    operations.successor = cast(Successor, SentAgain())
+    operations.former_directories = found.directories()
+    return operations
+
+
+async def error_of(request: Awaitable[object]) -> int:
+    try:
+        await request
+    except pyfuse3.FUSEError as error:
+        return error.errno
+    return 0
+
+
+def made_by(operations: SuccessorOperations, kind: str, name: bytes) -> Awaitable[object]:
+    if kind == "create":
+        return operations.create(ROOT, name, 0o644, EXCLUSIVE, CONTEXT)
+    if kind == "mkdir":
+        return operations.mkdir(ROOT, name, 0o755, CONTEXT)
+    if kind == "symlink":
+        return operations.symlink(ROOT, name, b"owner", CONTEXT)
+    return operations.mknod(ROOT, name, 0o100644, 0, CONTEXT)
+
+
+@pytest.mark.parametrize("kind", ["create", "mkdir", "symlink", "mknod"])
+async def test_a_name_that_others_have_made_meanwhile_is_not_taken_for_that_of_the_dead_daemon(
+    tmp_path: Path, kind: str
+) -> None:
+    """Else two would hold one lock."""
+    store, record = MemoryStore(), Record(GREETING, b"")
+    store.seed("lock/of-others" if kind == "mkdir" else "lock", b"")
+    async with mounted_files(store, tmp_path) as mount:
+        operations = successor_of(mount, record)
+        assert await error_of(made_by(operations, kind, b"lock")) == errno.EEXIST
+
+
+@pytest.mark.parametrize("kind", ["create", "mkdir", "symlink", "mknod"])
+async def test_a_name_that_the_dead_daemon_has_made_is_what_was_asked_for(
+    tmp_path: Path, kind: str
+) -> None:
+    record = Record(GREETING, b"")
+    async with mounted_files(MemoryStore(), tmp_path) as mount:
+        note(mount, record)
+        operations = successor_of(mount, record)
+        for _ in range(2):
+            assert await error_of(made_by(operations, kind, b"new")) == 0
+
+
+async def test_a_directory_that_the_dead_daemon_had_noted_is_its_own_also_when_it_was_sent(
+    tmp_path: Path,
+) -> None:
+    store, record = MemoryStore(), Record(GREETING, b"")
+    store.seed("new/file", b"")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        await walk(mount.fs, "new/file")
+        operations = successor_of(mount, record)
+        assert await error_of(made_by(operations, "mkdir", b"new")) == 0
+
+
+async def test_a_rename_that_can_not_have_been_done_is_not_said_to_be(tmp_path: Path) -> None:
+    """Others have taken the source away; what is at the target was there before."""
+    store, record = MemoryStore(), Record(GREETING, b"")
+    store.seed("target", b"old")
+    async with mounted_files(store, tmp_path) as mount:
+        operations = successor_of(mount, record)
+        renaming = operations.rename(ROOT, b"source", ROOT, b"target", 0, CONTEXT)
+        assert await error_of(renaming) == errno.ENOENT
+
+
+async def test_a_rename_that_the_dead_daemon_had_done_is_said_to_be(tmp_path: Path) -> None:
+    record = Record(GREETING, b"")
+    async with mounted_files(MemoryStore(), tmp_path) as mount:
+        note(mount, record)
+        await made(mount, b"source")
+        operations = successor_of(mount, record)
+        for _ in range(2):
+            renaming = operations.rename(ROOT, b"source", ROOT, b"target", 0, CONTEXT)
+            assert await error_of(renaming) == 0
