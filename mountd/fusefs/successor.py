@@ -163,6 +163,23 @@ class SuccessorOperations(Operations):
                 self._fail("readdir", error)
         await super().readdir(fh, start_id, token)
 
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Needs no listing, and of a directory that is gone nothing but the log, which has all
+        names of the mount."""
+        if not fh or fh in self._directories:
+            await super().fsyncdir(fh, datasync)
+            return
+        self._calls["fsyncdir"] += 1
+        noted = self.former_listings.get(fh)
+        try:
+            directory = self._tree.directory(noted.number) if noted else self._tree.root
+        except FileSystemError:
+            directory = self._tree.root
+        try:
+            await self._fs.links.sync_directory(directory)
+        except Exception as error:
+            self._fail("fsyncdir", error)
+
     async def _former_directory(self, fh: int, start_id: int) -> OpenDirectory:
         """Positions count names: where these are not the same any more, it can't be gone on."""
         noted = self.former_listings.get(fh)

@@ -135,7 +135,8 @@ class GoingOn:
         record = self._record
         if record is not None:
             noted = record.directories(), record.files(), record.contents()
-            restore(fs, Noted(*noted, record.edited_numbers(), record.inodes()))
+            numbers = record.edited_numbers(), record.inodes(), record.gone_numbers()
+            restore(fs, Noted(*noted, *numbers))
             # From here on: what the queue stages for who reads a removed file is noted, too.
             self._use(record, fs)
             for handle in filter(fs.files.has, record.inodes()):

@@ -197,6 +197,10 @@ class Record:
         """Contents without a name, by inode."""
         return {id_: _NUMBER.unpack(body)[0] for id_, body in self._notes[CONTENT].items()}
 
+    def gone_numbers(self) -> frozenset[int]:
+        """Files that the kernel holds and whose last name went, or was about to."""
+        return frozenset(self._notes[GONE])
+
     def edited_numbers(self) -> frozenset[int]:
         """Numbers made of an identity that stand for something else."""
         return frozenset(self._notes[EDITED])

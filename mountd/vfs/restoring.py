@@ -9,6 +9,7 @@ answers with a new look-up of the name.
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from mountd.errors import FileSystemError, Stale
@@ -18,6 +19,7 @@ from mountd.vfs.following import mark_of
 from mountd.vfs.listing_rows import FIRST_DERIVED
 from mountd.vfs.nodes import ROOT, Directory, Node
 from mountd.vfs.notes import NotedDirectory, NotedFile
+from mountd.vfs.overlay import is_hidden
 from mountd.vfs.tree import Tree
 from mountd_cache.listing import Listing
 
@@ -38,6 +40,7 @@ class Noted:
     contents: Mapping[int, int]
     edited: frozenset[int] = frozenset()  # see Following
     inodes: Mapping[int, int] = field(default_factory=dict)  # by handles that nobody described yet
+    gone: frozenset[int] = frozenset()  # files whose last name went, or was about to
 
 
 def restore(fs: FileSystem, noted: Noted) -> None:
@@ -51,7 +54,8 @@ def restore(fs: FileSystem, noted: Noted) -> None:
         except FileSystemError as error:
             log.warning("a handle of %r is lost: %s", file.key, error)
             continue
-        node.is_nameless = file.is_nameless or _lost_its_name(fs.tree, file)
+        lost = file.number in noted.gone and _lost_its_name(fs.tree, file)
+        node.is_nameless = file.is_nameless or lost
         node.lookups = HELD
         remote = fs.files.file_at(file.key, file.version, file.size, file.mtime_ns)
         fs.files.put(handle, Handle(node, remote, file.writes))
@@ -84,6 +88,10 @@ def _node_of(tree: Tree, file: NotedFile) -> Node:
     if change is not None and not file.is_nameless:
         return tree.node(file.number)
     node = Node(file.number, tree.directory(file.parent), -1)
+    if not file.is_nameless and not tree.is_named(node):
+        # Killed before it was noted again where it is now.
+        with suppress(FileSystemError):
+            return tree.node(file.number)
     tree.adopt(node)
     return node
 
@@ -130,10 +138,12 @@ class Former:
         return Directory(number, self._tree.directory(noted.parent), -1, noted.key)
 
     def _listed(self, number: int) -> Node | None:
-        """A derived number that is in several listings could be either file: neither is taken."""
+        """A derived number that is in several listings could be either file: neither is taken. What
+        was renamed here is in two, too, until the removal of its old name was sent: the one where
+        it is hidden counts only where there is no other."""
         if number >= FIRST_DERIVED and len(self._numbers) > MOST_SEARCHED:
             return None  # its path is looked up again
-        found: Node | None = None
+        found = hidden = None
         for key in (self._last, "", *self._numbers):
             cached = self._tree.cache.get(key)
             if cached is None:
@@ -145,12 +155,19 @@ class Former:
             row = listing.find_ino(number) if known[1] <= number <= known[2] else -1
             if row < 0:
                 continue
+            row = self._tree.row_of(key, listing, number)
+            if is_hidden(self._tree.ledger, key, listing, row):
+                hidden = hidden or (key, listing, row)
+                continue
             if found is not None and found.parent is not self._at(key):
                 return None
             found = self._node_of_row(self._at(key), listing, row)
             self._last = key
             if number < FIRST_DERIVED:
                 break
+        if found is None and hidden is not None:
+            key, listing, row = hidden
+            found = self._node_of_row(self._at(key), listing, row)
         return found
 
     def _node_of_row(self, parent: Directory, listing: Listing, row: int) -> Node:

@@ -210,10 +210,10 @@ class Tree:
     def unnamed(self, number: int) -> None:
         """The last name of a file was taken away here."""
         node = self._nodes.get(number)
-        if node is not None and not (number >= FIRST_DERIVED and self._is_named(node)):
+        if node is not None and not (number >= FIRST_DERIVED and self.is_named(node)):
             node.is_nameless = True
 
-    def _is_named(self, node: Node) -> bool:
+    def is_named(self, node: Node) -> bool:
         """Whether a file that others moved has its name where it is now: what was taken away is
         what an older listing still has of it."""
         try:
@@ -393,13 +393,13 @@ class Tree:
             or listing.ino(node.row) != node.number
             or self._is_hidden(key, listing, node.row)
         ):
-            node.row = self._row_of(key, listing, node.number)
+            node.row = self.row_of(key, listing, node.number)
             if node.row < 0:
                 node.row = len(listing)
                 raise Stale(f"inode {node.number} is no longer listed")
         return cached, node.row
 
-    def _row_of(self, key: str, listing: Listing, number: int) -> int:
+    def row_of(self, key: str, listing: Listing, number: int) -> int:
         """The row of an inode, or -1. Of two the one that is seen: until its removal was sent, what
         was renamed here has a hidden row with its old name, too."""
         first = row = listing.find_ino(number)

@@ -60,6 +60,7 @@ class Calls:
         self.acknowledged: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.problems: list[str] = []
+        self.longest_s = 0.0  # that one took, also if it failed
         self._mount = mount
         self._diary = diary
 
@@ -171,8 +172,12 @@ class Calls:
 
     def call(self, text: str, function: Callable[..., _T], *args: object, **named: object) -> _T:
         self._diary.note("> " + text)
+        began_s = time.monotonic()
         try:
-            result = function(*args, **named)
+            try:
+                result = function(*args, **named)
+            finally:
+                self.longest_s = max(self.longest_s, time.monotonic() - began_s)
         except OSError as error:
             self._diary.note(f"! {text}: {error}")
             if self._mount.is_gone():

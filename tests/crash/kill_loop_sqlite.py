@@ -115,6 +115,7 @@ class SqliteWork:
         self._diary = diary
         self._databases = [Database(top, mode) for mode in MODES]
         self.commits = 0
+        self.failures: list[str] = []  # of the last `run`, unless the mount was dead
 
     def look(self, report: Report, *, is_down: bool) -> None:
         for database in self._databases:
@@ -123,6 +124,7 @@ class SqliteWork:
     def run(self, seconds: float, rng: random.Random) -> bool:
         """Both at a time, until then or until the daemon is gone: True."""
         children = []
+        self.failures.clear()
         for database in self._databases:
             diary = self._diary.with_suffix(f".{database.mode}.jsonl")
             diary.unlink(missing_ok=True)
@@ -132,6 +134,8 @@ class SqliteWork:
         for database, diary, pid in children:
             status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             is_gone = is_gone or status != ENDED
+            if status not in (ENDED, GONE):
+                self.failures.append(f"{database.mode}: ended with {status}")
             self.commits += database.replay(diary)
         return is_gone and self._mount.is_gone()
 
@@ -145,6 +149,8 @@ class SqliteWork:
             try:
                 database.work(diary, seconds, random.Random(seed))
                 status = ENDED
-            except sqlite3.Error:
+            except sqlite3.Error as error:
+                with diary.with_suffix(".errors").open("a") as said:
+                    said.write(f"{error!r} {getattr(error, 'sqlite_errorname', '')}\n")
                 status = GONE if self._mount.is_gone() else FAILED
         os._exit(status)

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.crash.kill_kept_load import HeldLoad
 from tests.crash.kill_loop_calls import Calls, Diary, Mount
 from tests.crash.kill_loop_check import PAUSE_S, Report, digests, look
 from tests.crash.kill_loop_load import MIB, Load
@@ -63,24 +64,29 @@ class Worker:
             self._diary.note(f"PROBLEM {problem}")
         return asdict(report)
 
-    def on_load(self, *, seconds: float, number: int) -> dict[str, Any]:
+    def on_load(self, *, seconds: float, number: int, kept: bool = False) -> dict[str, Any]:
+        """`kept`: the daemon is replaced when it dies, so some files stay open all the time."""
         rng = random.Random(f"{self._seed}-{self._name}-{number}")
         calls = self._calls
         calls.acknowledged.clear()
         calls.errors.clear()
         calls.problems.clear()
+        calls.longest_s = 0.0
         self._diary.note(f"works, round {number}")
         if self._sqlite is not None:
             is_gone = self._sqlite.run(seconds, rng)
             calls.acknowledged["commit"] += self._sqlite.commits
             self._sqlite.commits = 0
+            calls.problems += self._sqlite.failures if kept else ()
         else:
-            is_gone = Load(calls, rng, big=self._name == "big").run(seconds)
+            kind = HeldLoad if kept else Load
+            is_gone = kind(calls, rng, big=self._name == "big").run(seconds)
         return {
             "is_gone": is_gone,
             "acknowledged": dict(calls.acknowledged),
             "errors": dict(calls.errors),
             "problems": calls.problems,
+            "longest_s": calls.longest_s,
         }
 
     def on_digests(self) -> dict[str, Any]:

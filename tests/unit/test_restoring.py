@@ -8,14 +8,16 @@ from typing import cast
 import pyfuse3
 import pytest
 
-from mountd.errors import Stale
+from mountd.errors import NameNotAllowed, Stale
 from mountd.fusefs.operations import ownership
 from mountd.fusefs.successor import SuccessorOperations
 from mountd.kept.record import Record
 from mountd.vfs.listing_rows import FIRST_DERIVED, number_of
 from mountd.vfs.nodes import Directory
+from mountd.vfs.notes import NotedListing
 from mountd.vfs.restoring import Noted, restore
 from mountd.vfs.virtual_files import VirtualFiles
+from tests.conftest import ExpectedLog
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import MountedFiles, mounted_files, walk
 from tests.unit.test_kept_record import GREETING
@@ -51,7 +53,8 @@ async def made(mount: MountedFiles, name: bytes = b"file") -> int:
 def go_on(mount: MountedFiles, record: Record) -> tuple[Record, SuccessorOperations]:
     found = Record.read(record.fd)
     noted = found.directories(), found.files(), found.contents()
-    restore(mount.fs, Noted(*noted, found.edited_numbers(), found.inodes()))
+    numbers = found.edited_numbers(), found.inodes(), found.gone_numbers()
+    restore(mount.fs, Noted(*noted, *numbers))
     note(mount, found)
     virtual = VirtualFiles(lambda: b"")
     made = SuccessorOperations(mount.fs, virtual, ownership(0, 0, 0o022), xattrs=True)
@@ -220,3 +223,68 @@ async def test_a_successor_gives_no_new_numbers_to_what_others_have_made(tmp_pat
             node = await walk(mount.fs, name)
             entry = store.stat(name)
             assert node.number == number_of(entry.identity, entry.version, 5)
+
+
+class NothingGoes(MemoryStore):
+    """Refuses every delete, so that what was renamed keeps its old name there."""
+
+    def delete(self, key: str, expect: str | None) -> None:
+        raise NameNotAllowed(f"delete {key}")
+
+
+@pytest.mark.parametrize("is_noted_late", [False, True])
+async def test_a_renamed_file_is_where_it_is_now_while_its_old_name_is_not_yet_removed(
+    tmp_path: Path, expected_log: ExpectedLog, is_noted_late: bool
+) -> None:
+    """Both listings have its number then; in the old one it is hidden. Noted late: it was open, and
+    the daemon was killed between sending it and noting that."""
+    expected_log("was refused by the remote")
+    store, record = NothingGoes(), Record(GREETING, b"")
+    store.seed("a/file", b"bytes")
+    store.seed("b/other", b"")
+    async with mounted_files(store, tmp_path, queue=True) as mount:
+        note(mount, record)
+        fs = mount.fs
+        node = await walk(fs, "a/file")
+        await walk(fs, "b/other")
+        old, new = await walk(fs, "a"), await walk(fs, "b")
+        assert isinstance(old, Directory)
+        assert isinstance(new, Directory)
+        opened = await fs.open(node.number, writes=True)
+        noted = record.files()[opened]
+        await fs.rename(old, b"file", new, b"file")
+        assert mount.queue is not None
+        await mount.queue.drain()
+        await fs.folding.fold_waiting()
+        assert list(mount.journal.ledger.changes) == ["a/file"]
+        assert not mount.journal.ledger.by_number
+        assert mount.metadata.flush(5)
+        if is_noted_late:
+            record.described(opened, noted)
+        else:
+            fs.release(opened)
+        mount.crashes = True
+    async with mounted_files(store, tmp_path) as mount:
+        go_on(mount, record)
+        assert mount.fs.attributes(node.number).size == 5
+        handle = opened
+        if not is_noted_late:
+            handle = await mount.fs.open(node.number, writes=True)
+            assert bytes(await mount.fs.read(handle, 0, 9)) == b"bytes"
+        await mount.fs.write(handle, 0, b"B")
+        assert mount.journal.ledger.by_number[node.number].key == "b/file"
+
+
+async def test_a_directory_that_was_open_can_be_synced(tmp_path: Path) -> None:
+    store, record = MemoryStore(), Record(GREETING, b"")
+    store.seed("d/file", b"bytes")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        directory = await walk(mount.fs, "d")
+        mount.crashes = True
+    async with mounted_files(store, tmp_path) as mount:
+        _, operations = go_on(mount, record)
+        gone = NotedListing(directory.number + 1000, 1, 1)
+        operations.former_listings = {7: NotedListing(directory.number, 1, 1), 8: gone}
+        for handle in (7, 8):
+            await operations.fsyncdir(handle, False)
