@@ -34,13 +34,7 @@ from mountd.service.places import CACHE_DIR
 from mountd_cache.journal_peek import Peek
 from tests.fakes.scripted_daemon import scripted_daemon
 
-
-@pytest.fixture(autouse=True)
-def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOUNTD_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setenv("MOUNTD_CACHE_DIR", str(tmp_path / "cache"))
-    (tmp_path / "config.toml").write_text("")
-    monkeypatch.setenv("MOUNTD_CONFIG", str(tmp_path / "config.toml"))
+pytestmark = pytest.mark.usefixtures("own_places")
 
 
 # -- queue

@@ -24,20 +24,14 @@ from mountd.mount_table import Mount, mount_at, read_mounts
 from tests.fakes.fake_clock import FakeClock
 from tests.fakes.scripted_daemon import ScriptedDaemon, scripted_daemon
 
+pytestmark = pytest.mark.usefixtures("own_places")
+
 DONE: dict[str, Any] = {"left": 0, "failed": 0, "reasons": []}
 TWO_FAILED = {"left": 2, "failed": 2, "reasons": ["a/b: 403 Forbidden", "c: too large"]}
 
 
 def left(files: int, failed: int = 0, *reasons: str, **more: object) -> dict[str, Any]:
     return {"left": files, "failed": failed, "reasons": list(reasons), **more}
-
-
-@pytest.fixture(autouse=True)
-def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOUNTD_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setenv("MOUNTD_CACHE_DIR", str(tmp_path / "cache"))
-    (tmp_path / "config.toml").write_text("")
-    monkeypatch.setenv("MOUNTD_CONFIG", str(tmp_path / "config.toml"))
 
 
 class Shown:

@@ -11,15 +11,7 @@ import pytest
 from mountd.cli import main
 from tests.servers.s3.launch import S3Server
 
-pytestmark = pytest.mark.server
-
-
-@pytest.fixture(autouse=True)
-def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOUNTD_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setenv("MOUNTD_CACHE_DIR", str(tmp_path / "cache"))
-    (tmp_path / "config.toml").write_text("")
-    monkeypatch.setenv("MOUNTD_CONFIG", str(tmp_path / "config.toml"))
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("own_places")]
 
 
 @pytest.fixture

@@ -21,27 +21,16 @@ from mountd.transfer.side import Listing
 from tests.servers.nextcloud.launch import NextcloudServer
 from tests.servers.s3.launch import S3Server
 
+pytestmark = pytest.mark.usefixtures("own_places")
+
 MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
-def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("MOUNTD_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setenv("MOUNTD_CACHE_DIR", str(tmp_path / "cache"))
-    (tmp_path / "config.toml").write_text("")
-    monkeypatch.setenv("MOUNTD_CONFIG", str(tmp_path / "config.toml"))
+def usual_umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
-
-
-@pytest.fixture
-def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
-    s3_server.make_bucket("b")
-    s3_server.clear_log()
-    return s3_server
 
 
 def copy(*arguments: object) -> int:

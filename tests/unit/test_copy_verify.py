@@ -18,7 +18,7 @@ from mountd.transfer.checksums import SUMS, added_up, difference, one_of
 from tests.servers.nextcloud.launch import NextcloudServer
 from tests.servers.s3.launch import S3Server
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("own_places")]
 
 DATA = bytes(range(256)) * 40
 SUM_OF = {
@@ -28,22 +28,6 @@ SUM_OF = {
     "sha1": hashlib.sha1(DATA, usedforsecurity=False).digest(),
     "sha256": hashlib.sha256(DATA).digest(),
 }
-
-
-@pytest.fixture(autouse=True)
-def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MOUNTD_RUNTIME_DIR", str(tmp_path / "run"))
-    monkeypatch.setenv("MOUNTD_CACHE_DIR", str(tmp_path / "cache"))
-    (tmp_path / "config.toml").write_text("")
-    monkeypatch.setenv("MOUNTD_CONFIG", str(tmp_path / "config.toml"))
-
-
-@pytest.fixture
-def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
-    s3_server.make_bucket("b")
-    return s3_server
 
 
 def copy(*arguments: object) -> int:
