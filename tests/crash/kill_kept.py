@@ -28,7 +28,7 @@ from tests.crash.kill_loop_disturb import Weather, choose_weather
 from tests.crash.kill_loop_figures import Figures
 from tests.crash.kill_loop_points import points
 from tests.crash.kill_loop_processes import BUCKET, Broken, WorkerProcess
-from tests.crash.kill_loop_remote import Digests, differences
+from tests.crash.kill_loop_remote import differences, digests_seen_by
 from tests.crash.kill_loop_worker import NAMES, first_files
 from tests.mount.mounting import is_mounted
 from tests.mount.surviving import Background, children, is_alive
@@ -287,29 +287,20 @@ class KeptKills:
         if done.returncode:
             self._lose("flush", [f"exit {done.returncode}: {done.stdout}{done.stderr}"])
             return
-        wanted = self._digests()
+        wanted = digests_seen_by(self._workers)
         self.figures.drains += 1
         self.figures.objects += len(wanted)
         self._lose("remote", differences(self.server, BUCKET, wanted))
-
-    def _digests(self) -> Digests:
-        found: dict[str, tuple[int, str] | None] = {}
-        for worker in self._workers:
-            worker.ask("digests")
-            below = worker.answer()["digests"]
-            found[worker.name] = None
-            found |= {f"{worker.name}/{path}": digest for path, digest in below.items()}
-        return found
 
     def _last_look(self) -> None:
         """Drained and unmounted; then a mount that knows nothing shows the same."""
         self._start()
         self._look()
         self._drain()
-        before = self._digests()
+        before = digests_seen_by(self._workers)
         self._mount.umount()
         self._start(cache_dir=self.folder / "other-cache")
-        if self._digests() != before:
+        if digests_seen_by(self._workers) != before:
             self._lose("remote", ["a mount with an empty cache shows another tree"])
         self._mount.umount()
 

@@ -29,7 +29,7 @@ from tests.crash.kill_loop_points import (
     points,
 )
 from tests.crash.kill_loop_processes import BUCKET, Broken, Daemon, WorkerProcess
-from tests.crash.kill_loop_remote import Digests, differences
+from tests.crash.kill_loop_remote import differences, digests_seen_by
 from tests.crash.kill_loop_worker import NAMES, first_files
 from tests.servers.s3.launch import S3Server
 
@@ -255,32 +255,23 @@ class KillLoop:
         if command.returncode != 0:
             self._lose("flush", [f"exit {command.returncode}: {said}\n{self._daemon.tail()}"])
             return
-        wanted = self._digests()
+        wanted = digests_seen_by(self._workers)
         self.figures.drains += 1
         self.figures.objects += len(wanted)
         self._lose("remote", differences(self._server, BUCKET, wanted))
-
-    def _digests(self) -> Digests:
-        found: dict[str, tuple[int, str] | None] = {}
-        for worker in self._workers:
-            worker.ask("digests")
-            below = worker.answer()["digests"]
-            found[worker.name] = None
-            found |= {f"{worker.name}/{path}": digest for path, digest in below.items()}
-        return found
 
     def _last_look(self) -> None:
         """Drained and stopped in good order; then a mount that knows nothing shows the same."""
         self._start()
         self._look()
         self._drain()
-        before = self._digests()
+        before = digests_seen_by(self._workers)
         code = self._daemon.stop()
         if code != 0:
             self._lose("daemon", [f"exit {code} at its end:\n{self._daemon.tail()}"])
         self._daemon.start(cache_dir=self._folder / "other-cache")
         self._daemon.wait_ready()
-        if self._digests() != before:
+        if digests_seen_by(self._workers) != before:
             self._lose("remote", ["a mount with an empty cache shows another tree"])
         self._daemon.stop()
 

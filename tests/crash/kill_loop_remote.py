@@ -1,8 +1,9 @@
 """The remote after a drain: the same files as on the mount, and nothing else."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from tests.crash.kill_loop_processes import WorkerProcess
 from tests.servers.s3.launch import S3Server
 
 MOST_NAMED = 8
@@ -12,6 +13,17 @@ STRANGE = ("(conflict ", ".mountd-tmp")
 PROBE = ".mountd-probe-"
 
 Digests = Mapping[str, tuple[int, str] | None]  # by key; None for a directory
+
+
+def digests_seen_by(workers: Iterable[WorkerProcess]) -> Digests:
+    """What each sees of its part of the mount now."""
+    found: dict[str, tuple[int, str] | None] = {}
+    for worker in workers:
+        worker.ask("digests")
+        below = worker.answer()["digests"]
+        found[worker.name] = None
+        found |= {f"{worker.name}/{path}": digest for path, digest in below.items()}
+    return found
 
 
 def differences(server: S3Server, bucket: str, wanted: Digests) -> list[str]:

@@ -56,6 +56,17 @@ class Mounted:
 
 
 @contextmanager
+def small_disk(path: Path, mib: int) -> Iterator[Path]:
+    """A tmpfs of that size at `path`, which is made. Takes root."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "t", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True, timeout=10)
+
+
+@contextmanager
 def mounted(
     source: str,
     folder: Path,

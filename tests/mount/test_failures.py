@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.stopwatch import fastest_s
-from tests.mount.mounting import Mounted, is_mounted, mounted
+from tests.mount.mounting import Mounted, is_mounted, mounted, small_disk
 from tests.servers.s3.launch import S3Server
 from tests.servers.s3.seeding import synthetic_bytes
 
@@ -261,32 +261,24 @@ def test_after_sigkill_the_cache_is_still_good(s3_server: S3Server, tmp_path: Pa
 def test_with_a_full_cache_disk_reading_goes_on_past_it(
     s3_server: S3Server, tmp_path: Path
 ) -> None:
-    small_disk = tmp_path / "disk"
-    small_disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "t", str(small_disk)], check=True)
-    try:
+    with small_disk(tmp_path / "disk", 6) as disk:
         s3_server.seed("b", keys=["f"], size=40 * MIB)
         environment = s3_server.environment()
         with mounted(
-            "s3://b", tmp_path, environment=environment, cache_dir=small_disk, cache_size="1GiB"
+            "s3://b", tmp_path, environment=environment, cache_dir=disk, cache_size="1GiB"
         ) as found:
             body = synthetic_bytes("f", 0, 40 * MIB)
             assert (found.path / "f").read_bytes() == body
             found.cli("refresh", str(found.path))
             assert (found.path / "f").read_bytes() == body
-            assert shutil.disk_usage(small_disk).used <= 6 * MIB
-    finally:
-        subprocess.run(["umount", str(small_disk)], check=True, timeout=10)
+            assert shutil.disk_usage(disk).used <= 6 * MIB
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs, which takes root")
 def test_on_a_full_cache_disk_clean_blocks_give_way_to_what_is_written(
     s3_server: S3Server, tmp_path: Path
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "t", str(disk)], check=True)
-    try:
+    with small_disk(tmp_path / "disk", 48) as disk:
         s3_server.seed("b", keys=["f"], size=60 * MIB)
         environment = s3_server.environment()
         with mounted(
@@ -301,8 +293,6 @@ def test_on_a_full_cache_disk_clean_blocks_give_way_to_what_is_written(
             s3_server.release()
             found.cli("flush", str(found.path))
         assert s3_server.read("b", "written") == written
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True, timeout=10)
 
 
 def test_the_cache_never_outgrows_its_limit(s3_server: S3Server, tmp_path: Path) -> None:

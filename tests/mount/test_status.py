@@ -16,7 +16,7 @@ import pytest
 
 from mountd.cli.status import look
 from mountd.control.folder_note import noted_folder
-from tests.mount.mounting import Mounted, mounted
+from tests.mount.mounting import Mounted, mounted, small_disk
 from tests.servers.s3.launch import S3Server
 
 pytestmark = [pytest.mark.fuse, pytest.mark.server]
@@ -93,10 +93,7 @@ def test_what_the_remote_refuses_is_said_to_have_failed_and_queue_says_why(
 def test_a_full_cache_disk_is_told_and_what_was_not_taken_is_not_called_safe(
     s3_server: S3Server, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "t", str(disk)], check=True)
-    try:
+    with small_disk(tmp_path / "disk", 6) as disk:
         options = {
             "cache_dir": disk,
             "cache_size": "1GiB",
@@ -113,8 +110,6 @@ def test_a_full_cache_disk_is_told_and_what_was_not_taken_is_not_called_safe(
             assert "only on this machine" in said.partition("\n")[0]
             s3_server.clear_faults()
             s3_server.release()
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True, timeout=10)
 
 
 class Terminal:
