@@ -73,13 +73,6 @@ class Record:
         return (self.generation << _GENERATION_BITS) + 1
 
     @classmethod
-    def terms_in(cls, fd: int) -> bytes:
-        """The terms in a record of a former process. Raises as `read`."""
-        record = cls.read(fd)
-        record.close()
-        return record.terms
-
-    @classmethod
     def read(cls, fd: int) -> Self:
         """What a former process has noted, to be gone on with in a record of our own; `fd` stays
         the caller's. Raises Unsound, OSError."""
