@@ -110,6 +110,7 @@ def read_levers(mount: Mount, bdi: Path = BDI, fusectl: Path = FUSECTL) -> dict[
     connection = fusectl / mount.device.partition(":")[2]
     files = {
         "read_ahead_kb": bdi / mount.device / "read_ahead_kb",
+        "max_ratio": bdi / mount.device / "max_ratio",
         "max_background": connection / "max_background",
         "congestion_threshold": connection / "congestion_threshold",
     }

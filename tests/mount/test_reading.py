@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mountd.fusefs.kernel import MAX_BACKGROUND, READ_AHEAD_KB
+from mountd.fusefs.kernel import MAX_BACKGROUND, MAX_RATIO, READ_AHEAD_KB
 from tests.mount.mounting import Mounted, mounted
 
 pytestmark = pytest.mark.fuse
@@ -212,5 +212,6 @@ def test_the_kernels_levers_are_what_the_status_says(tree: Path, tmp_path: Path)
             assert int((bdi / "read_ahead_kb").read_text()) == READ_AHEAD_KB
             levers = found.status()["kernel"]
             assert levers["read_ahead_kb"] == READ_AHEAD_KB
+            assert int((bdi / "max_ratio").read_text()) == levers["max_ratio"] == MAX_RATIO
             assert levers["max_background"] == MAX_BACKGROUND  # fusectl mounted here or not
             assert levers["notes"] == []
