@@ -21,17 +21,17 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{self.prog.partition(' ')[2]}: {message}; {hint}see {self.prog} --help")
 
     def _as_option(self, message: str) -> str:
-        """For who writes `--read-only`, as with other programs."""
+        """For who writes `--read-only`, as with other programs: all such words at once."""
         _, unknown, words = message.partition("unrecognized arguments: --")
         if not (unknown and self._takes_options):
             return ""
         from mountd.config.options import OPTIONS
 
-        flag, _, value = words.partition(" ")[0].partition("=")
-        name = flag.replace("-", "_")
-        if name not in OPTIONS:
-            return "options are written -o KEY=VALUE; "
-        return f"write -o {name}{'=' + value if value else ''}; "
+        flags = [word[2:].partition("=") for word in f"--{words}".split() if word[:2] == "--"]
+        named = [(flag.replace("-", "_"), value) for flag, _, value in flags]
+        ours = [name + (f"={value}" if value else "") for name, value in named if name in OPTIONS]
+        found = f"write -o {','.join(ours)}; " if ours else ""
+        return found + ("options are written -o KEY=VALUE; " if len(ours) < len(named) else "")
 
     def read(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Options may stand before, between and after the positional arguments."""

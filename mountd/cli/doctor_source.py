@@ -23,6 +23,7 @@ from mountd.config.source import Source
 from mountd.errors import ExitCode, UsageError
 from mountd.manifest import read_manifest
 from mountd.remotes.aws_profile import configured_endpoint, profile_named
+from mountd.remotes.plain_http import LookingSocket, SpeaksPlainHttp
 from mountd.remotes.tls import VERIFIED, Tls, tls_of, why_not_trusted
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -177,6 +178,9 @@ def check_way(url: str, tls: Tls = VERIFIED) -> list[Finding]:
         return [problem("DNS", f"{host}: {_reason(error)}", fix)]
     try:
         return bounded(lambda: _ask(host, port, tls if secure else None), 3 * _CONNECT_TIMEOUT_S)
+    except SpeaksPlainHttp as error:
+        why, _, fix = str(error).partition("; ")
+        return [problem("TLS", f"{host}:{port}: {why}", fix)]
     except ssl.SSLError as error:
         why, _, fix = why_not_trusted(error).partition("; ")
         fix = fix or "check the endpoint's https; a CA of your own: ca_file=/PATH/CA.pem"
@@ -191,6 +195,7 @@ def _ask(host: str, port: int, tls: Tls | None) -> list[Finding]:
     connection = http.client.HTTPConnection(host, port, timeout=_CONNECT_TIMEOUT_S)
     if tls is not None:
         context = tls.context()
+        context.sslsocket_class = LookingSocket
         connection = http.client.HTTPSConnection(
             host, port, timeout=_CONNECT_TIMEOUT_S, context=context
         )

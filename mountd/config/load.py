@@ -51,6 +51,7 @@ def read_command_line(option_lists: Iterable[str]) -> CommandLine:
     """All -o together; a later one wins. Raises UsageError for an unknown name or a secret."""
     options: dict[str, object] = {}
     credentials: dict[str, str] = {}
+    unknown: list[str] = []
     for key, value in (pair for text in option_lists for pair in split_option_list(text)):
         if key == "ro" or (key == "rw" and value is None):
             options["read_only"] = key == "ro"
@@ -63,7 +64,9 @@ def read_command_line(option_lists: Iterable[str]) -> CommandLine:
             options[key] = read_option(key, "true" if value is None else value, "-o")
         else:
             names = [*OPTIONS, *(name for name, secret in CREDENTIALS.items() if not secret)]
-            raise UsageError(f"-o: unknown option {key!r}{nearest(key, names)}")
+            unknown.append(f"unknown option {key!r}{nearest(key, names)}")
+    if unknown:
+        raise UsageError(f"-o: {'; '.join(unknown)}")
     return CommandLine(options, credentials)
 
 

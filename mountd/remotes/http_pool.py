@@ -25,6 +25,7 @@ from mountd.remotes.deadline import DeadlineBackend, DeadlineStream, socket_dead
 from mountd.remotes.http_connections import KEEPALIVE_S, HttpConnections
 from mountd.remotes.late import stood_s
 from mountd.remotes.on_wire import on_wire_s
+from mountd.remotes.plain_http import LookingSocket
 from mountd.remotes.request_body import BodyFailed, BodyFeed, SentBody
 from mountd.remotes.sign_in import SignIn
 from mountd.remotes.tls import VERIFIED, Tls, why_not_trusted
@@ -317,9 +318,13 @@ class HttpPool:
         with self._lock:
             if self._made is None:
                 # Only to make connections by: it knows how, also through a proxy.
+                proxy = proxy_for(self._scheme, self._host)
+                context = self.tls.context() if self._scheme == "https" else None
+                if context is not None and proxy is None:
+                    context.sslsocket_class = LookingSocket
                 pool = httpcore.ConnectionPool(
-                    ssl_context=self.tls.context() if self._scheme == "https" else None,
-                    proxy=proxy_for(self._scheme, self._host),
+                    ssl_context=context,
+                    proxy=proxy,
                     keepalive_expiry=KEEPALIVE_S,
                     network_backend=DeadlineBackend(),
                 )

@@ -33,7 +33,7 @@ def running_tls_front(
     directory: Path, target_port: int, host: str = "127.0.0.1"
 ) -> Iterator[TlsFront]:
     """Hands every byte on to 127.0.0.1:`target_port`. The certificate is for 127.0.0.1."""
-    ca_file, chain = _certificates(directory)
+    ca_file, chain = certificates(directory)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain)
     with socket.create_server((host, 0)) as listener:
@@ -76,7 +76,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_RDWR)
 
 
-def _certificates(directory: Path) -> tuple[Path, Path]:
+def certificates(directory: Path) -> tuple[Path, Path]:
     """(the authority's certificate, the server's key and certificate)."""
     now = datetime.datetime.now(datetime.UTC)
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
