@@ -31,7 +31,7 @@ from mountd.errors import UsageError
 from mountd.manifest import Location, is_manifest, manifest_source
 
 _TRANSFERS_OF_NEXTCLOUD = 4  # what a server with a few PHP workers bears well
-_WIDEST_OF_NEXTCLOUD = 16  # what others bear: `remotes.width` finds out
+_WIDEST_OF_NEXTCLOUD = 32  # what others bear: `remotes.width` finds out
 _TTL_OF_NEXTCLOUD_S = 10.0  # its folder ETags make a check of the whole tree cheap
 _TTL_OF_MANIFEST_S = 10 * 365 * 86400.0  # it is a snapshot
 _NOT_OPTIONS = frozenset(

@@ -38,7 +38,9 @@ class RemoteStack:
             interrupt=self.health.interrupt,
             parallel_now=bears.parallel_now,
         )
-        self._most_small = SMALL_PER_TRANSFER * transfers
+        # Where the remote's own answers tell how many it bears, they are limit enough.
+        learned = bears.max_parallel if bears.parallel_now is not None else 0
+        self._most_small = max(SMALL_PER_TRANSFER * transfers, learned)
         most_small = _small_at_once(bears.max_parallel, self._most_small)
         self.most_small_uploads = _begun(most_small)
         self.uploads = Uploads(

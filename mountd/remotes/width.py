@@ -4,6 +4,10 @@ A small PHP server has a few workers: of more requests at once each waits longer
 gained. A large one answers the twelfth as soon as the first. So it begins with `least`, and asks
 for more while answers take no longer than they did with `least`; where they do, it goes back.
 
+At first, while nothing has ever been too much, twice as many are asked after each round of answers
+that took no longer: sixteen after 14 of them, 32 after 26. From the first doubt on it goes in small steps,
+each of which is heard three times.
+
 It widens only while all are busy. Compared is like with like (`Asked.kind`), and the time
 from a request's last byte to its answer's head: what a body takes is the line's business.
 """
@@ -16,11 +20,16 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-_STEPS: Final = (1.0, 1.5, 2.0, 3.0, 4.0)  # times `least`
+_STEPS: Final = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # times `least`
 ROUND: Final = 3  # answers for each request that may be under way
+# At first. Of the usual times two: the first of each connection is another kind than the others,
+# and a server's very first answers take longer.
+_QUICK_LEARN: Final = 2
+_QUICK_ROUND: Final = 0.75  # nobody uses all: see `stack`, and prefetch in `limit`
 # With no worker free for half of them, 6 at once take 1.5 times what 4 do.
 FLAT: Final = 1.3
 CROWDED: Final = 2.0
+_DOUBTFUL: Final = 1.6
 _CLIPPED: Final = 5.0
 HOLD_S: Final = 2.0
 STRAINED_S: Final = 10.0
@@ -40,7 +49,7 @@ class Asked:
     def __init__(self, kind: str, era: int, beside: int, begun_s: float) -> None:
         self.kind = kind
         self.era = era
-        self.beside = beside  # under way by then, itself included
+        self.beside = beside  # under way with it, itself included: the most that is known
         self.begun_s = begun_s
 
 
@@ -62,6 +71,7 @@ class Width:
         self._learned_s = float("-inf")
         self._learn_again_s = LEARN_AGAIN_S
         self._return_to = 1
+        self._is_quick = True  # nothing has been too much so far
         self._heard: dict[str, list[float]] = {}
         self._count = self._full = 0
 
@@ -101,6 +111,8 @@ class Width:
             if status in _STRAINED:
                 self._strained(now_s)
             elif asked.era == self._era:
+                # The first of some that go together had few beside it when it went.
+                asked.beside = max(asked.beside, self._in_flight)
                 took_s = max(now_s - max(asked.begun_s, sent_s) - ours_s, 0.0)
                 # Of a long answer the wire tells when its last part came.
                 self._add(asked, took_s if wire_s is None else min(took_s, wire_s), now_s)
@@ -111,6 +123,7 @@ class Width:
             self._strained(self._clock())
 
     def _strained(self, now_s: float) -> None:
+        self._is_quick = False
         if self._level:
             self._hold(0, now_s)
             self._go(0)
@@ -124,32 +137,49 @@ class Width:
         self._heard.setdefault(asked.kind, []).append(took_s)
         self._count += 1
         self._full += is_full
-        if self._count >= ROUND * self.now:
-            if self._level == 0:
+        if self._level == 0:
+            if self._count >= (_QUICK_LEARN if self._is_quick else ROUND) * self.now:
                 self._learn(now_s)
-            else:
-                self._compare(now_s)
+        elif self._count >= ROUND * self.now:
+            self._compare(now_s)
+        elif self._is_quick and self._count == int(_QUICK_ROUND * self.now):
+            self._glance(now_s)
 
     def _learn(self, now_s: float) -> None:
         self._usual_s = {kind: _typical(times) for kind, times in self._heard.items()}
         self._learned_s = now_s
         if now_s >= self._not_before_s:
             self._top = len(self._levels) - 1
-            self._go(min(self._return_to, self._top))
+            upper = max(2, self._return_to) if self._is_quick else self._return_to
+            self._go(min(upper, self._top))
         else:
             self._go(0)
 
-    def _compare(self, now_s: float) -> None:
+    def _glance(self, now_s: float) -> None:
+        """After one round: enough to go on by, or to begin anew with care; else three are heard."""
+        ratio = self._ratio()
+        if ratio is None or self._full * 2 < self._count:
+            return
+        if ratio > _DOUBTFUL:
+            self._is_quick = False
+            self._go(0)
+        elif ratio <= FLAT and self._level < self._top:
+            self._go(min(self._level + 2, self._top))
+
+    def _ratio(self) -> float | None:
+        """How many times as long as with `least`; None where that isn't known."""
         times = [
             min(took_s / max(usual_s, 1e-6), _CLIPPED)
             for kind, usual_s in self._usual_s.items()
             for took_s in self._heard.get(kind, ())
         ]
-        if len(times) * 2 < self._count:
+        return _typical(times) if times and len(times) * 2 >= self._count else None
+
+    def _compare(self, now_s: float) -> None:
+        ratio = self._ratio()
+        if ratio is None:
             self._forget()  # of what is asked now nothing is known
-            return
-        ratio = _typical(times)
-        if ratio < _FASTER:
+        elif ratio < _FASTER:
             self._forget()
         elif ratio > FLAT:
             lower = 0 if ratio > CROWDED else self._level - 1
@@ -173,6 +203,7 @@ class Width:
 
     def _hold(self, level: int, now_s: float) -> None:
         """No higher than this for a while, each time for longer."""
+        self._is_quick = False
         self._top = level
         self._learn_again_s = LEARN_AGAIN_S
         self._return_to = max(1, level)

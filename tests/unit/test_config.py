@@ -254,7 +254,7 @@ def test_nextcloud_looks_more_often_unless_told_otherwise() -> None:
 
 def test_nextcloud_gets_few_requests_at_once_and_more_where_nobody_said_how_many() -> None:
     _, settings = resolve_source("nextcloud://h/", ConfigFile(), NOTHING, {})
-    assert (settings.max_transfers, settings.widest_transfers) == (4, 16)
+    assert (settings.max_transfers, settings.widest_transfers) == (4, 32)
     line = read_command_line(["max_transfers=4"])
     _, settings = resolve_source("nextcloud://h/", ConfigFile(), line, {})
     assert (settings.max_transfers, settings.widest_transfers) == (4, None)

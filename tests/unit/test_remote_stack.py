@@ -86,7 +86,7 @@ class Widening(MemoryStore):
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(super().capabilities, max_parallel=16, parallel_now=lambda: self.now)
+        return replace(super().capabilities, max_parallel=32, parallel_now=lambda: self.now)
 
 
 def test_small_uploads_follow_what_the_remote_bears_and_leave_an_eighth_to_others() -> None:
@@ -94,11 +94,11 @@ def test_small_uploads_follow_what_the_remote_bears_and_leave_an_eighth_to_other
     native = Widening()
     stack = RemoteStack(native, Settings(cache_dir=Path("/nowhere")))
     seen = []
-    for now in (4, 8, 16):
+    for now in (4, 8, 16, 32):
         native.now = now
         seen.append((stack.uploads.light.parallel, stack.small_uploads()))
-    assert seen == [(4, 6), (7, 10), (14, 21)]
-    assert stack.most_small_uploads == 21
+    assert seen == [(4, 6), (7, 10), (14, 21), (28, 36)]
+    assert stack.most_small_uploads == 36
 
 
 def test_a_probe_needs_no_slot() -> None:

@@ -99,6 +99,52 @@ def test_a_server_with_many_workers_is_soon_asked_as_much_as_it_may_be() -> None
     assert mean(load.seen[150:]) > 14
 
 
+def test_twice_as_many_are_asked_after_each_round_as_long_as_nothing_was_ever_too_much() -> None:
+    load = load_of(most=32)
+    load.run(Server(64), 3 * 8 + 3 * 16)  # of which a third was asked before each step
+    assert load.width.now == 32
+    assert set(load.seen) == {4, 8, 16, 32}
+
+
+def test_after_the_first_doubt_each_step_is_a_small_one() -> None:
+    load = load_of(most=32)
+    load.run(Server(4, service_s=1.0), 100)
+    load.run(Server(64, service_s=1.0), 5000)
+    assert load.width.now == 32
+    risen = load.seen[100:]
+    assert {4, 6, 8, 12, 16, 24, 32} <= set(risen)
+
+
+def one_round(width: Width, clock: FakeClock, takes_s: float) -> None:
+    """As many as may be, which go and are answered together."""
+    asked = [width.begin("PUT") for _ in range(width.now)]
+    clock.advance(takes_s)
+    for each in asked:
+        width.answered(each, 200)
+    for _ in asked:
+        width.end()
+
+
+def test_requests_that_go_together_tell_as_much_as_those_one_after_the_other() -> None:
+    clock = FakeClock()
+    width = Width(4, 32, clock)
+    seen = []
+    for _ in range(4):
+        one_round(width, clock, 0.1)
+        seen.append(width.now)
+    assert seen == [4, 8, 16, 32]
+
+
+def test_a_slow_round_while_all_was_well_leads_to_small_steps_and_to_no_pause() -> None:
+    clock = FakeClock()
+    width = Width(4, 32, clock)
+    seen = []
+    for takes_s in (0.1, 0.1, 0.3, *(ROUND * [0.1])):
+        one_round(width, clock, takes_s)
+        seen.append(width.now)
+    assert seen == [4, 8, 4, 4, 4, 6]
+
+
 def test_a_server_with_four_workers_is_hardly_asked_for_more_than_they_can_do() -> None:
     load = load_of()
     server = Server(4)
@@ -109,9 +155,10 @@ def test_a_server_with_four_workers_is_hardly_asked_for_more_than_they_can_do() 
 
 
 def test_a_server_of_four_workers_nearby_is_asked_four_things_at_once() -> None:
-    load = load_of()
+    load = load_of(most=32)
     load.run(Server(4, service_s=1.0), 5000)
-    assert load.most <= 6
+    assert load.most <= 8
+    assert sum(now > 6 for now in load.seen) <= 2 * 8  # once, when nothing is known yet
     assert mean(load.seen[500:]) < 4.2
 
 
@@ -166,7 +213,7 @@ def test_nothing_is_learned_where_few_ask() -> None:
 def test_who_needs_eight_gets_hardly_more() -> None:
     load = load_of(wants=8)
     load.run(Server(64), 3000)
-    assert 8 <= load.most <= 12
+    assert 8 <= load.most <= 16
 
 
 def test_what_was_learned_long_ago_is_learned_again() -> None:
