@@ -5,8 +5,8 @@ gained. A large one answers the twelfth as soon as the first. So it begins with 
 for more while answers take no longer than they did with `least`; where they do, it goes back.
 
 At first, while nothing has ever been too much, twice as many are asked after each round of answers
-that took no longer: sixteen after 14 of them, 32 after 26. From the first doubt on it goes in small steps,
-each of which is heard three times.
+that took no longer: sixteen after 14 of them, 32 after 26. From the first doubt on it goes in small
+steps, each of which is heard three times.
 
 It widens only while all are busy. Compared is like with like (`Asked.kind`), and the time
 from a request's last byte to its answer's head: what a body takes is the line's business.
