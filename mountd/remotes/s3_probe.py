@@ -26,6 +26,7 @@ from mountd.remotes.s3_errors import error_code, write_error
 from mountd.remotes.s3_payload import Payload, payload_of
 from mountd.remotes.s3_rest import NOTHING, S3Rest
 from mountd.remotes.s3_xml import complete_body, etag_in, upload_id_in
+from mountd.remotes.temporary_names import naming_no_probe
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,8 @@ class Prover:
             return self._proven
         # The lock is held while asking, so that many first writes prove it once; it is free again
         # before what was made for that is removed.
-        with _Probes(self._rest, self._prefix) as probes, self._lock:
+        probes = _Probes(self._rest, self._prefix)
+        with naming_no_probe(), probes, self._lock:
             if self._proven is None:
                 self._proven = self._found(probes)
             return self._proven

@@ -33,6 +33,7 @@ from mountd.remotes.base import ABSENT
 from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.http_range import is_tag
 from mountd.remotes.request_body import SentBody
+from mountd.remotes.temporary_names import naming_no_probe
 from mountd.remotes.webdav_changes import DavChanges
 from mountd.remotes.webdav_leftovers import ODD_SUFFIX, directory_of
 from mountd.types import Entry, Kind
@@ -179,7 +180,7 @@ class Prover:
                 while is_odd(directory):
                     directory = directory_of(directory)
                 probe = Probe(self._finds, self._changes, directory, until_s)
-                with explained(self._finds, key, self._pool.deadline_s):
+                with naming_no_probe(), explained(self._finds, key, self._pool.deadline_s):
                     self._proved = probe.run()
                 logger.info("%s: what it enforces: %s", self._pool.origin, self._proved)
             return self._proved

@@ -72,6 +72,17 @@ def test_a_bucket_that_is_gone_is_no_change_of_a_file(
         store.delete("file", version)
 
 
+def test_who_may_not_write_is_told_of_the_folder_and_not_of_a_probe(
+    s3_server: S3Server, make_store: MakeStore
+) -> None:
+    s3_server.faults({"method": "PUT", "status": 403, "code": "AccessDenied"})
+    error = failure(lambda: write(make_store(), "file", b"1"))
+    assert (type(error), str(error)) == (Denied, f"s3://{BUCKET}/p/: AccessDenied (403)")
+    s3_server.faults({"method": "PUT", "reset": True}, replace=True)
+    error = failure(lambda: write(make_store(), "file", b"1"))
+    assert (type(error), PROBE_NAME in str(error)) == (Unreachable, False)
+
+
 def test_a_server_that_ignores_conditions_is_looked_at_before_each_write(
     s3_server: S3Server, make_store: MakeStore
 ) -> None:

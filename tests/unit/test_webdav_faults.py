@@ -23,13 +23,14 @@ from mountd.errors import (
     Unsupported,
     UsageError,
 )
-from mountd.remotes.base import Capabilities, RemoteStore
+from mountd.remotes.base import ABSENT, Capabilities, RemoteStore, Upload
 from mountd.remotes.nextcloud import open_nextcloud
 from mountd.remotes.registry import open_store
 from mountd.remotes.retry import RetryingStore
 from mountd.remotes.webdav import WebdavStore, open_webdav
 from mountd.types import Entry, Kind
 from tests.conftest import ExpectedLog
+from tests.fakes.body import BytesBody
 from tests.fakes.no_writes import NoWrites
 from tests.fakes.stopwatch import fastest_s
 from tests.servers.raw_http import RawServer, Step, answer, cut, raw_http
@@ -148,6 +149,13 @@ def test_a_status_is_its_error_whoever_asks(
         with pytest.raises(error):
             call(store)
         assert len(server.requests) == 1  # and in particular no 401 is tried again
+
+
+def test_who_may_not_write_is_told_of_the_folder_and_not_of_a_probe() -> None:
+    with scripted(answer(403)) as (store, server), pytest.raises(Denied) as refused:
+        store.put("d/f", BytesBody(b"1"), ABSENT, Upload())
+    assert server.requests[0].target.startswith("/dav/d/.mountd-probe-")
+    assert str(refused.value) == f"PUT http://{server.authority}/dav/d/: HTTP 403"
 
 
 def test_a_server_that_answers_with_a_failure_is_tried_more_often_than_a_dead_one() -> None:
