@@ -362,7 +362,8 @@ class S3Bucket:
         with contextlib.suppress(RemoteError):
             found = self.identify(key)
             is_same = found.object.version == made.version
-            if is_same or (upload.upload_id and found.upload_id == upload.upload_id):
+            is_ours = upload.upload_id and found.upload_id == upload.upload_id
+            if is_same or (is_ours and found.object.size == made.size):
                 return found.object
         if not made.version:
             raise Unreachable(f"{key}: it was made, but its version is not told", answered=True)

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from mountd.errors import NotFound, VersionChanged
 from mountd.remotes.base import Identity, RemoteStore
+from mountd.remotes.object_metadata import mtime_ns_of
 from mountd.sync.body import RANGE_BYTES
 from mountd.sync.call_threads import CallThreads
 from mountd.sync.upload_id import UploadId
@@ -49,6 +50,7 @@ class Doubts:
         self._journal_id = journal_id
         self._born_ns = born_ns
         self._attempts: dict[str, list[Attempt]] = {}
+        self._wrong: dict[str, str] = {}
 
     def add(self, key: str, attempt: Attempt) -> bool:
         """False if a like one was there already."""
@@ -74,9 +76,18 @@ class Doubts:
         """Whether anything of ours may have arrived at its key."""
         return change.key in self._attempts or change.since_ns < self._born_ns
 
+    def came_wrong(self, key: str, version: str) -> None:
+        """This version is what became of something that we have sent, and is not that."""
+        self._wrong[key] = version
+
+    def is_wrong(self, key: str, version: str) -> bool:
+        """See `came_wrong`."""
+        return self._wrong.get(key) == version
+
     def clear(self, key: str) -> None:
         """What the remote has at `key` is known."""
         self._attempts.pop(key, None)
+        self._wrong.pop(key, None)
 
     def is_ours(self, key: str, upload_id: UploadId, since_ns: int) -> bool:
         """Whether we have sent it to `key`. `since_ns`: when the remote fell behind there."""
@@ -92,11 +103,20 @@ def is_same(store: RemoteStore, key: str, found: Identity, attempt: Attempt) -> 
         return False
     if found.upload_id:
         id_ = UploadId.parse(found.upload_id)
-        return id_ is not None and id_.is_same_state(attempt.id)
+        return id_ is not None and id_.is_same_state(attempt.id) and _can_be(store, found, id_)
     sent = attempt.md5()
     if not sent:
         return False
     return sent == (found.md5.lower() or _md5_there(store, key, found))
+
+
+def _can_be(store: RemoteStore, found: Identity, id_: UploadId) -> bool:
+    """Whether what is there can be what had that id when it was sent."""
+    entry = found.entry
+    mtime_ns = mtime_ns_of(entry.attributes or {})  # where a listing has that of the arrival
+    if mtime_ns is None and store.capabilities.keeps_mtime:
+        mtime_ns = entry.mtime_ns
+    return id_.can_be(entry.size, mtime_ns)
 
 
 def _md5_there(store: RemoteStore, key: str, found: Identity) -> str:
@@ -149,7 +169,10 @@ class Asker:
             owner = Owner.SAME if same is attempt else Owner.OURS
             return Found(owner, identity.entry, same.id)
         id_ = UploadId.parse(identity.upload_id)
-        if id_ is None or not self.doubts.is_ours(key, id_, since_ns):
+        is_ours = id_ is not None and self.doubts.is_ours(key, id_, since_ns)
+        if is_ours and id_ is not None and not _can_be(self.store, identity, id_):
+            is_ours = self.doubts.is_wrong(key, identity.entry.version)
+        if not is_ours:
             return Found(Owner.FOREIGN, identity.entry)
         return Found(Owner.OURS, identity.entry, id_)
 

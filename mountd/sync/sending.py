@@ -88,10 +88,20 @@ class FileSender:
         # A remote that keeps upload ids needs no other proof of what it has.
         return not self._store.capabilities.keeps_attributes
 
-    def new_id(self, change: Change, content: int = 0, layer: int = -1) -> UploadId:
-        """What a state that is sent from now on is known by; `layer`: its uppermost one."""
+    def new_id(
+        self,
+        change: Change,
+        content: int = 0,
+        layer: int = -1,
+        *,
+        size: int | None = None,
+        mtime_ns: int = 0,
+    ) -> UploadId:
+        """What a state that is sent from now on is known by; `layer`: its uppermost one. `mtime_ns`
+        where it goes as it is, and not as the remote's source has it."""
         now_ns, sequence = self._wall_clock(), change.sequence
-        return UploadId.of(self._journal.id, change.key, now_ns, sequence, content, layer)
+        said = content, layer, size, mtime_ns
+        return UploadId.of(self._journal.id, change.key, now_ns, sequence, *said)
 
     async def land(self, sending: Sending) -> None:
         """Sends it, unless nobody wants it there any more, and settles it. Raises as
@@ -162,6 +172,7 @@ class FileSender:
                 self._doubts.remove(key, attempt)
             raise
         if entry.size != attempt.size:
+            self._doubts.came_wrong(key, entry.version)
             raise Corrupt(f"{attempt.size} bytes were sent and {entry.size} are there")
         return entry
 

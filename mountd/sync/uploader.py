@@ -129,8 +129,10 @@ class Uploader:
             depth = self._journal.freeze(content.id)
             content = self._ledger.contents[content.id]
         layer = content.layers[depth - 1].number if depth else -1
-        size = content.layers[depth - 1].size if depth else 0
-        id_ = self._sender.new_id(change, content.id, layer)
+        base_size = content.base.size if content.base is not None else 0
+        size = content.layers[depth - 1].size if depth else base_size
+        said = content.id, layer
+        id_ = self._sender.new_id(change, *said, size=size, mtime_ns=content.mtime_ns)
         state = Unfinished(
             *(content.id, layer, change.key, str(id_), content.mtime_ns),
             *(change.attributes, began, size),
@@ -183,11 +185,11 @@ class Uploader:
         self._sender.settle(sending, change.expect, change.attributes)
 
     def _without_content(self, change: Change) -> tuple[UploadId, Upload]:
-        id_ = self._sender.new_id(change)
+        base = change.base or Base(change.key, change.expect, change.size)
+        id_ = self._sender.new_id(change, size=base.size)
         # A copy keeps its source's mtime where we know no more than when that arrived.
         is_kept = change.attributes.get(PARTIAL) == MTIME_TOO
         mtime_ns = 0 if is_kept else change.mtime_ns
-        base = change.base or Base(change.key, change.expect, change.size)
         unset = self._unset(change, base)
         return id_, Upload(str(id_), mtime_ns, known(change.attributes), unset)
 

@@ -135,6 +135,17 @@ class MemoryStore:
             upload = replace(found.upload, attributes=dict(attributes))
             self._objects[key] = replace(found, upload=upload)
 
+    def edited_by_others(self, key: str, data: bytes, mtime_ns: int | None = None) -> str:
+        """As s3fs, gcsfuse and goofys write: all metadata stays, but for the time where it is
+        given. The new version."""
+        with self._lock:
+            found = self._objects[key]
+            mtime_ns = found.mtime_ns if mtime_ns is None else mtime_ns
+            made = replace(found, data=data, mtime_ns=mtime_ns, generation=next(self._generations))
+            self._objects[key] = made
+            self._changed(key)
+            return made.version
+
     def moved_by_others(self, key: str, new: str) -> None:
         """As another client moves a file: it stays the same in the same version."""
         with self._lock:

@@ -54,14 +54,21 @@ def test_a_name_fits_and_is_cut_between_characters(name: str) -> None:
     st.integers(0, 2**63),
     st.integers(-1, 2**31),
     st.integers(0, 2**63),
+    st.none() | st.integers(0, 2**63),
+    st.integers(-(2**62), 2**62),
 )
-def test_an_upload_id_is_read_back(journal: str, content: int, layer: int, sequence: int) -> None:
-    id_ = UploadId.of(journal, "d/a", 5_000_000_000, sequence, content, layer)
+def test_an_upload_id_is_read_back(
+    journal: str, content: int, layer: int, sequence: int, size: int | None, mtime_ns: int
+) -> None:
+    said = content, layer, size, mtime_ns if size is not None else 0
+    id_ = UploadId.of(journal, "d/a", 5_000_000_000, sequence, *said)
     assert UploadId.parse(str(id_)) == id_
     assert str(id_).isascii()
 
 
-@pytest.mark.parametrize("text", ["", "x", "a-b-c-d-e-f", "-1-2-3-k-4", "j-1-2-3-k-"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "a-b-c-d-e-f", "-1-2-3-k-4", "j-1-2-3-k-", "j-1-2-3-k-4.5", "j-1-2-3-k-4.5.x"]
+)
 def test_what_is_no_upload_id_is_none(text: str) -> None:
     assert UploadId.parse(text) is None
 
@@ -74,3 +81,17 @@ def test_an_upload_is_ours_only_from_this_journal_at_its_key_and_since_we_fell_b
     assert not id_.was_sent_here("j", "a", 5_001_000_000)
     again = UploadId.of("j", "a", 9_000_000_000, 7, 3, 0)
     assert again.is_same_state(id_)
+
+
+def test_an_upload_is_what_is_there_only_with_its_size_and_the_time_that_went_with_it() -> None:
+    id_ = UploadId.of("j", "a", 5_000_000_000, 7, 3, 0, 10, 4_500_000_000)
+    assert id_.can_be(10, 4_500_000_000)
+    assert id_.can_be(10, 4_000_000_000)  # a server that keeps seconds
+    assert id_.can_be(10, None)  # one that tells no time
+    assert not id_.can_be(11, 4_500_000_000)
+    assert not id_.can_be(10, 9_000_000_000)
+    assert UploadId.of("j", "a", 5_000_000_000, 7, 3, 0, 10).can_be(10, 9_000_000_000)
+    of_an_earlier_release = UploadId.parse("j-3-0-7-e8b7be43-5000")
+    assert of_an_earlier_release is not None
+    assert of_an_earlier_release.can_be(11, 9_000_000_000)
+    assert of_an_earlier_release.is_same_state(id_)

@@ -13,7 +13,7 @@ from tests.conftest import ExpectedLog
 from tests.fakes.body import BytesBody
 from tests.fakes.memory_journal import MemoryJournal, reopened
 from tests.fakes.memory_store import MemoryStore
-from tests.fakes.syncing import syncing
+from tests.fakes.syncing import now_ns, syncing
 
 
 @pytest.fixture
@@ -165,6 +165,35 @@ async def test_a_file_that_somebody_else_removed_comes_back_with_our_changes(
         store.drop("a")
         await s.settled()
         assert (store.keys(), store.data("a")) == (["a"], b"ours")
+
+
+@pytest.mark.parametrize("theirs", [b"ours, and theirs", b"OURS"])
+@pytest.mark.parametrize("then", ["retried", "edited", "removed"])
+async def test_what_others_made_of_an_upload_whose_answer_was_lost_is_theirs(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog, then: str, theirs: bytes
+) -> None:
+    # s3fs, gcsfuse and goofys keep the metadata of what they replace, our upload id among it.
+    expected_log("changed on the remote")
+    journal = MemoryJournal()
+    async with syncing(store, journal=journal) as s:
+        s.faults.add("put", Unreachable("reset"), after_effect=True)
+        s.faults.add("identify", Unreachable("reset"))
+        s.tree.write("a", b"ours")
+        await trio.sleep(1.5)
+        assert store.data("a") == b"ours"
+    mtime_ns = now_ns() + 10**10 if len(theirs) == 4 else None
+    store.edited_by_others("a", theirs, mtime_ns)
+    async with syncing(store, journal=reopened(journal)) as s:
+        s.tree.seen.clear()
+        if then == "edited":
+            s.tree.write("a", b"more", 4)
+        elif then == "removed":
+            s.tree.unlink("a")
+        await s.settled()
+        assert store.data("a") == theirs
+        copies = [store.data(key) for key in {*store.keys()} - {"a"}]
+        ours = {"retried": [b"ours"], "edited": [b"oursmore"], "removed": []}
+        assert copies == ours[then]
 
 
 async def test_what_has_changed_is_not_removed(
