@@ -319,7 +319,7 @@ class Operations(WriteOperations):
             if fh >= FIRST_HANDLE:
                 self._virtual.release(fh)
             else:
-                self._fs.release(fh)
+                self._written(self._fs.release(fh))
         except Exception:
             log.exception("handle %d could not be released", fh)
 

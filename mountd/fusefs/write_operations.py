@@ -21,6 +21,7 @@ from mountd.vfs.virtual_files import FIRST_HANDLE, VirtualFiles
 PERMISSIONS = 0o7777
 WRITING = 0o222
 STATFS_BLOCK = 4096
+MOST_TOLD = 1024
 LINK_MODE = stat.S_IFLNK | 0o777
 
 
@@ -64,6 +65,7 @@ class WriteOperations(pyfuse3.Operations):
         # For what has no time (prefixes, the root): 1970 would be taken for one. Told once, so
         # that it doesn't change under whoever compares it.
         self._no_mtime_ns = time.time_ns()
+        self._told: dict[int, int] = {}  # see `_tell`; oldest first
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         self._calls["write"] += 1
@@ -94,6 +96,7 @@ class WriteOperations(pyfuse3.Operations):
             parent = self._writable(parent_inode)
             attributes = self._attributes_of(mode, ctx, is_directory=False)
             number, made = await self._fs.create(parent, name, attributes)
+            self._tell(made.number, made.mtime_ns)
             return pyfuse3.FileInfo(fh=number, keep_cache=True), self._entry(made)
         except Exception as exc:
             self._fail("create", exc)
@@ -108,6 +111,7 @@ class WriteOperations(pyfuse3.Operations):
             parent = self._writable(parent_inode)
             attributes = self._attributes_of(mode, ctx, is_directory=False)
             _, made = await self._fs.create(parent, name, attributes, opens=False)
+            self._tell(made.number, made.mtime_ns)
             return self._entry(made)
         except Exception as exc:
             self._fail("mknod", exc)
@@ -199,9 +203,26 @@ class WriteOperations(pyfuse3.Operations):
                 attr.st_gid if fields.update_gid else None,
                 attr.st_mtime_ns if fields.update_mtime else None,
             )
-            return self._entry(await self._fs.set_attributes(inode, new, fh))
+            entry = self._entry(await self._fs.set_attributes(inode, new, fh))
+            if new.mtime_ns is not None and (fh is not None or inode in self._told):
+                self._tell(inode, new.mtime_ns)
+            return entry
         except Exception as exc:
             self._fail("setattr", exc)
+
+    def _tell(self, number: int, mtime_ns: int) -> None:
+        """Kernel and daemon agree on the mtime of an inode. A WRITE moves ours; the kernel, which
+        has its writeback cache, moves its own at write(2) and sends it with SETATTR before RELEASE,
+        but none where write(2) was in the very tick that we agreed on."""
+        self._told[number] = mtime_ns
+        if len(self._told) > MOST_TOLD:
+            del self._told[next(iter(self._told))]
+
+    def _written(self, number: int) -> None:
+        """After RELEASE of a handle for writing: what the kernel did not change is as agreed."""
+        mtime_ns = self._told.pop(number, None)
+        if mtime_ns is not None:
+            self._fs.writes.date(number, mtime_ns)
 
     def _writable(self, inode: int) -> Directory:
         if self._virtual.is_directory(inode):

@@ -4,11 +4,11 @@
 """
 
 import stat
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from mountd.errors import Stale
+from mountd.vfs.file_clock import file_time_ns
 from mountd.vfs.files import OpenFiles
 from mountd.vfs.listing_rows import version_in
 from mountd.vfs.namespace import THERE
@@ -49,7 +49,7 @@ class SetAttributes:
         files: OpenFiles,
         writes: Writes,
         *,
-        wall_clock_ns: Callable[[], int] = time.time_ns,
+        wall_clock_ns: Callable[[], int] = file_time_ns,
     ) -> None:
         self._tree = tree
         self._ledger = tree.ledger

@@ -12,6 +12,7 @@ from mountd.errors import NoAttribute, ReadOnly, RemoteError, Stale
 from mountd.remotes.base import RemoteStore
 from mountd.vfs.asking import Asking
 from mountd.vfs.attributes import NewAttributes, SetAttributes
+from mountd.vfs.file_clock import file_time_ns
 from mountd.vfs.files import Handle, OpenFiles, RemoteFile
 from mountd.vfs.folding import Folding
 from mountd.vfs.keeping import NAMES, Keeping, NothingKept
@@ -63,7 +64,7 @@ class FileSystem:
         asks_for_metadata: bool = False,
         remote_is_well: Callable[[], bool] = lambda: True,
         wall_clock: Callable[[], float] = time.time,
-        wall_clock_ns: Callable[[], int] = time.time_ns,
+        wall_clock_ns: Callable[[], int] = file_time_ns,
     ) -> None:
         self.tree = Tree(
             store,
@@ -216,9 +217,10 @@ class FileSystem:
                     if error.errno not in FULL_ERRNOS or not tries_left:
                         raise
 
-    def release(self, fh: int) -> None:
+    def release(self, fh: int) -> int:
+        """The inode where the handle was for writing, else 0."""
         if self.tree.former is not None and not self.files.has(fh):
-            return  # its release was answered for by a daemon that died before it could say so
+            return 0  # its release was answered for by a daemon that died before it could say so
         handle = self.files.handle(fh)
         number = handle.node.number
         is_last = self.files.release(fh)
@@ -226,6 +228,7 @@ class FileSystem:
             self.writes.released(number)
         if is_last:
             self.writes.last_release(number)
+        return number if handle.writes else 0
 
     async def sync(self, fh: int) -> None:
         """fsync(2)."""

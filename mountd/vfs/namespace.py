@@ -4,7 +4,6 @@ Every operation first waits for the listings it needs, and then decides and comm
 without an await: whatever the ledger and the listings say then is what holds.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -21,6 +20,7 @@ from mountd.errors import (
 )
 from mountd.remotes.base import NameRules
 from mountd.vfs import new_keys
+from mountd.vfs.file_clock import file_time_ns
 from mountd.vfs.files import OpenFiles
 from mountd.vfs.listing_rows import version_in
 from mountd.vfs.nodes import Directory, Node
@@ -66,7 +66,7 @@ class Namespace:
         *,
         keeps_empty_directories: bool,
         name_rules: Callable[[], NameRules | None] = lambda: None,
-        wall_clock_ns: Callable[[], int] = time.time_ns,
+        wall_clock_ns: Callable[[], int] = file_time_ns,
     ) -> None:
         self._ask_name_rules = name_rules
         self._name_rules: NameRules | None = None

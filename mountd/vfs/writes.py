@@ -5,7 +5,6 @@ for the remote, except for room where the cache is full of what was not sent yet
 """
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ import trio
 from typing_extensions import Buffer
 
 from mountd.errors import Denied, IsADirectory, Lost, NoSpace, Stale
+from mountd.vfs.file_clock import file_time_ns
 from mountd.vfs.files import Handle, OpenFiles, RemoteFile
 from mountd.vfs.names import shown_name
 from mountd.vfs.nodes import Node
@@ -69,7 +69,7 @@ class Writes:
         *,
         limit_bytes: Callable[[], int],
         wait_s: float,
-        wall_clock_ns: Callable[[], int] = time.time_ns,
+        wall_clock_ns: Callable[[], int] = file_time_ns,
     ) -> None:
         self.journal = journal
         self._ledger = journal.ledger
@@ -322,6 +322,12 @@ class Writes:
         content = self._ledger.contents.get(change.content)
         if content is not None and not self.journal.is_torn(content.id):
             self._commit_content(change, content)
+
+    def date(self, number: int, mtime_ns: int) -> None:
+        """The kernel has that mtime of a file whose bytes have all come."""
+        content = self.content_of(number)
+        if content is not None and content.mtime_ns != mtime_ns:
+            self.journal.set_mtime(content.id, mtime_ns)
 
     @property
     def room_bytes(self) -> int:

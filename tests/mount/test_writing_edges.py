@@ -3,11 +3,13 @@
 import errno
 import os
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mountd.vfs.file_clock import file_time_ns
 from tests.mount.mounting import Mounted, mounted
 
 pytestmark = [pytest.mark.fuse]
@@ -34,6 +36,13 @@ def slow_mount(remote: Path, tmp_path: Path) -> Iterator[Mounted]:
 
 def flush(mount: Mounted) -> None:
     mount.cli("flush", str(mount.path), "--timeout", "25")
+
+
+def next_ticks() -> None:
+    """Until the kernel dates files anew."""
+    end_ns = file_time_ns() + 12_000_000
+    while file_time_ns() < end_ns:
+        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("how", ["unlink", "replace"])
@@ -133,6 +142,37 @@ def test_times_and_numbers_stay_over_an_upload(
     os.utime(path, ns=(1, 1_234_567_890_123_456_789))
     flush(mount)
     assert path.stat().st_mtime_ns == 1_234_567_890_123_456_789
+
+
+@pytest.mark.parametrize("when", ["created", "later", "emptied"])
+def test_the_kernels_mtime_is_the_uploads_also_where_it_sends_none(
+    mount: Mounted, remote: Path, when: str
+) -> None:
+    """A write in the tick in which the file was made, or was told a time, changes none."""
+    for name in map(str, range(10)):
+        with (mount.path / name).open("wb", buffering=0) as file:
+            if when != "created":
+                next_ticks()
+            if when == "emptied":
+                file.truncate(5)
+            file.write(b"x" * 10)
+            next_ticks()
+    seen = {path.name: path.stat().st_mtime_ns for path in mount.path.glob("?")}
+    assert len(seen) == 10
+    flush(mount)
+    assert seen == {path.name: path.stat().st_mtime_ns for path in remote.iterdir()}
+
+
+def test_most_files_that_are_made_and_written_send_no_times(remote: Path, tmp_path: Path) -> None:
+    """On a machine that does nothing else 97 of 100; one is enough here."""
+    with mounted(f"file://{remote}", tmp_path, metrics="127.0.0.1:0") as mount:
+        for number in range(50):
+            (mount.path / str(number)).write_bytes(b"x" * 10_000)
+        with urllib.request.urlopen(f"http://{mount.status()['metrics']}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+    calls = dict(line.split(" ") for line in lines if line.startswith("mountd_fuse_requests_total"))
+    assert float(calls['mountd_fuse_requests_total{operation="create"}']) == 50
+    assert float(calls['mountd_fuse_requests_total{operation="setattr"}']) < 50
 
 
 def test_mountds_own_directory_can_not_be_made_moved_or_written(mount: Mounted) -> None:
