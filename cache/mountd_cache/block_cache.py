@@ -71,6 +71,18 @@ class CacheCounters:
     wasted_bytes: int = 0  # fetched ahead, and never read
 
 
+class _Line:
+    """Fetches that wait for a thread, each with a task that brings one; `begun` in their order."""
+
+    def __init__(self, parallel: int) -> None:
+        self.begun: deque[Fetch] = deque()
+        self.threads = trio.CapacityLimiter(parallel)
+
+    @property
+    def is_full(self) -> bool:
+        return self.threads.available_tokens < 1
+
+
 class BlockCache:
     """All files' fetched ranges, one memory budget, a few writers.
 
@@ -97,7 +109,6 @@ class BlockCache:
         self.counters = CacheCounters()
         self.used_bytes = 0
         self._files: dict[bytes, CachedFile] = {}
-        self._begun: deque[Fetch] = deque()  # each has a task that takes it
         self._idle: OrderedDict[Fetch, None] = OrderedDict()
         self._backlog_bytes = 0
         self._stride = block_size * max(1, WRITER_STRIDE // block_size)
@@ -108,9 +119,7 @@ class BlockCache:
         self._sent: set[Fetch] = set()  # what was sent, and is not in the block files yet
         self._sent_written = trio.Event()
         # Readers that wait never queue behind fetches ahead of somebody else.
-        self._urgent_limiter = trio.CapacityLimiter(parallel)
-        self._ahead_limiter = trio.CapacityLimiter(parallel)
-        self._background_limiter = trio.CapacityLimiter(parallel)
+        self._urgent, self._ahead, self._background = (_Line(parallel) for _ in range(3))
         self.last_wanted_s = float("-inf")  # on trio's clock: when a reader's fetch was last begun
         self._nursery: trio.Nursery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
@@ -176,9 +185,7 @@ class BlockCache:
     @property
     def queues_ahead(self) -> bool:
         """Whether fetches ahead wait for a thread."""
-        return (
-            min(self._ahead_limiter.available_tokens, self._background_limiter.available_tokens) < 1
-        )
+        return self._ahead.is_full or self._background.is_full
 
     # -- what CachedFile asks for
 
@@ -189,8 +196,11 @@ class BlockCache:
             self._make_room_for_urgent()
         if not fetch.is_background:
             self.last_wanted_s = trio.current_time()
-        self._begun.append(fetch)
-        self._nursery.start_soon(self._fetch_next)
+        line = self._urgent if fetch.urgent else self._ahead
+        if fetch.is_background:
+            line = self._background
+        line.begun.append(fetch)
+        self._nursery.start_soon(self._fetch_next, line)
 
     def take(self, fetch: Fetch) -> None:
         """One whose data is there, because it was sent."""
@@ -240,25 +250,19 @@ class BlockCache:
             fetch, _ = self._idle.popitem(last=False)
             fetch.file.forget(fetch)
 
-    async def _fetch_next(self) -> None:
-        # Trio may run new tasks from the last to the first (it does every other time), and where
-        # requests queue the reader would then wait for the window's first bytes longest.
-        await self._fetch(self._begun.popleft())
-
-    async def _fetch(self, fetch: Fetch) -> None:
-        limiter = self._urgent_limiter if fetch.urgent else self._ahead_limiter
-        if fetch.is_background:
-            limiter = self._background_limiter
+    async def _fetch_next(self, line: _Line) -> None:
+        data: memoryview | None = None
         try:
-            data = await trio.to_thread.run_sync(
-                _fetched, fetch, limiter=limiter, abandon_on_cancel=True
+            fetch, data, error = await trio.to_thread.run_sync(
+                _fetched, line.begun, limiter=line.threads, abandon_on_cancel=True
             )
-        except Exception as exc:  # whatever it is, the readers who wait for it get it
-            fetch.file.running_bytes -= fetch.length
-            fetch.error = exc
+        except RuntimeError as exc:  # no thread: nobody has taken the next one
+            fetch, error = line.begun.popleft(), exc
+        fetch.file.running_bytes -= fetch.length
+        if error is not None:
+            fetch.error = error
             fetch.file.forget(fetch)
         else:
-            fetch.file.running_bytes -= fetch.length
             fetch.data = data
             if not fetch.given_up:
                 self._keep(fetch)
@@ -322,12 +326,10 @@ class BlockCache:
         self, fetch: Fetch, index: int, start: int, piece: memoryview, block_len: int
     ) -> bool:
         """Past the page cache where its reader has it, unless the disk is slower than the stream:
-        then the page cache takes what else were lost. That is dear where it has to be given memory
-        for it: a virtual machine's kernel hands back to the host what was free for two seconds,
-        and 1 GiB cost 2 s of CPU more."""
+        then the page cache takes what else were lost."""
         is_read = (
             fetch.is_streamed
-            and 4 * self._backlog_bytes <= 3 * self.backlog_limit
+            and 2 * self._backlog_bytes <= self.backlog_limit
             and self._past_page_cache.acquire(blocking=False)
         )
         try:
@@ -350,17 +352,26 @@ class BlockCache:
         self.settle(fetch)
 
 
-def _fetched(fetch: Fetch) -> memoryview:
-    """In a worker thread. Raises an Exception whatever happens: a panic in Rust is none."""
+def _fetched(begun: deque[Fetch]) -> tuple[Fetch, memoryview | None, Exception | None]:
+    """In a worker thread: what was begun first of all that no other has taken.
+
+    Trio may run new tasks from the last to the first, and of threads that wake together any comes
+    first. Where requests queue for the remote the reader would then wait for a window's first bytes
+    longest. The readers who wait for it get whatever goes wrong: a panic in Rust is no Exception.
+    """
+    fetch = begun.popleft()
     fetch.started = True
     if fetch.given_up:
-        raise TimeoutError("given up before it was begun")
+        return fetch, None, TimeoutError("given up before it was begun")
     try:
         data = memoryview(fetch.file.fetch(fetch.start, fetch.end, fetch.urgent))
-    except Exception:
-        raise
+    except Exception as exc:
+        return fetch, None, exc
     except BaseException as exc:
-        raise RuntimeError(f"fetching ended in {type(exc).__name__}: {exc}") from exc
+        error = RuntimeError(f"fetching ended in {type(exc).__name__}: {exc}")
+        error.__cause__ = exc
+        return fetch, None, error
     if data.nbytes != fetch.length:
-        raise ValueError(f"{fetch.length} bytes were asked for and {data.nbytes} came")
-    return data
+        many = f"{fetch.length} bytes were asked for and {data.nbytes} came"
+        return fetch, None, ValueError(many)
+    return fetch, data, None

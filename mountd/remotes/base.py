@@ -70,6 +70,8 @@ class Capabilities:
     `real_directories`: directories exist by themselves, and listing a missing one is NotFound.
     `max_parallel`: how many requests at once this remote bears well. `parallel_now`: how many of
     these by what it has shown so far, where that is learned; any thread, and it costs nothing.
+    `parallel_soon`: how many it may be in a moment, as far as that is not known yet.
+    `tell_wider`: who is called, in any thread, whenever that has become more.
 
     `conditional_put`, `conditional_delete`: the remote itself enforces `expect`, as one atomic
     step; where False the store looks first and then acts, and a change in between is overwritten.
@@ -114,6 +116,8 @@ class Capabilities:
     is_global: Callable[[str], bool] | None = None
     lists_for_nothing: bool = False
     parallel_now: Callable[[], int] | None = None
+    parallel_soon: Callable[[], int] | None = None
+    tell_wider: Callable[[Callable[[], None]], None] | None = None
 
     @property
     def first_parallel(self) -> int:

@@ -48,7 +48,7 @@ class Limiter:
     starts until its Retry-After has passed and the parallelism is halved; each full round of
     requests without one gives back one slot. While `interrupt` is set nobody waits, and nobody
     waits longer than `longest_wait_s`, also without a deadline. `parallel_now` may allow fewer than
-    `max_parallel`; who waits hears of more when the next one ends.
+    `max_parallel`; who waits hears of more when the next one ends, or by `look_again`.
     """
 
     def __init__(
@@ -131,6 +131,11 @@ class Limiter:
             if now_s >= self._no_cut_before_s:
                 self._no_cut_before_s = now_s + max(pause_s, CUT_INTERVAL_S)
                 self._parallel = max(1, self._parallel // 2)
+
+    def look_again(self) -> None:
+        """Starts who may go, after `parallel_now` has grown."""
+        with self._lock:
+            self._admit(self._clock())
 
     def expel(self) -> None:
         """Ends every wait with Unreachable if `interrupt` is set; call it whenever that may be."""

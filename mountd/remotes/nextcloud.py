@@ -130,7 +130,11 @@ class NextcloudStore:
         )
         self._told: tuple[tuple[Proof, Features, bool, bool], Capabilities] | None = None
         self._capabilities = replace(
-            _CAPABILITIES, max_parallel=self.width.most, parallel_now=lambda: self.width.now
+            _CAPABILITIES,
+            max_parallel=self.width.most,
+            parallel_now=lambda: self.width.now,
+            parallel_soon=lambda: self.width.soon,
+            tell_wider=self.width.tell_wider,
         )
 
     @property

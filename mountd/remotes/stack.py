@@ -50,6 +50,9 @@ class RemoteStack:
             bandwidth_up=settings.bandwidth_up,
             interrupt=self.health.interrupt,
         )
+        if bears.tell_wider is not None:  # the uploads' slots come first: these wait for both
+            bears.tell_wider(self.uploads.light.look_again)
+            bears.tell_wider(self.limiter.look_again)
         self.health.subscribe(lambda snapshot: self.limiter.expel())
         self.health.subscribe(lambda snapshot: self.uploads.limiter.expel())
         self.health.subscribe(lambda snapshot: self.uploads.light.expel())

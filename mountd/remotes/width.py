@@ -60,6 +60,7 @@ class Width:
         most = max(least, most)
         self._levels = sorted({min(most, int(least * step)) for step in _STEPS})
         self._clock = clock
+        self._tell: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._level = 0
         self._top = len(self._levels) - 1  # until `_not_before_s` no higher than this
@@ -80,8 +81,17 @@ class Width:
         return self._levels[self._level]
 
     @property
+    def soon(self) -> int:
+        """What it may become in some round trips; after the first doubt that is what it is now."""
+        return self._levels[-1] if self._is_quick else self.now
+
+    @property
     def most(self) -> int:
         return self._levels[-1]
+
+    def tell_wider(self, tell: Callable[[], None]) -> None:
+        """`tell` is called, in any thread, whenever more are asked than before."""
+        self._tell.append(tell)
 
     def begin(self, kind: str) -> Asked:
         """A request goes out. `end` must follow."""
@@ -107,7 +117,7 @@ class Width:
         if len(self._levels) == 1:
             return
         with self._lock:
-            now_s = self._clock()
+            now_s, before = self._clock(), self._level
             if status in _STRAINED:
                 self._strained(now_s)
             elif asked.era == self._era:
@@ -116,6 +126,10 @@ class Width:
                 took_s = max(now_s - max(asked.begun_s, sent_s) - ours_s, 0.0)
                 # Of a long answer the wire tells when its last part came.
                 self._add(asked, took_s if wire_s is None else min(took_s, wire_s), now_s)
+            is_wider = self._level > before
+        if is_wider:
+            for tell in self._tell:
+                tell()
 
     def failed(self) -> None:
         """No answer came."""

@@ -28,7 +28,6 @@ from mountd.vfs.prefetch import (
     Plan,
     Prefetcher,
     Sweep,
-    max_range_of,
 )
 from mountd.vfs.tree import Tree, key_of
 from mountd.vfs.walk_ahead import WalkAhead
@@ -228,8 +227,9 @@ class OpenFiles:
             self.walk.opened(handle.node, missed=True)
         return await self._or_stale(handle, cached.read(offset, end, plan.demand))
 
-    def _max_range(self) -> int:
-        return max_range_of(self._remote.first_parallel)
+    def _parallel(self) -> tuple[int, int]:
+        now, soon = self._remote.first_parallel, self._remote.parallel_soon
+        return now, soon() if soon is not None else now
 
     def _missed(self) -> None:
         self._blocks.counters.misses += 1
@@ -237,7 +237,7 @@ class OpenFiles:
 
     def _stream(self, handle: Handle) -> Stream:
         file = handle.file
-        prefetch = Prefetcher(file.size, self._blocks.block_size, self._max_range)
+        prefetch = Prefetcher(file.size, self._blocks.block_size, self._parallel)
         handle.stream = Stream(self.cached(file), prefetch)
         return handle.stream
 

@@ -2,7 +2,7 @@
 
 A handle has several cursors, so that a reader of several streams in one file (tar beside its
 index, a threaded loader) is sequential in each. A cursor that continues gets a window of parallel
-ranges which grows fourfold whenever its reader stalls; a read that continues nothing gets exactly
+ranges which grows eightfold whenever its reader stalls; a read that continues nothing gets exactly
 its pages, in one round trip; a block in which exact reads keep missing is fetched whole. Wide
 requests all over a file are what the kernel makes of page faults in a mapping (it reads around
 each): when they have asked for a 256th of the file, the whole file is brought here behind them.
@@ -17,12 +17,14 @@ CURSORS = 8
 BACKWARD_SLACK = MIB
 FORWARD_SLACK = 256 << 10
 FIRST_WINDOW = MIB
+GROWTH = 8  # of a window whenever its reader stalls
 # 24 ranges of 4 MiB in flight. At 30 ms and 100 MB/s each, 64 MiB gave 450 MB/s, 96 gave 580.
 MAX_WINDOW = 96 * MIB
 MAX_RANGE = 4 * MIB
+_PIECES = 8  # of a window, at least
 FEW_RANGES = 8  # in flight where the remote bears few requests at once
 LONGEST_RANGE = 16 * MIB
-STREAM_FROM = 8 * MIB  # a window of that size has stalled its reader twice: he comes for all of it
+STREAM_FROM = 16 * MIB  # such a window has stalled its reader three times: he comes for all of it
 MISSES_KEPT = 1 << 14  # blocks of which exact misses are counted, per handle
 PROMOTE_AFTER = 4  # exact misses in one block of 64 pages; then the block is fetched whole
 
@@ -65,23 +67,22 @@ class Plan:
 
 
 class Prefetcher:
-    """The cursors of one open file of `size` bytes. `max_range` tells the longest range now."""
+    """The cursors of one open file of `size` bytes. `parallel`: how many requests the remote bears
+    at once by now, and how many it may in a moment."""
 
     __slots__ = (
         "_block_size",
         "_cursors",
-        "_max_range",
         "_misses",
+        "_parallel",
         "_size",
         "_sweep",
         "_wide_bytes",
     )
 
-    def __init__(
-        self, size: int, block_size: int, max_range: Callable[[], int] = lambda: MAX_RANGE
-    ) -> None:
+    def __init__(self, size: int, block_size: int, parallel: Callable[[], tuple[int, int]]) -> None:
         self._size = size
-        self._max_range = max_range
+        self._parallel = parallel
         self._block_size = block_size
         self._cursors: list[Cursor] = []
         self._misses: dict[int, int] = {}
@@ -104,7 +105,9 @@ class Prefetcher:
             cursor.position = end
         if not cursor.window:
             cursor.window = FIRST_WINDOW  # on disk so far; find out in time where that ends
-        if cursor.ahead - cursor.position >= cursor.window // 2:
+        # Topped up soon: half a window, of a look after each range as well, was 130 ms on its way
+        # from a Nextcloud, and the other half was read in 100.
+        if cursor.ahead - cursor.position >= cursor.window * 7 // 8:
             return None
         return self._ahead((end, end), cursor, most)
 
@@ -121,7 +124,7 @@ class Prefetcher:
             cursor.window = FIRST_WINDOW  # most files are read from their start
         else:
             cursor.position = max(end, cursor.position)
-            cursor.window = min(MAX_WINDOW, max(FIRST_WINDOW, cursor.window * 4))
+            cursor.window = min(MAX_WINDOW, max(FIRST_WINDOW, cursor.window * GROWTH))
         return self._ahead((start, end), cursor, share())
 
     def _scattered(self, length: int) -> None:
@@ -150,7 +153,7 @@ class Prefetcher:
     def _ahead(self, demand: tuple[int, int], cursor: Cursor, most: int) -> Plan:
         window = min(cursor.window, most)
         start = max(cursor.ahead, demand[1])
-        range_bytes = min(self._max_range(), max(self._block_size, window // 8))
+        range_bytes = self._range_bytes(window)
         end = min(self._size, cursor.position + window)
         if end < self._size:  # whole ranges, so that requests do not shrink to crumbs
             end = end // range_bytes * range_bytes
@@ -158,6 +161,15 @@ class Prefetcher:
             return Plan(demand, cursor)
         is_stream = cursor.window >= STREAM_FROM
         return Plan(demand, cursor, start, end, range_bytes, is_stream=is_stream)
+
+    def _range_bytes(self, window: int) -> int:
+        """Small windows in as many ranges as go at once (an eighth of the slots is not for what is
+        fetched ahead): with more of them the last would wait for a second round trip. None so long
+        that what the remote bears were learned late."""
+        now, soon = self._parallel()
+        pieces = max(1, min(_PIECES, now - (now + 7) // 8))
+        whole_blocks = -(-window // (pieces * self._block_size)) * self._block_size
+        return min(max_range_of(soon), whole_blocks)
 
     def _promoted(self, start: int, end: int) -> tuple[int, int]:
         block = start // self._block_size

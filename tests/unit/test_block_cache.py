@@ -1,6 +1,8 @@
 """Single-flight, memory and backlog of the block cache, over blocks in a dictionary."""
 
+import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 import trio
@@ -124,6 +126,30 @@ async def test_what_is_fetched_ahead_is_asked_for_in_order(run: int) -> None:
         file.begin(0, 4 * BLOCK, urgent=False, most=PAGE)
         await until(lambda: len(remote.fetched) == 64)
     assert remote.fetched == sorted(remote.fetched)
+
+
+@pytest.fixture
+def threads_run_until_they_wait() -> Iterator[None]:
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(10.0)
+    yield
+    sys.setswitchinterval(before_s)
+
+
+@pytest.mark.usefixtures("threads_run_until_they_wait")
+async def test_what_many_threads_fetch_ahead_together_is_asked_for_in_order() -> None:
+    blocks, remote = DictBlocks(), Remote()
+    remote.gate.clear()
+    async with cache_over(blocks, memory=64 * BLOCK, parallel=16) as cache:
+        for name in (b"f", b"g", b"h"):  # the first makes the threads, which then wake in any order
+            file = cache.file(name, len(BODY), remote.fetch)
+            file.begin(0, BLOCK, urgent=False, most=PAGE)
+            await until(lambda: len(remote.fetched) == 16)
+            assert remote.fetched == sorted(remote.fetched)
+            remote.gate.set()
+            await file.ensure(0, BLOCK)
+            remote.gate.clear()
+            remote.fetched.clear()
 
 
 async def test_what_does_not_fit_into_the_backlog_is_served_and_not_kept() -> None:

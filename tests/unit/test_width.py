@@ -135,14 +135,24 @@ def test_requests_that_go_together_tell_as_much_as_those_one_after_the_other() -
     assert seen == [4, 8, 16, 32]
 
 
+def test_who_wants_to_know_hears_of_each_step_up() -> None:
+    clock = FakeClock()
+    width = Width(4, 32, clock)
+    heard: list[int] = []
+    width.tell_wider(lambda: heard.append(width.now))
+    for takes_s in (0.1, 0.1, 0.1, 0.3, 0.3, 0.3):
+        one_round(width, clock, takes_s)
+    assert heard == [8, 16]
+
+
 def test_a_slow_round_while_all_was_well_leads_to_small_steps_and_to_no_pause() -> None:
     clock = FakeClock()
     width = Width(4, 32, clock)
     seen = []
     for takes_s in (0.1, 0.1, 0.3, *(ROUND * [0.1])):
         one_round(width, clock, takes_s)
-        seen.append(width.now)
-    assert seen == [4, 8, 4, 4, 4, 6]
+        seen.append((width.now, width.soon))
+    assert seen == [(4, 32), (8, 32), (4, 4), (4, 4), (4, 4), (6, 6)]
 
 
 def test_a_server_with_four_workers_is_hardly_asked_for_more_than_they_can_do() -> None:
