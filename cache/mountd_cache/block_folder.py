@@ -51,10 +51,10 @@ class BlockFolder:
         """A descriptor."""
         return os.open(self.path(key), (os.O_RDWR if writable else os.O_RDONLY) | _FLAGS)
 
-    def create(self, key: bytes) -> int:
+    def create(self, key: bytes, more_flags: int = 0) -> int:
         """A descriptor of a new, empty file; one that is there already is replaced."""
         path = self.path(key)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS | more_flags
         for _ in range(2):
             try:
                 return os.open(path, flags, 0o600)

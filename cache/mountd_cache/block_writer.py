@@ -8,6 +8,7 @@ import threading
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from mountd_cache.block_folder import FULL_ERRNOS, BlockFolder, write_all
 from mountd_cache.block_format import Layout
@@ -18,6 +19,8 @@ from mountd_cache.open_blocks import OpenBlock
 from mountd_cache.past_page_cache import PastPageCache
 
 PASSING_SHARE = 8
+ASKED_EVERY_S = 0.1  # how much of the disk is free, where it is plenty
+PLENTY_BYTES = 1 << 30  # nobody writes that much meanwhile
 
 
 class BlockWriter:
@@ -46,6 +49,8 @@ class BlockWriter:
         # unlinks. What was promised to writes is not in the index yet.
         self._making_room = threading.Lock()
         self._claimed_bytes = 0
+        self._free_at_least = 0
+        self._asked_s = float("-inf")
 
     def restore(self, stop: Callable[[], bool]) -> bool:
         """Takes over what an earlier run left, least recently used first; False when stopped."""
@@ -115,12 +120,19 @@ class BlockWriter:
         with self._making_room:
             if not self._evict(self._index.bytes_used + self._claimed_bytes + need - self._room()):
                 return False
-            if not self._evict(need - self._free_bytes()):
+            if not self._is_free(need) and not self._evict(need - self._free_bytes()):
                 kept_free = f"{self._min_free_fraction:.0%}"
                 self._folder.refused(f"the cache's disk is full ({kept_free} of it are left free)")
                 return False
             self._claimed_bytes += need
+            self._free_at_least -= need
         return True
+
+    def _is_free(self, need: int) -> bool:
+        """Whether the disk had far more over a moment ago, less what was claimed since: asking it
+        for each block makes all writers wait for the interpreter, one behind the other."""
+        is_new = self._clock() < self._asked_s + ASKED_EVERY_S
+        return is_new and need + PLENTY_BYTES <= self._free_at_least
 
     def keep_free(self, need: int = 0) -> None:
         """Evicts until the disk has its free part and `need` bytes more, whoever took it: what is
@@ -129,7 +141,9 @@ class BlockWriter:
             self._evict(need - self._free_bytes())
 
     def _free_bytes(self) -> int:
-        return self._folder.free_bytes(self._min_free_fraction)
+        free = self._folder.free_bytes(self._min_free_fraction)
+        self._free_at_least, self._asked_s = free, self._clock()
+        return free
 
     def remove(self, key: bytes) -> int:
         """Forgets and unlinks a block; its size. An OSError leaves it counted."""
@@ -173,11 +187,16 @@ class BlockWriter:
         pages = layout.add(nothing, new, view, start)
         header = layout.pack(key, block_len, pages)
         counts_from_s = self._clock() + REUSE_AFTER_S
+        parts = (memoryview(header), view)
+        if is_read and start == 0:
+            fd = self._past.create(partial(self._folder.create, key), parts)
+            if fd is not None:
+                block = OpenBlock(fd, block_len, pages, counts_from_s)
+                self._index.add(key, layout.header_size + len(view), block)
+                return
         block = OpenBlock(self._folder.create(key), block_len, pages, counts_from_s)
         if start == 0:
-            parts = (memoryview(header), view)
-            if not is_read or not self._past.write(block.fd, parts):
-                write_all(block.fd, parts, 0)
+            write_all(block.fd, parts, 0)
         else:
             write_all(block.fd, (view,), layout.header_size + start)
             write_all(block.fd, (header,), 0)

@@ -12,7 +12,7 @@ import fcntl
 import mmap
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from typing_extensions import Buffer
@@ -32,28 +32,39 @@ class PastPageCache:
         self._own = threading.local()
         self._is_possible = True
 
-    def write(self, fd: int, parts: Sequence[memoryview]) -> bool:
-        """Writes `parts` from the beginning of a file that is open for writing. False where it is
-        for the page cache: too small, not in whole pages, or the file system has no such way; what
-        is in the file then is anything. `fd` is afterwards as it was. Raises OSError."""
+    def create(self, create: Callable[[int], int], parts: Sequence[memoryview]) -> int | None:
+        """Writes `parts` into the new file that `create` opens with the flags it is given; its
+        descriptor, which from then on reads and writes like any other. None where it is for the
+        page cache: too small, not in whole pages, or the file system has no such way; then there
+        may be a file, with anything in it. Raises OSError.
+
+        Three system calls and no more: after each a thread waits for the interpreter, for
+        milliseconds where a stream keeps it busy. With eight of them four writers fell behind.
+        """
         size = sum(part.nbytes for part in parts)
         if not (self._is_possible and FROM_BYTES <= size <= self._largest_bytes) or size % _ALIGN:
-            return False
-        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+            return None
+        data = self._aligned(parts)
         try:
-            fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)
-            try:
-                written = os.pwrite(fd, self._aligned(parts), 0)
-            finally:
-                fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+            fd = create(os.O_DIRECT)
         except OSError as error:
-            if error.errno not in _NOT_HERE:
-                raise
-            self._is_possible = False
-            return False
-        if written != size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return True
+            self._note(error)
+            return None
+        try:
+            if os.pwrite(fd, data, 0) != size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fcntl.fcntl(fd, fcntl.F_SETFL, 0)  # which leaves what it was opened for
+        except OSError as error:
+            os.close(fd)
+            self._note(error)
+            return None
+        return fd
+
+    def _note(self, error: OSError) -> None:
+        """Raises it where it doesn't say that there is no such way."""
+        if error.errno not in _NOT_HERE:
+            raise error
+        self._is_possible = False
 
     def _aligned(self, parts: Sequence[Buffer]) -> memoryview:
         buffer: memoryview | None = getattr(self._own, "buffer", None)
