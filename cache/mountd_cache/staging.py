@@ -23,6 +23,7 @@ from typing import Final
 from typing_extensions import Buffer
 
 from mountd_cache.durable_io import FileIO
+from mountd_cache.large_writes import FROM_BYTES, LargeWrites
 from mountd_cache.sidecar import PAGE
 
 FileKey = tuple[int, int]  # id of the content, number of the layer
@@ -98,9 +99,14 @@ class Staging:
                 disk.fsync_dir(folder)
                 self._spares += spares
         self._hot: _OpenFile | None = None  # the file written last: `write` needs no lock for it
+        self._large = LargeWrites(disk)  # to that one
 
     def write(
-        self, key: FileKey, offset: int, data: Buffer, sidecar: Callable[[], bytes] | None = None
+        self,
+        key: FileKey,
+        offset: int,
+        data: bytes | memoryview,
+        sidecar: Callable[[], bytes] | None = None,
     ) -> int:
         """How many bytes were written: fewer when the disk is full. Raises OSError if none.
 
@@ -113,6 +119,8 @@ class Staging:
             if hot.first:
                 done, hot.first = hot.first, 0
                 return done
+        if len(data) >= FROM_BYTES:
+            return self._large.write(hot.fd, self._path(key), data, offset + PAGE)
         return self._disk.pwrite(hot.fd, data, offset + PAGE)
 
     def read(self, key: FileKey, start: int, end: int) -> bytes:
@@ -262,6 +270,7 @@ class Staging:
     def _cool(self) -> None:
         hot, self._hot = self._hot, None
         if hot is not None:
+            self._large.cool()
             self._release(hot)
 
     def cool(self, content: int) -> None:

@@ -1,0 +1,156 @@
+"""Large writes: past the page cache where that is sooner done, and the same bytes either way."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+from typing_extensions import Buffer
+
+from mountd_cache.large_writes import LargeWrites, Pace
+from mountd_cache.sidecar import PAGE
+from mountd_cache.staging import Staging, data_name
+from tests.fakes.faulty_disk import FaultyDisk
+from tests.unit.test_direct_writes import takes_direct_writes
+
+MIB = 1 << 20
+PIECE = 64 << 10
+
+
+class Clock:
+    """Time passes only in a `Disk`."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Disk(FaultyDisk):
+    """`usual_s`, `past_s`: how long a write takes through the page cache, and past it. `refuses`:
+    it takes none that goes past it."""
+
+    def __init__(self, usual_s: float = 1.0, past_s: float = 0.5, *, refuses: bool = False) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.usual_s, self.past_s = usual_s, past_s
+        self.refuses = refuses
+        self.refused = 0
+        self.past: list[int] = []  # offsets
+        self.usual: list[int] = []
+
+    def pwrite(self, fd: int, data: Buffer, offset: int, /) -> int:
+        is_past = bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)
+        if is_past and self.refuses:
+            self.refused += 1
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self.clock.now_s += self.past_s if is_past else self.usual_s
+        (self.past if is_past else self.usual).append(offset)
+        return super().pwrite(fd, data, offset)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    if not takes_direct_writes(tmp_path):
+        pytest.skip("this file system has no O_DIRECT")
+    found = tmp_path / "data"
+    found.touch()
+    return found
+
+
+def write(disk: Disk, path: Path, pieces: int, size: int = PIECE) -> bytes:
+    """So many pieces, one after the other; what the file should have."""
+    writes = LargeWrites(disk, clock=disk.clock)
+    data = os.urandom(size)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        for number in range(pieces):
+            assert writes.write(fd, path, data, number * size) == size
+    finally:
+        writes.cool()
+        os.close(fd)
+    return data * pieces
+
+
+def test_a_disk_that_is_quicker_than_the_page_cache_gets_what_comes_next(path: Path) -> None:
+    disk = Disk()
+    write(disk, path, 40)
+    assert len(disk.past) > 25
+
+
+def test_the_bytes_are_the_same_whichever_way_they_went(path: Path) -> None:
+    disk = Disk()
+    written = write(disk, path, 30)
+    assert path.read_bytes() == written
+    assert disk.past
+    assert disk.usual
+
+
+def test_a_slow_disk_is_tried_ever_more_seldom(path: Path) -> None:
+    disk = Disk(usual_s=0.1, past_s=5.0)
+    write(disk, path, 500)
+    assert len(disk.past) <= 7
+
+
+def test_a_file_system_without_such_a_way_is_asked_once(path: Path) -> None:
+    disk = Disk(refuses=True)
+    written = write(disk, path, 60)
+    assert path.read_bytes() == written
+    assert (disk.past, disk.refused) == ([], 1)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(1, MIB), (0, MIB - 1), (0, MIB + 4096)])
+def test_what_is_not_in_whole_pages_or_too_much_goes_through_the_page_cache(
+    path: Path, offset: int, size: int
+) -> None:
+    disk = Disk()
+    pace = Pace()
+    while not pace.next():
+        pace.took(False, 1.0)
+    writes = LargeWrites(disk, pace=pace, clock=disk.clock)
+    fd = os.open(path, os.O_RDWR)
+    assert writes.write(fd, path, bytes(size), offset) == size
+    os.close(fd)
+    assert disk.past == []
+
+
+def test_a_full_disk_is_told_and_no_way_round_it_is_tried(path: Path) -> None:
+    disk = Disk()
+    pace = Pace()
+    while not pace.next():
+        pace.took(False, 1.0)
+    writes = LargeWrites(disk, pace=pace, clock=disk.clock)
+    fd = os.open(path, os.O_RDWR)
+
+    def before(call: str, at: str) -> None:
+        if call == "pwrite":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    disk.before = before
+    with pytest.raises(OSError, match="No space left"):
+        writes.write(fd, path, bytes(MIB), 0)
+    disk.heal()
+    writes.cool()
+    os.close(fd)
+
+
+def test_staged_bytes_are_read_as_they_were_written_in_any_order_and_size(tmp_path: Path) -> None:
+    disk = Disk(usual_s=1.0, past_s=0.0)
+    staging = Staging(tmp_path, disk=disk)
+    before = len(os.listdir("/proc/self/fd"))
+    expected = bytearray(40 * MIB)
+    for number in [*range(0, 40, 2), *range(1, 40, 2)]:
+        data = os.urandom(MIB)
+        at = number * MIB
+        assert staging.write((1, 0), at, data, lambda: bytes(PAGE)) == MIB
+        expected[at : at + MIB] = data
+        assert staging.write((1, 0), at + 5, b"small") == 5
+        expected[at + 5 : at + 10] = b"small"
+        assert staging.read((1, 0), at, at + MIB) == expected[at : at + MIB]
+    staging.sync({(1, 0): bytes(PAGE)}, lambda key: True)
+    assert staging.read((1, 0), 0, 40 * MIB) == expected
+    assert (tmp_path / data_name((1, 0))).read_bytes()[PAGE:] == expected
+    staging.close()
+    assert len(os.listdir("/proc/self/fd")) == before  # it keeps no descriptor
