@@ -3,9 +3,7 @@
 import gc
 import json
 import logging
-import math
 import os
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +33,7 @@ from mountd.errors import (
 from mountd.fusefs.kernel import KernelLevers, tune
 from mountd.fusefs.mount import FuseMount, mount_options
 from mountd.fusefs.operations import Operations, ownership
+from mountd.kept import told
 from mountd.kept.going_on import GoingOn
 from mountd.mount_point import clear_dead_mount
 from mountd.remotes.health import HealthState
@@ -53,16 +52,13 @@ from mountd.running.descriptor_limit import allow_many_descriptors
 from mountd.running.keeping import Keeping, room_for_writes
 from mountd.running.observing import Observing
 from mountd.running.order_keeping import OrderKeeping
+from mountd.running.own_mount import answer
 from mountd.running.plain_error import plain_error
 from mountd.running.room import Room
 from mountd.running.set_aside import SetAside
 from mountd.running.status import StatusReport
-from mountd.running.writeback import (
-    SYNCFS_AT_LEAST_S,
-    SYNCFS_WITHIN_S,
-    WriteBack,
-    hand_over_dirty_pages,
-)
+from mountd.running.stopping import Stopping
+from mountd.running.writeback import WriteBack
 from mountd.service.supervision import Life, Supervision, last_words, words_of
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
@@ -91,8 +87,9 @@ def run(going_on: GoingOn, ready: Callable[[], None]) -> int:
 
     `ready` is called once, when the path answers. Returns the exit code. Raises StartError for
     what keeps the mount from coming up, and KeyboardInterrupt for SIGINT until then; either way
-    nothing is left mounted, but for the mount of a former process. For an upgrade it does not
-    return, nor where it can't go on with that mount: this process then runs from its start.
+    nothing is left mounted, but for the mount of a former process. What is raised later is a defect
+    and leaves the mount to a successor, or dead. For an upgrade it does not return, nor where it
+    can't go on with that mount: this process then runs from its start.
     """
     allow_many_descriptors(4 * MAX_OPEN_BLOCKS + 1024)
     keep_freed_memory()
@@ -106,6 +103,8 @@ def run(going_on: GoingOn, ready: Callable[[], None]) -> int:
         except BaseExceptionGroup as group:
             error = plain_error(group)
             daemon.supervision.failed(error)
+        if not (going_on.is_upgrading or isinstance(error, CannotGoOn)):
+            told.listen_no_longer()
         # Out here, so that its own cause stays: `from group` would take its place.
         if error is not None and not isinstance(error, CannotGoOn):
             raise error
@@ -183,8 +182,6 @@ class Daemon:
         self.write_back.hurry = self.prober.hurry
         self.fuse = FuseMount(plan.mountpoint)
         going_on.restore(self.fs)
-        self._abandoned = False
-        self._stop_by_s = math.inf  # on trio's clock; set by the first signal
         self.levers = KernelLevers()
         self.status = StatusReport(
             plan,
@@ -200,6 +197,10 @@ class Daemon:
         self.set_aside = SetAside(folder.path)
         self.status.set_aside = lambda: self.set_aside.names
         self.supervision = Supervision.from_environment(self._life)
+        self.stopping = Stopping(
+            *(plan, self.fs, self.fuse, self.write_back, self.remote, going_on, self.status),
+            self.supervision.look,
+        )
         self.observing = self._observed(stack)
 
     def _observed(self, stack: ExitStack) -> Observing | None:
@@ -218,7 +219,7 @@ class Daemon:
     async def serve(self, ready: Callable[[], None]) -> int:
         """Comes up, calls `ready`, serves, and ends when the mount is gone."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._stop_on_signals, nursery.cancel_scope)
+            await nursery.start(self.stopping.on_signals, nursery.cancel_scope)
             nursery.start_soon(self.supervision.run)
             control = ControlServer(self._socket_path(), self._handlers())
             await nursery.start(control.serve)
@@ -245,21 +246,26 @@ class Daemon:
                 await trio.to_thread.run_sync(self._clear_dead_mount)
             operations, options = self._operations(), self._mount_options()
             self.going_on.mount(self.fuse, self.fs, operations, options)
+            self.stopping.has_mounted()
             try:
                 nursery.start_soon(self._announce, ready)
                 await self.fuse.serve()
+            except BaseException:
+                if self._is_defect():
+                    self.fuse.leave()
+                raise
             finally:
                 # A service manager that hears of an end would make one of what goes on.
                 self.status.state = "starting" if self.fuse.is_left else "stopping"
                 self.supervision.look()
                 self.fs.last_readers.is_over = True
                 self.fuse.close()
-                self.going_on.ended()
+                self.going_on.ended(is_left=self.fuse.is_left)
             if self.going_on.is_upgrading:
                 nursery.cancel_scope.cancel()
                 return ExitCode.OK
             log.info("%s is unmounted", self._plan.mountpoint)
-            await self._drain()
+            await self.stopping.drain()
             self.remote.health.close()
             nursery.cancel_scope.cancel()
         self.status.state = "ended"
@@ -280,6 +286,12 @@ class Daemon:
                 nursery.start_soon(forget, entries)
 
         self.fs.queue_view.invalidate = invalidate
+
+    def _is_defect(self) -> bool:
+        """Whether what ends the session was to end nothing. Then the mount stays, as at a crash: in
+        the folder below programs would find everything deleted, or write what nobody sends."""
+        state = self.status.state
+        return state == "ready" or (state == "starting" and self.going_on.is_successor)
 
     # -- coming up
 
@@ -340,9 +352,10 @@ class Daemon:
         # In this order: the answer to FUSE_INIT sets read_ahead_kb too, and would undo the tuning.
         mountpoint = self._plan.mountpoint
         try:
-            with trio.fail_after(PATH_ANSWERS_WITHIN_S):
-                await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
-        except (trio.TooSlowError, OSError) as exc:
+            await trio.to_thread.run_sync(
+                answer, mountpoint, PATH_ANSWERS_WITHIN_S, abandon_on_cancel=True
+            )
+        except OSError as exc:
             if self.status.state == "stopping":
                 return
             raise StartError(f"{mountpoint} was mounted but does not answer: {exc}") from exc
@@ -373,69 +386,11 @@ class Daemon:
 
     # -- going down
 
-    async def _stop_on_signals(
-        self,
-        everything: trio.CancelScope,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """SIGTERM and SIGINT unmount; where the mount is in use it is detached, and whoever
-        holds files open gets ENOTCONN: this process was told to end. The second one doesn't wait
-        for anybody; the first is enough while nothing is mounted yet."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async with trio.open_nursery() as nursery:
-                async for number in signals:
-                    name = signal.Signals(number).name
-                    is_echo = self.going_on.is_echo(trio.current_time())
-                    if self.status.state == "stopping":
-                        if is_echo:
-                            continue
-                        log.warning("%s again: ending at once", name)
-                        everything.cancel()
-                    elif self.fuse.is_mounted:
-                        log.info("%s: unmounting", name)
-                        self.status.state = "stopping"
-                        self.supervision.look()
-                        nursery.start_soon(self._stop)
-                    elif number == signal.SIGINT:
-                        raise KeyboardInterrupt
-                    else:
-                        raise StartError(f"{name} before {self._source} was mounted")
-
-    async def _stop(self) -> None:
-        """Drains, unmounts, and what came meanwhile is drained by `serve`."""
-        self._stop_by_s = trio.current_time() + self._plan.settings.stop_timeout_s
-        self.fs.last_readers.is_over = True  # readers don't keep the queue from being sent
-        await self._hand_over()
-        await self._drain()
-        self.going_on.let_go()
-        if await self.fuse.unmount() is not None:
-            reason = await self.fuse.unmount(lazy=True)
-            log.warning("the mount was in use and was detached (%s)", reason or "done")
-        if not self.write_back.left:
-            self.remote.health.close()  # whoever waits for a retry or a slot ends now
-        self.fuse.terminate()
-
-    async def _hand_over(self) -> None:
-        """Has the kernel give us what programs have written."""
-        try:
-            left_s = max(SYNCFS_AT_LEAST_S, self._stop_by_s - trio.current_time())
-            with trio.fail_after(min(SYNCFS_WITHIN_S, left_s)):
-                where = self._plan.mountpoint, self.fs.own_threads
-                await trio.to_thread.run_sync(hand_over_dirty_pages, *where, abandon_on_cancel=True)
-        except (OSError, trio.TooSlowError) as exc:
-            log.warning("the kernel did not hand over all that was written: %s", exc)
-
-    async def _drain(self) -> None:
-        if not self._abandoned:
-            left_s = min(self._stop_by_s - trio.current_time(), self._plan.settings.stop_timeout_s)
-            await self.write_back.drain(max(0.0, left_s))
-
     def _exit_code(self) -> ExitCode:
         left = self.write_back.left
         if not left:
             remove_note(self._socket_path())
-        if not left or self._abandoned:
+        if not left or self.stopping.is_abandoned:
             return ExitCode.OK
         log.warning(
             "%d changes are not on the remote; they are kept in %s and sent by the next mount",
@@ -491,10 +446,7 @@ class Daemon:
         return {}
 
     async def _on_umount(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The caller has waited for the queue as long as it wants to, and unmounts now. What is
-        left is still sent while this process lives; with `abandon` it doesn't wait for that."""
-        self._abandoned = bool(request.get("abandon"))
-        timeout_s = request.get("timeout_s")
-        if isinstance(timeout_s, int | float):
-            self._stop_by_s = trio.current_time() + float(timeout_s)
+        self.stopping.will_be_unmounted(
+            request.get("timeout_s"), abandon=bool(request.get("abandon"))
+        )
         return {"left": self.write_back.left}

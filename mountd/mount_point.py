@@ -1,16 +1,13 @@
 """The path that we mount on: what must hold before, how to get rid of a mount, and of a dead one.
 
-A mount whose daemon is stuck makes every syscall on its path wait, some of them uninterruptibly.
-So a path is only ever touched from a child process, with a deadline; what the kernel can tell
-without asking the daemon comes from mountinfo.
+A path is only ever touched from a child process, with a deadline (in_a_child.py); what the kernel
+can tell without asking the daemon comes from mountinfo.
 """
 
 import errno
 import json
 import os
-import select
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +16,13 @@ from typing import Literal
 from mountd.config import MountPlan
 from mountd.control.client import find_daemon
 from mountd.errors import MountPointError, StartError
+from mountd.in_a_child import abandon, run_in_child
 from mountd.mount_table import Mount, is_below, mount_at, read_mounts
 
 PROBE_TIMEOUT_S = 3.0
-_START_TIMEOUT_S = 30.0  # of a Python, on a machine that does other things
 _UNMOUNT_TIMEOUT_S = 20.0
 FUSE_DEVICE = Path("/dev/fuse")
 _DEAD = frozenset((errno.ENOTCONN, errno.ECONNABORTED, errno.ETIMEDOUT))
-# Both write a byte as soon as they look at the path: that is when the deadline begins.
 _PROBE_SCRIPT = """
 import json, os, stat, sys
 os.write(1, b".")
@@ -76,7 +72,7 @@ def probe(path: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
     """Looks at `path` from a child process; returns within `timeout_s` whatever is there. (The time
     in which a busy machine starts that child says nothing about the path, and doesn't count.)"""
     try:
-        return Probe(**json.loads(_run_script(_PROBE_SCRIPT, path, timeout_s)))
+        return Probe(**json.loads(run_in_child(_PROBE_SCRIPT, path, timeout_s)))
     except TimeoutError:
         return Probe(str(path), "other", errno.ETIMEDOUT, empty=False, writable=False)
     except ValueError as error:
@@ -85,7 +81,7 @@ def probe(path: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
 
 def read_guarded(path: Path, timeout_s: float = PROBE_TIMEOUT_S) -> bytes:
     """The start of a file (16 MiB) that may lie in a dead mount. Raises OSError, TimeoutError."""
-    return _run_script(_READ_SCRIPT, path, timeout_s)
+    return run_in_child(_READ_SCRIPT, path, timeout_s)
 
 
 def check_mount_point(plan: MountPlan) -> Path:
@@ -247,33 +243,6 @@ def _check_no_loop(plan: MountPlan, real: str) -> None:
         )
 
 
-def _run_script(script: str, path: Path, timeout_s: float) -> bytes:
-    command = [sys.executable, "-I", "-S", "-c", script, os.fspath(path)]
-    # Not subprocess.run: after a timeout it waits for the child, which may be unkillable.
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/")
-    try:
-        _wait_until_begun(child)
-        out, complaint = child.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired as error:
-        child.kill()
-        _abandon(child)
-        raise TimeoutError(errno.ETIMEDOUT, f"{path} does not answer") from error
-    if child.returncode and complaint.strip().isdigit():
-        number = int(complaint)
-        raise OSError(number, os.strerror(number), str(path))
-    return out
-
-
-def _wait_until_begun(child: subprocess.Popen[bytes]) -> None:
-    """Takes its first byte. Raises TimeoutExpired."""
-    assert child.stdout is not None
-    begun = select.poll()  # not `select`, which can't bear numbers over 1023
-    begun.register(child.stdout, select.POLLIN)
-    if not begun.poll(_START_TIMEOUT_S * 1000):
-        raise subprocess.TimeoutExpired(child.args, _START_TIMEOUT_S)
-    os.read(child.stdout.fileno(), 1)
-
-
 def _run_unmount(command: list[str]) -> str | None:
     """What it complained about, or None. LC_ALL=C: the answer is read for `busy`."""
     try:
@@ -293,19 +262,8 @@ def _run_unmount(command: list[str]) -> str | None:
         _, complaint = child.communicate(timeout=_UNMOUNT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         child.kill()
-        _abandon(child)
+        abandon(child)
         return f"{command[0]} does not come back"
     if child.returncode == 0:
         return None
     return complaint.strip().replace("\n", "; ") or f"{command[0]} failed"
-
-
-def _abandon(child: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
-    """Gives a killed child a moment; one stuck in the kernel is left to init."""
-    for pipe in (child.stdout, child.stderr):
-        if pipe is not None:
-            pipe.close()
-    try:
-        child.wait(timeout=0.5)
-    except subprocess.TimeoutExpired:
-        child.returncode = -9  # or Popen complains when it is collected

@@ -13,10 +13,13 @@ from mountd.cli import exit_code_of
 from mountd.cli.arguments import Parser, load_config
 from mountd.cli.output import warn
 from mountd.cli.ready import ReadyPipe
+from mountd.cli.unexpected import report
 from mountd.config import MountPlan
 from mountd.config.load import plan_mount, read_command_line
 from mountd.config.source import missing_directory
-from mountd.errors import RemoteError, StartError, UsageError
+from mountd.errors import ExitCode, RemoteError, StartError, UsageError
+from mountd.kept import told
+from mountd.kept.descriptors import KEPT
 from mountd.own_command import own_command
 
 # How long a start may take beyond one request's time: SQLite, recovery, a slow disk.
@@ -25,6 +28,8 @@ _START_GRACE_S = 60.0
 
 def run(arguments: Sequence[str]) -> int:
     """Returns 0 when the mount is usable. With --foreground the process ends with the mount."""
+    if told.TOLD in os.environ or KEPT in os.environ:
+        told.listen()
     _go_where_it_was_typed()
     parser = _parser()
     parsed = parser.read(arguments)
@@ -135,7 +140,14 @@ def _serve(plan: MountPlan, ready: ReadyPipe, log_dir: Path | None) -> NoReturn:
     going_on = GoingOn(plan, left)
     if left is not None and not going_on.is_successor:
         going_on.plan = _checked(going_on.plan)
-    _end(int(daemon.run(going_on, ready.tell)))
+    try:
+        code = int(daemon.run(going_on, ready.tell))
+    except (StartError, RemoteError):
+        raise
+    except Exception as error:  # a defect: whoever goes on is not to wait for threads of pools
+        print(f"mountd: {report(error, sys.argv)}", file=sys.stderr)
+        code = ExitCode.RUNTIME
+    _end(code)
 
 
 def _go_where_it_was_typed() -> None:
@@ -144,7 +156,6 @@ def _go_where_it_was_typed() -> None:
     directory = os.environ.get("MOUNTD_START_DIR", "")
     if not directory:
         return
-    from mountd.kept.descriptors import KEPT
     from mountd.mount_table import is_below, read_mounts
 
     mounts = read_mounts() if KEPT in os.environ else []

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mountd.cli.arguments import Parser
-from mountd.control.client import Daemon, find_daemon, request
+from mountd.cli.successor import daemon_at
+from mountd.control.client import Daemon, request
 from mountd.errors import ExitCode, MountPointError, StartError
 from mountd.mount_point import probe
 from mountd.mount_table import Mount, mount_containing, read_mounts
@@ -24,8 +25,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def daemon_of(mount: Mount) -> Daemon:
-    """Who serves `mount`. Raises StartError where that can't be seen."""
-    daemon = find_daemon(mount.path, mount.owner_uid)
+    """Who serves `mount`, or will in a moment. Raises StartError where that can't be seen."""
+    daemon = daemon_at(mount)
     if daemon is None:
         raise StartError(
             f"no daemon of this user serves {mount.path}; if it is dead, type: "

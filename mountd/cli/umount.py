@@ -20,12 +20,12 @@ from mountd.cli.holders import describe_holders
 from mountd.cli.idle_queues import known_idle_queues, peek_journal
 from mountd.cli.output import warn
 from mountd.cli.progress import Progress, progress
+from mountd.cli.successor import WITHIN_S, daemon_at
 from mountd.control.client import (
     Daemon,
     DaemonGone,
     NotAnswering,
     Refused,
-    find_daemon,
     is_alive,
     request,
 )
@@ -70,7 +70,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     parsed = parser.read(arguments)
     mount = find_mount(parsed.mountpoint)
-    daemon = find_daemon(mount.path, mount.owner_uid)
+    within_s = WITHIN_S if parsed.timeout is None else min(WITHIN_S, parsed.timeout)
+    daemon = daemon_at(mount, 0.0 if parsed.abandon else within_s)
     if daemon is None:
         return _unmount_without_daemon(mount, parsed.timeout, abandon=parsed.abandon)
     return _unmount_with_daemon(mount, daemon, parsed.timeout, abandon=parsed.abandon)

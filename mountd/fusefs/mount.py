@@ -15,7 +15,13 @@ from mountd.errors import CannotGoOn, MountPointError
 from mountd.fusefs import request_loop
 from mountd.fusefs.kernel import abort, connection_of
 from mountd.fusefs.operations import Operations
-from mountd.fusefs.takeover import Beginning, Greeting, GreetingDiffers, Successor
+from mountd.fusefs.takeover import (
+    Beginning,
+    ConnectionLost,
+    Greeting,
+    GreetingDiffers,
+    Successor,
+)
 
 log = logging.getLogger(__name__)
 
@@ -87,16 +93,18 @@ class FuseMount:
 
     async def serve(self) -> None:
         """Answers requests until the mount is gone. Raises CannotGoOn where this code can't answer
-        for a former process; then nothing was answered, and the mount is still there."""
+        for a former process; then the mount is still there."""
         if not request_loop.install(self._beginning) and self.is_former:
             self.leave()
             raise CannotGoOn("this pyfuse3 can't go on with a mount of another process")
         with self._serving:
             try:
                 await pyfuse3.main(min_tasks=4, max_tasks=MAX_TASKS)
-            except* GreetingDiffers as exc:
-                self.leave()
-                raise CannotGoOn(f"{self.mountpoint}: {exc.exceptions[0]}") from exc
+            except* (GreetingDiffers, ConnectionLost) as exc:
+                # What was unmounted meanwhile is not to be mounted again.
+                if connection_of(self.mountpoint) == self._connection:
+                    self.leave()
+                    raise CannotGoOn(f"{self.mountpoint}: {exc.exceptions[0]}") from exc
 
     def terminate(self) -> None:
         """Ends `serve` although the mount may still be held somewhere: at once where no request

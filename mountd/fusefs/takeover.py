@@ -59,6 +59,10 @@ class GreetingDiffers(Exception):
     """This code answers FUSE_INIT in another way than the kernel was told."""
 
 
+class ConnectionLost(Exception):
+    """The mount was taken away, or the connection was aborted."""
+
+
 def _is_init(message: bytes) -> bool:
     if len(message) < IN_HEADER.size + 16:
         return False
@@ -142,7 +146,8 @@ class Beginning:
 
 class Successor:
     """As `Beginning`, on a connection that another daemon had. libfuse is to be started with
-    /dev/fd/N, N being `fd`. Raises GreetingDiffers before anything was read from the kernel."""
+    /dev/fd/N, N being `fd`. Raises GreetingDiffers before anything was read from the kernel, and
+    ConnectionLost."""
 
     def __init__(self, kernel_fd: int, greeting: Greeting) -> None:
         self.is_over = False
@@ -155,14 +160,14 @@ class Successor:
         self.fd = os.dup(self._stand.fd)
         self._step = 0
         self._is_last = False
-        self._differs = False
+        self._is_lost = False
 
     async def next(self, fd: int) -> None:
         self.resent = False
         if self.is_over:
             await trio.lowlevel.wait_readable(fd)
             return
-        if self._differs:  # the other workers come by before they are cancelled
+        if self._is_lost:  # the other workers come by before they are cancelled
             await trio.sleep_forever()
         self._step += 1
         if self._step == 1:
@@ -189,9 +194,11 @@ class Successor:
             message = os.read(self._kernel_fd, READ_BYTES)
         except BlockingIOError:
             return False
-        except OSError as error:  # ENODEV: the mount is gone; libfuse finds that out as always
-            log.debug("nothing more to take over: %s", error)
-            return False
+        except OSError as error:
+            self._is_lost = True
+            raise ConnectionLost(
+                f"its connection was closed meanwhile ({error.strerror})"
+            ) from error
         _, opcode, unique = IN_HEADER.unpack_from(message)[:3]
         self.resent = bool(unique & RESENT_BIT) and opcode not in NO_ANSWER
         self.replayed += self.resent
@@ -208,5 +215,5 @@ class Successor:
 
     def _check(self, answers: list[bytes]) -> None:
         if answers[:1] != [self._greeting.answer]:
-            self._differs = True
+            self._is_lost = True
             raise GreetingDiffers("this mountd answers FUSE_INIT in another way than the former")

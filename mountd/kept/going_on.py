@@ -21,6 +21,7 @@ from mountd.fusefs.mount import FuseMount
 from mountd.fusefs.operations import Operations
 from mountd.fusefs.successor import SuccessorOperations
 from mountd.fusefs.takeover import Greeting, Successor
+from mountd.kept import told
 from mountd.kept.descriptors import KEEPER, KEPT, Keeper, Left, connection_number
 from mountd.kept.record import Record, Unsound
 from mountd.mount_table import Mount, mount_at, read_mounts
@@ -207,12 +208,14 @@ class GoingOn:
         if not self.is_upgrading:
             self._keeper.let_go()
 
-    def ended(self) -> None:
-        """The session with the kernel is closed. Unless somebody goes on, the connection is closed
-        here too: a thread that the kernel keeps waiting for it would keep this process alive."""
+    def ended(self, *, is_left: bool = False) -> None:
+        """The session with the kernel is closed, and the mount is gone or `is_left`. Unless this
+        process goes on, the connection is closed here too: a thread that the kernel keeps waiting
+        for it would keep this process alive."""
         if self.is_upgrading:
             return
-        self._keeper.let_go()
+        if not is_left:
+            self._keeper.let_go()
         if self._connection >= 0:
             os.close(self._connection)
             self._connection = -1
@@ -244,6 +247,7 @@ class GoingOn:
             fds = (*fds, self._keeper.fd)
         for fd in fds:
             os.set_inheritable(fd, True)
+        more |= told.hand_on()
         arguments = [sys.executable, *_arguments(sys.orig_argv[1:])]
         os.execve(sys.executable, arguments, dict(os.environ) | more)
 

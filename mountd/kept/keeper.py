@@ -2,9 +2,9 @@
 
 Run as a file, `python -I -S keeper.py READY_FD COMMAND...`, and imports nothing but what a few MB
 hold. It has no file open on the mount and never looks at it, so nothing there can keep it waiting.
-A daemon that a signal has ended, but for SIGTERM and SIGINT, is started again with the connection;
-how it ends otherwise is how this ends. What it says goes to standard error, which is the daemon's
-output.log. docs/surviving-a-crash.md
+A daemon that ends without the word `end` has crashed, unless it was told to: another one is started
+with the connection. How it ends otherwise is how this ends. What this says goes to standard error,
+which is the daemon's output.log. docs/surviving-a-crash.md
 """
 
 import os
@@ -55,14 +55,16 @@ class Keeper:
         signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
         while True:
             status = self.life(waker)
+            # Told, and dead before it could go on: the next one does, and ends as it was told to.
+            is_end = not self.fds or (self.is_told and self.serves)
             if os.WIFEXITED(status):
                 code = os.WEXITSTATUS(status)
-                failed = code and not self.serves and self.fds and not self.is_told
-                if failed and self.waits_for_next(f"ended at its start with exit code {code}"):
-                    continue
-                return code
+                how = "ended" if self.serves else "ended at its start"
+                if is_end or not self.waits_for_next(f"{how} with exit code {code}"):
+                    return code
+                continue
             number = os.WTERMSIG(status)
-            if not self.fds or self.is_told or number in ENDING:
+            if is_end or number in ENDING:
                 if number not in (signal.SIGKILL, signal.SIGSTOP):
                     signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)  # whoever started us is to see the same
@@ -82,7 +84,7 @@ class Keeper:
         say(f"the daemon {self.last} {how}; starting another")
         if count > 1:
             time.sleep(min(FIRST_DELAY_S * 2 ** (count - 2), MOST_DELAY_S))
-        return not self.is_told
+        return True
 
     def pass_on(self, number: int, frame: object) -> None:
         self.is_told = True
@@ -136,7 +138,11 @@ class Keeper:
         for fd in given:
             os.set_inheritable(fd, True)
         default = [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD]
-        self.pid = os.posix_spawn(command[0], command, environment, setsigdef=default)
+        # Who has a mount from its start ends it as always, once it can: told.py lets them come.
+        waits = ENDING if self.fds else ()
+        self.pid = os.posix_spawn(
+            command[0], command, environment, setsigdef=default, setsigmask=waits
+        )
         for fd in given:
             os.set_inheritable(fd, False)
         if self.ready_fd is not None:

@@ -1,13 +1,10 @@
 """What the write side runs as long as the mount lives: journal, queue, folding, draining."""
 
-import ctypes
 import logging
 import os
-import threading
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 import trio
@@ -31,8 +28,6 @@ log = logging.getLogger(__name__)
 CHECKPOINT_EVERY_S = 5.0
 TELL_EVERY_S = 10.0
 HURRY_EVERY_S = 1.0
-SYNCFS_WITHIN_S = 60.0
-SYNCFS_AT_LEAST_S = 5.0  # however short a stop may be
 MAX_REASONS = 5
 _MOST_LOOKED_AT = 100
 UP = frozenset((HealthState.OK, HealthState.DEGRADED))
@@ -311,22 +306,3 @@ class WriteBack:
 
 def _is_at(key: str, below: str) -> bool:
     return key == below or not below or key.startswith(below.rstrip("/") + "/")
-
-
-def hand_over_dirty_pages(mountpoint: Path, own_threads: set[int]) -> None:
-    """syncfs(2): the kernel gives the daemon what programs have written. Blocking: never on the
-    loop, which has to serve it. This thread is in `own_threads` while it opens the directory, which
-    then waits for no listing. Raises OSError."""
-    thread = threading.get_native_id()
-    own_threads.add(thread)
-    try:
-        fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    finally:
-        own_threads.discard(thread)
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(fd) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), os.fspath(mountpoint))
-    finally:
-        os.close(fd)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,17 +56,19 @@ class Background:
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Ends the daemon that serves now, and waits until another one serves; its pid."""
+        self.look()
+        return self.after(lambda: os.kill(self.pid, number))
+
+    def after(self, happens: Callable[[], object]) -> int:
+        """The pid of the daemon that serves next, when `happens` has ended the present one."""
         served = self.log().count(" serves ")
-        os.kill(self.look(), number)
+        happens()
         until(lambda: self.log().count(" serves ") > served)
         return self.look()
 
     def waiting(self) -> int:
         """How many requests the kernel has no answer for yet."""
-        script = f"mount -t fusectl none {CONNECTIONS} && cat {CONNECTIONS}/{self.device}/waiting"
-        command = ["unshare", "-m", "sh", "-c", script]
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True)
-        return int(done.stdout)
+        return int(in_fusectl(f"cat {self.device}/waiting"))
 
     def record(self) -> Path:
         """What the daemon has noted for its successor, as the keeper holds it."""
@@ -99,6 +101,14 @@ def in_background(
         yield mount
     finally:
         _end(mount)
+
+
+def in_fusectl(script: str) -> str:
+    """What a shell says there. Takes root."""
+    script = f"mount -t fusectl none {CONNECTIONS} && cd {CONNECTIONS} && {script}"
+    command = ["unshare", "-m", "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True, text=True)
+    return done.stdout
 
 
 def _end(mount: Background) -> None:
