@@ -18,17 +18,8 @@ from mountd.control.runtime_dir import ensure_runtime_dir, socket_name
 from mountd.control.server import ControlServer
 from mountd.errors import (
     CannotGoOn,
-    ContainerMissing,
-    CredentialsError,
-    Denied,
     ExitCode,
-    NotFound,
-    RemoteError,
-    SignInRefused,
     StartError,
-    Throttled,
-    Unreachable,
-    UnreachableError,
 )
 from mountd.fusefs.kernel import KernelLevers, tune
 from mountd.fusefs.mount import FuseMount, mount_options
@@ -42,13 +33,13 @@ from mountd.remotes.stack import RemoteStack
 from mountd.running.background import (
     Prober,
     listen_for_changes,
-    look_at_remote,
     moved,
     scan_cache,
     tells_state,
     tidy_memory,
 )
 from mountd.running.descriptor_limit import allow_many_descriptors
+from mountd.running.first_look import FirstLook
 from mountd.running.keeping import Keeping, room_for_writes
 from mountd.running.observing import Observing
 from mountd.running.order_keeping import OrderKeeping
@@ -82,14 +73,15 @@ PATH_ANSWERS_WITHIN_S = 10.0
 FLUSH_WITHIN_S = 20.0  # less than the control socket gives a handler
 
 
-def run(going_on: GoingOn, ready: Callable[[], None]) -> int:
+def run(going_on: GoingOn, ready: Callable[[str], None]) -> int:
     """Serves one mount until it is unmounted or the process is told to end.
 
-    `ready` is called once, when the path answers. Returns the exit code. Raises StartError for
-    what keeps the mount from coming up, and KeyboardInterrupt for SIGINT until then; either way
-    nothing is left mounted, but for the mount of a former process. What is raised later is a defect
-    and leaves the mount to a successor, or dead. For an upgrade it does not return, nor where it
-    can't go on with that mount: this process then runs from its start.
+    `ready` is called once, when the path answers, with what the remote refuses or "". Returns the
+    exit code. Raises StartError for what keeps the mount from coming up, and KeyboardInterrupt for
+    SIGINT until then; either way nothing is left mounted, but for the mount of a former process.
+    What is raised later is a defect and leaves the mount to a successor, or dead. For an upgrade it
+    does not return, nor where it can't go on with that mount: this process then runs from its
+    start.
     """
     allow_many_descriptors(4 * MAX_OPEN_BLOCKS + 1024)
     keep_freed_memory()
@@ -182,6 +174,9 @@ class Daemon:
         self.write_back.hurry = self.prober.hurry
         self.fuse = FuseMount(plan.mountpoint)
         going_on.restore(self.fs)
+        self.first_look = FirstLook(
+            self._first_page, self._source, plan.settings.credentials.keys()
+        )
         self.levers = KernelLevers()
         self.status = StatusReport(
             plan,
@@ -216,7 +211,7 @@ class Daemon:
         self.status.metrics = observing.address
         return observing
 
-    async def serve(self, ready: Callable[[], None]) -> int:
+    async def serve(self, ready: Callable[[str], None]) -> int:
         """Comes up, calls `ready`, serves, and ends when the mount is gone."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.stopping.on_signals, nursery.cancel_scope)
@@ -298,25 +293,11 @@ class Daemon:
     async def _prove_remote(self, nursery: trio.Nursery) -> None:
         """One request, unless this SOURCE was listed or written to here before: then the mount
         comes up whether the remote answers or not, and says so in its status."""
-        source = self._source
         is_known = self.metadata.get("") is not None or self.journal.ledger.changes
         if is_known or self.going_on.is_successor:
-            nursery.start_soon(look_at_remote, self._first_page, source)
-            return
-        try:
-            await trio.to_thread.run_sync(self._first_page, abandon_on_cancel=True)
-        except Denied as exc:
-            given = self._plan.settings.credentials
-            why = f"{source} refuses these credentials: {exc}"
-            if isinstance(exc, SignInRefused) and {"user", "token"} & given.keys():
-                why = f"{source} refuses user and password or token: {exc}"
-            raise CredentialsError(why) from exc
-        except (ContainerMissing, NotFound) as exc:
-            raise UnreachableError(f"{source} does not exist: {exc}") from exc
-        except (Unreachable, Throttled) as exc:
-            raise UnreachableError(f"{source} does not answer: {exc}") from exc
-        except RemoteError as exc:
-            raise UnreachableError(f"{source} can't be listed: {exc}") from exc
+            nursery.start_soon(self.first_look.look)
+        else:
+            await self.first_look.prove()
 
     def _first_page(self) -> object:
         return next(iter(self.remote.store.list("")), None)
@@ -347,7 +328,7 @@ class Daemon:
             self._source, read_only=settings.read_only, allow_other=settings.allow_other
         )
 
-    async def _announce(self, ready: Callable[[], None]) -> None:
+    async def _announce(self, ready: Callable[[str], None]) -> None:
         """Sees that the path answers, tunes the kernel, and says so."""
         # In this order: the answer to FUSE_INIT sets read_ahead_kb too, and would undo the tuning.
         mountpoint = self._plan.mountpoint
@@ -368,9 +349,9 @@ class Daemon:
             log.log(logging.DEBUG if self.supervision.is_heard else logging.WARNING, "%s", warning)
         self.status.state = "ready"
         log.info("%s serves %s", mountpoint, self._source)
-        ready()
         self.going_on.serves()
         self.supervision.look()
+        ready(await self.first_look.refusal())
 
     def _life(self) -> Life:
         state = self.status.state

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mountd.cli.output import warn
 from mountd.cli.ready import Outcome, wait_for_outcome
 from mountd.errors import ExitCode, StartError
 from mountd.kept import keeper
@@ -15,6 +16,7 @@ from mountd.own_command import own_environment
 from mountd.service.sd_notify import VARIABLES
 
 _EXIT_TIMEOUT_S = 10.0
+_KNOWN = "it was mounted here before: what is cached is served, what is written waits here"
 
 
 class StartFailed(StartError):
@@ -49,6 +51,8 @@ def start_in_background(command: Sequence[str], log_dir: Path, timeout_s: float)
         os.close(read_fd)
     if outcome is not None and outcome.error is None:
         child.returncode = 0  # it outlives us: Popen is not to complain about that
+        if outcome.said:
+            warn(f"{outcome.said}; {_KNOWN}")
         return 0
     code = _end(child)
     if outcome is None:

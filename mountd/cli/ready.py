@@ -1,6 +1,7 @@
 """The pipe through which a daemon in the background tells its starter how the start went.
 
-One line of JSON: `{"ready": true}` or `{"error": "one line", "exit_code": n}`.
+One line of JSON: `{"ready": true, "said": "what whoever mounts should know"}` or
+`{"error": "one line", "exit_code": n}`.
 """
 
 import json
@@ -16,10 +17,11 @@ _MAX_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a start ended. `error` is None for a usable mount."""
+    """How a start ended. `error` is None for a usable mount; `said` is about one."""
 
     error: str | None
     exit_code: int = ExitCode.OK
+    said: str = ""
 
 
 class ReadyPipe:
@@ -30,9 +32,9 @@ class ReadyPipe:
         if fd is not None:
             os.set_inheritable(fd, False)
 
-    def tell(self) -> None:
+    def tell(self, said: str = "") -> None:
         """The path is usable."""
-        self._send({"ready": True})
+        self._send({"ready": True, "said": said})
 
     def failed(self, error: str, exit_code: ExitCode) -> None:
         """The start ended with this line."""
@@ -73,7 +75,7 @@ def wait_for_outcome(read_fd: int, timeout_s: float) -> Outcome | None:
     try:
         message = json.loads(data)
         if message.get("ready"):
-            return Outcome(None)
+            return Outcome(None, said=str(message.get("said") or ""))
         return Outcome(str(message["error"]), int(message["exit_code"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

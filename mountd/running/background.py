@@ -11,7 +11,6 @@ from collections.abc import Callable
 import trio
 
 from mountd.allocator import return_freed_memory
-from mountd.errors import RemoteError
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.counting import TransferCounts
 from mountd.remotes.health import HealthSnapshot, HealthState, RemoteHealth
@@ -32,16 +31,6 @@ async def scan_cache(scan: Callable[[], None]) -> None:
         await trio.to_thread.run_sync(scan, abandon_on_cancel=True)
     except Exception:
         log.exception("the cache could not be scanned")
-
-
-async def look_at_remote(first_page: Callable[[], object], source: str) -> None:
-    """After a start from the cache alone: one request, so that the status tells the truth."""
-    try:
-        await trio.to_thread.run_sync(first_page, abandon_on_cancel=True)
-    except RemoteError as exc:
-        log.warning("%s does not answer; serving what is cached: %s", source, exc)
-    except Exception:
-        log.exception("looking at %s failed in an unforeseen way", source)
 
 
 class Prober:

@@ -372,6 +372,20 @@ def test_a_mount_of_the_config_file_is_mounted_by_its_name(machine: Machine) -> 
     assert "denied" in done.stdout
 
 
+def test_wrong_keys_for_what_was_mounted_before_are_told_and_the_cache_is_served(
+    machine: Machine,
+) -> None:
+    machine.mount()
+    assert os.listdir(machine.mountpoint / "d") == ["b.txt"]
+    assert machine.run("umount", machine.mountpoint).returncode == 0
+    done = machine.run("mount", "s3://lab", "storage", AWS_SECRET_ACCESS_KEY="WRONGSECRET")
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert "warning: s3://lab refuses these credentials: " in done.stderr
+    assert "WRONGSECRET" not in done.stderr
+    assert os.listdir(machine.mountpoint / "d") == ["b.txt"]
+    assert machine.status()["remote"]["state"] == "denied"
+
+
 def test_doctor_tells_a_source_that_works_from_one_that_does_not(machine: Machine) -> None:
     done = machine.run("doctor", "s3://lab", "--json")
     found = {one["check"]: one for one in json.loads(done.stdout)}

@@ -2,12 +2,21 @@
 
 import errno
 import threading
+from collections.abc import Callable
 
 import pytest
 import trio
 import trio.testing
 
-from mountd.errors import Denied, RemoteError, StartError, Unreachable
+from mountd.errors import (
+    ContainerMissing,
+    Denied,
+    NotFound,
+    RemoteError,
+    SignInRefused,
+    StartError,
+    Unreachable,
+)
 from mountd.remotes.counting import TransferCounts
 from mountd.remotes.health import HealthState, RemoteHealth
 from mountd.running.background import (
@@ -16,11 +25,11 @@ from mountd.running.background import (
     PROBE_AFTER_A_DEFECT_S,
     TIDY_EVERY_S,
     Prober,
-    look_at_remote,
     moved,
     scan_cache,
     tidy_memory,
 )
+from mountd.running.first_look import FirstLook
 from mountd.running.plain_error import plain_error
 from mountd_cache.block_cache import CacheCounters
 from tests.conftest import ExpectedLog
@@ -36,7 +45,35 @@ async def test_a_defect_in_what_runs_once_is_logged_and_goes_no_further(
 ) -> None:
     expected_log("could not be scanned|unforeseen")
     await scan_cache(defect)
-    await look_at_remote(defect, "s3://b")
+    first_look = FirstLook(defect, "s3://b", ())
+    await first_look.look()
+    assert await first_look.refusal() == ""
+
+
+async def test_whoever_mounts_hears_of_a_refusal_and_not_of_an_outage_nor_waits_for_one(
+    expected_log: ExpectedLog, autojump_clock: trio.testing.MockClock
+) -> None:
+    expected_log("serving what is cached")
+
+    def raising(error: RemoteError) -> Callable[[], object]:
+        def first_page() -> object:
+            raise error
+
+        return first_page
+
+    for error, heard in (
+        (SignInRefused("401"), "s3://b refuses user and password or token: 401"),
+        (Denied("403"), "s3://b refuses these credentials: 403"),
+        (ContainerMissing("404"), "s3://b does not exist: 404"),
+        (Unreachable("no answer"), ""),
+        (NotFound("an empty prefix"), ""),
+    ):
+        first_look = FirstLook(raising(error), "s3://b", ("user",))
+        await first_look.look()
+        assert await first_look.refusal() == heard
+    not_ended = FirstLook(defect, "s3://b", ())
+    assert await not_ended.refusal() == ""
+    assert trio.current_time() < 2
 
 
 async def test_a_defect_while_memory_is_tidied_does_not_end_the_tidying(
