@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mountd.allocator import keep_freed_memory
 from mountd.cli.arguments import Parser, load_config
+from mountd.cli.copy_by_remote import open_server_copy
 from mountd.cli.copy_manifest import Described, manifest_path
 from mountd.cli.copy_sides import (
     MountedAt,
@@ -18,7 +19,6 @@ from mountd.cli.copy_sides import (
     cache_dir_of,
     check_apart,
     find_place,
-    open_server_copy,
     open_side,
     refresh,
 )

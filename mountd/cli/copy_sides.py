@@ -22,14 +22,12 @@ from mountd.manifest import Manifest, is_manifest, read_manifest
 from mountd.mount_table import Mount, is_below, read_mounts
 from mountd.remotes.base import RemoteStore
 from mountd.transfer.items import Item
-from mountd.transfer.send import ServerCopy
 from mountd.transfer.side import Side
 from mountd.vfs.file_id import file_id
 from mountd.vfs.names import raw_name
 from mountd_cache.block_peek import BlockPeek
 
 _TIMEOUT_S = 30.0
-_WITH_BUCKETS = frozenset(("s3", "gs", "az"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +229,7 @@ def open_side(place: Place, folder: Path) -> Side:
     assert place.settings is not None
     if place.manifest is not None:
         return Side(place.text, _of_manifest(place.manifest, place), only=place.only)
-    store = _stacked(place.source, place.settings, folder)
+    store = stacked(place.source, place.settings, folder)
     make_root = partial(_make_root, place.source, place.settings, folder)
     has_root = None
     if place.source.prefix and not store.capabilities.real_directories:
@@ -257,39 +255,6 @@ def _held(place: Place, store: RemoteStore) -> Callable[[Item, int, int], bytes 
     return held
 
 
-def open_server_copy(source: Place, target: Place, folder: Path) -> ServerCopy | None:
-    """None where the remote can't copy from one to the other by itself."""
-    if source.source is None or target.source is None or target.settings is None:
-        return None
-    if not source.source.authority or not target.source.authority:
-        return None
-    one, other = source.source.prefix, target.source.prefix
-    if identity_of(source) == identity_of(target):
-        common = os.path.commonpath([one, other]) if one and other else ""
-        whole = replace(target.source, prefix=common)
-    elif source.source.scheme in _WITH_BUCKETS and _account_of(source) == _account_of(target):
-        common, whole = "", replace(target.source, authority="", prefix="", user="")
-        one = f"{source.source.authority}/{one}"
-        other = f"{target.source.authority}/{other}"
-    else:
-        return None
-    try:
-        store = _stacked(whole, target.settings, folder)
-    except UsageError:  # gs:// has no buckets without a project
-        return None
-    # (What holds for a bucket isn't known of all buckets; one that can't says so when it is asked.)
-    if whole.authority and not store.capabilities.server_copy:
-        store.close()
-        return None
-    return ServerCopy(store, _below(common, one), _below(common, other))
-
-
-def _account_of(place: Place) -> str:
-    """As `identity_of`, for all buckets of an account."""
-    assert place.source is not None
-    return identity_of(replace(place, source=replace(place.source, authority="")))
-
-
 def as_file(place: Place) -> Place | None:
     """The place, taken for the name of one file; None where it can't be one."""
     if place.source is None or not place.source.prefix or place.manifest is not None:
@@ -298,7 +263,7 @@ def as_file(place: Place) -> Place | None:
     return replace(place, source=replace(place.source, prefix=above), only=name)
 
 
-def _stacked(source: Source, settings: Settings, folder: Path) -> RemoteStore:
+def stacked(source: Source, settings: Settings, folder: Path) -> RemoteStore:
     from mountd.remotes.registry import open_store
     from mountd.remotes.stack import for_one_command
 
@@ -318,7 +283,7 @@ def _of_manifest(manifest: Manifest, place: Place) -> RemoteStore:
 
 def _make_root(source: Source, settings: Settings, folder: Path) -> None:
     """Every directory of the prefix, from the top."""
-    store = _stacked(replace(source, prefix=""), settings, folder)
+    store = stacked(replace(source, prefix=""), settings, folder)
     try:
         segments = source.prefix.split("/") if source.prefix else []
         for count in range(1, len(segments) + 1):
@@ -330,7 +295,7 @@ def _make_root(source: Source, settings: Settings, folder: Path) -> None:
 def _has_root(source: Source, settings: Settings, folder: Path) -> bool:
     """Whether there is a marker of the prefix, or anything below it."""
     above, _, name = source.prefix.rpartition("/")
-    store = _stacked(replace(source, prefix=above), settings, folder)
+    store = stacked(replace(source, prefix=above), settings, folder)
     try:
         store.stat(f"{name}/")
     except NotFound:
@@ -342,11 +307,6 @@ def _has_root(source: Source, settings: Settings, folder: Path) -> bool:
 
 def _prefix(place: Place) -> str:
     return place.root if place.root is not None else "/" + (place.source or _NONE).prefix
-
-
-def _below(common: str, prefix: str) -> str:
-    rest = prefix[len(common) :].strip("/")
-    return f"{rest}/" if rest else ""
 
 
 _NONE = Source("", "", "", "")

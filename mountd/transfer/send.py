@@ -18,6 +18,7 @@ from mountd.errors import (
     Throttled,
     Unreachable,
     Unsupported,
+    VersionChanged,
 )
 from mountd.remotes.base import RemoteStore, Upload
 from mountd.remotes.local_modes import USUAL_FILE
@@ -40,11 +41,22 @@ _LONGEST_PAUSE_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
+class InStore:
+    """A file of the source, in the store that both sides are below. `is_of_list`: the version is
+    a manifest's, and what has it need not be the file of now."""
+
+    key: str
+    version: str
+    is_of_list: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServerCopy:
-    """A store that both sides are below, at these prefixes: keys, with a slash, or ""."""
+    """A store that both sides are below. `source`: where a file is in it, None for one that is
+    elsewhere; `target`: the prefix of all, with a slash, or ""."""
 
     store: RemoteStore
-    source: str
+    source: Callable[[Item], InStore | None]
     target: str
 
 
@@ -82,7 +94,8 @@ class Send:
         return (partial(self._job, copy) for copy in copies if not self._is_light(copy))
 
     def _is_light(self, copy: Copy) -> bool:
-        return self._server is not None or copy.item.size <= LIGHT_BYTES
+        is_near = self._server is not None and self._server.source(copy.item) is not None
+        return is_near or copy.item.size <= LIGHT_BYTES
 
     def _job(self, copy: Copy) -> None:
         body = _SourceBody(self._source, copy.item, self._tally)
@@ -106,11 +119,17 @@ class Send:
 
     def _made(self, copy: Copy, key: str, body: "_SourceBody") -> Entry:
         item = copy.item
-        if self._server is not None:
+        server = self._server
+        there = server.source(item) if server is not None else None
+        if server is not None and there is not None:
             try:
-                return self._copied(self._server, copy, key, body)
+                return self._copied(server, there, copy, key, body)
             except Unsupported:
                 self._server = None
+            except (VersionChanged, NotFound):
+                if not there.is_of_list:
+                    raise
+                # A bucket may keep that version; else what is read says what is wrong.
         mtime_ns, attributes = self._beside(item)
         upload = Upload(uuid.uuid4().hex, mtime_ns, attributes)
         if item.size > RESUMED_BYTES:
@@ -136,13 +155,14 @@ class Send:
             return time_of(entry), attributes_of(entry.attributes or {})
         return item.mtime_ns, {}
 
-    def _copied(self, server: ServerCopy, copy: Copy, key: str, body: "_SourceBody") -> Entry:
+    def _copied(
+        self, server: ServerCopy, there: InStore, copy: Copy, key: str, body: "_SourceBody"
+    ) -> Entry:
         upload = Upload(upload_id=uuid.uuid4().hex)
-        item, full = copy.item, server.target + key
-        source, store = server.source + item.key, server.store
+        item, full, store = copy.item, server.target + key, server.store
 
         def request() -> Entry:
-            return store.copy(source, item.version, full, copy.expect, upload)
+            return store.copy(there.key, there.version, full, copy.expect, upload)
 
         try:
             made = self._sent(request, store, full, upload.upload_id)

@@ -139,6 +139,39 @@ def test_a_file_that_changed_since_is_named_and_the_rest_is_copied(
     assert files(tmp_path / "out") == {"d/b": b"one", "x": b"two!"}
 
 
+def test_what_dests_account_has_is_copied_by_the_remote_and_the_rest_by_us(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    elsewhere = s3.endpoint.replace("127.0.0.1", "localhost")
+    (tmp_path / "config.toml").write_text(
+        f'[remotes.far]\nsource="s3://far"\nendpoint="{elsewhere}"\n'
+    )
+    s3.put_many("far", ["z"], b"three")
+    listed = tmp_path / "set.json"
+    assert run("manifest", listed, "s3://b/p", "s3://c/q", "far:") == 0
+    s3.clear_log()
+    assert run("copy", f"manifest:{listed}", "s3://c/set", "--verify") == 0
+    found = {key: s3.read("c", f"set/{key}") for key in ("a", "d/b", "x", "y", "z")}
+    assert found == {"a": b"one", "d/b": b"one", "x": b"two!", "y": b"two!", "z": b"three"}
+    copied = {entry.key for entry in s3.log(op="CopyObject") if "probe" not in entry.key}
+    assert copied == {"set/a", "set/d/b", "set/x", "set/y"}
+    assert [e.key for e in s3.log(op="GetObject") if "probe" not in e.key] == ["z"]
+
+
+def test_the_remote_copies_the_manifests_version_and_no_other(
+    s3: S3Server, tmp_path: Path, capfd: pytest.CaptureFixture[str], expected_log: Any
+) -> None:
+    expected_log("is another version by now|is gone")
+    listed = tmp_path / "set.json"
+    assert run("manifest", listed, "s3://b/p", "s3://b/p/d") == 0
+    s3.put("b", "p/a", b"new")
+    assert run("copy", f"manifest:{listed}", "s3://b/set") == 1
+    assert "a is not the manifest's version any more" in capfd.readouterr().err
+    assert [key for key in s3.keys("b") if key.startswith("set/")] == ["set/b", "set/d/b"]
+    gets = [e.key for e in s3.log(op="GetObject") if "probe" not in e.key]
+    assert set(gets) <= {"p/a"}
+
+
 def test_bytes_that_are_not_what_the_manifest_says_are_named(
     s3: S3Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
