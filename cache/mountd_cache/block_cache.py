@@ -23,6 +23,7 @@ from typing_extensions import Buffer
 from mountd_cache.after_burst import AfterBurst
 from mountd_cache.block_jobs import BlockJobs
 from mountd_cache.cached_file import CachedFile, Fetch, FetchFn, pieces
+from mountd_cache.past_page_cache import Past
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Blocks(Protocol):
         start: int,
         data: Buffer,
         block_len: int,
-        is_read: bool = False,
+        past: Past = Past.NO,
     ) -> bool: ...
     def advise(self, file_id: bytes, index: int) -> None: ...
     def maintain(self, need: int = 0) -> None: ...
@@ -113,8 +114,8 @@ class BlockCache:
         self._backlog_bytes = 0
         self._stride = block_size * max(1, WRITER_STRIDE // block_size)
         self._jobs: BlockJobs[Part] = BlockJobs()
-        # One writer always has time for what the page cache takes.
-        self._past_page_cache = threading.Semaphore(WRITERS - 1)
+        # One writer never waits for the disk.
+        self._waiting = threading.Semaphore(WRITERS - 1)
         self._after_burst = AfterBurst[Part](self._write_soon)
         self._sent: set[Fetch] = set()  # what was sent, and is not in the block files yet
         self._sent_written = trio.Event()
@@ -325,22 +326,20 @@ class BlockCache:
     def _write_piece(
         self, fetch: Fetch, index: int, start: int, piece: memoryview, block_len: int
     ) -> bool:
-        """Past the page cache where its reader has it, unless the disk is slower than the stream:
-        then the page cache takes what else were lost. That is dear where it has to be given memory
-        for it: a virtual machine's kernel hands back to the host what was free for two seconds,
-        and 1 GiB cost 2 s of CPU more."""
-        is_read = (
+        """Past the page cache where its reader has it. Where that waits for the disk and the disk
+        is slower than the stream, the page cache takes what else were lost."""
+        past = Past.AT_ONCE if fetch.is_streamed else Past.NO
+        if (
             fetch.is_streamed
             and 4 * self._backlog_bytes <= 3 * self.backlog_limit
-            and self._past_page_cache.acquire(blocking=False)
-        )
+            and self._waiting.acquire(blocking=False)
+        ):
+            past = Past.SLOWLY
         try:
-            return self.blocks.write(
-                fetch.file.file_id, index, start, piece, block_len, is_read=is_read
-            )
+            return self.blocks.write(fetch.file.file_id, index, start, piece, block_len, past)
         finally:
-            if is_read:
-                self._past_page_cache.release()
+            if past is Past.SLOWLY:
+                self._waiting.release()
 
     def _written(self, fetch: Fetch, start: int, end: int) -> None:
         self._backlog_bytes -= end - start

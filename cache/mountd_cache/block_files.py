@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from typing_extensions import Buffer
 
@@ -22,12 +21,11 @@ from mountd_cache.block_folder import BlockFolder, Health
 from mountd_cache.block_format import Layout, block_key
 from mountd_cache.block_index import BlockIndex
 from mountd_cache.block_map import block_count, page_mask, runs
-from mountd_cache.block_writer import BlockWriter
+from mountd_cache.block_writer import DISK_UNIT, BlockWriter
 from mountd_cache.open_blocks import OpenBlock
+from mountd_cache.past_page_cache import Past
 
 __all__ = ["BlockFiles", "Health"]
-
-_DISK_UNIT: Final = 4096  # what file systems allocate in
 
 
 class BlockFiles:
@@ -175,7 +173,7 @@ class BlockFiles:
     def disk_bytes(self, size: int) -> int:
         """What a file of that many bytes takes in all, headers included."""
         blocks = block_count(size, self._layout.block_size)
-        return blocks * self._header_size + -(-size // _DISK_UNIT) * _DISK_UNIT
+        return blocks * self._header_size + -(-size // DISK_UNIT) * DISK_UNIT
 
     @property
     def pinned_bytes(self) -> int:
@@ -230,7 +228,7 @@ class BlockFiles:
         start: int,
         data: Buffer,
         block_len: int,
-        is_read: bool = False,
+        past: Past = Past.NO,
     ) -> bool:
         """Keeps `data` as the bytes from `start` on of a block that has `block_len` bytes in all.
 
@@ -238,8 +236,8 @@ class BlockFiles:
         (ValueError otherwise). Pages that are there stay as they are. False when not kept: no
         limit, no room, a disk error, or `scan` still runs. Never raises for the disk.
 
-        `is_read`: whoever wants it has it from memory, so it need not stay in the page cache. The
-        call then takes as long as the disk does.
+        `past`: whether it need not stay in the page cache, because whoever wants it has it from
+        memory.
         """
         view = memoryview(data).cast("B")
         end = start + len(view)
@@ -251,7 +249,7 @@ class BlockFiles:
             return False
         try:
             self._writer.settle()
-            return self._writer.store(block_key(file_id, index), start, view, block_len, is_read)
+            return self._writer.store(block_key(file_id, index), start, view, block_len, past)
         except OSError as error:
             self._folder.failed(error, rest=True)
             return False

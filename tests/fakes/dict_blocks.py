@@ -8,6 +8,7 @@ import trio
 from typing_extensions import Buffer
 
 from mountd_cache.block_cache import BlockCache
+from mountd_cache.past_page_cache import Past
 
 BLOCK, PAGE = 1 << 16, 1 << 12
 BODY = bytes(range(256)) * (4 * BLOCK // 256) + b"tail"
@@ -23,7 +24,7 @@ class DictBlocks:
         self.full = False
         self.gate = threading.Event()
         self.gate.set()
-        self.is_read: dict[tuple[bytes, int], bool] = {}  # as writers were told last
+        self.past: dict[tuple[bytes, int], Past] = {}  # as writers were told last
 
     def present(self, file_id: bytes, index: int, start: int, end: int) -> bool:
         wanted = range(start // PAGE, -(-end // PAGE))
@@ -44,10 +45,10 @@ class DictBlocks:
         start: int,
         data: Buffer,
         block_len: int,
-        is_read: bool = False,
+        past: Past = Past.NO,
     ) -> bool:
         self.gate.wait(5)
-        self.is_read[file_id, index] = is_read
+        self.past[file_id, index] = past
         view = bytes(memoryview(data))
         assert start % PAGE == 0
         assert (start + len(view)) % PAGE == 0 or start + len(view) == block_len

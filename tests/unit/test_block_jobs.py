@@ -8,6 +8,7 @@ from typing_extensions import Buffer
 
 from mountd_cache.block_cache import WRITERS
 from mountd_cache.block_jobs import BlockJobs
+from mountd_cache.past_page_cache import Past
 from tests.fakes.dict_blocks import BLOCK, BODY, DictBlocks, Remote, cache_over, until
 
 
@@ -44,7 +45,7 @@ class SlowInPlaces(DictBlocks):
 
     def __init__(self, slow_file: bytes = b"", *, slow_past: bool = False) -> None:
         super().__init__()
-        self.told: list[bool] = []
+        self.told: list[Past] = []
         self.go_on = threading.Event()
         self._slow_file = slow_file
         self._slow_past = slow_past
@@ -56,12 +57,12 @@ class SlowInPlaces(DictBlocks):
         start: int,
         data: Buffer,
         block_len: int,
-        is_read: bool = False,
+        past: Past = Past.NO,
     ) -> bool:
-        self.told.append(is_read)
-        if file_id == self._slow_file or (is_read and self._slow_past):
+        self.told.append(past)
+        if file_id == self._slow_file or (past is Past.SLOWLY and self._slow_past):
             assert self.go_on.wait(10)
-        return super().write(file_id, index, start, data, block_len, is_read)
+        return super().write(file_id, index, start, data, block_len, past)
 
 
 FILES = [bytes([number]) for number in range(2 * WRITERS)]
@@ -78,7 +79,9 @@ async def test_a_block_that_the_disk_does_not_take_keeps_no_other_waiting() -> N
         await until(lambda: blocks.present(FILES[0], 0, 0, BLOCK))
 
 
-async def test_where_all_past_the_page_cache_is_slow_one_writer_goes_through_it() -> None:
+async def test_where_all_past_the_page_cache_is_slow_one_writer_does_not_wait_for_the_disk() -> (
+    None
+):
     blocks, remote = SlowInPlaces(slow_past=True), Remote()
     async with cache_over(blocks, memory=64 * BLOCK, backlog=64 * BLOCK) as cache:
         for file_id in FILES:
@@ -87,7 +90,8 @@ async def test_where_all_past_the_page_cache_is_slow_one_writer_goes_through_it(
         await until(lambda: len(blocks.told) == len(FILES))
         blocks.go_on.set()
         await until(lambda: all(blocks.present(each, 0, 0, BLOCK) for each in FILES))
-    assert sorted(blocks.told) == [False] * (len(FILES) - WRITERS + 1) + [True] * (WRITERS - 1)
+    assert blocks.told.count(Past.SLOWLY) == WRITERS - 1
+    assert blocks.told.count(Past.AT_ONCE) == len(FILES) - WRITERS + 1
 
 
 def test_what_nobody_wants_any_more_is_dropped_and_the_rest_stays_in_order() -> None:

@@ -3,12 +3,13 @@
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from mountd_cache.block_files import BlockFiles
-from mountd_cache.past_page_cache import FROM_BYTES, PastPageCache
+from mountd_cache.past_page_cache import FROM_BYTES, Past, PastPageCache
 from tests.fakes.dict_blocks import BLOCK, BODY, DictBlocks, Remote, cache_over, until
 
 MIB = 1 << 20
@@ -33,10 +34,36 @@ def is_in_page_cache(path: Path) -> bool:
             raise
 
 
-def test_what_was_written_past_the_page_cache_is_read_like_any_other(tmp_path: Path) -> None:
-    path = tmp_path / "file"
+class Kernel:
+    """Makes a file anew, and notes with which flags."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked: list[int] = []
+
+    def create(self, flags: int) -> int:
+        self.asked.append(flags)
+        self.path.unlink(missing_ok=True)
+        return opened(self.path, flags)
+
+
+class WithoutForgetting(Kernel):
+    """As before Linux 6.14."""
+
+    def create(self, flags: int) -> int:
+        if not flags:
+            self.asked.append(flags)
+            raise OSError(errno.EOPNOTSUPP, "no such way")
+        return super().create(flags)
+
+
+@pytest.mark.parametrize("kind", [Kernel, WithoutForgetting])
+def test_what_was_written_past_the_page_cache_is_read_like_any_other(
+    tmp_path: Path, kind: type[Kernel]
+) -> None:
+    kernel = kind(tmp_path / "file")
     past = PastPageCache(4096 + MIB)
-    fd = past.create(lambda flags: opened(path, flags), (HEADER, memoryview(DATA)))
+    fd = past.create(kernel.create, (HEADER, memoryview(DATA)), Past.SLOWLY)
     if fd is None:
         pytest.skip("NOT TESTED: this file system has no way past the page cache")
     usual = opened(tmp_path / "other")
@@ -46,53 +73,85 @@ def test_what_was_written_past_the_page_cache_is_read_like_any_other(tmp_path: P
     os.close(usual)
 
 
-def test_what_is_small_or_not_in_whole_pages_or_too_large_is_left_to_the_page_cache(
+def test_what_is_small_or_too_large_or_is_to_stay_is_left_to_the_page_cache(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path / "file")
+    past = PastPageCache(4096 + MIB)
+    for size, wanted in (
+        (FROM_BYTES - 2 * 4096, Past.SLOWLY),
+        (MIB + 4096, Past.SLOWLY),
+        (MIB, Past.NO),
+    ):
+        assert past.create(kernel.create, (HEADER, memoryview(bytes(size))), wanted) is None
+    assert not kernel.asked
+
+
+def test_who_does_not_wait_for_the_disk_is_left_to_the_page_cache_by_an_older_kernel(
     tmp_path: Path,
 ) -> None:
+    kernel = WithoutForgetting(tmp_path / "file")
     past = PastPageCache(4096 + MIB)
-    for size in (FROM_BYTES - 2 * 4096, MIB - 1, MIB + 4096):
-        parts = (HEADER, memoryview(bytes(size)))
-        assert past.create(lambda flags: opened(tmp_path / "file", flags), parts) is None
-    assert not (tmp_path / "file").exists()
+    for _ in range(2):  # and a kernel is asked once
+        assert past.create(kernel.create, (HEADER, memoryview(DATA)), Past.AT_ONCE) is None
+    assert kernel.asked == [0]
 
 
-def test_where_a_file_system_has_no_such_way_it_is_not_asked_again(tmp_path: Path) -> None:
+def test_an_older_kernel_takes_only_whole_pages(tmp_path: Path) -> None:
+    kernel = WithoutForgetting(tmp_path / "file")
     past = PastPageCache(4096 + MIB)
-    parts = (HEADER, memoryview(DATA))
-    assert past.create(lambda flags: os.open("/proc/self/comm", os.O_RDWR | flags), parts) is None
-    assert past.create(lambda flags: opened(tmp_path / "file", flags), parts) is None
-    assert not (tmp_path / "file").exists()
+    assert past.create(kernel.create, (HEADER, memoryview(DATA)[1:]), Past.SLOWLY) is None
+    assert kernel.asked == [0]
 
 
-def test_an_error_of_the_disk_is_told_and_leaves_nothing_open(
-    tmp_path: Path,
-) -> None:
-    made: list[int] = []
+def test_where_a_file_system_has_no_such_way_it_is_not_asked_again() -> None:
+    asked: list[int] = []
 
     def refused(flags: int) -> int:
+        asked.append(flags)
+        raise OSError(errno.EINVAL, "no such way")
+
+    past = PastPageCache(4096 + MIB)
+    for _ in range(2):
+        assert past.create(refused, (HEADER, memoryview(DATA)), Past.SLOWLY) is None
+    assert asked == [0, os.O_DIRECT]
+
+
+def test_an_error_of_the_disk_is_told_and_leaves_nothing_open(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def for_reading(flags: int) -> int:
         made.append(os.open(tmp_path / "file", os.O_RDONLY | os.O_CREAT | flags))
         return made[-1]
 
     past = PastPageCache(4096 + MIB)
-    with pytest.raises(OSError, match="Bad file descriptor"):  # an error that says something else
-        past.create(refused, (HEADER, memoryview(DATA)))
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(made[0])
+    for wanted in (Past.AT_ONCE, Past.SLOWLY):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            past.create(for_reading, (HEADER, memoryview(DATA)), wanted)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(made[-1])
 
 
-def test_a_block_that_its_reader_has_is_kept_but_not_in_the_page_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [MIB, MIB - 1])
+def test_a_block_that_its_reader_has_is_kept_but_not_in_the_page_cache(
+    tmp_path: Path, length: int
+) -> None:
     folder = tmp_path / "blocks"
     blocks = BlockFiles(folder, block_size=MIB, limit_bytes=1 << 30, min_free_fraction=0.0)
     blocks.scan()
-    assert blocks.write(FILE, 0, 0, DATA, MIB, is_read=True)
+    assert blocks.write(FILE, 0, 0, DATA[:length], length, Past.SLOWLY)
     (path,) = (each for each in folder.rglob("*") if each.is_file())
-    was_in_page_cache = is_in_page_cache(path)
+    assert blocks.bytes_used == path.stat().st_blocks * 512
+    with path.open("rb+") as file:
+        os.fdatasync(file.fileno())  # what the disk has is forgotten soon after
+    stays = 100 if length == MIB else 0  # without the first way a part of a page stays
+    while is_in_page_cache(path) and stays:
+        stays -= 1
+        time.sleep(0.02)
     blocks.close()
 
     again = BlockFiles(folder, block_size=MIB, limit_bytes=1 << 30, min_free_fraction=0.0)
-    assert again.read(FILE, 0, 0, MIB) == DATA
+    assert again.read(FILE, 0, 0, length) == DATA[:length]
     again.close()
-    assert not was_in_page_cache
+    assert stays or length < MIB
 
 
 def test_the_same_block_for_a_reader_who_is_yet_to_come_stays_in_the_page_cache(
@@ -109,11 +168,11 @@ def test_the_same_block_for_a_reader_who_is_yet_to_come_stays_in_the_page_cache(
 
 @pytest.mark.parametrize(
     ("streamed", "backlog_blocks", "told"),
-    [(True, 4, True), (False, 4, False), (True, 1, False)],
+    [(True, 4, Past.SLOWLY), (False, 4, Past.NO), (True, 1, Past.AT_ONCE)],
     ids=["a stream", "not a stream", "a stream that is faster than the disk"],
 )
 async def test_the_writers_hear_what_is_read_as_it_comes(
-    streamed: bool, backlog_blocks: int, told: bool
+    streamed: bool, backlog_blocks: int, told: Past
 ) -> None:
     blocks, remote = DictBlocks(), Remote()
     async with cache_over(blocks, backlog=backlog_blocks * BLOCK) as cache:
@@ -121,4 +180,4 @@ async def test_the_writers_hear_what_is_read_as_it_comes(
         file.begin(0, BLOCK, urgent=False, streamed=streamed)
         await until(lambda: blocks.present(b"f", 0, 0, BLOCK))
         file.close()
-    assert blocks.is_read == {(b"f", 0): told}
+    assert blocks.past == {(b"f", 0): told}
