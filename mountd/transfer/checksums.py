@@ -15,12 +15,13 @@ import crc32c
 from mountd.errors import RemoteError
 from mountd.remotes.local_tree import version_of
 from mountd.remotes.optional_doors import checksums_in
+from mountd.remotes.part_digests import in_words, is_of_parts, made_by
 from mountd.transfer.items import Item
 from mountd.transfer.links import read_target
 from mountd.transfer.plan import Copy, has_same_time
 from mountd.transfer.side import Side, time_of
 
-Sums = Mapping[str, str]  # in hex, by the names of SUMS
+Sums = Mapping[str, str]  # in hex, by the names of SUMS, or of part_digests.py
 
 _PIECE_BYTES: Final = 8 << 20
 _MD5: Final = re.compile(r'"?([0-9a-f]{32})"?', re.ASCII)
@@ -67,11 +68,15 @@ SUMS: Final = tuple(_MAKERS)
 
 def added_up(fd: int, size: int, names: Iterable[str]) -> dict[str, str]:
     """Of the first `size` bytes; of fewer where there are no more."""
-    digests = {name: _MAKERS[name]() for name in names}
+    digests = {name: _made(name, size) for name in names}
     for piece in _pieces(fd, size):
         for digest in digests.values():
             digest.update(piece)
     return {name: digest.hexdigest() for name, digest in digests.items()}
+
+
+def _made(name: str, size: int) -> _Digest:
+    return made_by(name, size) if is_of_parts(name) else _MAKERS[name]()
 
 
 def sums_of(side: Side, item: Item) -> dict[str, str]:
@@ -91,9 +96,10 @@ def told_sums(side: Side, item: Item) -> Sums:
     return _known(found.sums, found.md5)
 
 
-def one_of(told: Sums, names: Iterable[str] = SUMS) -> str:
-    """The name of the quickest that is told; "" for none."""
-    return next((name for name in SUMS if name in told and name in names), "")
+def one_of(told: Sums, *, is_strong: bool = False) -> str:
+    """The name of the quickest that is told; "" for none. `is_strong`: no CRC of 32 bits."""
+    names = (*SUMS, *filter(is_of_parts, told))
+    return next((n for n in names if n in told and not (is_strong and n in _WEAK)), "")
 
 
 def sum_here(side: Side, item: Item, name: str) -> str:
@@ -105,10 +111,10 @@ def sum_here(side: Side, item: Item, name: str) -> str:
 def difference(one: Sums, other: Sums) -> str | None:
     """In words, how they differ; "" where what both tell agrees; None where they tell nothing
     that can be compared."""
-    names = [name for name in SUMS if name in one and name in other]
+    names = [name for name in (*SUMS, *filter(is_of_parts, one)) if name in one and name in other]
     for name in names:
         if one[name] != other[name]:
-            return f"its {name.upper()} is {one[name]}, and {other[name]}"
+            return f"its {in_words(name)} is {one[name]}, and {other[name]}"
     return "" if names else None
 
 
@@ -161,8 +167,7 @@ def _told_both(
 
 def _wanted(told: Sums) -> list[str]:
     """One that proves it, else one that may disprove it."""
-    strong = one_of(told, [name for name in SUMS if name not in _WEAK])
-    return [strong or one_of(told)] if told else []
+    return [one_of(told, is_strong=True) or one_of(told)] if told else []
 
 
 def _sums_here(side: Side, item: Item, names: Iterable[str]) -> Sums:
@@ -179,7 +184,7 @@ def _told(side: Side, item: Item) -> tuple[Sums, int]:
 
 
 def _known(sums: Sums, md5: str) -> Sums:
-    found = {name: value for name, value in sums.items() if name in _MAKERS and value}
+    found = {n: value for n, value in sums.items() if value and (n in _MAKERS or is_of_parts(n))}
     return found | ({"md5": md5} if md5 else {})
 
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import anycrc
 import boto3
 import crc32c
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mountd.cli import main
+from mountd.remotes.part_digests import is_of_parts, made_by, named
 from mountd.remotes.s3_checksums import checksums_in_answer
 from mountd.transfer.checksums import SUMS, added_up, difference, one_of
 from tests.servers.nextcloud.launch import NextcloudServer
@@ -106,8 +110,8 @@ def boto(s3: S3Server) -> Iterator[Any]:
 
 
 def digest_of(name: str, data: bytes) -> bytes:
-    if name == "SHA256":
-        return hashlib.sha256(data).digest()
+    if name.startswith("SHA"):
+        return hashlib.new(name, data, usedforsecurity=False).digest()
     crc = zlib.crc32(data) if name == "CRC32" else int(crc32c.crc32c(data))
     return crc.to_bytes(4, "big")
 
@@ -145,17 +149,61 @@ def test_the_crcs_of_parts_are_put_together_to_that_of_all_bytes(
     assert f"its {name} is" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("reason", ["sha", "denied"])
-def test_parts_that_tell_nothing_of_the_whole_are_counted(
-    s3: S3Server, boto: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], reason: str
+@pytest.mark.parametrize("sizes", [(70_000, 70_000, 5), (70_000, 5, 40_000, 0)])
+@pytest.mark.parametrize("name", ["SHA1", "SHA256"])
+def test_a_sha_of_the_parts_shas_is_compared_in_the_same_parts(
+    s3: S3Server,
+    boto: Any,
+    tmp_path: Path,
+    name: str,
+    sizes: Sequence[int],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    s3.set_knobs(small_parts=True, page_size=2)
+    whole = upload_in_parts(boto, "big", sizes, name)
+    out = tmp_path / "out"
+    assert copy("s3://b", out, "--verify") == 0
+    assert (out / "big").read_bytes() == whole
+    assert "not compared" not in capfd.readouterr().out
+    s3.clear_log()
+    assert copy("s3://b", out, "--verify") == 0
+    assert "0 files to copy" in capfd.readouterr().out
+    assert s3.log(op="GetObject") == []
+    with (out / "big").open("r+b") as file:
+        file.seek(70_002)
+        file.write(b"x")
+    assert copy("s3://b", out, "--verify") == 0  # what is here and is not that, is fetched again
+    assert (out / "big").read_bytes() == whole
+    s3.faults({"op": "GetObject", "flip_at": 70_002})
+    assert copy("s3://b", tmp_path / "other", "--verify") == 1
+    assert f"its {name} of parts is" in capfd.readouterr().err
+
+
+def test_parts_that_nobody_may_ask_for_are_counted(
+    s3: S3Server, boto: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     s3.set_knobs(small_parts=True)
-    name = "SHA256" if reason == "sha" else "CRC32C"
-    upload_in_parts(boto, "big", (70_000, 5), name)
-    if reason == "denied":
-        s3.faults({"op": "GetObjectAttributes", "status": 403})
+    upload_in_parts(boto, "crc", (70_000, 5), "CRC32C")
+    upload_in_parts(boto, "sha", (70_000, 5), "SHA256")
+    s3.faults({"op": "GetObjectAttributes", "status": 403})
     assert copy("s3://b", tmp_path / "out", "--verify") == 0
-    assert "not compared" in capfd.readouterr().out
+    assert "2 not compared" in capfd.readouterr().out
+
+
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), piece=st.integers(1, 20))
+def test_a_sum_of_parts_is_that_of_their_sums_however_the_bytes_come(
+    sizes: list[int], piece: int
+) -> None:
+    data = bytes(range(sum(sizes)))
+    ends = list(accumulate(sizes))
+    parts = [data[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    expected = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
+    name = named("sha256", sizes)
+    digest = made_by(name, len(data))
+    for start in range(0, len(data), piece):
+        digest.update(data[start : start + piece])
+    assert is_of_parts(name)
+    assert digest.hexdigest() == expected.hexdigest()
 
 
 def test_sums_are_added_up_and_compared_by_what_both_tell(tmp_path: Path) -> None:
