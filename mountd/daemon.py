@@ -191,7 +191,7 @@ class Daemon:
         self.status.pins = self.keeping.pins.status
         self.set_aside = SetAside(folder.path)
         self.status.set_aside = lambda: self.set_aside.names
-        self.supervision = Supervision.from_environment(self._life)
+        self.supervision = Supervision.from_environment(self._life, going_on.is_successor)
         self.stopping = Stopping(
             *(plan, self.fs, self.fuse, self.write_back, self.remote, going_on, self.status),
             self.supervision.look,

@@ -127,13 +127,13 @@ def _checked(plan: MountPlan) -> MountPlan:
 
 
 def _serve(plan: MountPlan, ready: ReadyPipe, log_dir: Path | None) -> NoReturn:
-    from mountd.kept.descriptors import left_behind
+    from mountd.kept.store import left_to_us
     from mountd.logs import setup_logging
 
-    left = left_behind()
+    setup_logging(plan.settings, log_dir)
+    left = left_to_us()
     if left is None:
         plan = _checked(plan)
-    setup_logging(plan.settings, log_dir)
     from mountd import daemon  # only here: it brings trio, pyfuse3 and the caches
     from mountd.kept.going_on import GoingOn
 

@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
     parsed = parser.read(arguments)
     if os.geteuid() != 0:
         raise StartError("only root can set them; as root, type: mountd tune MOUNTPOINT")
-    mount = find_mount(_path_of(parsed.mount, parsed.config))
+    mount = find_mount(path_of(parsed.mount, parsed.config))
     from mountd.fusefs.kernel import tune
 
     warning = tune(Path(mount.path)).warning()
@@ -36,7 +36,8 @@ def run(arguments: Sequence[str]) -> int:
     return ExitCode.OK
 
 
-def _path_of(text: str, config_named: str | None) -> Path:
+def path_of(text: str, config_named: str | None) -> Path:
+    """Of a mount point, or of the mount NAME of a config file."""
     if "/" in text:
         return Path(text)
     section = load_config(config_named).mounts.get(text)

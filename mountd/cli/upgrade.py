@@ -9,6 +9,7 @@ from typing import Any
 from mountd.cli.arguments import Parser
 from mountd.cli.refresh import daemon_of, locate
 from mountd.cli.successor import is_there
+from mountd.cli.tune import path_of
 from mountd.control.client import DaemonGone, NotAnswering, request
 from mountd.errors import ExitCode, StartError
 from mountd.mount_table import Mount
@@ -23,13 +24,16 @@ def run(arguments: Sequence[str]) -> int:
     comes. Raises StartError; then the old code goes on, unless it had ended already."""
     parser = Parser(
         "upgrade",
-        "Has the daemon of MOUNTPOINT go on with the code and the config file of now. The mount "
+        "Has the daemon of a mount go on with the code and the config file of now. The mount "
         "and open files stay; calls wait for a second or two.",
     )
-    parser.add_argument("path", metavar="MOUNTPOINT", type=Path)
+    parser.add_argument(
+        "mount", metavar="MOUNTPOINT | NAME", help="NAME: a mount of the config file"
+    )
+    parser.add_config()
     parsed = parser.read(arguments)
     import_module("mountd.daemon")  # what can't be imported must not be gone on with
-    mount, _ = locate(parsed.path)
+    mount, _ = locate(path_of(parsed.mount, parsed.config))
     by_s = time.monotonic() + _GOES_ON_WITHIN_S
     socket_path, before = _begin(mount, by_s)
     by_s = max(by_s, time.monotonic() + _GOES_ON_WITHIN_S)

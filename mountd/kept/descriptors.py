@@ -1,8 +1,9 @@
 """Who keeps the connection's descriptor and the record while this process may die, and what a
 former process has left there.
 
-Either the parent that put mountd in the background (mountd/kept/keeper.py), or nobody: then only
-`mountd upgrade` has a successor, which is this same process with new code.
+Either the parent that put mountd in the background (mountd/kept/keeper.py), or the service manager
+(mountd/kept/store.py), or nobody: then only `mountd upgrade` has a successor, which is this same
+process with new code.
 """
 
 import array
@@ -27,6 +28,7 @@ class Left:
 
     connection: int
     record: int
+    names: tuple[str, str] = ("", "")  # of both, where a service manager keeps them
 
     def close(self) -> None:
         os.close(self.connection)
@@ -77,6 +79,11 @@ class Keeper:
         """The socket to the parent, for the same process with new code."""
         return self._socket.fileno() if self._socket is not None else None
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the same process with new code is to be given."""
+        return {KEEPER: str(self.fd)} if self.fd is not None else {}
+
     def keep(self, connection: int, record: int) -> None:
         """Both are kept from now on, in place of what was kept before."""
         fds = array.array("i", (connection, record)).tobytes()
@@ -89,6 +96,9 @@ class Keeper:
     def serves(self) -> None:
         """The path answers."""
         self._send(b"serves")
+
+    def settle(self) -> None:
+        """What could not be told before is told now."""
 
     def let_go(self) -> None:
         """Nobody is to go on: the mount is about to be taken away. Harmless a second time."""

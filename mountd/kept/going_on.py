@@ -22,8 +22,9 @@ from mountd.fusefs.operations import Operations
 from mountd.fusefs.successor import SuccessorOperations
 from mountd.fusefs.takeover import Greeting, Successor
 from mountd.kept import told
-from mountd.kept.descriptors import KEEPER, KEPT, Keeper, Left, connection_number
-from mountd.kept.record import Record, Unsound
+from mountd.kept.descriptors import KEPT, Left, connection_number
+from mountd.kept.record import Record, Unsound, supersede
+from mountd.kept.store import kept_by
 from mountd.mount_table import Mount, mount_at, read_mounts
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.restoring import Noted, restore
@@ -48,11 +49,11 @@ class GoingOn:
         *,
         mounts: Callable[[], list[Mount]] = read_mounts,
     ) -> None:
-        self._keeper = Keeper()
+        self._keeper = kept_by(left)
         self._mounts = mounts
         self.plan = plan
         self._record: Record | None = None
-        self._connection = -1
+        self._connection = self._former_fd = -1
         self.is_upgrading = False
         self._told_s = -math.inf  # by a signal to end
         if left is not None:
@@ -66,7 +67,7 @@ class GoingOn:
         try:
             self._record = self._former(left)
             self._connection = left.connection
-            os.close(left.record)
+            self._former_fd = left.record
         except StartError as error:
             if isinstance(error, CannotGoOn):
                 self._say_lost(error)
@@ -143,6 +144,8 @@ class GoingOn:
             for handle in filter(fs.files.has, record.inodes()):
                 fs.files.describe(handle)
             self._keep(record.fd)
+            supersede(self._former_fd)
+            os.close(self._former_fd)
 
     def mount(
         self, fuse: FuseMount, fs: FileSystem, operations: Operations, options: set[str]
@@ -194,12 +197,15 @@ class GoingOn:
 
     def serves(self) -> None:
         """The path answers."""
+        if self._record is not None:
+            self._record.serves()
         self._keeper.serves()
 
     async def describe(self, fs: FileSystem) -> None:
         """Notes what is open for longer, until cancelled."""
         while True:
             await trio.sleep(DESCRIBED_WITHIN_S)
+            self._keeper.settle()
             for handle in self._record.undescribed if self._record is not None else ():
                 fs.files.describe(handle)
 
@@ -242,8 +248,8 @@ class GoingOn:
         self._execute({}, ())
 
     def _execute(self, more: dict[str, str], fds: tuple[int, ...]) -> NoReturn:
+        more |= self._keeper.environment
         if self._keeper.fd is not None:
-            more |= {KEEPER: str(self._keeper.fd)}
             fds = (*fds, self._keeper.fd)
         for fd in fds:
             os.set_inheritable(fd, True)

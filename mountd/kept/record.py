@@ -13,17 +13,22 @@ import mmap
 import os
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Self
 
 from crc32c import crc32c
 
 from mountd.fusefs.takeover import Greeting
+from mountd.kept.attempts import ATTEMPTS_BYTES, Attempts
 from mountd.vfs.notes import NotedDirectory, NotedFile, NotedListing
 
 _MAGIC: Final = b"mtdkept\n"
-_FORMAT: Final = 1
-# magic, format, generation, lengths of request, answer and terms, CRC of those three
+_FORMAT: Final = 2
+# magic, format, generation, edition, lengths of request, answer and terms
 _HEAD: Final = struct.Struct("<8sIIIIII")
+_CRC: Final = struct.Struct("<I")  # of the head and of those three, which follow the attempts
+_ATTEMPTS_AT: Final = _HEAD.size + _CRC.size
+_PARTS_AT: Final = _ATTEMPTS_AT + ATTEMPTS_BYTES
 _RECORD: Final = struct.Struct("<IHBQ")  # CRC of what follows it, length of the body, kind, id
 _AFTER_CRC: Final = 4
 _FILE: Final = struct.Struct("<QQBQqH")  # number, parent, flags, size, mtime, length of the key
@@ -49,6 +54,67 @@ class Unsound(Exception):
     """It is no record, or of another format: it can't be gone on with."""
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """`generation`: how many processes had this mount before the one that writes here; `edition`:
+    how often that one wrote its record anew. Of several records of a mount the highest holds."""
+
+    generation: int
+    edition: int
+    greeting: Greeting
+    terms: bytes
+    ends_at: int  # the slots begin there
+
+    @property
+    def number(self) -> tuple[int, int]:
+        return self.generation, self.edition
+
+    @classmethod
+    def read(cls, fd: int) -> Self:
+        """Raises Unsound, OSError."""
+        return cls.of(_content(fd))
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Raises Unsound."""
+        magic, number, generation, edition, *lengths = _HEAD.unpack_from(data)
+        ends_at = _PARTS_AT + sum(lengths)
+        if magic != _MAGIC or number != _FORMAT or ends_at + _SLOTS_BYTES > len(data):
+            raise Unsound("the record is of another format")
+        parts, at = [], _PARTS_AT
+        for length in lengths:
+            parts.append(data[at : at + length])
+            at += length
+        greeting = Greeting(parts[0], parts[1])
+        crc = crc32c(data[: _HEAD.size] + data[_PARTS_AT:ends_at])
+        if _CRC.unpack_from(data, _HEAD.size) != (crc,) or not greeting.is_sound():
+            raise Unsound("the record's head is damaged")
+        return cls(generation, edition, greeting, parts[2], ends_at)
+
+
+def _content(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    if not _PARTS_AT <= size <= _MOST_BYTES:
+        raise Unsound("the record has another length")
+    return os.pread(fd, size, 0)
+
+
+def note_start(fd: int, now_s: float) -> bool:
+    """In the record of `fd`: a process is about to go on with it. False where too many tried
+    before, or in vain for too long; then it is not noted. Raises OSError."""
+    attempts = Attempts.unpack(os.pread(fd, ATTEMPTS_BYTES, _ATTEMPTS_AT)).begun(now_s)
+    if attempts is None:
+        return False
+    os.pwrite(fd, attempts.pack(), _ATTEMPTS_AT)
+    return True
+
+
+def supersede(fd: int) -> None:
+    """There is a later one, whether or not whoever keeps this one was told so: it is none any more,
+    because what it says of the mount grows old."""
+    os.pwrite(fd, bytes(len(_MAGIC)), 0)
+
+
 class Record:
     """`Notes` that a successor reads. `terms` is what the kernel was told for good; a successor
     with others can't go on. `moved` is called with a new descriptor before it is used."""
@@ -57,6 +123,8 @@ class Record:
         self.greeting = greeting
         self.terms = terms
         self.generation = generation
+        self._edition = 0
+        self._attempts = Attempts()
         self.moved: Callable[[int], None] = lambda fd: None
         self._notes: dict[int, dict[int, bytes]] = {kind: {} for kind in _KINDS}
         self.fd = -1
@@ -76,22 +144,11 @@ class Record:
     def read(cls, fd: int) -> Self:
         """What a former process has noted, to be gone on with in a record of our own; `fd` stays
         the caller's. Raises Unsound, OSError."""
-        size = os.fstat(fd).st_size
-        if not _HEAD.size <= size <= _MOST_BYTES:
-            raise Unsound("the record has another length")
-        data = os.pread(fd, size, 0)
-        magic, number, generation, *lengths, crc = _HEAD.unpack_from(data)
-        end = _HEAD.size + sum(lengths)
-        if magic != _MAGIC or number != _FORMAT or end + _SLOTS_BYTES > len(data):
-            raise Unsound("the record is of another format")
-        parts, at = [], _HEAD.size
-        for length in lengths:
-            parts.append(data[at : at + length])
-            at += length
-        greeting = Greeting(parts[0], parts[1])
-        if crc32c(data[_HEAD.size : end]) != crc or not greeting.is_sound():
-            raise Unsound("the record's head is damaged")
-        record = cls(greeting, parts[2], generation + 1)
+        data = _content(fd)
+        head = Head.of(data)
+        record = cls(head.greeting, head.terms, head.generation + 1)
+        record._attempts = Attempts.unpack(data[_ATTEMPTS_AT:_PARTS_AT])
+        end = head.ends_at
         for at in range(end, end + _SLOTS_BYTES, _SLOT.size):
             handle, number_, salted = _SLOT.unpack_from(data, at)
             if handle and salted == handle ^ number_ ^ _SALT:
@@ -198,6 +255,12 @@ class Record:
         """Numbers made of an identity that stand for something else."""
         return frozenset(self._notes[EDITED])
 
+    def serves(self) -> None:
+        """Whoever goes on with it next has not tried in vain yet."""
+        self._attempts = self._attempts.served()
+        if self._map is not None:
+            self._map[_ATTEMPTS_AT:_PARTS_AT] = self._attempts.pack()
+
     def close(self) -> None:
         if self._map is not None:
             self._map.close()
@@ -230,19 +293,21 @@ class Record:
     def _begin(self) -> None:
         """A new memfd with all that holds; the old one is good until it is handed over."""
         old_map, old_fd = self._map, self.fd
+        self._edition += 1
         parts = (self.greeting.request, self.greeting.answer, self.terms)
-        text = b"".join(parts)
         head = _HEAD.pack(
-            *(_MAGIC, _FORMAT, self.generation), *(len(part) for part in parts), crc32c(text)
+            *(_MAGIC, _FORMAT, self.generation, self._edition), *(len(part) for part in parts)
         )
+        text = b"".join(parts)
+        crc = _CRC.pack(crc32c(head + text))
         notes = [(k, i, b) for k, kept in self._notes.items() for i, b in kept.items()]
-        begin = len(head) + len(text)
+        begin = _PARTS_AT + len(text)
         live = begin + _SLOTS_BYTES + sum(_RECORD.size + len(b) for _, _, b in notes)
         self._size = max(_LEAST_BYTES, 4 * live)
         self.fd = os.memfd_create("mountd-kept", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, self._size)
         self._map = mmap.mmap(self.fd, self._size)
-        self._map[:begin] = head + text
+        self._map[:begin] = head + crc + self._attempts.pack() + text
         self._at = begin + _SLOTS_BYTES
         if old_map is None:  # the lowest are used first: few pages
             self._free = list(range(self._at - _SLOT.size, begin - 1, -_SLOT.size))
@@ -253,6 +318,7 @@ class Record:
         if old_map is not None:
             self.moved(self.fd)
             old_map.close()
+            supersede(old_fd)
             os.close(old_fd)
 
     def _replay(self, data: bytes, at: int) -> None:

@@ -6,6 +6,8 @@ the manager's watchdog ends the process. Without a manager nothing runs.
 
 import faulthandler
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,7 @@ LOOK_EVERY_S = 5.0
 # Asked for again at each look while it starts or stops, so the manager's own TimeoutStartSec and
 # TimeoutStopSec only end a daemon whose loop says nothing. What bounds a drain is stop_timeout_s.
 EXTEND_S = 30.0
+WAITED_FOR_S = 60.0  # and what was asked for last: 90 s, which is the keeper's patience, too
 _USEC = 1_000_000
 _NOT_TAKEN = {"refused": ", but refuses writes", "full": ", but full"}
 
@@ -41,24 +44,34 @@ class Supervision:
         notifier: Notifier,
         life: Callable[[], Life],
         watchdog_s: float | None = None,
+        *,
+        starts_within_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`watchdog_s`: how often the manager wants to hear from us; None where it has no watch."""
+        """`watchdog_s`: how often the manager wants to hear from us; None where it has no watch.
+        A start that takes longer than `starts_within_s` is as good as a loop that is stuck."""
         self._notifier = notifier
         self._life = life
         self._watches = watchdog_s is not None
         self._every_s = min(LOOK_EVERY_S, watchdog_s or LOOK_EVERY_S)
+        self._clock = clock
+        self._starts_by_s = clock() + starts_within_s
         self._told: dict[str, str | int] = {}
         self._last = Life("starting", "starting")
         self._complained = False
 
     @classmethod
-    def from_environment(cls, life: Callable[[], Life]) -> "Supervision":
-        """For the manager that started this process, if one did."""
+    def from_environment(
+        cls, life: Callable[[], Life], is_waited_for: bool = False
+    ) -> "Supervision":
+        """For the manager that started this process, if one did. `is_waited_for`: calls on the
+        mount wait until this process serves it."""
         notifier = Notifier.from_environment()
         if notifier.is_listened_to and not faulthandler.is_enabled():
             # The watchdog's SIGABRT then writes to the journal where each thread is stuck.
             faulthandler.enable()
-        return cls(notifier, life, watchdog_interval_s())
+        starts_within_s = WAITED_FOR_S if is_waited_for else math.inf
+        return cls(notifier, life, watchdog_interval_s(), starts_within_s=starts_within_s)
 
     @property
     def is_heard(self) -> bool:
@@ -91,6 +104,8 @@ class Supervision:
         self._notifier.send(STATUS=f"failed: {error}")
 
     def _due(self, life: Life) -> dict[str, str | int]:
+        if life.state == "starting" and self._clock() > self._starts_by_s:
+            return {}
         once: dict[str, str | int] = {"STATUS": life.words}
         if life.state == "ready":
             once["READY"] = 1

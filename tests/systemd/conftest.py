@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers.s3.launch import S3Server
 from tests.systemd.machine import BIN, REPOSITORY, Machine, NoMachine, booted
+from tests.systemd.storage import DROP_IN, HANG, HOOK, UNIT, configure
 
 INSTALL = (f"{REPOSITORY}/scripts/install-systemd", "--mountd", f"{BIN}/mountd")
 
@@ -22,3 +24,24 @@ def bare_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 def machine(bare_machine: Machine) -> Machine:
     bare_machine.run(*INSTALL)
     return bare_machine
+
+
+@pytest.fixture
+def storage(machine: Machine, s3_server: S3Server) -> Iterator[Machine]:
+    """s3://b on /storage, set up as docs/systemd.md says, not started."""
+    s3_server.put("b", "hello.txt", b"hello\n")
+    configure(machine, s3_server)
+    machine.run("rm", "-f", DROP_IN)
+    machine.write(HOOK, HANG)
+    machine.shell("systemctl daemon-reload; install -d -o mountd -g mountd /storage")
+    machine.begin_journal()
+    yield machine
+    s3_server.clear_faults()
+    s3_server.release()
+    s3_server.accept_connections()
+    machine.run("systemctl", "kill", "--signal=SIGKILL", UNIT, check=False)
+    machine.shell(
+        f"rm -f /run/hooked*; systemctl stop {UNIT}; systemctl reset-failed {UNIT} || true;"
+        "umount -il /storage || true; rm -rf /var/lib/mountd/* /etc/credstore/*",
+        check=False,
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY, BIN = "/opt/mountd-test/repository", "/opt/mountd/bin"
+PYTHON = "/opt/mountd-test/venv/bin/python"
 _BOOT_TIMEOUT_S = 60.0
 _WAIT_S = 60.0  # for what is promised within seconds: the machines that test are busy
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -35,6 +36,7 @@ class Machine:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
+        self._journal_from: tuple[str, ...] = ()
 
     def run(
         self, *command: str, check: bool = True, timeout_s: float = 120
@@ -84,8 +86,15 @@ class Machine:
             time.sleep(0.2)
 
     def journal(self, name: str) -> str:
-        """What the unit and systemd said about it."""
-        return self.run("journalctl", "--no-pager", "-o", "cat", "-u", name, check=False).stdout
+        """What the unit and systemd said about it since `begin_journal`."""
+        command = ("journalctl", "--no-pager", "-o", "cat", "-u", name, *self._journal_from)
+        return self.run(*command, check=False).stdout
+
+    def begin_journal(self) -> None:
+        """What was said until now is of no interest."""
+        said = self.run("journalctl", "--no-pager", "-n1", "--show-cursor", check=False).stdout
+        cursor = said.rpartition("-- cursor: ")[2].strip()
+        self._journal_from = ("--after-cursor", cursor) if cursor else ()
 
     def put_mountd_there(self) -> None:
         """The programs of BIN, which run the code of this repository."""

@@ -16,6 +16,7 @@ FILES = {
     f"{UNITS}/mountd.target": "systemd/mountd.target",
     "usr/local/lib/sysusers.d/mountd.conf": "systemd/mountd.sysusers.conf",
     "usr/local/lib/tmpfiles.d/mountd.conf": "systemd/mountd.tmpfiles.conf",
+    "usr/local/lib/mountd/start": "systemd/start",
 }
 LINKS = {
     "usr/local/bin/mountd": "mountd",

@@ -147,3 +147,23 @@ def test_the_line_says_how_far_the_remote_is_behind_and_that_the_disk_is_full() 
     )
     assert last_words(0, 0, "/x") == "ended: all is on the remote"
     assert "set aside in /x" in last_words(0, 0, "/x", set_aside=True)
+
+
+def test_a_start_that_calls_wait_for_says_nothing_any_more_after_a_minute(
+    manager: socket.socket, notifier: Notifier
+) -> None:
+    """So that the manager ends it, although its loop lives."""
+    life, now_s = Life("starting", "starting: s3://b"), 100.0
+    supervision = Supervision(
+        notifier, lambda: life, 5.0, starts_within_s=60.0, clock=lambda: now_s
+    )
+    supervision.look()
+    now_s = 159.0
+    supervision.look()
+    assert heard(manager)[-1] == {"EXTEND_TIMEOUT_USEC=30000000", "WATCHDOG=1"}
+    now_s = 161.0
+    supervision.look()
+    assert heard(manager) == []
+    life = Life("ready", "serves s3://b")
+    supervision.look()
+    assert heard(manager) == [{"READY=1", "STATUS=serves s3://b", "WATCHDOG=1"}]
