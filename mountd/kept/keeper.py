@@ -7,10 +7,12 @@ with the connection. How it ends otherwise is how this ends. What this says goes
 which is the daemon's output.log. docs/surviving-a-crash.md
 """
 
+import errno
 import os
 import select
 import signal
 import socket
+import struct
 import sys
 import time
 
@@ -20,6 +22,21 @@ FIRST_DELAY_S, MOST_DELAY_S = 0.25, 4.0  # the first restart doesn't wait
 SERVES_WITHIN_S = 90.0  # a start that takes longer hangs: all that wait on the mount wait for it
 ENDING = (signal.SIGTERM, signal.SIGINT)
 GAVE_UP = 1
+
+# Of a daemon that is dead and can't be buried, because the kernel keeps a thread of it waiting.
+LOOK_EVERY_S, STEP_S = 2.0, 0.25
+FREES_AFTER_S, FREES_MORE_AFTER_S, ABORTS_AFTER_S = 1.0, 5.0, 30.0
+IN_HEADER = struct.Struct("=IIQ")  # the beginning of fuse_in_header: length, opcode, unique
+OUT_HEADER = struct.Struct("=IiQ")
+READ_BYTES = (1 << 20) + 4096
+MOST_AT_ONCE = 1000  # who asks again and again must not keep us here
+RESEND = 7  # FUSE_NOTIFY_RESEND
+# LOOKUP, READDIR, READDIRPLUS: whoever waits for one holds a directory's lock, and lost nothing.
+LOOKS = frozenset((1, 28, 44))
+# SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, SETXATTR, REMOVEXATTR, FSYNCDIR,
+# CREATE, RENAME2, TMPFILE hold one, too. None that has bytes of a file.
+CHANGES = frozenset((4, 6, 8, 9, 10, 11, 12, 13, 21, 24, 30, 35, 45, 51))
+CONNECTIONS = "/sys/fs/fuse/connections"
 
 
 def say(text: str) -> None:
@@ -100,30 +117,114 @@ class Keeper:
         self.start()
         if self.is_told:  # perhaps before there was anybody to pass it on to
             os.kill(self.pid, signal.SIGTERM)
-        poll = select.poll()
-        poll.register(self.ours, select.POLLIN)
-        poll.register(waker, select.POLLIN)
+        poll = self.polled(waker)
         self.by = time.monotonic() + SERVES_WITHIN_S if self.fds else None
         while True:
-            by = self.by
-            left = None if by is None or self.serves else max(0, by - time.monotonic())
-            ready = poll.poll(None if left is None else left * 1000 + 1)
-            for fd, _ in ready:
-                if fd == waker:
-                    os.read(waker, 4096)
-                else:
-                    self.hear()
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.pid, self.last = 0, pid
-                while select.select([self.ours], [], [], 0)[0]:
-                    self.hear()
+            wait = LOOK_EVERY_S if self.fds else None
+            status = self.look([fd for fd, _ in poll.poll(wait and wait * 1000)], waker)
+            if status is not None:
                 return status
-            if not ready:
+            if self.is_dead():
+                return self.bury(waker)
+            if self.by is not None and not self.serves and time.monotonic() > self.by:
                 say(f"the daemon {self.pid} does not serve within {SERVES_WITHIN_S:.0f} s")
                 self.crashes += [time.monotonic()] * MOST_CRASHES
                 os.kill(self.pid, signal.SIGKILL)
                 self.by = None
+
+    def polled(self, waker: int) -> "select.poll":
+        poll = select.poll()
+        for fd in (self.ours.fileno(), waker):
+            poll.register(fd, select.POLLIN)
+        return poll
+
+    def is_dead(self) -> bool:
+        """Whether it has ended but for a thread that the kernel keeps waiting: no signal tells of
+        that, nor a pidfd (tried on Linux 6.18, also with PIDFD_THREAD)."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0] == b"Z"
+        except OSError:
+            return False
+
+    def look(self, ready: list[int], waker: int) -> int | None:
+        """Hears what there is to hear; the status of waitpid if it has ended."""
+        if waker in ready:
+            os.read(waker, 4096)
+        if self.ours.fileno() in ready:
+            self.hear()
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if not pid:
+            return None
+        self.pid, self.last = 0, pid
+        while select.select([self.ours], [], [], 0)[0]:
+            self.hear()
+        return status
+
+    def bury(self, waker: int) -> int:
+        """The status of a dead daemon, once the kernel lets all of its threads go. One that tells
+        it to forget a name waits for the directory, which whoever has asked the daemon there holds
+        until he is answered: nobody could go on, and all would wait for ever. So he gets an error,
+        and where that doesn't help all do."""
+        began = time.monotonic()
+        is_said = is_aborted = False
+        poll = self.polled(waker)
+        while True:
+            status = self.look([fd for fd, _ in poll.poll(STEP_S * 1000)], waker)
+            if status is not None:
+                return status
+            waited = time.monotonic() - began
+            if not self.fds or waited < FREES_AFTER_S:
+                continue
+            if not is_said:
+                say(f"the daemon {self.pid} is dead, and the kernel keeps a thread of it waiting")
+                is_said = True
+            count = self.answer(more=waited > FREES_MORE_AFTER_S)
+            if count:
+                say(f"{count} calls on the mount get an error, so that another one can go on")
+            if waited > ABORTS_AFTER_S and not is_aborted:
+                is_aborted = True
+                self.abort()
+
+    def answer(self, *, more: bool) -> int:
+        """Answers what waits on the mount and may hold a directory with an error; how many that
+        were. The rest waits for who goes on."""
+        connection, count = self.fds[0], 0
+        try:
+            os.set_blocking(connection, False)
+            os.write(connection, OUT_HEADER.pack(OUT_HEADER.size, RESEND, 0))
+            for _ in range(MOST_AT_ONCE):
+                _, opcode, unique = IN_HEADER.unpack_from(os.read(connection, READ_BYTES))
+                # Many programs ask again by themselves after EINTR.
+                error = errno.EINTR if opcode in LOOKS else errno.EIO
+                if opcode in LOOKS or (more and opcode in CHANGES):
+                    try:
+                        os.write(connection, OUT_HEADER.pack(OUT_HEADER.size, -error, unique))
+                        count += 1
+                    except FileNotFoundError:  # who asked was killed
+                        pass
+        except OSError:  # that was all; or the mount is gone
+            pass
+        return count
+
+    def abort(self) -> None:
+        """Ends all that waits there with an error."""
+        number = ""
+        with open(f"/proc/self/fdinfo/{self.fds[0]}", encoding="ascii") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                number = value.strip() if name == "fuse_connection" else number
+        path = f"{CONNECTIONS}/{number or 'N'}/abort"
+        try:
+            with open(path, "w", encoding="ascii") as file:
+                file.write("1")
+        except OSError as error:
+            say(f"{path} can't be written to ({error.strerror}): all that wait on the mount wait "
+                f"until root types: echo 1 > {path}")  # fmt: skip
+        else:
+            say(
+                "all calls on the mount get an error: it is mounted again when the daemon has ended"
+            )
 
     def start(self) -> None:
         environment = dict(os.environ, MOUNTD_KEEPER_FD=str(self.theirs.fileno()))

@@ -1,7 +1,7 @@
 """Looks at our own mount: from a child. A thread of ours that waits for what this process was to
 answer can't be killed, and then the whole process can't: it keeps the cache locked and its end of
 the connection open, so nobody goes on, and all that wait there wait for ever. (Seen with SIGKILL
-during a syncfs: the leader was a zombie, its thread in `request_wait_answer`.)
+during a syncfs: the leader was a zombie, its thread in `wb_wait_for_completion`.)
 """
 
 from pathlib import Path

@@ -176,7 +176,7 @@ def test_a_daemon_ends_although_the_kernel_is_being_told_of_a_name_that_somebody
                 env=found.environment,
                 stderr=subprocess.DEVNULL,
             )
-            _wait_until_told(found.process.pid)
+            wait_until_told(found.process.pid)
             found.process.terminate()
             _wait_for_line(found.log, "SIGTERM: unmounting")
             found.process.terminate()
@@ -191,7 +191,7 @@ def test_a_daemon_ends_although_the_kernel_is_being_told_of_a_name_that_somebody
     assert "Traceback" not in found.log.read_text()
 
 
-def _wait_until_told(pid: int) -> None:
+def wait_until_told(pid: int) -> None:
     """Until a thread of the daemon waits in the kernel for the directory."""
     until_s = time.monotonic() + SOON_S
     while time.monotonic() < until_s:

@@ -1,0 +1,90 @@
+"""A daemon that is killed while the kernel keeps a thread of it waiting for its own mount."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.mount.surviving import TIMEOUT_S, in_background, is_alive, until
+from tests.mount.test_stopping import wait_until_told
+from tests.mount.test_surviving import HOLD, ends, python
+from tests.servers.s3.launch import S3Server
+
+pytestmark = [pytest.mark.fuse, pytest.mark.server]
+
+
+def test_who_holds_a_directory_that_a_dead_daemon_waits_for_gets_an_error_and_all_else_goes_on(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    s3_server.put("b", "d/f", b"bytes")
+    environment = s3_server.environment()
+    with in_background("s3://b", tmp_path, environment, metadata_ttl_s=1) as mount:
+        holding = python(HOLD.format(str(mount.path / "d" / "f")))
+        assert holding.stdout is not None
+        holding.stdout.readline()
+        time.sleep(1.2)  # until the listing of the root is too old
+        s3_server.faults({"op": "ListObjectsV2", "hold": True})
+        looks = subprocess.Popen(["stat", str(mount.path / "new")], stderr=subprocess.DEVNULL)
+        try:
+            s3_server.wait_for_requests(1, op="ListObjectsV2")
+            command = [sys.executable, "-m", "mountd", "refresh", str(mount.path / "d")]
+            refresh = subprocess.Popen(command, env=mount.environment, stderr=subprocess.DEVNULL)
+            wait_until_told(mount.pid)
+            keeper, first = mount.keeper, mount.pid
+            mount.after(lambda: os.kill(first, signal.SIGKILL))
+        finally:
+            s3_server.clear_faults()
+            s3_server.release()
+        assert looks.wait(TIMEOUT_S) == 1
+        refresh.wait(TIMEOUT_S)
+        assert "the kernel keeps a thread of it waiting" in mount.log()
+        assert (mount.keeper, mount.pid != first) == (keeper, True)
+        assert ends(holding) == 0
+        assert (mount.path / "d" / "f").read_bytes() == b"bytes"
+
+
+FILL = """
+import os, sys
+fd = os.open({!r}, os.O_CREAT | os.O_WRONLY)
+print(flush=True)
+for _ in range(64):
+    os.write(fd, bytes(1 << 20))
+"""
+
+
+def test_a_daemon_that_is_killed_while_it_has_the_kernel_hand_over_pages_ends_at_once(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    """A thread of its own that waited there could not be killed."""
+    s3_server.make_bucket("b")
+    s3_server.faults({"method": "PUT", "hold": True}, {"method": "POST", "hold": True})
+    environment = s3_server.environment()
+    with in_background("s3://b", tmp_path, environment, cache_size="16MiB") as mount:
+        writing = python(FILL.format(str(mount.path / "file")))
+        try:
+            # What is written finds no room until something is sent.
+            until(lambda: {"folio_wait_bit", "balance_dirty_pages"} & {waits_in(writing.pid)})
+            os.kill(mount.keeper, signal.SIGTERM)
+            until(lambda: any("wb_wait" in waits_in(pid) for pid in helpers(mount.pid)))
+            os.kill(mount.pid, signal.SIGKILL)
+            until(lambda: not is_alive(mount.keeper))
+        finally:
+            s3_server.clear_faults()
+            s3_server.release()
+        ends(writing)
+
+
+def helpers(pid: int) -> list[int]:
+    """All threads, and the children of each."""
+    tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    texts = " ".join((task / "children").read_text() for task in tasks)
+    return [*(int(task.name) for task in tasks), *map(int, texts.split())]
+
+
+def waits_in(pid: int) -> str:
+    """Where in the kernel."""
+    return Path(f"/proc/{pid}/wchan").read_text()
