@@ -131,14 +131,19 @@ class WriteBack:
         handle = self._fs.files.handle(fh)
         if not handle.writes:
             return
-        number = handle.node.number
-        change = self._journal.ledger.by_number.get(number)
+        number, ledger = handle.node.number, self._journal.ledger
+        change = ledger.by_number.get(number)
         if change is None or change.is_clean:
             return
-        left = await self.queue.drain(change.key, self._request_timeout_s)
-        now = self._journal.ledger.by_number.get(number)
-        if now is not None and now.conflict:
-            raise Stale(f"{now.conflict!r} changed on the remote; this is {now.key!r} now")
+        until_s = trio.current_time() + self._request_timeout_s
+        while True:
+            left = await self.queue.drain(change.key, max(0.0, until_s - trio.current_time()))
+            now = ledger.by_number.get(number)
+            if now is not None and now.conflict:
+                raise Stale(f"{now.conflict!r} changed on the remote; this is {now.key!r} now")
+            if left or now is None or now.is_clean or now.key == change.key:
+                break
+            change = now  # renamed meanwhile: at its old name nothing is left of it to be sent
         if left and now is not None and now.reason:
             raise NotSent(now.reason)
         if left:
