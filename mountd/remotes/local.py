@@ -11,11 +11,13 @@ expect is looked at right before the change, by `local_writes`: nothing enforces
 import os
 import stat as modes
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from mountd.config import Settings
 from mountd.config.source import Source
 from mountd.errors import NotFound, Unreachable, Unsupported
 from mountd.remotes.base import Body, Capabilities, Identity, Upload
+from mountd.remotes.local_root import RootDisk
 from mountd.remotes.local_tree import (
     LocalTree,
     check_version,
@@ -30,21 +32,24 @@ from mountd.types import Entry, Kind
 _PAGE_ENTRIES = 1000
 
 
-def open_local(source: Source, settings: Settings) -> "LocalStore":
-    """The store for file://; nothing is opened yet."""
-    return LocalStore("/" + source.prefix, settings.max_transfers)
+def open_local(source: Source, settings: Settings, folder: Path | None = None) -> "LocalStore":
+    """The store for file://; nothing is opened yet. `folder`: the cache folder, where there is one:
+    it is remembered there whether the directory was a mount point."""
+    root = "/" + source.prefix
+    mark = folder / "root-was-mounted" if folder is not None else None
+    return LocalStore(root, settings.max_transfers, RootDisk(root, mark))
 
 
 class LocalStore:
     """A RemoteStore over the directory `root`. Needs /proc.
 
     `ContainerMissing` is the root's own absence: a disk that is not mounted must not look like
-    files that were deleted. System calls on a dead network mount below `root` can't be given a
-    time limit here.
+    files that were deleted (`local_root`). System calls on a dead network mount below `root` can't
+    be given a time limit here.
     """
 
-    def __init__(self, root: str, max_parallel: int = 16) -> None:
-        self._tree = LocalTree(root)
+    def __init__(self, root: str, max_parallel: int = 16, disk: RootDisk | None = None) -> None:
+        self._tree = LocalTree(root, disk)
         self._writes = LocalWrites(self._tree)
         self._capabilities = Capabilities(
             strong_version=False,

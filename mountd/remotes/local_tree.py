@@ -20,6 +20,7 @@ from mountd.errors import (
     VersionChanged,
 )
 from mountd.remotes.local_modes import attributes_in
+from mountd.remotes.local_root import RootDisk
 from mountd.remotes.temporary_names import is_temporary
 from mountd.types import Entry, Kind
 
@@ -32,8 +33,9 @@ _CAN_BE_NO_SEGMENT = frozenset(("", ".", ".."))
 class LocalTree:
     """What is below the directory `root`, by key. Needs /proc."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, disk: RootDisk | None = None) -> None:
         self._root = root
+        self._disk = disk or RootDisk(root)
 
     @contextlib.contextmanager
     def opened(self, key: str) -> Iterator[tuple[int, Sequence[str]]]:
@@ -47,6 +49,7 @@ class LocalTree:
             fd = os.open(_path(root, key), os.O_PATH | os.O_CLOEXEC)
         try:
             with self.errors(key):
+                self._disk.check()  # after the open: what was found is on it
                 if os.fstat(fd).st_nlink == 0:
                     raise NotFound(f"{key!r} was deleted")
                 chain = _chain(root, key, os.readlink(f"/proc/self/fd/{fd}"))
@@ -64,17 +67,33 @@ class LocalTree:
 
     def error(self, key: str, error: OSError) -> RemoteError:
         """`ContainerMissing` is the root's own absence: a disk that is not mounted must not look
-        like files that were deleted."""
+        like files that were deleted, nor one that is dead."""
         what = f"{key!r}: {error.strerror}"
+        if error.errno in _NO_SUCH_NAME or error.errno == errno.ESTALE:
+            away = self._away()
+            if away is not None:
+                return away
         if error.errno in _NO_SUCH_NAME:
-            if not os.path.isdir(self._root):
-                return ContainerMissing(f"{self._root} is not there: {error.strerror}")
             return NotFound(what)
         if error.errno in (errno.EACCES, errno.EPERM):
             return Denied(what)
         if error.errno == errno.ESTALE:
             return VersionChanged(what)
         return Unreachable(what)
+
+    def _away(self) -> RemoteError | None:
+        """What is wrong with the root itself."""
+        try:
+            self._disk.check()
+        except RemoteError as error:
+            return error
+        except OSError as error:
+            if error.errno in _NO_SUCH_NAME:
+                return ContainerMissing(f"{self._root} is not there: {error.strerror}")
+            return Unreachable(f"{self._root}: {error.strerror}")
+        if not os.path.isdir(self._root):
+            return ContainerMissing(f"{self._root} is no directory")
+        return None
 
 
 def can_be_a_name(segment: str) -> bool:

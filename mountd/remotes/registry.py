@@ -30,7 +30,7 @@ def open_store(
         # Also with engine = "fsspec", whose local file system follows symlinks anywhere.
         from mountd.remotes.local import open_local
 
-        return open_local(source, settings)
+        return open_local(source, settings, folder)
     check_tls(settings, source.text)
     if settings.engine == "fsspec":
         from mountd.remotes.fsspec_store import open_fsspec

@@ -334,6 +334,34 @@ def test_a_local_directory_that_is_away_is_mounted_where_something_waits_for_it(
     assert (disk / "f").read_bytes() == b"1"
 
 
+def test_a_mount_point_whose_disk_is_not_mounted_is_no_empty_directory(
+    machine: Machine, tmp_path: Path
+) -> None:
+    disk, place = tmp_path / "disk", tmp_path / "place"
+    disk.mkdir()
+    place.mkdir()
+    (disk / "f").write_bytes(b"1")
+    subprocess.run(["mount", "--bind", disk, place], check=True)
+    try:
+        machine.environment["MOUNTD_METADATA_TTL_S"] = "0"
+        machine.mount(f"file://{place}")
+        assert os.listdir(machine.mountpoint) == ["f"]
+        subprocess.run(["umount", place], check=True)
+        (machine.mountpoint / "new").write_bytes(b"waits")
+        assert machine.run("flush", machine.mountpoint, "--timeout", "3").returncode == 75
+        assert sorted(os.listdir(machine.mountpoint)) == ["f", "new"]
+        kill(machine, machine.status()["pid"])
+        machine.mount(f"file://{place}")
+        assert (machine.mountpoint / "new").read_bytes() == b"waits"
+        assert sorted(os.listdir(machine.mountpoint)) == ["f", "new"]
+        assert os.listdir(place) == []
+        subprocess.run(["mount", "--bind", disk, place], check=True)
+        assert machine.run("flush", machine.mountpoint, "--timeout", "25").returncode == 0
+        assert (disk / "new").read_bytes() == b"waits"
+    finally:
+        subprocess.run(["umount", "-l", place], check=False, stderr=subprocess.DEVNULL)
+
+
 def test_refresh_shows_what_is_new_before_its_time(machine: Machine, s3_server: S3Server) -> None:
     machine.environment["MOUNTD_METADATA_TTL_S"] = "3600"
     machine.mount()
