@@ -21,8 +21,11 @@ logger = logging.getLogger(__name__)
 
 SEGMENT_SIZE: Final = 4 << 20
 RESERVE: Final = 256 << 10
+# Of the first one, where a full disk has no room for more: half of it is for any record.
+LEAST_SEGMENT: Final = 64 << 10
 SPARE: Final = "spare"
 SUFFIX: Final = ".log"
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def segment_path(folder: Path, first_lsn: int) -> Path:
@@ -54,7 +57,8 @@ class OpLog:
         """Begins a segment, which is on the disk when this returns: an epoch is never seen twice.
         Then `stale` segments go.
 
-        Raises OSError; where the disk is full, only if there is no spare segment either.
+        Raises OSError; where the disk is full, only if there is no spare segment either, nor room
+        for a small one.
         """
         self._folder = folder
         self._disk = disk
@@ -67,7 +71,7 @@ class OpLog:
         self._durable_lsn = next_lsn - 1
         self._names_changed = False
         self.last_lsn = next_lsn - 1
-        self._begin(0, TEMP_PREFIX + "log")
+        self._begin_first(TEMP_PREFIX + "log")
         self._disk.fdatasync(self._fd)
         # A process that wrote nothing left a segment with the same lsn: its epoch ends here.
         path = self._segments[0].path
@@ -93,7 +97,7 @@ class OpLog:
         with self._appending:
             lsn = self.last_lsn + 1
             data = frame(lsn, payload)
-            limit = self._limit if not reserve else self._limit + RESERVE
+            limit = self._end if reserve else self._limit
             if self._at + len(data) > limit:
                 self._make_room(len(data), reserve)
             done = self._disk.pwrite(self._fd, data, self._at)
@@ -110,10 +114,11 @@ class OpLog:
                 self._make_room(payload_size + 16, reserve=False)
 
     def rotate(self) -> None:
-        """Later records go to a new segment. Raises OSError, and then nothing changed."""
+        """Later records go to a new segment. Raises OSError, and then nothing changed: on a full
+        disk the spare is for records that have no room, and for the next start."""
         with self._appending:
             if self._at > HEADER_SIZE:
-                self._begin(0)
+                self._begin(0, may_take_spare=False)
 
     def make_durable(self, lsn: int) -> None:
         """The records up to this one are on the disk. Calls at the same time share one fdatasync.
@@ -211,16 +216,34 @@ class OpLog:
         try:
             self._begin(size)
         except OSError:
-            if not reserve or self._at + size > self._limit + RESERVE:
+            if not reserve or self._at + size > self._end:
                 raise
 
-    def _begin(self, size: int, name: str = "") -> None:
+    def _begin_first(self, name: str) -> None:
+        """Who can't begin can't send either, and then the disk stays full."""
+        capacity = SEGMENT_SIZE
+        while True:
+            try:
+                return self._begin(0, name, capacity=capacity)
+            except OSError as error:
+                if error.errno not in _FULL or capacity <= LEAST_SEGMENT:
+                    raise
+            capacity //= 2
+
+    def _begin(
+        self,
+        size: int,
+        name: str = "",
+        *,
+        capacity: int = SEGMENT_SIZE,
+        may_take_spare: bool = True,
+    ) -> None:
         """A new segment, with room for a record of `size` bytes; named `name` for now."""
-        capacity = max(SEGMENT_SIZE, HEADER_SIZE + size + RESERVE)
+        capacity = max(capacity, HEADER_SIZE + size + RESERVE if size else 0)
         first_lsn = self.last_lsn + 1
         final = segment_path(self._folder, first_lsn)
         path = self._folder / name if name else final
-        fd = self._make_file(path, capacity)
+        fd = self._make_file(path, capacity, may_take_spare)
         header = Header(first_lsn, self._durable_lsn, self._epoch, self._boot_id)
         try:
             if self._disk.pwrite(fd, pack_header(header), 0) != HEADER_SIZE:
@@ -232,9 +255,10 @@ class OpLog:
         with self._condition:
             self._segments.append(_Segment(final, fd, first_lsn, capacity))
             self._names_changed = True
-        self._fd, self._at, self._limit = fd, HEADER_SIZE, capacity - RESERVE
+        self._fd, self._at, self._end = fd, HEADER_SIZE, capacity
+        self._limit = capacity - min(RESERVE, capacity // 2)
 
-    def _make_file(self, path: Path, capacity: int) -> int:
+    def _make_file(self, path: Path, capacity: int, may_take_spare: bool) -> int:
         fd = self._disk.open_file(path, create=True)
         try:
             self._disk.allocate(fd, capacity)
@@ -242,7 +266,7 @@ class OpLog:
         except OSError as error:
             self._disk.close(fd)
             self._disk.unlink(path)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or capacity > SEGMENT_SIZE:
+            if error.errno not in _FULL or capacity > SEGMENT_SIZE or not may_take_spare:
                 raise
             spare = self._folder / SPARE
             try:
@@ -256,5 +280,5 @@ class OpLog:
         """A record was written in part: nothing of it stays."""
         with suppress(OSError):  # then its CRC says that it is none
             self._disk.truncate(self._fd, self._at)
-            self._disk.allocate(self._fd, self._limit + RESERVE)
+            self._disk.allocate(self._fd, self._end)
         raise OSError(errno.ENOSPC, "no room for a record in the log", str(self._folder))

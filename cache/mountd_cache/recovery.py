@@ -6,6 +6,7 @@ that can be opened again.
 """
 
 import logging
+import os
 import secrets
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
@@ -289,10 +290,11 @@ class _Recoverer:
         return [segment.path for segment in bad]
 
     def _cut(self, path: Path, size: int | None) -> None:
+        """Also of the room that was taken behind its end: on a full disk the next segment has no
+        other."""
         fd = self._disk.open_file(path)
         try:
-            if size is not None:
-                self._disk.truncate(fd, size)
+            self._disk.truncate(fd, os.fstat(fd).st_size if size is None else size)
             self._disk.fdatasync(fd)
         finally:
             self._disk.close(fd)

@@ -76,7 +76,10 @@ def _of_live(status: Mapping[str, Any], queue: Mapping[str, Any], source: str) -
         why = f", {taken}" if (taken := why_not_taken(status)) else ""
         line = f"{counted(failed, 'change')} failed{why}: see mountd queue {mountpoint}"
         if waiting:
-            line += f"; {waiting} more wait ({human_bytes(_number(queue, 'bytes'))} in all)"
+            be = "waits" if waiting == 1 else "wait"
+            line += f"; {waiting} more {be} ({human_bytes(_number(queue, 'bytes'))} in all)"
+            if not taken and (away := _why_not_sent(status, source)):
+                line += f"; {away}"
         return Verdict(Rank.FAILED, line)
     line = _unsent(queue, waiting, source) if waiting else _all_sent(status, queue, source)
     if status.get("quarantined"):

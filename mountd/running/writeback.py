@@ -1,5 +1,6 @@
 """What the write side runs as long as the mount lives: journal, queue, folding, draining."""
 
+import contextlib
 import logging
 import os
 import time
@@ -112,14 +113,25 @@ class WriteBack:
         while True:
             await trio.sleep(CHECKPOINT_EVERY_S)
             try:
-                checkpoint = self._journal.begin_checkpoint()
-                if checkpoint is not None:
-                    # Not to be abandoned: one thread at a time may have the database.
-                    await trio.to_thread.run_sync(self._journal.write_checkpoint, checkpoint)
-                    self._journal.end_checkpoint(checkpoint)
+                if await self._checkpointed():
                     going.worked()
+            except OSError as exc:
+                going.failed(exc)
+                # The disk may be full, and of what was sent.
+                with contextlib.suppress(OSError):
+                    await self._fs.writes.give_back()
             except Exception as exc:
                 going.failed(exc)
+
+    async def _checkpointed(self) -> bool:
+        """Whether there was something to write."""
+        checkpoint = self._journal.begin_checkpoint()
+        if checkpoint is None:
+            return False
+        # Not to be abandoned: one thread at a time may have the database.
+        await trio.to_thread.run_sync(self._journal.write_checkpoint, checkpoint)
+        self._journal.end_checkpoint(checkpoint)
+        return True
 
     # -- durability = "remote"
 

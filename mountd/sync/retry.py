@@ -26,6 +26,8 @@ FULL_RETRY_S: Final = 300.0
 # this change (S3 calls it a wrong signature where a gateway writes a name another way).
 MOST_SIGN_INS: Final = 8
 
+_MOST_CHARACTERS: Final = 300
+
 
 class ContentMissing(Exception):
     """The staged bytes are not there any more: a power cut tore them, and they are quarantined."""
@@ -94,8 +96,11 @@ def backoff_s(error: Exception, attempts: int, jitter: float) -> float:
 
 
 def one_line(error: Exception) -> str:
-    """The error as a reason that people read."""
-    text = " ".join(str(error).split())[:300]
+    """The error as a reason that people read. Of a long one both ends: what it is about, which may
+    be a key of 1,000 characters, and what is wrong with it."""
+    text = " ".join(str(error).split())
+    if len(text) > _MOST_CHARACTERS:
+        text = f"{text[: _MOST_CHARACTERS // 2]} ... {text[-_MOST_CHARACTERS // 2 :]}"
     is_ours = isinstance(error, (RemoteError, ContentMissing, StillRead))
     name = "" if is_ours and text else type(error).__name__
     return ": ".join(part for part in (name, text) if part)

@@ -206,9 +206,10 @@ class FileSystem:
         return size
 
     async def _write_to_full_disk(self, handle: Handle, offset: int, data: Buffer) -> None:
-        """Clean blocks give way to what is written."""
+        """What was sent, and clean blocks, give way to what is written."""
         for tries_left in reversed(range(FULL_TRIES)):
             async with self._disk_is_full:  # or they take it from each other
+                await self.writes.give_back()
                 await self.blocks.give_way(memoryview(data).nbytes)
                 try:
                     self.writes.write(handle, offset, data)
@@ -275,7 +276,13 @@ class FileSystem:
         self.check_writable()
         self.writes.check_allowed()
         self.writes.quota.check(0)
-        node, change = await self.names.create(parent, name, attributes)
+        try:
+            node, change = await self.names.create(parent, name, attributes)
+        except OSError as error:  # and nothing has changed
+            if error.errno not in FULL_ERRNOS:
+                raise
+            await self.writes.give_back()
+            node, change = await self.names.create(parent, name, attributes)
         handle = await self.open(node.number, writes=True) if opens else 0
         return handle, self.tree.change_attributes(change)
 

@@ -346,7 +346,7 @@ class Writes:
         with trio.move_on_after(self._wait_s):
             while self.journal.staged_bytes + size > self._limit_bytes():
                 self.queue.wake()
-                await self._give_back()
+                await self.give_back()
                 await trio.sleep(LOOK_AGAIN_S)
             self._was_full = False
             return
@@ -374,8 +374,9 @@ class Writes:
         quarter = self._limit_bytes() // 4
         return self.journal.staged_bytes < quarter or self.journal.unsent_bytes < quarter
 
-    async def _give_back(self) -> None:
-        """The room of what was sent is free now, and not only with the next checkpoint."""
+    async def give_back(self) -> None:
+        """The room of what was sent is free now, and not only with the next checkpoint, for which a
+        full disk may have no room. Raises OSError."""
         mark = self.journal.begin_sync([])
         if mark.gone:
             await trio.to_thread.run_sync(self.journal.make_durable, mark)

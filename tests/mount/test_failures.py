@@ -275,6 +275,37 @@ def test_with_a_full_cache_disk_reading_goes_on_past_it(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs, which takes root")
+def test_a_killed_daemons_successor_comes_up_on_a_full_cache_disk_and_sends_what_waits(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    s3_server.put("lab", "there", b"there")
+    environment = s3_server.environment()
+    with small_disk(tmp_path / "disk", 24) as disk:
+        options = {"cache_dir": disk / "cache", "cache_size": "200MiB", "request_timeout_s": 5}
+        taken: dict[str, bytes] = {}
+        with mounted("s3://lab", tmp_path, environment=environment, **options) as mount:
+            os.listdir(mount.path)
+            s3_server.refuse_connections()
+            with contextlib.suppress(OSError):
+                for number in range(100):
+                    data = os.urandom(MIB)
+                    with (mount.path / f"f{number}").open("wb") as file:
+                        file.write(data)
+                        os.fsync(file.fileno())
+                    taken[f"f{number}"] = data
+            mount.kill()
+        with mounted("s3://lab", tmp_path, environment=environment, **options) as mount:
+            assert {name: (mount.path / name).read_bytes() for name in taken} == taken
+            s3_server.accept_connections()
+            mount.cli("flush", str(mount.path), "--timeout", "60")
+            assert {name: s3_server.read("lab", name) for name in taken} == taken
+            # What was sent has made room.
+            (mount.path / "more").write_bytes(os.urandom(8 << 20))
+            mount.cli("flush", str(mount.path), "--timeout", "60")
+    assert 5 < len(taken) < 100
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs, which takes root")
 def test_on_a_full_cache_disk_clean_blocks_give_way_to_what_is_written(
     s3_server: S3Server, tmp_path: Path
 ) -> None:

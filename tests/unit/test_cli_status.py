@@ -108,7 +108,8 @@ IDLE = {
         (
             status({**THREE, "failed": 1}, remote=AWAY),
             Rank.FAILED,
-            "1 change failed: see mountd queue /s; 3 more wait (12.0 MiB in all)",
+            "1 change failed: see mountd queue /s; 3 more wait (12.0 MiB in all);"
+            " s3://lab does not answer, and gets it when that is over",
         ),
         (
             status(remote=AWAY),

@@ -113,8 +113,11 @@ def test_a_full_disk_takes_the_spare_segment(
         log.keep_spare()
         assert (tmp_path / SPARE).stat().st_blocks * 512 >= SEGMENT_SIZE
         disk.fail("allocate", "", no_room)
-        log.rotate()
-        log.append(b"two")
+        with pytest.raises(OSError, match="No space"):
+            log.rotate()  # the spare is for what has no room
+        for _ in range((SEGMENT_SIZE - RESERVE) // 100_000):
+            log.append(b"-" * 100_000)
+        log.append(b"two" * 50_000)
         assert "the disk is full" in caplog.text
         assert not (tmp_path / SPARE).exists()
         with pytest.raises(OSError, match="No space"):
@@ -122,8 +125,35 @@ def test_a_full_disk_takes_the_spare_segment(
         log.append(b"three")
         log.keep_spare()
         assert not (tmp_path / SPARE).exists(), "there was no room for it"
-    assert records(tmp_path) == [(1, b"one"), (2, b"two"), (3, b"three")]
+    found = [data for _, data in records(tmp_path) if data[:1] != b"-"]
+    assert found == [b"one", b"two" * 50_000, b"three"]
     assert len(list(tmp_path.glob("*.log"))) == 2
+
+
+def test_on_a_full_disk_without_a_spare_the_first_segment_is_a_small_one(tmp_path: Path) -> None:
+    disk, left = FaultyDisk(), [0]
+
+    def full(call: str, path: str) -> None:
+        if call == "allocate":
+            left[0] += 1
+            if left[0] <= 5:
+                raise no_room()
+
+    with opened(tmp_path, disk) as log:
+        log.append(b"one")
+    disk.before = full
+    with opened(tmp_path, disk, 2) as log:
+        log.append(b"two" * 20_000)
+        (small,) = [path for path in tmp_path.glob("*.log") if path.stat().st_size > 50_000]
+        assert small.stat().st_blocks * 512 < 256 << 10
+        left[0] = 0
+        with pytest.raises(OSError, match="No space"):
+            log.append(b"-" * 20_000)
+        log.append(b"sent" * 5_000, reserve=True)
+        disk.heal()
+        log.append(b"-" * SEGMENT_SIZE)
+        log.append(b"three")
+    assert [data[:3] for _, data in records(tmp_path)] == [b"one", b"two", b"sen", b"---", b"thr"]
 
 
 def test_a_segment_that_can_not_be_begun_leaves_no_file(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from mountd.errors import (
     Corrupt,
     Denied,
     Locked,
+    NameNotAllowed,
     QuotaExceeded,
     SignInRefused,
     Throttled,
@@ -324,3 +325,18 @@ async def test_a_put_that_was_under_way_when_another_was_refused_says_nothing_ab
         await s.settled()
         assert not s.queue.denied
     assert store.keys() == ["a", "late"]
+
+
+async def test_the_reason_of_a_refusal_is_told_however_long_the_key_is(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("was refused by the remote")
+    key = "d" * 900
+    async with syncing(store) as s:
+        s.faults.add("put", NameNotAllowed(f"s3://lab/{key}: the name is too long (400)"))
+        s.tree.write(key, b"1")
+        await s.settled()
+        (item,) = s.queue.items()
+        assert item.reason.startswith("s3://lab/ddd")
+        assert item.reason.endswith("ddd: the name is too long (400)")
+        assert len(item.reason) < 350
