@@ -351,7 +351,8 @@ def test_a_mount_point_whose_disk_is_not_mounted_is_no_empty_directory(
         assert machine.run("flush", machine.mountpoint, "--timeout", "3").returncode == 75
         assert sorted(os.listdir(machine.mountpoint)) == ["f", "new"]
         kill(machine, machine.status()["pid"])
-        machine.mount(f"file://{place}")
+        done = machine.run("mount", f"file://{place}", machine.mountpoint)
+        assert (done.returncode, "its disk is not mounted" in done.stderr) == (0, True)
         assert (machine.mountpoint / "new").read_bytes() == b"waits"
         assert sorted(os.listdir(machine.mountpoint)) == ["f", "new"]
         assert os.listdir(place) == []
