@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import pyfuse3
 
@@ -17,7 +17,7 @@ from mountd.errors import FileSystemError, Stale
 from mountd.fusefs.operations import OpenDirectory, Operations
 from mountd.fusefs.takeover import Successor
 from mountd.vfs.nodes import Attributes
-from mountd.vfs.notes import NotedListing
+from mountd.vfs.notes import NotedFile, NotedListing
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,16 @@ class SuccessorOperations(Operations):
     successor: Successor
     former_listings: Mapping[int, NotedListing] = {}
     former_directories: Container[int] = frozenset()
+
+    def took_over(self, files: Iterable[NotedFile]) -> None:
+        """Open files. What was made or dated last has the kernel's mtime (`_tell`). A WRITE has
+        ours: where no SETATTR follows that one stays, at most as late as that WRITE was."""
+        for file in files:
+            content = self._fs.writes.content_of(file.number) if file.writes else None
+            if content is not None and (
+                content.mtime_ns != content.changed_ns or not content.top.extents
+            ):
+                self._tell(file.number, content.mtime_ns)
 
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext

@@ -19,6 +19,7 @@ from mountd.vfs.nodes import ROOT
 from mountd.vfs.virtual_files import DIRECTORY, FIRST_HANDLE, STATUS, VirtualFiles
 from mountd_cache.listing import Listing, Row
 from tests.conftest import ExpectedLog
+from tests.fakes.fake_clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import BLOCK, file_system, mounted_files, walk
 
@@ -309,3 +310,25 @@ async def test_a_directory_does_not_end_where_all_that_is_next_was_taken_away(
         replies.clear()
         await ops.readdir(handle, position, TOKEN)
         assert replies.names() == [b"f%03d" % i for i in range(290, 300)]
+
+
+# -- times
+
+
+async def test_a_write_without_a_setattr_leaves_the_mtime_that_the_kernel_was_told(
+    tmp_path: Path,
+) -> None:
+    clock = FakeClock()
+    async with file_system(MemoryStore(), tmp_path, clock=clock) as fs:
+        ops = operations(fs)
+        info, made = await ops.create(ROOT, b"file", 0o644, os.O_WRONLY, CONTEXT)
+        clock.advance(3)
+        await ops.write(info.fh, 0, b"bytes")  # write(2) was in the tick of the create
+        assert fs.attributes(made.st_ino).mtime_ns == 1003_000_000_000
+        await ops.release(info.fh)
+        assert fs.attributes(made.st_ino).mtime_ns == made.st_mtime_ns == 1000_000_000_000
+        again = await ops.open(made.st_ino, os.O_WRONLY, CONTEXT)
+        clock.advance(3)
+        await ops.write(again.fh, 0, b"other")  # and nobody knows what the kernel has of this one
+        await ops.release(again.fh)
+        assert fs.attributes(made.st_ino).mtime_ns == 1006_000_000_000

@@ -18,6 +18,7 @@ from mountd.vfs.notes import NotedListing
 from mountd.vfs.restoring import Noted, restore
 from mountd.vfs.virtual_files import VirtualFiles
 from tests.conftest import ExpectedLog
+from tests.fakes.fake_clock import FakeClock
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import MountedFiles, mounted_files, walk
 from tests.unit.test_kept_record import GREETING
@@ -96,6 +97,24 @@ async def test_times_that_the_kernel_brings_late_for_a_removed_file_are_taken(
         assert await bring_times(operations, number + 1) == errno.ESTALE
         mount.fs.tree.forget(number, 1)
         assert not Record.read(found.fd).is_late(number)
+
+
+async def test_a_file_that_was_made_before_and_written_after_is_as_old_as_the_kernel_was_told(
+    tmp_path: Path,
+) -> None:
+    store, record, wall = MemoryStore(), Record(GREETING, b""), FakeClock()
+    async with mounted_files(store, tmp_path, clock=wall) as mount:
+        note(mount, record)
+        handle, made = await mount.fs.create(mount.fs.tree.root, b"file", {})
+        mount.crashes = True
+    wall.advance(5)
+    async with mounted_files(store, tmp_path, clock=wall) as mount:
+        found, operations = go_on(mount, record)
+        operations.took_over(found.files().values())
+        await operations.write(handle, 0, b"bytes")
+        assert mount.fs.attributes(made.number).mtime_ns == 1005_000_000_000
+        await operations.release(handle)
+        assert mount.fs.attributes(made.number).mtime_ns == made.mtime_ns == 1000_000_000_000
 
 
 async def test_times_of_a_file_that_the_successor_removes_itself_are_taken(tmp_path: Path) -> None:
