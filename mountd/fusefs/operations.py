@@ -295,9 +295,13 @@ class Operations(WriteOperations):
             virtual = self._virtual.open(inode)
             if virtual is not None:
                 return pyfuse3.FileInfo(fh=virtual, direct_io=True)
+            if flags & os.O_TRUNC and ctx.uid:
+                self._drop_set_ids(inode)
             number = await self._fs.open(
                 inode, writes=bool(flags & WRITING), truncates=bool(flags & os.O_TRUNC)
             )
+            if flags & WRITING and ctx.uid:
+                self._of_others.add(number)
         except Exception as exc:
             self._fail("open", exc)
         # A foreign change gives a new inode, so pages of this one are right for ever.
@@ -319,6 +323,7 @@ class Operations(WriteOperations):
             if fh >= FIRST_HANDLE:
                 self._virtual.release(fh)
             else:
+                self._of_others.discard(fh)
                 self._written(self._fs.release(fh))
         except Exception:
             log.exception("handle %d could not be released", fh)

@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 
 import pyfuse3
 
@@ -29,10 +29,12 @@ class SuccessorOperations(Operations):
     former_listings: Mapping[int, NotedListing] = {}
     former_directories: Container[int] = frozenset()
 
-    def took_over(self, files: Iterable[NotedFile]) -> None:
-        """Open files. What was made or dated last has the kernel's mtime (`_tell`). A WRITE has
-        ours: where no SETATTR follows that one stays, at most as late as that WRITE was."""
-        for file in files:
+    def took_over(self, files: Mapping[int, NotedFile]) -> None:
+        """Open files by handle. What was made or dated last has the kernel's mtime (`_tell`). A
+        WRITE has ours: where no SETATTR follows that one stays, at most as late as that WRITE was.
+        Who opened them nobody knows any more: set-user-ID bits go as if it was not root."""
+        self._of_others.update(handle for handle, file in files.items() if file.writes)
+        for file in files.values():
             content = self._fs.writes.content_of(file.number) if file.writes else None
             if content is not None and (
                 content.mtime_ns != content.changed_ns or not content.top.extents

@@ -31,7 +31,10 @@ RESEND: Final = 7  # FUSE_NOTIFY_RESEND
 RESENT_BIT: Final = 1 << 63  # FUSE_UNIQUE_RESEND
 INIT_EXT: Final = 1 << 30
 HAS_RESEND: Final = 1 << 7  # FUSE_HAS_RESEND, of the second word of flags
+HANDLE_KILLPRIV_V2: Final = 1 << 28  # FUSE_HANDLE_KILLPRIV_V2, of the first
+FLAGS: Final = struct.Struct("=I")
 INIT_FLAGS_AT: Final = IN_HEADER.size + 12
+ANSWER_FLAGS_AT: Final = OUT_HEADER.size + 12
 READ_BYTES: Final = (1 << 20) + 4096  # libfuse's buffer: 256 pages and a head; INIT needs 8 KiB
 
 
@@ -53,6 +56,17 @@ class Greeting:
     def is_sound(self) -> bool:
         """Whether it can be given to libfuse: what is read from outside is checked by this."""
         return _is_init(self.request) and _answers_init(self.answer, self.request)
+
+
+def agreed(request: bytes, answer: bytes) -> bytes:
+    """libfuse's answer to FUSE_INIT, and HANDLE_KILLPRIV_V2 where the kernel has it, which libfuse
+    3.14 does not know (set_ids.py)."""
+    if not (_is_init(request) and _answers_init(answer, request)):
+        return answer
+    (offered,) = FLAGS.unpack_from(request, INIT_FLAGS_AT)
+    (taken,) = FLAGS.unpack_from(answer, ANSWER_FLAGS_AT)
+    taken |= offered & HANDLE_KILLPRIV_V2
+    return answer[:ANSWER_FLAGS_AT] + FLAGS.pack(taken) + answer[ANSWER_FLAGS_AT + FLAGS.size :]
 
 
 class GreetingDiffers(Exception):
@@ -135,6 +149,7 @@ class Beginning:
             os.dup2(self._stand.fd, fd, inheritable=False)
             return
         answers = self._stand.answers()
+        answers[:1] = [agreed(self._request, answer) for answer in answers[:1]]
         for answer in answers:
             os.write(self._kernel_fd, answer)
         os.dup2(self._kernel_fd, fd, inheritable=False)
@@ -214,6 +229,8 @@ class Successor:
             log.debug("an answer was not wanted any more: %s", error)
 
     def _check(self, answers: list[bytes]) -> None:
-        if answers[:1] != [self._greeting.answer]:
+        request, answer = self._greeting.request, self._greeting.answer
+        # A mount that was made before that flag was taken goes on without it.
+        if not answers or answer not in (answers[0], agreed(request, answers[0])):
             self._is_lost = True
             raise GreetingDiffers("this mountd answers FUSE_INIT in another way than the former")

@@ -9,7 +9,8 @@ from typing import Never
 
 import pyfuse3
 
-from mountd.errors import NoSpace, NotPermitted, NotPossible, QuotaExceeded
+from mountd.errors import NoSpace, NotPermitted, NotPossible, QuotaExceeded, Stale
+from mountd.fusefs import set_ids
 from mountd.fusefs.errno_table import errno_of
 from mountd.fusefs.requests import RequestCounts
 from mountd.vfs.attributes import NewAttributes, kept
@@ -66,10 +67,13 @@ class WriteOperations(pyfuse3.Operations):
         # that it doesn't change under whoever compares it.
         self._no_mtime_ns = time.time_ns()
         self._told: dict[int, int] = {}  # see `_tell`; oldest first
+        self._of_others: set[int] = set()  # handles for writing that root did not open
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         self._calls["write"] += 1
         try:
+            if fh in self._of_others:
+                self._drop_set_ids(self._fs.files.handle(fh).node.number)
             return await self._fs.write(fh, off, buf)
         except QuotaExceeded as exc:
             # It is told by close or fsync, and of what went wrong while pages were written back the
@@ -97,6 +101,8 @@ class WriteOperations(pyfuse3.Operations):
             attributes = self._attributes_of(mode, ctx, is_directory=False)
             number, made = await self._fs.create(parent, name, attributes)
             self._tell(made.number, made.mtime_ns)
+            if ctx.uid:
+                self._of_others.add(number)
             return pyfuse3.FileInfo(fh=number, keep_cache=True), self._entry(made)
         except Exception as exc:
             self._fail("create", exc)
@@ -196,9 +202,13 @@ class WriteOperations(pyfuse3.Operations):
         try:
             if self._virtual.attributes(inode) is not None:
                 raise NotPermitted("the status can't be changed")
+            mode = attr.st_mode & PERMISSIONS if fields.update_mode else None
+            is_owned_anew = fields.update_uid or fields.update_gid
+            if mode is None and (is_owned_anew or (fields.update_size and ctx.uid)):
+                mode = self._without_set_ids(inode)
             new = NewAttributes(
                 attr.st_size if fields.update_size else None,
-                attr.st_mode & PERMISSIONS if fields.update_mode else None,
+                mode,
                 attr.st_uid if fields.update_uid else None,
                 attr.st_gid if fields.update_gid else None,
                 attr.st_mtime_ns if fields.update_mtime else None,
@@ -223,6 +233,19 @@ class WriteOperations(pyfuse3.Operations):
         mtime_ns = self._told.pop(number, None)
         if mtime_ns is not None:
             self._fs.writes.date(number, mtime_ns)
+
+    def _without_set_ids(self, inode: int) -> int | None:
+        """The mode that a file gets (set_ids.py), if it is another one."""
+        try:
+            found = self._fs.attributes(inode)
+        except Stale:
+            return None  # without a name and not open: nobody can start it
+        return None if found.is_dir or found.is_link else set_ids.without(found.mode)
+
+    def _drop_set_ids(self, inode: int) -> None:
+        mode = self._without_set_ids(inode)
+        if mode is not None:
+            self._fs.attributes_of_files.set(self._tree.node(inode), NewAttributes(mode=mode))
 
     def _writable(self, inode: int) -> Directory:
         if self._virtual.is_directory(inode):

@@ -162,7 +162,7 @@ class GoingOn:
         operations.successor = successor
         operations.former_listings = record.listings()
         operations.former_directories = record.directories()
-        operations.took_over(record.files().values())
+        operations.took_over(record.files())
         self._serve(record, operations)
         fuse.go_on(operations, options, successor)
         log.warning(

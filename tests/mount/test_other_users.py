@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -192,3 +194,76 @@ def test_a_file_below_what_was_copied_as_a_link_does_not_follow_it(tmp_path: Pat
     assert done.returncode != 0
     assert "d is a file at DEST" in done.stderr
     assert os.listdir(outside) == []
+
+
+WRITES_AS_NOBODY = """
+import os, sys
+def fd_of(name, flags=os.O_WRONLY):
+    return os.open(os.path.join(sys.argv[1], name), flags, 0o755)
+def write(fd, times=3):
+    for _ in range(times):
+        os.write(fd, b"x" * 5000)
+    os.close(fd)
+write(fd_of("written"))
+write(fd_of("appended", os.O_WRONLY | os.O_APPEND), 1)
+os.truncate(os.path.join(sys.argv[1], "cut"), 1)
+os.close(fd_of("emptied", os.O_WRONLY | os.O_TRUNC))
+os.close(fd_of("opened", os.O_RDWR))
+write(fd_of("of-its-group"))
+made = fd_of("made", os.O_WRONLY | os.O_CREAT)
+os.write(made, b"x" * 5000)
+os.fchmod(made, 0o4755)
+os.close(made)
+made = fd_of("made-and-written", os.O_WRONLY | os.O_CREAT)
+os.fchmod(made, 0o4755)
+write(made, 1)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("xattrs", ["true", "false"])
+def test_set_user_id_bits_go_as_on_a_local_disk_when_somebody_else_writes(
+    open_place: Path, xattrs: str
+) -> None:
+    remote, local = open_place / "remote", open_place / "local"
+    remote.mkdir()
+    local.mkdir(mode=0o777)
+    local.chmod(0o777)
+
+    def serve() -> AbstractContextManager[Mounted]:
+        options: dict[str, Any] = {"umask": "000", "xattrs": xattrs, "write_back_s": 3600}
+        return mounted(f"file://{remote}", open_place, allow_other="true", **options)
+
+    with serve() as mount:
+        for folder in (local, mount.path / "d"):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o777)
+            change_set_ids(folder)
+        wanted = modes(local)
+        assert modes(mount.path / "d") == wanted
+        assert wanted["written"] == wanted["cut"] == wanted["emptied"] == 0o777
+        assert wanted["by-root"] == wanted["opened"] == 0o6777
+        mount.kill()
+    with serve() as mount:  # the kernel knows nothing any more
+        assert modes(mount.path / "d") == wanted
+
+
+def change_set_ids(folder: Path) -> None:
+    """The same in any folder, by root and by another user."""
+    names = ("written", "appended", "cut", "emptied", "opened", "by-root", "cut-by-root", "given")
+    for name in (*names, "of-its-group"):
+        (folder / name).write_bytes(b"y" * 20_000)
+        (folder / name).chmod(0o6777)
+    os.chown(folder / "of-its-group", -1, NOBODY)
+    (folder / "of-its-group").chmod(0o2767)  # no program
+    command = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    script = ["/usr/bin/python3", "-c", WRITES_AS_NOBODY, str(folder)]
+    subprocess.run([*command, *script], check=True, timeout=30)
+    with (folder / "by-root").open("r+b") as file:
+        file.write(b"x" * 5000)
+    os.truncate(folder / "cut-by-root", 1)
+    os.chown(folder / "given", NOBODY, NOBODY)
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}

@@ -110,7 +110,7 @@ async def test_a_file_that_was_made_before_and_written_after_is_as_old_as_the_ke
     wall.advance(5)
     async with mounted_files(store, tmp_path, clock=wall) as mount:
         found, operations = go_on(mount, record)
-        operations.took_over(found.files().values())
+        operations.took_over(found.files())
         await operations.write(handle, 0, b"bytes")
         assert mount.fs.attributes(made.number).mtime_ns == 1005_000_000_000
         await operations.release(handle)
