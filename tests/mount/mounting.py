@@ -76,8 +76,10 @@ def mounted(
 ) -> Iterator[Mounted]:
     """Mounts `source` at `folder`/mnt with its cache in `folder`/cache; the same folder again is
     a remount. Fails with the daemon's log when it doesn't come up. Options as of `-o`. The option
-    `config` is what the config file says below `[mounts.m]`, which is mounted by its name then."""
+    `config` is what the config file says below `[mounts.m]`, which is mounted by its name then.
+    `launcher`: a command that runs the daemon, and the descriptors that it inherits."""
     config = options.pop("config", None)
+    launcher: Any = options.pop("launcher", ([], ()))
     path = folder / "mnt"
     if not is_mounted(path):  # else it may be a dead one's, which can't be looked at
         path.mkdir(parents=True, exist_ok=True)
@@ -95,10 +97,11 @@ def mounted(
     log = folder / f"daemon-{time.monotonic_ns()}.log"
     with log.open("wb") as log_file:
         process = subprocess.Popen(
-            [*command, "-o", settings],
+            [*launcher[0], *command, "-o", settings],
             stdout=log_file,
             stderr=subprocess.STDOUT,
             env=env,
+            pass_fds=launcher[1],
         )
     try:
         _wait_until_mounted(path, process, log)

@@ -1,9 +1,7 @@
 """The service manager's file-descriptor store: what is told to it, and what is taken from it."""
 
 import os
-import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -12,58 +10,15 @@ from mountd.kept.attempts import MOST, WITHIN_S, Attempts
 from mountd.kept.descriptors import KEEPER, KEPT, Left
 from mountd.kept.record import Head, Record, Unsound, note_start, supersede
 from mountd.kept.store import STORED, Store, kept_by, left_in_store, left_to_us
-from mountd.service.sd_notify import Notifier, PassedFd
 from tests.conftest import ExpectedLog
+from tests.fakes.service_manager import ServiceManager
 from tests.unit.test_kept_record import GREETING
 
 
-@dataclass
-class Manager:
-    """Keeps descriptors by their names, as systemd does."""
-
-    socket: socket.socket
-    notifier: Notifier
-    kept: list[tuple[str, int]] = field(default_factory=list)
-
-    def hear(self) -> None:
-        while True:
-            try:
-                data, fds, _, _ = socket.recv_fds(self.socket, 4096, 4)
-            except BlockingIOError:
-                return
-            said = dict(line.split("=", 1) for line in data.decode().splitlines())
-            if said.get("FDSTORE") == "1":
-                assert said["FDPOLL"] == "0"
-                self.kept += [(said["FDNAME"], fd) for fd in fds]
-            elif said.get("FDSTOREREMOVE") == "1":
-                for name, fd in self.kept:
-                    if name == said["FDNAME"]:
-                        os.close(fd)
-                self.kept = [each for each in self.kept if each[0] != said["FDNAME"]]
-
-    @property
-    def names(self) -> list[str]:
-        self.hear()
-        return [name for name, _ in self.kept]
-
-    def passed(self) -> list[PassedFd]:
-        """As the next process gets them, with numbers of its own."""
-        self.hear()
-        return [PassedFd(os.dup(fd), name) for name, fd in self.kept]
-
-
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as found:
-        address = str(tmp_path / "notify")
-        found.bind(address)
-        found.setblocking(False)
-        manager = Manager(found, Notifier(address))
-        yield manager
-        manager.hear()
-        manager.notifier.close()
-        for _, fd in manager.kept:
-            os.close(fd)
+def manager(tmp_path: Path) -> Iterator[ServiceManager]:
+    with ServiceManager(tmp_path / "notify") as found:
+        yield found
 
 
 @pytest.fixture
@@ -73,13 +28,13 @@ def connection() -> Iterator[int]:
     os.close(fd)
 
 
-def successor_of(manager: Manager) -> Left | None:
+def successor_of(manager: ServiceManager) -> Left | None:
     """What the next process takes; /dev/null stands for a connection."""
     return left_in_store(manager.passed(), manager.notifier, lambda fd: True)
 
 
 def test_a_mount_has_one_connection_and_its_latest_record_in_the_store(
-    manager: Manager, connection: int
+    manager: ServiceManager, connection: int
 ) -> None:
     record = Record(GREETING, b"terms")
     store = Store(manager.notifier)
@@ -96,7 +51,7 @@ def test_a_mount_has_one_connection_and_its_latest_record_in_the_store(
 
 
 def test_a_successor_goes_on_with_the_names_that_it_found(
-    manager: Manager, connection: int
+    manager: ServiceManager, connection: int
 ) -> None:
     record = Record(GREETING, b"terms")
     Store(manager.notifier).keep(connection, record.fd)
@@ -115,11 +70,10 @@ def test_a_successor_goes_on_with_the_names_that_it_found(
 
 
 def test_of_several_records_the_latest_is_gone_on_with_and_the_others_are_removed(
-    manager: Manager, connection: int
+    manager: ServiceManager, connection: int
 ) -> None:
     record = Record(GREETING, b"terms")
     Store(manager.notifier).keep(connection, record.fd)
-    manager.hear()
     prefix = manager.names[1].rpartition("-")[0]
     later = Record.read(record.fd)
     latest = Record.read(later.fd)
@@ -136,7 +90,7 @@ def test_of_several_records_the_latest_is_gone_on_with_and_the_others_are_remove
 
 
 def test_a_record_that_was_written_anew_is_later_and_the_old_one_is_none_any_more(
-    manager: Manager, connection: int, expected_log: ExpectedLog
+    manager: ServiceManager, connection: int, expected_log: ExpectedLog
 ) -> None:
     record = Record(GREETING, b"terms")
     store = Store(manager.notifier)
@@ -158,7 +112,7 @@ def test_a_record_that_was_written_anew_is_later_and_the_old_one_is_none_any_mor
 
 
 def test_what_does_not_belong_together_or_is_no_connection_is_let_go(
-    manager: Manager, connection: int, expected_log: ExpectedLog
+    manager: ServiceManager, connection: int, expected_log: ExpectedLog
 ) -> None:
     record = Record(GREETING, b"terms")
     Store(manager.notifier).keep(connection, record.fd)
@@ -206,7 +160,7 @@ def test_what_the_manager_has_no_room_for_is_told_later_and_nothing_is_removed_b
 
 
 def test_the_sixth_start_within_a_minute_goes_on_with_nothing(
-    manager: Manager, connection: int, expected_log: ExpectedLog
+    manager: ServiceManager, connection: int, expected_log: ExpectedLog
 ) -> None:
     expected_log("died, one after the other")
     record = Record(GREETING, b"terms")
