@@ -207,6 +207,10 @@ class Record:
     def edited(self, number: int) -> None:
         self._note(EDITED, number, _IS_SO)
 
+    def not_edited(self, number: int) -> None:
+        if number in self._notes[EDITED]:
+            self._note(EDITED, number, b"")
+
     def forgot(self, number: int) -> None:
         for kind in (DIRECTORY, GONE, TIMES):
             if number in self._notes[kind]:

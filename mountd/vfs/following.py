@@ -50,6 +50,14 @@ class Following:
             self._edited.add(number)
             self.notes.edited(number)
 
+    def forgot(self, number: int) -> None:
+        """The kernel holds it no more. As at a start, only what the ledger has is ours then; for as
+        long as that is so, a look-up makes it one again. How often a former process told the kernel
+        of a number isn't known, so what that one had edited stays."""
+        if number in self._edited and number not in self.former:
+            self._edited.discard(number)
+            self.notes.not_edited(number)
+
     def were_edited(self, numbers: frozenset[int]) -> None:
         """By a former process, and the kernel still has the bytes."""
         self.former = numbers

@@ -72,6 +72,10 @@ class Notes(Protocol):
         """A number that was made of a file's identity stands for other bytes here from now on."""
         ...
 
+    def not_edited(self, number: int) -> None:
+        """It may be made of that identity again: nobody holds those bytes under it."""
+        ...
+
     def forgot(self, number: int) -> None:
         """The kernel holds it no more."""
         ...
@@ -107,6 +111,8 @@ class NoNotes:
         return False
 
     def edited(self, number: int) -> None: ...
+
+    def not_edited(self, number: int) -> None: ...
 
     def forgot(self, number: int) -> None: ...
 

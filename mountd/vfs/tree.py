@@ -172,6 +172,8 @@ class Tree:
                 node = Directory(change.number, parent, -1, change.key)
             else:
                 node = Node(change.number, parent, -1)
+                if change.content:
+                    self.following.edited(change.number)
             self.adopt(node)
         node.lookups += 1
         return node
@@ -235,6 +237,8 @@ class Tree:
         if node.lookups <= 0:
             del self._nodes[number]
             self.notes.forgot(number)
+            if number >= FIRST_DERIVED:
+                self.following.forgot(number)
             if isinstance(node, Directory) and self._by_key.get(node.key) is node:
                 del self._by_key[node.key]
 

@@ -53,6 +53,20 @@ def test_a_full_record_is_handed_over_anew_before_it_is_used() -> None:
         Record.read(first)
 
 
+def test_edited_files_that_come_and_go_do_not_make_a_record_grow() -> None:
+    record = Record(GREETING, b"")
+    first = os.fstat(record.fd).st_size
+    moved = list[int]()
+    record.moved = moved.append
+    for number in range(200_000):
+        record.edited(number)
+        if number >= 10:
+            record.not_edited(number - 10)
+    assert moved
+    assert os.fstat(record.fd).st_size == first
+    assert Record.read(record.fd).edited_numbers() == frozenset(range(199_990, 200_000))
+
+
 @given(st.binary(max_size=300), st.integers(0, 400))
 def test_whatever_is_in_a_record_it_is_read_or_refused(noise: bytes, at: int) -> None:
     record = Record(GREETING, b"terms")

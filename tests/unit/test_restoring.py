@@ -226,6 +226,30 @@ async def test_what_such_a_number_stood_for_here_is_nothing_elses_after_a_crash(
         assert mount.fs.tree.following.is_taken(node.number)
 
 
+async def test_what_such_a_number_stood_for_is_noted_while_somebody_may_hold_it_and_no_longer(
+    tmp_path: Path,
+) -> None:
+    store, record = MemoryStore(identifies=True), Record(GREETING, b"")
+    store.seed("d/file", b"bytes")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        node = await walk(mount.fs, "d/file")
+        handle = await mount.fs.open(node.number, writes=True)
+        await mount.fs.write(handle, 0, b"OTHER")
+        mount.fs.release(handle)
+        following = mount.fs.tree.following
+        mount.fs.tree.forget(node.number, node.lookups)
+        assert Record.read(record.fd).edited_numbers() == frozenset()
+        assert following.is_taken(node.number)  # the change has it
+        await walk(mount.fs, "d/file")
+        assert Record.read(record.fd).edited_numbers() == {node.number}
+    async with mounted_files(MemoryStore(), tmp_path / "other") as mount:
+        found, _ = go_on(mount, record)
+        mount.fs.tree.forget(node.number, 1)  # the former process told more often of it
+        assert mount.fs.tree.following.is_taken(node.number)
+        assert found.edited_numbers() == {node.number}
+
+
 async def test_a_successor_gives_no_new_numbers_to_what_others_have_made(tmp_path: Path) -> None:
     store, record = MemoryStore(identifies=True), Record(GREETING, b"")
     store.seed("d/file", b"bytes")
