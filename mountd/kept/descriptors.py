@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 KEEPER: Final = "MOUNTD_KEEPER_FD"  # the socket to the keeper
 KEPT: Final = "MOUNTD_KEPT_FDS"  # "connection,record"
+_NO_ROOM: Final = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Keeper:
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         self._socket: socket.socket | None = None
+        self._waiting: list[tuple[bytes, tuple[int, ...]]] = []  # words, with descriptors of ours
         text = environ.pop(KEEPER, "")
         if text.isdecimal():
             try:
@@ -86,8 +88,9 @@ class Keeper:
 
     def keep(self, connection: int, record: int) -> None:
         """Both are kept from now on, in place of what was kept before."""
-        fds = array.array("i", (connection, record)).tobytes()
-        self._send(b"keep", [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        # Of several that wait only the last has what is true.
+        self._waiting = [(word, fds) for word, fds in self._waiting if not fds]
+        self._send(b"keep", connection, record)
 
     def begins(self) -> None:
         """The path doesn't answer until this process, with new code, says that it serves."""
@@ -98,19 +101,31 @@ class Keeper:
         self._send(b"serves")
 
     def settle(self) -> None:
-        """What could not be told before is told now."""
+        """What could not be told before is told now: a keeper that is stopped hears nothing, and
+        at some time no more finds room."""
+        while self._waiting and self._is_sent(*self._waiting[0]):
+            self._waiting.pop(0)
 
     def let_go(self) -> None:
         """Nobody is to go on: the mount is about to be taken away. Harmless a second time."""
         self._send(b"end")
 
-    def _send(self, word: bytes, rights: list[tuple[int, int, bytes]] | None = None) -> None:
+    def _send(self, word: bytes, *fds: int) -> None:
+        if self._socket is not None:
+            self._waiting.append((word, fds))
+            self.settle()
+
+    def _is_sent(self, word: bytes, fds: tuple[int, ...]) -> bool:
         if self._socket is None:
-            return
+            return True  # to nobody
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())]
         try:
-            self._socket.sendmsg([word], rights or [])
+            self._socket.sendmsg([word], rights if fds else [])
         except OSError as error:
+            if error.errno in _NO_ROOM:
+                return False
             if error.errno not in (errno.EPIPE, errno.ECONNRESET):
                 log.warning("the keeper was not told: %s", error)
             self._socket.close()
             self._socket = None  # it is gone; this process goes on without it
+        return True
