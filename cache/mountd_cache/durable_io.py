@@ -55,7 +55,7 @@ class FileIO(DurableIO, Protocol):
     All raise OSError. Nothing survives a power cut but what the calls of the second half say.
     """
 
-    def open_file(self, path: Path, *, create: bool = False) -> int:
+    def open_file(self, path: Path | str, *, create: bool = False) -> int:
         """A descriptor for reading and writing. `create`: it must not be there yet; mode 0600."""
         ...
 
@@ -102,7 +102,7 @@ class _Disk:
     rename = staticmethod(os.rename)
     fdatasync = staticmethod(os.fdatasync)
 
-    def open_file(self, path: Path, *, create: bool = False) -> int:
+    def open_file(self, path: Path | str, *, create: bool = False) -> int:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(path, flags | os.O_CREAT | os.O_EXCL if create else flags, 0o600)
 

@@ -81,6 +81,7 @@ class Staging:
         files must go at once for some of them to become others. `spares`: those of a former
         process that are empty."""
         self._folder = folder
+        self._prefix = os.path.join(folder, "")
         self._disk = disk
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most_open = most_open or max(16, min(_MOST_OPEN, soft // 2))
@@ -304,7 +305,7 @@ class Staging:
             return file
 
     def _opened(self, key: FileKey, sidecar: Callable[[], bytes] | None, data: Buffer) -> _OpenFile:
-        path = self._path(key)
+        path = self._prefix + data_name(key)  # a Path costs 7 us
         if sidecar is not None and not self._spares:  # nearly always there is none yet
             with suppress(FileExistsError):
                 return self._create(key, path, sidecar(), data)
@@ -312,22 +313,22 @@ class Staging:
             return _OpenFile(key, self._disk.open_file(path))
         except FileNotFoundError as error:
             if sidecar is None:
-                raise OSError(errno.EIO, "a staged file is not there", str(path)) from error
+                raise OSError(errno.EIO, "a staged file is not there", path) from error
         return self._create(key, path, sidecar(), data)
 
-    def _create(self, key: FileKey, path: Path, sidecar: bytes, data: Buffer) -> _OpenFile:
+    def _create(self, key: FileKey, path: str, sidecar: bytes, data: Buffer) -> _OpenFile:
         """A new data file. Raises OSError, and then there is none."""
-        fd = self._from_spare(path) if self._spares else None
+        fd = self._from_spare(Path(path)) if self._spares else None
         if fd is None:
             fd = self._disk.open_file(path, create=True)
         first = sidecar + data if len(memoryview(data)) <= _AT_ONCE else sidecar
         try:
             done = self._disk.pwrite(fd, first, 0)
             if done < len(sidecar):
-                raise OSError(errno.ENOSPC, "no room for a data file", os.fspath(path))
+                raise OSError(errno.ENOSPC, "no room for a data file", path)
         except OSError:
             self._disk.close(fd)
-            self._disk.unlink(path)
+            self._disk.unlink(Path(path))
             raise
         self._created += 1
         return _OpenFile(key, fd, first=done - len(sidecar))

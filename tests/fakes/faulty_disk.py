@@ -59,7 +59,8 @@ class FaultyDisk:
         self._note("fsync_dir", path)
         DISK.fsync_dir(path)
 
-    def open_file(self, path: Path, *, create: bool = False) -> int:
+    def open_file(self, path: Path | str, *, create: bool = False) -> int:
+        path = Path(path)
         self._note("create" if create else "open", path)
         return DISK.open_file(path, create=create)
 

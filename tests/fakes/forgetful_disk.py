@@ -128,7 +128,8 @@ class ForgetfulDisk:
             change.apply(self._durable)
             self._changes.remove(change)
 
-    def open_file(self, path: Path, *, create: bool = False) -> int:
+    def open_file(self, path: Path | str, *, create: bool = False) -> int:
+        path = Path(path)
         self._step()
         fd = DISK.open_file(path, create=create)
         if create:
