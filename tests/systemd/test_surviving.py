@@ -123,6 +123,19 @@ def test_a_python_that_can_not_start_ends_the_unit_callers_get_errors_and_a_star
     assert "going on for" in storage.journal(UNIT)
 
 
+def test_callers_are_told_when_systemd_itself_can_not_start_the_next_daemon(
+    storage: Machine,
+) -> None:
+    storage.run("systemctl", "start", UNIT)
+    with open_file(storage) as found:
+        storage.shell("echo nothing that could be decrypted >/etc/credstore/other")
+        shorten(storage, "LoadCredentialEncrypted=mountd.token:/etc/credstore/other")
+        storage.kill("SIGKILL", UNIT)
+        storage.wait_for(UNIT, ActiveState="failed", ExecMainStatus="243")
+    assert is_lost(found)
+    assert stored(storage) == 0
+
+
 def test_daemons_that_die_when_they_go_on_are_followed_by_one_that_mounts_anew(
     storage: Machine,
 ) -> None:

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mountd.kept.attempts import MOST, WITHIN_S, Attempts
 from mountd.kept.descriptors import KEEPER, KEPT, Left
 from mountd.kept.record import Head, Record, Unsound, note_start, supersede
 from mountd.kept.store import STORED, Store, kept_by, left_in_store, left_to_us
+from mountd.service.sd_notify import Notifier, PassedFd
 from tests.conftest import ExpectedLog
 from tests.fakes.service_manager import ServiceManager
 from tests.unit.test_kept_record import GREETING
@@ -216,3 +219,33 @@ def test_only_the_process_that_it_is_meant_for_takes_something_and_its_children_
     assert found is not None
     found.close()
     assert kept_by(None, {KEEPER: "none", "NOTIFY_SOCKET": "/nowhere"}).fd is None
+
+
+NAMES = st.from_regex(r"mountd-(connection|record)-0{15}[01](-0{7}[0-3])?", fullmatch=True)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    stored=st.lists(st.tuples(NAMES | st.text(max_size=20), st.binary(max_size=200)), max_size=6)
+)
+def test_whatever_is_in_the_store_it_is_gone_on_with_or_closed(
+    expected_log: ExpectedLog, stored: list[tuple[str, bytes]]
+) -> None:
+    expected_log("can't be used")
+    record = Record(GREETING, b"terms")
+    passed = []
+    for name, noise in stored:
+        fd = os.memfd_create("stored")
+        os.pwrite(fd, os.pread(record.fd, 1 << 20, 0), 0)
+        os.pwrite(fd, noise, len(noise) % 120)
+        passed.append(PassedFd(fd, name))
+    record.close()
+    left = left_in_store(passed, Notifier(None), lambda fd: True)
+    kept = {left.connection, left.record} if left is not None else set()
+    for each in passed:
+        if each.fd not in kept:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(each.fd)
+    if left is not None:
+        assert Head.read(left.record).terms == b"terms"
+        left.close()
