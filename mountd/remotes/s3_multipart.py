@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from typing_extensions import Buffer
 
-from mountd.errors import RemoteError, Throttled, Unreachable, Unsupported
+from mountd.errors import Denied, RemoteError, Throttled, Unreachable, Unsupported
 from mountd.remotes.base import Body, Upload
 from mountd.remotes.going_on import may_go_on, tell
 from mountd.remotes.http_range import opaque_tag
@@ -25,7 +25,7 @@ from mountd.remotes.request_body import SentBody
 from mountd.remotes.rest import RestAnswer
 from mountd.remotes.s3_delta import MAX_PART_BYTES, MAX_PARTS, DeltaPart
 from mountd.remotes.s3_errors import error_code, s3_error, write_error
-from mountd.remotes.s3_payload import payload_of, payload_of_part
+from mountd.remotes.s3_payload import is_sha256_quick, payload_of, payload_of_part
 from mountd.remotes.s3_rest import S3Rest
 from mountd.remotes.s3_unfinished import Parts, S3Uploads, is_there, token_of, upload_id_of
 from mountd.remotes.s3_xml import complete_body, etag_in
@@ -34,8 +34,7 @@ MAX_OBJECT_BYTES = MAX_PARTS * MAX_PART_BYTES
 PART_BYTES = 16 << 20
 COPY_PART_BYTES = 512 << 20
 _GRAIN_BYTES = 1 << 20
-_AT_ONCE = 4  # parts of one object: 64 MiB; of a delta more, for few of them are sent
-_THREADS = 8  # of all objects
+_THREADS = 8  # of all objects, and what one of them may have: 128 MiB
 _PAUSES_S = (0.2, 1.0)
 _MAX_PAUSE_S = 5.0
 # A server makes the object of its parts, or a copy, before it answers.
@@ -88,14 +87,19 @@ class S3Multipart:
         self._uploads = S3Uploads(rest)
         self._lock = threading.Lock()
         self._threads = _Threads()
+        self._is_md5_wanted = False  # by a server that takes a SHA-256 for enough, and yet
 
-    def put(self, target: Target, body: Body, check_tag: CheckTag) -> str:
+    def put(
+        self, target: Target, body: Body, check_tag: CheckTag, *, checks_sha256: bool = False
+    ) -> str:
         """Returns the version, "" where the server doesn't tell it.
 
-        `check_tag` compares a part's answer with its MD5. What the body raises passes through.
+        `check_tag` compares a part's answer with its MD5. `checks_sha256`: the server does that
+        itself (`Proven`). What the body raises passes through.
         """
         spans = part_spans(target.size, PART_BYTES)
-        return self._make(target, spans, self._of_body(body, check_tag), goes_on=True)
+        by_sha256 = checks_sha256 and (self._rest.signs_bodies or is_sha256_quick())
+        return self._make(target, spans, self._of_body(body, check_tag, by_sha256), goes_on=True)
 
     def copy(self, target: Target, source: Mapping[str, str]) -> str:
         """As `put`; `source` are the headers that say what is copied, and what it must be."""
@@ -117,7 +121,7 @@ class S3Multipart:
             return (copy if part.start in copied else send)(part, stop)
 
         spans = [(part.start, part.end) for part in parts]
-        return self._make(target, spans, send_or_copy, at_once=_THREADS)
+        return self._make(target, spans, send_or_copy)
 
     def abandon(self, key: str, token: str) -> None:
         """As `RemoteStore.abandon`."""
@@ -129,19 +133,30 @@ class S3Multipart:
             threads, self._threads = self._threads, _Threads()
         threads.close()
 
-    def _of_body(self, body: Body, check_tag: CheckTag) -> _SendPart:
+    def _of_body(self, body: Body, check_tag: CheckTag, by_sha256: bool = False) -> _SendPart:
         rest = self._rest
 
         def send(part: _Part, stop: threading.Event) -> str:
-            payload = payload_of_part(body, part.start, part.end, rest.signs_bodies)
-            tag = is_there(part.there, part.number, part.end - part.start, payload.md5)
-            if tag:
-                return tag
+            # One that may be there is known by its MD5.
+            alone = by_sha256 and not self._is_md5_wanted and part.number not in part.there
+            payload = payload_of_part(
+                body, part.start, part.end, rest.signs_bodies, by_sha256=alone
+            )
+            if payload.md5:
+                tag = is_there(part.there, part.number, part.end - part.start, payload.md5)
+                if tag:
+                    return tag
             payload = replace(payload, sent=_unless_stopped(payload.sent, stop))
             answer = rest.send("PUT", part.key, part.query, payload=payload)
             if answer.status >= 300:
-                raise write_error(answer, rest.what(part.key), False)
-            check_tag(answer, payload.md5)
+                error = write_error(answer, rest.what(part.key), False)
+                if answer.status != 400 or payload.md5 or isinstance(error, Denied):
+                    raise error
+                # A bucket that locks objects may want one since it was proved.
+                self._is_md5_wanted = True
+                return send(part, stop)
+            if payload.md5:
+                check_tag(answer, payload.md5)
             return opaque_tag(answer.header("etag"))
 
         return send
@@ -165,7 +180,6 @@ class S3Multipart:
         target: Target,
         spans: Sequence[tuple[int, int]],
         send: _SendPart,
-        at_once: int = _AT_ONCE,
         goes_on: bool = False,
     ) -> str:
         upload_id, there = self._begin(target, goes_on)
@@ -175,7 +189,7 @@ class S3Multipart:
                 _Part(target.key, upload_id, number, start, end, there)
                 for number, (start, end) in enumerate(spans, 1)
             ]
-            version = self._complete(target, upload_id, self._send_all(parts, send, at_once))
+            version = self._complete(target, upload_id, self._send_all(parts, send))
         except BaseException as error:
             if not (goes_on and is_known and may_go_on(error)):
                 # Also after a lost Complete: what isn't done by now should not be done later.
@@ -197,7 +211,7 @@ class S3Multipart:
             self._uploads.give_up(target.key, before)
         return self._uploads.create(target.key, target.headers), {}
 
-    def _send_all(self, parts: Sequence[_Part], send: _SendPart, at_once: int) -> list[str]:
+    def _send_all(self, parts: Sequence[_Part], send: _SendPart) -> list[str]:
         """The parts' ETags. The first error stops the others, and is raised when they have."""
         threads = self._threads
         stop = threading.Event()
@@ -206,7 +220,7 @@ class S3Multipart:
         tags = [""] * len(parts)
         try:
             while True:
-                for part in itertools.islice(waiting, at_once - len(running)):
+                for part in itertools.islice(waiting, _THREADS - len(running)):
                     running[threads.submit(send, part, stop)] = part.number
                 if not running:
                     return tags

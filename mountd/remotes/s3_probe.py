@@ -12,18 +12,18 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum, auto
 from functools import partial
 from typing import Protocol, Self
 
-from mountd.errors import RemoteError, Unsupported, VersionChanged
+from mountd.errors import Corrupt, RemoteError, Unsupported, VersionChanged
 from mountd.remotes.base import ABSENT
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.object_store import PROBE_NAME
 from mountd.remotes.rest import RestAnswer
-from mountd.remotes.s3_errors import error_code, write_error
-from mountd.remotes.s3_payload import Payload, payload_of
+from mountd.remotes.s3_errors import error_code, s3_error, write_error
+from mountd.remotes.s3_payload import Payload, payload_by_sha256, payload_of
 from mountd.remotes.s3_rest import NOTHING, S3Rest
 from mountd.remotes.s3_xml import complete_body, etag_in, upload_id_in
 from mountd.remotes.temporary_names import naming_no_probe
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 _NONE = {"If-None-Match": "*"}
 _OTHER_VERSION = f'"{"0" * 32}"'
 _OTHER = {"If-Match": _OTHER_VERSION}
+_LOOKS = b"mountd looks whether conditions hold"
 _LEFTOVER_NS = 3600 * 1_000_000_000
 
 _FARTHEST_S = 1 << 40
@@ -42,6 +43,7 @@ _FARTHEST_S = 1 << 40
 class Proven:
     """What one bucket's server enforces; remembered per endpoint and bucket.
 
+    `checks_sha256`: a part is refused whose SHA-256 isn't what the request says, and needs no MD5.
     `etag_is_md5`: the ETag of a plain PUT is its MD5. `copies`: CopyObject works at all.
     `keeps_markers`: an object `dir/` is one (`rclone serve s3` makes a file `dir` of it, and
     nothing can be put below that). `proven_s`: when, in seconds since the epoch.
@@ -57,6 +59,7 @@ class Proven:
     copy_if_none_match: bool
     part_copy_source_if_match: bool
     copies: bool
+    checks_sha256: bool
     etag_is_md5: bool
     keeps_markers: bool
     proven_s: int
@@ -208,7 +211,7 @@ class _Probe:
         self._folder = folder
         self._key = f"{folder}{uuid.uuid4().hex}"
         self._copy_key = f"{folder}{uuid.uuid4().hex}"
-        self._payload = payload_of(b"mountd looks whether conditions hold", rest.signs_bodies)
+        self._payload = payload_of(_LOOKS, rest.signs_bodies)
         self._tags: dict[str, str] = {}  # by key, of what is there now
         self._upload_id = self._part_tag = ""
 
@@ -238,7 +241,10 @@ class _Probe:
     def copies_parts(self) -> dict[str, bool]:
         # Not before a Complete: `rclone serve s3` does not end an upload with a copied part.
         self._put_somehow()
-        return {"part_copy_source_if_match": self._enforces(self._copy_part, self._key)}
+        return {
+            "part_copy_source_if_match": self._enforces(self._copy_part, self._key),
+            "checks_sha256": self._checks_sha256(),
+        }
 
     def copies(self) -> dict[str, bool]:
         self._put_somehow()
@@ -335,6 +341,17 @@ class _Probe:
             if outcome is _Outcome.DONE:
                 self._part_tag = opaque_tag(answer.header("etag"))
         return bool(self._part_tag)
+
+    def _checks_sha256(self) -> bool:
+        if not self._has_upload():
+            return False
+        query = {"partNumber": "3", "uploadId": self._upload_id}
+        right = payload_by_sha256(_LOOKS)
+        wrong = replace(right, sha256=payload_by_sha256(_LOOKS[1:]).sha256)
+        answer = self._rest.send("PUT", self._key, query, payload=wrong)
+        if not isinstance(s3_error(answer, self._rest.what(self._key)), Corrupt):
+            return False
+        return self._rest.send("PUT", self._key, query, payload=right).status < 300
 
     def _copy(self, condition: Mapping[str, str]) -> _Outcome:
         headers = {"x-amz-copy-source": self._rest.copy_source(self._key), **condition}

@@ -169,12 +169,13 @@ class S3Rest:
         timeout_s: float | None = None,
         max_bytes: int = MAX_BODY_BYTES,
     ) -> RestAnswer:
-        """The answer, whatever its status; as `RestClient.send`. A payload brings Content-MD5."""
+        """The answer, whatever its status; as `RestClient.send`. A payload brings its digests."""
         path = self._path(key)
         target = f"{path}?{urlencode(query, quote_via=quote, safe='-_.~')}" if query else path
         body, sha256 = _NO_BODY, _EMPTY_SHA256
         if payload is not None:
-            headers = {**headers, "Content-MD5": payload.content_md5}
+            if payload.md5:
+                headers = {**headers, "Content-MD5": payload.content_md5}
             body, sha256 = payload.sent, payload.sha256
         signed = sign(method, self.place, target, headers, self._credentials(), sha256)
         return self._client.send(method, target, signed, timeout_s, max_bytes, body)

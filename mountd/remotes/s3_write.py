@@ -294,7 +294,12 @@ class S3Bucket:
         # Looks first, so that gigabytes aren't sent for nothing; Complete has the last word.
         self._require(key, expect)
         target = self._target(proven, key, body.size, expect, upload)
-        version = self._multipart.put(target, body, partial(self._check_tag, proven))
+        version = self._multipart.put(
+            target,
+            body,
+            partial(self._check_tag, proven),
+            checks_sha256=proven.checks_sha256,
+        )
         return self._as_listed(key, ListedObject(key, body.size, 0, version), upload)
 
     def _target(

@@ -57,6 +57,22 @@ def test_the_first_write_proves_every_condition_and_leaves_nothing(
     assert len(s3_server.log()) < 48
 
 
+@pytest.mark.parametrize(
+    ("knobs", "checks"),
+    [({}, True), ({"ignore_sha256": True}, False), ({"wants_md5": True}, False)],
+    ids=str,
+)
+def test_it_is_proved_whether_a_part_needs_an_md5_beside_its_sha256(
+    s3_server: S3Server, make_store: MakeStore, knobs: dict[str, bool], checks: bool
+) -> None:
+    s3_server.set_knobs(**knobs)
+    memory = Memory()
+    write(make_store(memory), "file", b"1")
+    (proven,) = memory.kept.values()
+    assert proven.checks_sha256 is checks
+    assert not uploads_left(s3_server)
+
+
 def test_a_bucket_that_is_gone_is_no_change_of_a_file(
     s3_server: S3Server, make_store: MakeStore
 ) -> None:

@@ -82,14 +82,14 @@ def test_a_large_file_goes_in_parts_and_is_looked_at_once(
     assert store.identify("large").upload_id == "upload-1"
 
 
-def test_no_more_than_four_parts_are_on_their_way(s3_server: S3Server, store: RemoteStore) -> None:
-    s3_server.faults({"op": "UploadPart", "hold": True, "times": 4})
+def test_no_more_than_eight_parts_are_on_their_way(s3_server: S3Server, store: RemoteStore) -> None:
+    s3_server.faults({"op": "UploadPart", "hold": True, "times": 8})
     with ThreadPoolExecutor(1) as pool:
-        put = pool.submit(write, store, "large", bytes(100 * MIB))
-        s3_server.wait_for_requests(4, op="UploadPart")
-        assert len(s3_server.log(op="UploadPart")) == 4
+        put = pool.submit(write, store, "large", bytes(160 * MIB))
+        s3_server.wait_for_requests(8, op="UploadPart")
+        assert len(s3_server.log(op="UploadPart")) == 8
         s3_server.release()
-        assert put.result(20).size == 100 * MIB
+        assert put.result(20).size == 160 * MIB
 
 
 def test_a_file_that_is_too_large_for_a_copy_is_copied_in_parts(
@@ -325,12 +325,43 @@ def test_closing_the_store_ends_a_large_put(s3_server: S3Server, store: RemoteSt
 
 
 def test_what_arrived_as_something_else_is_corrupt_and_taken_back(
-    s3_server: S3Server, store: RemoteStore
+    s3_server: S3Server, make_store: MakeStore
 ) -> None:
+    s3_server.set_knobs(ignore_sha256=True)
+    store = make_store()
+    write(store, "first", b"1")
+    store.delete("first", None)
     s3_server.set_knobs(opaque_etag=True)
     assert type(failure(lambda: write(store, "file", b"1"))) is Corrupt
     assert type(failure(lambda: write(store, "large", LARGE))) is Corrupt
     assert s3_server.keys(BUCKET) == []
+    assert not uploads_left(s3_server)
+
+
+def test_parts_go_by_their_sha256_where_the_server_checks_it(
+    s3_server: S3Server, store: RemoteStore
+) -> None:
+    s3_server.faults({"op": "UploadPart", "wants_md5": True, "times": 1})
+    write(store, "large", LARGE)
+    assert content(store, "large") == LARGE
+    # The one that was refused told that an MD5 is wanted after all.
+    assert [entry.status for entry in s3_server.log(op="UploadPart")].count(400) == 1
+    s3_server.faults({"op": "UploadPart", "wants_md5": True})
+    write(store, "second", LARGE)
+    assert content(store, "second") == LARGE
+    assert [entry.status for entry in s3_server.log(op="UploadPart")].count(400) == 1
+
+
+def test_a_part_that_arrives_as_something_else_is_refused_and_sent_again(
+    s3_server: S3Server, store: RemoteStore
+) -> None:
+    wrong = {"op": "UploadPart", "status": 400, "code": "XAmzContentSHA256Mismatch"}
+    s3_server.faults({**wrong, "times": 1})
+    write(store, "large", LARGE)
+    assert content(store, "large") == LARGE
+    s3_server.faults(wrong)
+    assert type(failure(lambda: write(store, "second", LARGE))) is Corrupt
+    assert s3_server.keys(BUCKET) == ["p/large"]
     assert not uploads_left(s3_server)
 
 

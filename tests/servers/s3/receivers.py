@@ -85,8 +85,13 @@ class ObjectReceiver:
         self._size = _payload_size(request)
         if self._size > MAX_PUT:
             raise S3Error(400, "EntityTooLarge", "Your proposed upload exceeds the maximum size")
+        if effects.wants_md5 and "content-md5" not in request.headers:
+            raise S3Error(400, "InvalidRequest", "Content-MD5 is required with Object Lock")
         self._has_md5_etag = not effects.opaque_etag
-        self._digests = BodyDigests(request.headers, with_md5=self._has_md5_etag)
+        headers = request.headers
+        if effects.ignore_sha256:
+            headers = {**headers, "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
+        self._digests = BodyDigests(headers, with_md5=self._has_md5_etag)
         self._got = 0
         self._small = bytearray()
         self._region: SpoolRegion | None = None
