@@ -28,6 +28,7 @@ from mountd_cache.journal import Journal
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.05  # while a writer waits for room
+IN_TURN_BYTES = 128 << 10  # from here on no write overtakes one that waits for it
 
 
 class Queue(Protocol):
@@ -83,6 +84,7 @@ class Writes:
         self._unlinked: dict[int, int] = {}
         self.quota = RemoteQuota(journal, lambda: self.queue.full)
         self._was_full = False
+        self._turns = trio.StrictFIFOLock()
         self._told_lost: set[int] = set()
         self._writers: Counter[int] = Counter()
         self.opens = 0  # how many handles that may write were opened so far
@@ -339,17 +341,20 @@ class Writes:
         QuotaExceeded where the remote will not have it."""
         self.quota.check(size)
         staged, limit = self.journal.staged_bytes, self._limit_bytes()
-        if staged + size <= limit:
+        if staged + size <= limit and (size < IN_TURN_BYTES or not self._turns.locked()):
             if 2 * staged <= limit < 2 * (staged + size):
                 self.queue.wake()  # from now on `is_pressed`
             return
         with trio.move_on_after(self._wait_s):
-            while self.journal.staged_bytes + size > self._limit_bytes():
-                self.queue.wake()
-                await self.give_back()
-                await trio.sleep(LOOK_AGAIN_S)
-            self._was_full = False
-            return
+            # Held while its holder waits for room, as all who want it do: as the kernel sent them,
+            # so that what is staged of a large file lies side by side and is sent once.
+            async with self._turns:
+                while self.journal.staged_bytes + size > self._limit_bytes():
+                    self.queue.wake()
+                    await self.give_back()
+                    await trio.sleep(LOOK_AGAIN_S)
+                self._was_full = False
+                return
         if not self._was_full:
             self._was_full = True
             log.warning(

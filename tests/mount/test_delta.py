@@ -162,5 +162,5 @@ def test_a_file_larger_than_the_cache_is_written_through_it(
     for number in range(size // MIB):
         assert data[number * MIB : (number + 1) * MIB] == number.to_bytes(8, "big") + piece[8:]
     assert names(s3_server) == ["long"]
-    # The kernel hands pages over in an order of its own, so some parts are sent several times.
-    assert mounted.status()["transfer"]["up_bytes"] <= 3 * size
+    # What is staged lies side by side: 1.09 times, in ten objects.
+    assert mounted.status()["transfer"]["up_bytes"] <= 1.5 * size

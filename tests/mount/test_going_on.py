@@ -17,6 +17,7 @@ MIB = 1 << 20
 PART = 16 * MIB
 SIZE = 200 * MIB
 PARTS = 13
+AT_ONCE = 8
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def interrupted(server: S3Server, mount: Mounted, data: bytes, parts: int = 6) -
     server.clear_log()
     server.faults({"op": "UploadPart", "skip": parts, "hold": True})
     (mount.path / "large").write_bytes(data)
-    held = min(4, -(-len(data) // PART) - parts)
+    held = min(AT_ONCE, -(-len(data) // PART) - parts)
     server.wait_for_requests(parts + held, op="UploadPart", prefix="large", timeout_s=25)
     mount.kill()
     server.clear_faults()
@@ -82,8 +83,8 @@ def test_a_killed_upload_goes_on_where_it_was(s3_server: S3Server, mount: Mount)
     flush(second)
     assert s3_server.read("b", "large") == data
     assert len(s3_server.log(op="CreateMultipartUpload", prefix="large")) == 1
-    assert len(s3_server.log(op="UploadPart", prefix="large")) <= PARTS + 4
-    assert sent(s3_server) <= SIZE + 4 * PART
+    assert len(s3_server.log(op="UploadPart", prefix="large")) <= PARTS + AT_ONCE
+    assert sent(s3_server) <= SIZE + AT_ONCE * PART
     assert not uploads_left(s3_server)
     assert second.status()["queue"]["conflicts"] == 0
     # What the server enforces was proved by the first daemon.
@@ -104,7 +105,7 @@ def test_a_stop_with_a_rest_is_gone_on_with(s3_server: S3Server, mount: Mount) -
     flush(mount())
     assert s3_server.read("b", "large") == data
     assert len(s3_server.log(op="CreateMultipartUpload", prefix="large")) == 1
-    assert sent(s3_server) <= len(data) + 4 * PART
+    assert sent(s3_server) <= len(data) + AT_ONCE * PART
     assert not uploads_left(s3_server)
 
 

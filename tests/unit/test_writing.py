@@ -4,6 +4,8 @@ from pathlib import Path
 from stat import S_IFDIR, S_IFREG, S_IMODE
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from mountd.errors import (
     Exists,
@@ -321,6 +323,31 @@ async def test_writers_get_no_space_when_nothing_is_sent_in_time(
             await fs.write(fh, 90_000, bytes(20_000))
         fs.release(fh)
         assert len(await read(fs, "f")) == 90_000
+
+
+async def test_writers_get_room_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    size = 200_000
+    async with file_system(MemoryStore(), tmp_path, cache_bytes=9 * size, wait_s=20) as fs:
+        for number in range(8):
+            fh, _ = await fs.create(fs.tree.root, b"old-%d" % number, {})
+            await fs.write(fh, 0, bytes(size))
+            fs.release(fh)
+        fh, _ = await fs.create(fs.tree.root, b"new", {})
+        told, done = trio.open_memory_channel[int](9)
+
+        async def write(number: int) -> None:
+            await fs.write(fh, number * size, bytes(size))
+            told.send_nowait(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(9):  # the first finds room
+                nursery.start_soon(write, number)
+                await wait_all_tasks_blocked()
+            assert await done.receive() == 0
+            for number in range(1, 9):
+                await fs.unlink(fs.tree.root, b"old-%d" % (number - 1))
+                assert await done.receive() == number
+        fs.release(fh)
 
 
 async def test_the_content_helper_and_reads_of_unchanged_files_agree(tmp_path: Path) -> None:
