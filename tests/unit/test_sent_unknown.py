@@ -2,13 +2,16 @@
 file as it was acknowledged, also before the queue has sent anything."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
 from mountd.errors import Stale, Unreachable
 from mountd.vfs.attributes import NewAttributes
 from tests.fakes.fault_store import FaultStore
+from tests.fakes.keeping import until
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import MountedFiles, mounted_files, walk
 from tests.unit.test_writing import BIG, edit, read
@@ -23,10 +26,13 @@ def losing_answers(store: MemoryStore) -> FaultStore:
     return faults
 
 
-async def crash_while_sending(mounted: MountedFiles) -> None:
+async def crash_while_sending(mounted: MountedFiles, has_arrived: Callable[[], bool]) -> None:
     """It is on the remote, and the journal doesn't know."""
     assert mounted.queue is not None
-    await mounted.queue.drain("", 0.5)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mounted.queue.drain)
+        await until(has_arrived)
+        nursery.cancel_scope.cancel()
     mounted.crashes = True
 
 
@@ -44,8 +50,7 @@ async def test_holes_are_read_from_what_has_arrived(tmp_path: Path) -> None:
     store = MemoryStore({"f": BIG})
     async with mounted_files(losing_answers(store), tmp_path, queue=True) as mounted:
         await edit(mounted.fs, "f", 10, b"edited")
-        await crash_while_sending(mounted)
-        assert store.data("f") == EDITED
+        await crash_while_sending(mounted, lambda: store.data("f") == EDITED)
     async with mounted_files(store, tmp_path, queue=True) as mounted:
         await hold_open(mounted, "f")
         assert await read(mounted.fs, "f") == EDITED
@@ -61,8 +66,7 @@ async def test_a_file_whose_new_times_have_arrived_is_read(tmp_path: Path, size:
         number = (await walk(mounted.fs, "f")).number
         await mounted.fs.set_attributes(number, NewAttributes(mtime_ns=10**18), None)
         before = store.stat("f").version
-        await crash_while_sending(mounted)
-        assert store.stat("f").version != before
+        await crash_while_sending(mounted, lambda: store.stat("f").version != before)
     async with mounted_files(store, tmp_path, queue=False) as mounted:
         with pytest.raises(Stale):  # nobody there to ask
             await read(mounted.fs, "f")

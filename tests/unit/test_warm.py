@@ -75,7 +75,7 @@ async def test_it_ends_when_it_is_told_to_or_nobody_asks_any_more(
 ) -> None:
     store = MemoryStore({f"d/{i:03}": b"x" * 100 for i in range(100)})
     async with kept_files(store, tmp_path) as kept, trio.open_nursery() as nursery:
-        warmings = Warmings(kept.means, lease_s=60.0 if is_told else 0.2)
+        warmings = Warmings(kept.means, lease_s=60.0 if is_told else 1.0)
         await nursery.start(warmings.run)
         ask = Asked(kept.pins, warmings).handlers()
         for path in ("", "d"):
@@ -86,7 +86,8 @@ async def test_it_ends_when_it_is_told_to_or_nobody_asks_any_more(
         job = warmings.begin([b"d"])
         found = warmings.find(job)
         assert found is not None
-        await until(lambda: store.calls["read"] == 6)
+        # Who asks for it holds it, however long they take to begin on a busy machine.
+        await until(lambda: warmings.find(job) and store.calls["read"] == 6)
         if is_told:
             await ask["warm_stop"]({"job": job})
         with trio.fail_after(10):
