@@ -326,8 +326,8 @@ class BlockCache:
     def _write_piece(
         self, fetch: Fetch, index: int, start: int, piece: memoryview, block_len: int
     ) -> bool:
-        """Past the page cache where its reader has it. Where that waits for the disk and the disk
-        is slower than the stream, the page cache takes what else were lost."""
+        """Past the page cache where its reader has it; where the disk is slower than the stream,
+        without waiting for it."""
         past = Past.AT_ONCE if fetch.is_streamed else Past.NO
         if (
             fetch.is_streamed

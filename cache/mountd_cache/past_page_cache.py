@@ -3,14 +3,16 @@
 What a reader takes from memory as it comes needs no second copy in the page cache: the kernel keeps
 it as the mount's own pages. There are two ways past it.
 
-Linux 6.14 and later forgets the pages of a write as soon as the disk has them (RWF_DONTCACHE), and
-the call does not wait for that. Measured in a virtual machine that hands back to its host what was
-free for two seconds, 1 GiB in files of 1 MiB: 0.31 s of system time and 0.7 s, through the page
-cache 3.1 to 3.3 s and 3.3 to 3.5 s.
-
-Older ones write from aligned memory and wait for the disk (O_DIRECT). Measured with both cores
-busy, by two threads: 0.25 s of system time and 1.0 to 1.3 s, through the page cache 2.1 to 2.5 s
+From aligned memory, waiting for the disk (O_DIRECT). Measured with both cores busy, 1 GiB in files
+of 1 MiB by two threads: 0.25 s of system time and 1.0 to 1.3 s, through the page cache 2.1 to 2.5 s
 and 5 to 7 s; the copy into aligned memory took 0.1 to 0.2 s of user time.
+
+Linux 6.14 and later forgets the pages of a write as soon as the disk has them (RWF_DONTCACHE), and
+the call does not wait for that: 0.31 s of system time and 0.7 s by one thread, through the page
+cache 3.1 to 3.3 s and 3.3 to 3.5 s. It still is new memory for what the disk did not take yet. A
+virtual machine's kernel hands back to the host what was free for two seconds, and a new page then
+costs 2 us and more: a cold read of 1 GiB took 3.6 s of CPU where all blocks went this way, 2.9 s
+where only those did that the disk kept waiting (medians of five, alternating).
 """
 
 import errno
@@ -39,13 +41,13 @@ class Past(Enum):
     """Whether what is written is to go past the page cache."""
 
     NO = 0
-    AT_ONCE = 1  # where the call does not wait for the disk then
-    SLOWLY = 2  # also where it does
+    AT_ONCE = 1  # without waiting for the disk
+    SLOWLY = 2  # rather waiting for it than with new memory
 
 
 class PastPageCache:
-    """Of one folder. `largest_bytes`: no file is larger. Any threads; each that writes in the
-    second way keeps a buffer of that size."""
+    """Of one folder. `largest_bytes`: no file is larger. Any threads; each that writes from
+    aligned memory keeps a buffer of that size."""
 
     def __init__(self, largest_bytes: int) -> None:
         self._largest_bytes = largest_bytes
@@ -65,12 +67,12 @@ class PastPageCache:
         if past is Past.NO or not FROM_BYTES <= size <= self._largest_bytes:
             return None
         fd = None
-        if self._forgets:
-            fd = _written(create, 0, parts, _RWF_DONTCACHE)
-            self._forgets = fd is not None
-        if fd is None and past is Past.SLOWLY and self._is_direct and size % _ALIGN == 0:
+        if past is Past.SLOWLY and self._is_direct and size % _ALIGN == 0:
             fd = _written(create, os.O_DIRECT, (self._aligned(parts),), 0)
             self._is_direct = fd is not None
+        if fd is None and self._forgets:
+            fd = _written(create, 0, parts, _RWF_DONTCACHE)
+            self._forgets = fd is not None
         return fd
 
     def _aligned(self, parts: Sequence[Buffer]) -> memoryview:

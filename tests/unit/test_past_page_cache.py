@@ -57,7 +57,17 @@ class WithoutForgetting(Kernel):
         return super().create(flags)
 
 
-@pytest.mark.parametrize("kind", [Kernel, WithoutForgetting])
+class WithoutDirect(Kernel):
+    """As many file systems."""
+
+    def create(self, flags: int) -> int:
+        if flags:
+            self.asked.append(flags)
+            raise OSError(errno.EINVAL, "no such way")
+        return super().create(flags)
+
+
+@pytest.mark.parametrize("kind", [Kernel, WithoutForgetting, WithoutDirect])
 def test_what_was_written_past_the_page_cache_is_read_like_any_other(
     tmp_path: Path, kind: type[Kernel]
 ) -> None:
@@ -85,20 +95,18 @@ def test_what_is_small_or_too_large_or_is_to_stay_is_left_to_the_page_cache(tmp_
     assert not kernel.asked
 
 
-def test_who_does_not_wait_for_the_disk_is_left_to_the_page_cache_by_an_older_kernel(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("parts", "wanted"),
+    [((HEADER, memoryview(DATA)), Past.AT_ONCE), ((HEADER, memoryview(DATA)[1:]), Past.SLOWLY)],
+    ids=["who does not wait for the disk", "what is not in whole pages"],
+)
+def test_left_to_the_page_cache_by_an_older_kernel_is(
+    tmp_path: Path, parts: tuple[memoryview, memoryview], wanted: Past
 ) -> None:
     kernel = WithoutForgetting(tmp_path / "file")
     past = PastPageCache(4096 + MIB)
     for _ in range(2):  # and a kernel is asked once
-        assert past.create(kernel.create, (HEADER, memoryview(DATA)), Past.AT_ONCE) is None
-    assert kernel.asked == [0]
-
-
-def test_an_older_kernel_takes_only_whole_pages(tmp_path: Path) -> None:
-    kernel = WithoutForgetting(tmp_path / "file")
-    past = PastPageCache(4096 + MIB)
-    assert past.create(kernel.create, (HEADER, memoryview(DATA)[1:]), Past.SLOWLY) is None
+        assert past.create(kernel.create, parts, wanted) is None
     assert kernel.asked == [0]
 
 
@@ -112,7 +120,7 @@ def test_where_a_file_system_has_no_such_way_it_is_not_asked_again() -> None:
     past = PastPageCache(4096 + MIB)
     for _ in range(2):
         assert past.create(refused, (HEADER, memoryview(DATA)), Past.SLOWLY) is None
-    assert asked == [0, os.O_DIRECT]
+    assert asked == [os.O_DIRECT, 0]
 
 
 def test_an_error_of_the_disk_is_told_and_leaves_nothing_open(tmp_path: Path) -> None:
