@@ -73,7 +73,12 @@ class SetAttributes:
         change = self._ledger.by_number.get(node.number)
         if change is None and not self._has_name(node):
             return  # nobody can look; the kernel brings its times late
-        self._change(change or self._as_listed(node), new)
+        change = change or self._as_listed(node)
+        if new.mtime_ns == change.mtime_ns and (new.mode, new.uid, new.gid) == (None, None, None):
+            # The kernel brings the time that it has after each setxattr, which may be no more than
+            # when the bytes arrived: set by nobody, it is no reason to write the file anew.
+            return
+        self._change(change, new)
 
     def set_xattrs(self, node: Node, text: str) -> None:
         """All of a file's xattrs (user_xattrs.py); "" takes them away."""

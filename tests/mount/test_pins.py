@@ -92,6 +92,21 @@ def seed_set(server: S3Server, size: int = SIZE) -> None:
     server.seed("b", prefix="set/", directories=2, files=FILES, size=size)
 
 
+def test_a_pin_or_an_xattr_of_a_file_writes_nothing_anew(s3_server: S3Server, mount: Mount) -> None:
+    """After setxattr(2) the kernel brings a file's times; nobody has set them."""
+    s3_server.seed("b", keys=["f"], size=SIZE)
+    at = mount()
+    os.setxattr(at.path / "f", "user.mountd.pin", b"1")
+    at.cli("flush", str(at.path))
+    os.removexattr(at.path / "f", "user.mountd.pin")
+    at.cli("flush", str(at.path))
+    assert {entry.op for entry in s3_server.log()} <= {"ListObjectsV2", "GetObject", "HeadObject"}
+    os.setxattr(at.path / "f", "user.own", b"x")
+    at.cli("flush", str(at.path))
+    copied = [e.key for e in s3_server.log(op="CopyObject") if "probe" not in e.key]
+    assert copied == ["f"]
+
+
 def test_warm_says_what_it_does_and_names_what_failed(s3_server: S3Server, mount: Mount) -> None:
     seed_set(s3_server)
     s3_server.seed("b", keys=["large"], size=9 * MIB + 5)

@@ -116,6 +116,20 @@ async def test_a_time_that_only_says_when_an_object_arrived_is_not_written_over_
         assert (store.upload("r").mtime_ns, store.upload("d").mtime_ns) == (77, 99)
 
 
+async def test_the_time_that_a_file_has_is_no_reason_to_write_it_anew(tmp_path: Path) -> None:
+    store = MemoryStore()
+    store.seed("f", b"hello", 5, ALL)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        number = (await walk(fs, "f")).number
+        shown_ns = fs.attributes(number).mtime_ns
+        await fs.set_attributes(number, NewAttributes(mtime_ns=shown_ns), None)
+        assert not mounted.journal.ledger.changes
+        await fs.set_attributes(number, NewAttributes(mtime_ns=shown_ns + 1), None)
+        await drained(mounted)
+        assert store.calls["copy"] == 1
+
+
 @pytest.mark.parametrize("top", ["f", "d"])
 async def test_a_chmod_between_a_rename_and_the_way_back_is_sent_and_no_rename_is(
     tmp_path: Path, top: str
