@@ -39,6 +39,11 @@ class SyncMark:
     gone: tuple[FileKey, ...]
     noted: Synced | None = None
 
+    @property
+    def has_data(self) -> bool:
+        """Whether any data file is to be fsynced."""
+        return bool(self.unsynced.files)
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -81,6 +86,10 @@ class Durability:
         lsn = max(mark.lsn, self._note_sync(mark))
         self._log.make_durable(lsn)
         self._staging.unlink(mark.gone)
+
+    def make_data_durable(self, mark: SyncMark) -> None:
+        """See `Journal.make_data_durable`."""
+        self._sync_files(mark.unsynced)
 
     def end_sync(self, mark: SyncMark) -> None:
         """See `Journal.end_sync`."""

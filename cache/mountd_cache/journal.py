@@ -290,6 +290,12 @@ class Journal:
         share the work. Raises OSError, and again at each call where the disk lost something."""
         self._durability.make_durable(mark)
 
+    def make_data_durable(self, mark: SyncMark) -> None:
+        """The bytes that the mark covers are on the disk; what the log says of them need not be.
+        So a record that is appended now is never there without them. As `make_durable`, and there
+        is nothing to end."""
+        self._durability.make_data_durable(mark)
+
     def end_sync(self, mark: SyncMark) -> None:
         """After `make_durable`. Never raises."""
         self._durability.end_sync(mark)

@@ -330,6 +330,10 @@ class FileSystem:
                 )
             self.folding.take_up()  # what was sent of it waits in other directories now
         else:
+            if source is not None and replaces:
+                there = await self.names.listing(to_parent)
+                if self.names.find(to_parent, there, to_name) is not None:
+                    await self.writes.settle(source.number)
             await self.names.rename(from_parent, from_name, to_parent, to_name, replaces=replaces)
         self.folding.sent(to_parent.key)
 

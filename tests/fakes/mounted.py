@@ -14,6 +14,7 @@ from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import Directory, Node
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.block_files import BlockFiles
+from mountd_cache.durable_io import DISK, FileIO
 from mountd_cache.journal import Journal
 from mountd_cache.metadata_cache import MetadataCache
 from tests.fakes.slow_metadata import SlowMetadata
@@ -58,10 +59,12 @@ async def mounted_files(
     slow_metadata: bool = False,
     asks_for_metadata: bool = False,
     held: Collection[int] = (),
+    disk: FileIO = DISK,
+    boot_id: str | None = None,
 ) -> AsyncIterator[MountedFiles]:
     """A FileSystem whose caches live in `folder`; use the same folder for a remount. With `queue`
-    it sends what is written; folding and checkpoints are the caller's to run. `held`: see
-    `Journal.open`."""
+    it sends what is written; folding and checkpoints are the caller's to run. `held`,
+    `disk`, `boot_id`: of the journal."""
     files = BlockFiles(folder / "blocks", block_size=BLOCK, limit_bytes=cache_bytes)
     files.scan()
     kind = SlowMetadata if slow_metadata else MetadataCache
@@ -74,7 +77,7 @@ async def mounted_files(
         wait_s=wait_s,
         parallel=8,
     )
-    journal = Journal.open(folder / "journal", held=held)
+    journal = Journal.open(folder / "journal", held=held, disk=disk, boot_id=boot_id)
     wall_clock_ns = time.time_ns if clock is None else _in_ns(clock)
     fs = FileSystem(
         store,
