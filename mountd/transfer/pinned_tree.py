@@ -116,6 +116,13 @@ class PinnedTree:
         self._kept[key] = made
         if old is not None:
             await self.means.let_go(old.stock.held + old.before)
+            if stock.no_room_files and (old.stock.held or old.before):
+                # What it was had the room that there was none of.
+                again = await self.means.run(
+                    self.means.stock.take, found.directory, listing, found.only
+                )
+                self._kept[key] = replace(made, stock=again)
+                await self.means.let_go(stock.held)
 
     async def _leave(self, key: str) -> None:
         old = self._kept.pop(key)

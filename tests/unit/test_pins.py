@@ -160,6 +160,23 @@ async def test_a_foreign_change_is_fetched_when_it_was_seen_and_the_old_version_
         assert store.calls["read"] == 0
 
 
+async def test_a_large_file_that_changes_takes_the_room_of_what_it_was(tmp_path: Path) -> None:
+    store = MemoryStore({"d/a": SMALL, "d/b": LARGE, "other": SMALL})
+    async with kept_files(store, tmp_path, cache_bytes=11 * (BLOCK + 4096)) as kept:
+        await pinned(kept, b"d")
+        held, reads = kept.blocks.pinned_bytes, store.calls["read"]
+        store.seed("d/b", LARGE[::-1])
+        kept.fs.refresh(b"d")
+        await names(kept.fs, "d")
+        await until(lambda: store.calls["read"] > reads and is_here(kept, b"d"))
+        assert kept.blocks.pinned_bytes == held
+        store.calls.clear()
+        assert await content(kept.fs, "d/b") == LARGE[::-1]
+        assert store.calls["read"] == 0
+        await kept.pins.unpin(b"d")
+        assert kept.blocks.pinned_bytes == 0
+
+
 async def test_a_path_that_was_removed_is_not_pinned_any_more(tmp_path: Path) -> None:
     store = MemoryStore(TREE)
     async with kept_files(store, tmp_path) as kept:
