@@ -9,14 +9,14 @@ def nextcloud_cases(sizes: Sizes) -> list[Case]:
     files = f"{sizes.cloud_files:,} files of {sizes.cloud_file_bytes // 1000} KB"
     listed = sizes.cloud_folders * sizes.cloud_per_folder
     tree = f"`ls -lR` of {listed:,} files in {sizes.cloud_folders:,} directories"
+    written = f"Nextcloud: {files} written, until all are on the remote"
     return [
-        Case(
-            "nc-write-files",
-            f"Nextcloud: {files} written, until all are on the remote",
-            "files/s",
-            Goal(3),
-            as_seconds=True,
-            total=sizes.cloud_files,
+        *(
+            Case(name, text, "files/s", Goal(3), as_seconds=True, total=sizes.cloud_files)
+            for name, text in (
+                ("nc-write-files", written),
+                ("nc-write-files-now", f"{written}, both delays at 0"),
+            )
         ),
         Case(
             "nc-write-1g",

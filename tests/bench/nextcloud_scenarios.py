@@ -36,7 +36,11 @@ def seed_cloud(remote: Remote, sizes: Sizes) -> None:
 def nextcloud_scenarios() -> Sequence[Scenario]:
     """In the order of the table."""
     return (
-        Scenario(("nc-write-files",), _write_files),
+        Scenario(("nc-write-files",), lambda stage: _write_files(stage, "nc-write-files")),
+        Scenario(
+            ("nc-write-files-now",),
+            lambda stage: _write_files(stage, "nc-write-files-now", Writing(delay_s=0.0)),
+        ),
         Scenario(("nc-write-1g",), _write_large),
         Scenario(("nc-ls-cold", "nc-ls-again"), _listing),
         Scenario(("nc-seq-cold",), _sequential),
@@ -49,16 +53,16 @@ def check_cloud(stage: Stage) -> None:
     stage.fill([Sequential([_CHECKED_KEY], _CHECKED_BYTES, keep_all=True)])
 
 
-def _write_files(stage: Stage) -> None:
+def _write_files(stage: Stage, case: str, writing: Writing | None = None) -> None:
     sizes = stage.plan.sizes
     size = sizes.cloud_file_bytes
     keys = [f"new/file-{number:05d}.bin" for number in range(sizes.cloud_files)]
-    bucket = stage.start_writing(Writing(), far=True)
+    bucket = stage.start_writing(writing or Writing(), far=True)
 
     def wanted(done: Outcome) -> Objects:
         return Objects(bucket, {key: Synthetic(key, size) for key in keys[: done.operations]})
 
-    act = Act("", [WriteFiles(keys, size)], wanted, "nc-write-files", from_start=True)
+    act = Act("", [WriteFiles(keys, size)], wanted, case, from_start=True)
     stage.measure_writing(act)
 
 
