@@ -5,7 +5,7 @@ gained. A large one answers the twelfth as soon as the first. So it begins with 
 for more while answers take no longer than they did with `least`; where they do, it goes back.
 
 At first, while nothing has ever been too much, twice as many are asked after each round of answers
-that took no longer: sixteen after 14 of them, 32 after 26. From the first doubt on it goes in small
+that took no longer: sixteen after 14 of them. From there, or from the first doubt, it goes in small
 steps, each of which is heard three times.
 
 It widens only while all are busy. Compared is like with like (`Asked.kind`), and the time
@@ -25,6 +25,7 @@ ROUND: Final = 3  # answers for each request that may be under way
 # At first. Of the usual times two: the first of each connection is another kind than the others,
 # and a server's very first answers take longer.
 _QUICK_LEARN: Final = 2
+_QUICK_LEVEL: Final = 4  # of `_STEPS`
 _QUICK_ROUND: Final = 0.75  # nobody uses all: see `stack`, and prefetch in `limit`
 # With no worker free for half of them, 6 at once take 1.5 times what 4 do.
 FLAT: Final = 1.3
@@ -69,6 +70,7 @@ class Width:
         self._in_flight = 0
         self._era = 0  # what was asked before the level changed says nothing about this one
         self._usual_s: dict[str, float] = {}
+        self._good_s: dict[str, float] = {}  # what a quarter took at most
         self._learned_s = float("-inf")
         self._learn_again_s = LEARN_AGAIN_S
         self._return_to = 1
@@ -161,6 +163,7 @@ class Width:
 
     def _learn(self, now_s: float) -> None:
         self._usual_s = {kind: _typical(times) for kind, times in self._heard.items()}
+        self._good_s = {kind: sorted(times)[len(times) // 4] for kind, times in self._heard.items()}
         self._learned_s = now_s
         if now_s >= self._not_before_s:
             self._top = len(self._levels) - 1
@@ -170,27 +173,31 @@ class Width:
             self._go(0)
 
     def _glance(self, now_s: float) -> None:
-        """After one round: enough to go on by, or to begin anew with care; else three are heard."""
-        ratio = self._ratio()
+        """After one round: enough to go on by, or to begin anew with care; else three are heard.
+
+        Few answers tell little of a server whose times vary: four busy workers were asked 32 things
+        at once where it was slow by chance when it was learned. So it is the good times that count.
+        """
+        ratio = self._ratio(self._good_s)
         if ratio is None or self._full * 2 < self._count:
             return
         if ratio > _DOUBTFUL:
             self._is_quick = False
             self._go(0)
-        elif ratio <= FLAT and self._level < self._top:
+        elif ratio <= FLAT and self._level < min(_QUICK_LEVEL, self._top):
             self._go(min(self._level + 2, self._top))
 
-    def _ratio(self) -> float | None:
+    def _ratio(self, of_s: dict[str, float]) -> float | None:
         """How many times as long as with `least`; None where that isn't known."""
         times = [
             min(took_s / max(usual_s, 1e-6), _CLIPPED)
-            for kind, usual_s in self._usual_s.items()
+            for kind, usual_s in of_s.items()
             for took_s in self._heard.get(kind, ())
         ]
         return _typical(times) if times and len(times) * 2 >= self._count else None
 
     def _compare(self, now_s: float) -> None:
-        ratio = self._ratio()
+        ratio = self._ratio(self._usual_s)
         if ratio is None:
             self._forget()  # of what is asked now nothing is known
         elif ratio < _FASTER:

@@ -18,11 +18,13 @@ SERVICE_S = 0.06
 
 @dataclass
 class Server:
-    """`noise`: the longest that a service may take in addition, as a part of it."""
+    """`noise`: the longest that a service may take in addition, as a part of it; `sigma`: how far
+    it varies besides, of a logarithm."""
 
     workers: int
     service_s: float = SERVICE_S
     noise: float = 0.3
+    sigma: float = 0.0
     status: int = 200
     chance: random.Random = field(default_factory=lambda: random.Random(7))
     free_s: list[float] = field(default_factory=list)
@@ -33,6 +35,7 @@ class Server:
             heapq.heappush(self.free_s, 0.0)
         begins_s = max(now_s, heapq.heappop(self.free_s))
         takes_s = self.service_s * (1 + self.noise * self.chance.random())
+        takes_s *= self.chance.lognormvariate(0.0, self.sigma)
         heapq.heappush(self.free_s, begins_s + takes_s)
         return begins_s + takes_s + ROUND_TRIP_S
 
@@ -101,9 +104,11 @@ def test_a_server_with_many_workers_is_soon_asked_as_much_as_it_may_be() -> None
 
 def test_twice_as_many_are_asked_after_each_round_as_long_as_nothing_was_ever_too_much() -> None:
     load = load_of(most=32)
-    load.run(Server(64), 3 * 8 + 3 * 16)  # of which a third was asked before each step
+    load.run(Server(64), 2 * 4 + 4 + 2 * 8)  # some were asked before each step
+    assert load.width.now == 16
+    load.run(Server(64), 300)
     assert load.width.now == 32
-    assert set(load.seen) == {4, 8, 16, 32}
+    assert set(load.seen) == {4, 8, 16, 24, 32}
 
 
 def test_after_the_first_doubt_each_step_is_a_small_one() -> None:
@@ -129,10 +134,10 @@ def test_requests_that_go_together_tell_as_much_as_those_one_after_the_other() -
     clock = FakeClock()
     width = Width(4, 32, clock)
     seen = []
-    for _ in range(4):
+    for _ in range(3 + ROUND):
         one_round(width, clock, 0.1)
         seen.append(width.now)
-    assert seen == [4, 8, 16, 32]
+    assert seen == [4, 8, 16, 16, 16, 24]
 
 
 def test_who_wants_to_know_hears_of_each_step_up() -> None:
@@ -170,6 +175,17 @@ def test_a_server_of_four_workers_nearby_is_asked_four_things_at_once() -> None:
     assert load.most <= 8
     assert sum(now > 6 for now in load.seen) <= 2 * 8  # once, when nothing is known yet
     assert mean(load.seen[500:]) < 4.2
+
+
+def test_few_workers_whose_times_vary_by_half_are_seldom_taken_for_many() -> None:
+    too_many = []
+    for seed in range(40):
+        load = load_of(most=32)
+        server = Server(4, service_s=0.12, sigma=0.6, chance=random.Random(seed))
+        load.run(server, 150)
+        too_many.append(sum(now > 8 for now in load.seen))
+    assert sum(count > 0 for count in too_many) <= 8
+    assert sum(too_many) <= 140  # of 6,000
 
 
 def test_who_was_too_many_tries_again_after_ever_longer_times() -> None:
