@@ -336,6 +336,7 @@ class Operations(WriteOperations):
             raise self._refusal("flush", errno.ENOSYS)
         try:
             if fh < FIRST_HANDLE:
+                self._come(fh)
                 await self._flush(fh)
         except Exception as exc:
             self._fail("flush", exc)

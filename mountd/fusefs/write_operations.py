@@ -86,6 +86,7 @@ class WriteOperations(pyfuse3.Operations):
         self._calls["fsync"] += 1
         try:
             if fh < FIRST_HANDLE:
+                self._come(fh)
                 await self._fs.sync(fh)
                 if self._flush is not None:
                     await self._flush(fh)
@@ -228,8 +229,14 @@ class WriteOperations(pyfuse3.Operations):
         if len(self._told) > MOST_TOLD:
             del self._told[next(iter(self._told))]
 
+    def _come(self, fh: int) -> None:
+        """The kernel has brought what it had of a file: what it did not date anew is as agreed."""
+        number = self._fs.files.handle(fh).node.number
+        if number in self._told:
+            self._fs.writes.date(number, self._told[number])
+
     def _written(self, number: int) -> None:
-        """After RELEASE of a handle for writing: what the kernel did not change is as agreed."""
+        """As `_come`, after RELEASE of a handle for writing."""
         mtime_ns = self._told.pop(number, None)
         if mtime_ns is not None:
             self._fs.writes.date(number, mtime_ns)

@@ -181,6 +181,18 @@ def test_only_the_first_write_to_a_file_asks_for_its_capabilities(counted: Mount
     assert requests(counted)["getxattr"] < 50
 
 
+def test_the_kernels_mtime_goes_with_the_upload_that_a_close_waits_for(
+    remote: Path, tmp_path: Path
+) -> None:
+    with mounted(f"file://{remote}", tmp_path, durability="remote") as mount:
+        for name in "abcde":
+            with (mount.path / name).open("wb", buffering=0) as file:
+                file.write(b"x" * 10)
+                next_ticks()
+            seen = (mount.path / name).stat().st_mtime_ns
+            assert (remote / name).stat().st_mtime_ns == seen
+
+
 @pytest.fixture
 def counted(remote: Path, tmp_path: Path) -> Iterator[Mounted]:
     with mounted(f"file://{remote}", tmp_path, metrics="127.0.0.1:0") as found:
