@@ -19,20 +19,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.crash.kill_loop_disturb import Weather, choose_weather
+from tests.crash.kill_kept_remotes import KINDS, Remote, running
+from tests.crash.kill_loop_disturb import choose_weather
 from tests.crash.kill_loop_figures import Figures
 from tests.crash.kill_loop_points import points
-from tests.crash.kill_loop_processes import BUCKET, Broken, WorkerProcess
-from tests.crash.kill_loop_remote import differences, digests_seen_by
-from tests.crash.kill_loop_worker import NAMES, first_files
+from tests.crash.kill_loop_processes import Broken, WorkerProcess
+from tests.crash.kill_loop_remote import differences_in, digests_seen_by
+from tests.crash.kill_loop_worker import KEPT_NAMES, first_files
 from tests.mount.mounting import is_mounted
 from tests.mount.surviving import Background, children, is_alive
-from tests.servers.s3.launch import S3Server
 
 MOST_KILLS = 5  # of one keeper's daemons within a minute
 NEXT_WITHIN_S = 60.0
@@ -50,7 +51,7 @@ class Plan:
     time_s: float
     keeps_going: bool
     is_quick: bool  # three kills a round, at random moments, and nothing else happens
-    workers: tuple[str, ...] = NAMES
+    workers: tuple[str, ...] = KEPT_NAMES
 
 
 @dataclass(slots=True)
@@ -60,26 +61,30 @@ class KeptFigures(Figures):
     longest_s: float = 0.0
     keepers: int = 0
     not_there: int = 0  # kills that came before the successor served
+    upgrades: int = 0
+    downs: int = 0  # kills at which the remote went away, so that no successor reaches it
 
     def summary(self) -> str:
         calls = sum(self.acknowledged.values())
         return (
             f"{sum(self.kills.values())} kills ({self.not_there} of a daemon that did not serve "
-            f"yet, {self.keepers} with the keeper), {calls} acknowledged calls, the longest "
+            f"yet, {self.downs} while the remote went away, {self.keepers} with the keeper), "
+            f"{self.upgrades} upgrades, {calls} acknowledged calls, the longest "
             f"{self.longest_s:.1f} s; {self.files} files ({self.bytes / 1e9:.1f} GB) compared, "
             f"{self.drains} drains with {self.objects} objects; {len(self.losses)} losses"
         )
 
 
 class KeptMount(Background):
-    """`mountd mount s3://b FOLDER/mnt`, in the background. Raises Broken."""
+    """`mountd mount SOURCE FOLDER/mnt`, in the background. Raises Broken."""
 
     starts = 0  # the lines that say that one serves, once the present one does
+    source = ""
 
     def begin(self, **options: object) -> None:
         options = {"cache_dir": self.cache, "cache_size": "1GiB", **options}
         settings = ",".join(f"{name}={value}" for name, value in options.items())
-        done = self.cli("mount", f"s3://{BUCKET}", str(self.path), "-o", settings)
+        done = self.cli("mount", self.source, str(self.path), "-o", settings)
         if done.returncode:
             raise Broken(f"mount: exit {done.returncode}: {done.stderr}\n{self.tail()}")
         self.keeper = 0
@@ -94,6 +99,12 @@ class KeptMount(Background):
         self.starts = self.log().count(" serves ") + 1
         return serves
 
+    def upgrade(self) -> None:
+        """By the command, which a kill may meet."""
+        done = self.cli("upgrade", str(self.path))
+        if done.returncode:
+            raise Broken(f"upgrade: {done.returncode} {done.stdout}{done.stderr}\n{self.tail()}")
+
     def wait_ready(self) -> None:
         self._wait(lambda: self.log().count(" serves ") >= self.starts, "no successor serves")
 
@@ -105,7 +116,11 @@ class KeptMount(Background):
         self._wait(lambda: not any(map(is_alive, pids)), f"{pids} do not end")
 
     def umount(self) -> None:
-        done = self.cli("umount", str(self.path))
+        try:
+            done = self.cli("umount", str(self.path))
+        except subprocess.TimeoutExpired as error:
+            queue = self.cli("queue", str(self.path)).stdout
+            raise Broken(f"umount: {error}\n{self.status()}\n{queue}\n{self.tail()}") from error
         if done.returncode:
             raise Broken(f"umount: {done.returncode} {done.stdout}{done.stderr}\n{self.tail()}")
         self._wait(lambda: not is_alive(self.keeper), "the keeper does not end")
@@ -135,7 +150,7 @@ class KeptKills:
 
     plan: Plan
     folder: Path
-    server: S3Server
+    remote: Remote
     figures: KeptFigures = field(default_factory=KeptFigures)
 
     def run(self) -> None:
@@ -143,10 +158,13 @@ class KeptKills:
         folder = self.folder
         (folder / "mnt").mkdir()
         (folder / "run").mkdir(mode=0o700)
-        environment = os.environ | self.server.environment()
+        environment = os.environ | self.remote.environment
         environment |= {"MOUNTD_RUNTIME_DIR": str(folder / "run")}
         self._rng = random.Random(self.plan.seed)
         self._mount = KeptMount(folder / "mnt", folder / "cache", environment)
+        self._mount.source = self.remote.source
+        self._server = self.remote.scripted
+        self._was_down = False
         self._workers: list[WorkerProcess] = []
         began_s = time.monotonic()
         try:
@@ -164,10 +182,9 @@ class KeptKills:
             self._mount.clean_up()
 
     def _begin_workers(self) -> None:
-        self.server.make_bucket(BUCKET)
         for name in self.plan.workers:
             for path, data in first_files(name, self.plan.seed).items():
-                self.server.put(BUCKET, f"{name}/{path}", data)
+                self.remote.put(f"{name}/{path}", data)
             mnt = self._mount.path
             self._workers.append(WorkerProcess(name, mnt, self.folder, self.plan.seed))
 
@@ -175,23 +192,28 @@ class KeptKills:
         rng, quick = self._rng, self.plan.is_quick
         self._start(write_back_s=0.2 if quick else rng.choice((0, 0.2, 1, 60)))
         self._look()
-        weather = Weather("calm", self.server) if quick else choose_weather(self.server, rng)
+        server = self._server
+        weather = choose_weather(server, rng) if server is not None and not quick else None
         most = 3 if quick else rng.randrange(2, MOST_KILLS + 1)
         seconds = 6.0 if quick else 4.0 * most
         ends = not quick and rng.random() < 0.25
-        weather.begin()
+        self._was_down = False
+        if weather is not None:
+            weather.begin()
         for worker in self._workers:
             worker.ask("load", seconds=seconds, number=number, kept=True)
         names = [self._kill_one() for _ in range(most)]
         if ends:
             self._kill_keeper(names)
-        self.server.clear_faults()
-        self.server.release()
+        self._release()
+        is_calm = (weather is None or weather.is_calm) and not self._was_down
         for worker in self._workers:
             found = worker.answer(seconds + CALL_WITHIN_S)
-            self._count_load(worker, found, is_calm=weather.is_calm, ends=ends)
-        weather.end()
-        print(f"{number:4} {weather.name}; killed: {', '.join(names)}", flush=True)
+            self._count_load(worker, found, is_calm=is_calm, ends=ends)
+        if weather is not None:
+            weather.end()
+        sky = weather.name if weather is not None else "calm"
+        print(f"{number:4} {sky}; killed: {', '.join(names)}", flush=True)
         self._end_round(ends)
 
     def _end_round(self, ends: bool) -> None:
@@ -217,9 +239,12 @@ class KeptKills:
         rng, name = self._rng, "at random"
         if rng.random() < 0.7:
             self._mount.wait_ready()
-        if not self.plan.is_quick and rng.random() < 0.5:
+        server = self._server
+        if not self.plan.is_quick and rng.random() < 0.25:
+            return self._upgrade()
+        if server is not None and not self.plan.is_quick and rng.random() < 0.5:
             [source] = self._mount.cache.glob("*/journal")
-            choices = points(self.server, source.parent, rng)
+            choices = points(server, source.parent, rng)
             choices = [(w, p) for w, p in choices if not p.name.startswith(("checkp", "log is"))]
             [(_, point)] = rng.choices(choices, [weight for weight, _ in choices])
             point.arm()
@@ -227,13 +252,38 @@ class KeptKills:
                 name = point.name
         else:
             time.sleep(rng.choice((rng.uniform(0, 0.8), rng.uniform(0, 3))))
+        if server is not None and not self.plan.is_quick and rng.random() < 0.2:
+            name += ", the remote away"
+            self._was_down = True
+            self.figures.downs += 1
+            server.refuse_connections(for_s=rng.uniform(0.5, 4))
         if not self._mount.kill_one():
             name += " (did not serve yet)"
             self.figures.not_there += 1
         self.figures.kills[name] += 1
-        self.server.clear_faults()
-        self.server.release()
+        self._release()
         return name
+
+    def _release(self) -> None:
+        if self._server is not None:
+            self._server.clear_faults()
+            self._server.release()
+
+    def _upgrade(self) -> str:
+        """Alone, or while a daemon dies: then it is the successor's, or begins anew with it."""
+        rng, mount = self._rng, self._mount
+        is_killed = rng.random() < 0.5
+        with ThreadPoolExecutor(1) as pool:
+            upgrading = pool.submit(mount.upgrade)
+            if is_killed:
+                time.sleep(rng.uniform(0, 1.2))
+                mount.kill_one()
+                self.figures.kills["during an upgrade"] += 1
+            upgrading.result()
+        self.figures.upgrades += 1
+        # How often somebody came to serve in between is not known.
+        mount.starts = mount.log().count(" serves ")
+        return "during an upgrade" if is_killed else "(an upgrade)"
 
     def _kill_keeper(self, names: list[str]) -> None:
         time.sleep(self._rng.uniform(0, 2))
@@ -290,7 +340,7 @@ class KeptKills:
         wanted = digests_seen_by(self._workers)
         self.figures.drains += 1
         self.figures.objects += len(wanted)
-        self._lose("remote", differences(self.server, BUCKET, wanted))
+        self._lose("remote", differences_in(self.remote.keys(), self.remote.read, wanted))
 
     def _last_look(self) -> None:
         """Drained and unmounted; then a mount that knows nothing shows the same."""
@@ -313,17 +363,18 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="only at random moments")
     parser.add_argument("--keep-going", action="store_true", help="also after a loss")
     parser.add_argument("--folder", type=Path, help="to work in; default: a new one below /tmp")
-    parser.add_argument("--workers", default=",".join(NAMES), help="default: %(default)s")
+    parser.add_argument("--workers", default=",".join(KEPT_NAMES), help="default: %(default)s")
+    parser.add_argument("--remote", choices=KINDS, default=KINDS[0], help="default: %(default)s")
     found = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing stays mounted
     seed = found.seed if found.seed is not None else random.SystemRandom().randrange(1 << 31)
     workers = tuple(found.workers.split(","))
     plan = Plan(found.kills, seed, found.time, found.keep_going, found.quick, workers)
-    folder = found.folder or Path(tempfile.mkdtemp(prefix="mountd-kept-"))
+    folder = (found.folder or Path(tempfile.mkdtemp(prefix="mountd-kept-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     print(f"seed {seed}, in {folder}", flush=True)
-    with S3Server() as server:
-        kills = KeptKills(plan, folder, server)
+    with running(found.remote, folder) as remote:
+        kills = KeptKills(plan, folder, remote)
         try:
             kills.run()
         except Broken as error:

@@ -1,8 +1,10 @@
 """The same load with files that stay open all the time, while one daemon after the other dies."""
 
+import mmap
 import os
 import random
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from tests.crash.kill_loop_calls import Calls, DaemonGone, Failed
@@ -19,6 +21,52 @@ class Held:
     file: File
     is_writable: bool
     stack: ExitStack  # closes it
+    mapped: "Mapped | None" = None
+
+
+class Mapped:
+    """A file in memory, shared and writable. All goes through the kernel's copying: where no page
+    is to be had that is EFAULT and no SIGBUS, which would end this process."""
+
+    AT_ONCE = 60_000  # a pipe holds it
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._map = mmap.mmap(fd, size)
+        self._fd = fd
+        self.size = size
+
+    def close(self) -> None:
+        self._map.close()
+
+    def write(self, start: int, data: bytes) -> int:
+        with _pipe() as (out, into), memoryview(self._map) as whole:
+            os.write(into, data)
+            with whole[start : start + len(data)] as part:
+                return os.readv(out, [part])
+
+    def read(self, start: int, size: int) -> bytes:
+        with _pipe() as (out, into), memoryview(self._map) as whole:
+            with whole[start : start + size] as part:
+                os.write(into, part)
+            return os.read(out, size)
+
+    def flush(self) -> None:
+        self._map.flush()
+
+    def drop(self) -> None:
+        """What is clean leaves memory: the next look at it is a question to the daemon."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@contextmanager
+def _pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 class HeldLoad(Load):
@@ -36,6 +84,10 @@ class HeldLoad(Load):
             self.held_read: 20,
             self.held_sync: 5,
             self.held_cut: 4,
+            self.hold_mapped: 8,
+            self.mapped_write: 14,
+            self.mapped_read: 14,
+            self.mapped_sync: 5,
             self.let_go: 6,
         }
 
@@ -113,6 +165,56 @@ class HeldLoad(Load):
         if held is not None:
             size = self._rng.randrange(held.file.size + 5_000)
             self._calls.cut(held.fd, held.file, size)
+
+    def hold_mapped(self) -> None:
+        found = self._file()
+        if found is None or len(self._all) >= MOST_HELD:
+            return
+        if not 0 < found[1].size <= MOST_HELD_BYTES:
+            return
+        with ExitStack() as stack:
+            fd, file = stack.enter_context(self._calls.opened(found[0], os.O_RDWR))
+            mapped = self._calls.call("mmap", Mapped, fd, file.size)
+            stack.callback(mapped.close)
+            self._all.append(Held(fd, file, True, stack.pop_all(), mapped))
+
+    def _mapped(self) -> tuple[Held, Mapped, int, int] | None:
+        """One, and a part that the file still has."""
+        found = [(held, held.mapped) for held in self._all if held.mapped is not None]
+        if not found:
+            return None
+        held, mapped = self._rng.choice(found)
+        size = min(mapped.size, held.file.size)
+        if not size:
+            return None
+        start = self._rng.randrange(size)
+        return held, mapped, start, min(size - start, self._rng.choice((10, 5_000, 60_000)))
+
+    def mapped_write(self) -> None:
+        found = self._mapped()
+        if found is not None:
+            held, mapped, start, size = found
+            self._calls.store(mapped.write, held.file, start, self._rng.randbytes(size))
+
+    def mapped_read(self) -> None:
+        found = self._mapped()
+        if found is None:
+            return
+        held, mapped, start, size = found
+        if self._rng.random() < 0.4:
+            mapped.drop()
+        wanted = bytes(held.file.current()[start : start + size])
+        seen = self._calls.call("load mapped", mapped.read, start, size)
+        if not held.file.spoilt and seen != wanted:
+            at = next((i for i in range(min(len(seen), size)) if seen[i] != wanted[i]), len(seen))
+            self._calls.problems.append(
+                f"inode {held.file.number}, mapped: byte {start + at} is another"
+            )
+
+    def mapped_sync(self) -> None:
+        found = self._mapped()
+        if found is not None and found[1].size >= found[0].file.size:
+            self._calls.sync_mapped(found[1].flush, found[0].file)
 
     def let_go(self) -> None:
         if self._all:

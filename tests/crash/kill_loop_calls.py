@@ -130,6 +130,20 @@ class Calls:
         if self._change(file, text, os.pwrite, fd, data, start) != len(data):
             self._short(file, text)
 
+    def store(
+        self, function: Callable[[int, bytes], int], file: File, start: int, data: bytes
+    ) -> None:
+        """A write into mapped memory, by `function`."""
+        file.begin(Step(start, data))
+        text = f"store {len(data)} at {start}"
+        if self._change(file, text, function, start, data) != len(data):
+            self._short(file, text)
+
+    def sync_mapped(self, flush: Callable[[], None], file: File) -> None:
+        """msync of the whole file."""
+        self._change(file, "msync", flush)
+        file.settle()
+
     def append(self, fd: int, file: File, data: bytes) -> None:
         file.begin(Step(file.size, data))
         text = f"append {len(data)}"

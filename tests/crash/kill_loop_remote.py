@@ -1,7 +1,7 @@
 """The remote after a drain: the same files as on the mount, and nothing else."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from tests.crash.kill_loop_processes import WorkerProcess
 from tests.servers.s3.launch import S3Server
@@ -28,7 +28,14 @@ def digests_seen_by(workers: Iterable[WorkerProcess]) -> Digests:
 
 def differences(server: S3Server, bucket: str, wanted: Digests) -> list[str]:
     """In words; a directory has a marker or something in it."""
-    keys = {key for key in server.keys(bucket) if not key.startswith(PROBE)}
+    return differences_in(server.keys(bucket), lambda key: server.read(bucket, key), wanted)
+
+
+def differences_in(
+    there: Iterable[str], read: Callable[[str], bytes], wanted: Digests
+) -> list[str]:
+    """As `differences`."""
+    keys = {key for key in there if not key.startswith(PROBE)}
     found = [f"{key!r} is on the remote" for key in keys if any(s in key for s in STRANGE)]
     files = {key for key, digest in wanted.items() if digest is not None}
     folders = {key + "/" for key, digest in wanted.items() if digest is None}
@@ -41,7 +48,7 @@ def differences(server: S3Server, bucket: str, wanted: Digests) -> list[str]:
     if gone:
         found.append(f"{len(gone)} directories have nothing on the remote: {gone[:MOST_NAMED]}")
     for key in sorted(files & keys):
-        data = server.read(bucket, key)
+        data = read(key)
         digest = len(data), hashlib.sha256(data).hexdigest()
         if digest != tuple(wanted[key] or ()):
             found.append(f"{key}: other bytes on the remote ({len(data)}; {wanted[key]} wanted)")

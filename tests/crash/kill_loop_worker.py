@@ -12,6 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.crash import kill_kept_lists
+from tests.crash.kill_kept_lists import ListWork
 from tests.crash.kill_kept_load import HeldLoad
 from tests.crash.kill_loop_calls import Calls, Diary, Mount
 from tests.crash.kill_loop_check import PAUSE_S, Report, digests, look
@@ -20,6 +22,7 @@ from tests.crash.kill_loop_model import Tree
 from tests.crash.kill_loop_sqlite import SqliteWork
 
 NAMES = ("w0", "w1", "big", "db")
+KEPT_NAMES = (*NAMES, "dirs")
 
 
 def first_files(name: str, seed: int) -> dict[str, bytes]:
@@ -27,6 +30,8 @@ def first_files(name: str, seed: int) -> dict[str, bytes]:
     rng = random.Random(f"{seed}-{name}")
     if name == "db":
         return {"note": b"databases"}
+    if name == "dirs":
+        return dict.fromkeys(kill_kept_lists.names(), b"")
     found = {f"seed{i % 3}/f{i}": rng.randbytes(rng.randrange(60_000)) for i in range(9)}
     found["seed0/below/deep"] = rng.randbytes(2_000)
     if name == "big":
@@ -43,6 +48,7 @@ class Worker:
         self._tree = Tree(first_files(name, seed))
         self._diary = Diary(diaries / f"{name}.log")
         self._calls = Calls(self._mount, self._top, self._tree, self._diary)
+        self._lists = ListWork(self._calls, self._top) if name == "dirs" else None
         self._sqlite: SqliteWork | None = None
         if name == "db":
             self._sqlite = SqliteWork(self._mount, self._top, diaries / f"{name}.log")
@@ -56,7 +62,9 @@ class Worker:
     def on_look(self, *, is_down: bool, patience_s: float) -> dict[str, Any]:
         self._mount.arrive()
         self._diary.note(f"looks, remote {'down' if is_down else 'up'}")
-        if self._sqlite is None:
+        if self._lists is not None:
+            report = self._lists.look()
+        elif self._sqlite is None:
             report = look(self._tree, self._top, is_down=is_down, patience_s=patience_s)
         else:
             report = look_at_databases(self._sqlite, is_down, patience_s)
@@ -73,7 +81,9 @@ class Worker:
         calls.problems.clear()
         calls.longest_s = 0.0
         self._diary.note(f"works, round {number}")
-        if self._sqlite is not None:
+        if self._lists is not None:
+            is_gone = self._lists.run(seconds, rng)
+        elif self._sqlite is not None:
             is_gone = self._sqlite.run(seconds, rng)
             calls.acknowledged["commit"] += self._sqlite.commits
             self._sqlite.commits = 0
