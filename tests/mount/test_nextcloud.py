@@ -360,18 +360,20 @@ def test_a_chunk_that_hangs_does_not_keep_the_daemon_when_the_time_to_stop_is_ov
             nextcloud_server.release()
 
 
-def test_a_mode_is_kept_here_although_the_servers_listings_tell_of_none(
+def test_a_mode_and_a_time_are_kept_here_although_the_servers_listings_tell_of_none(
     mount: Mount, nextcloud_server: NextcloudServer
 ) -> None:
     nextcloud_server.put("run.sh", b"#!/bin/sh\n")
     at = mount()
     (at.path / "run.sh").chmod(0o750)
+    os.utime(at.path / "run.sh", (500_000_000, 500_000_000))
     flush(at)
     time.sleep(1.5)  # until it is in the kept listing
     for _ in range(2):
         at.cli("refresh", str(at.path))
         assert os.listdir(at.path) == ["run.sh"]
         assert (at.path / "run.sh").stat().st_mode & 0o7777 == 0o750
+        assert (at.path / "run.sh").stat().st_mtime == 500_000_000
         at = mount()
     with (at.path / "run.sh").open("ab") as file:
         file.write(b"true\n")
