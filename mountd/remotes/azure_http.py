@@ -20,6 +20,7 @@ from mountd.errors import (
     RemoteError,
     SignInRefused,
     Throttled,
+    Unreachable,
     VersionChanged,
 )
 from mountd.remotes.azure_credentials import AzureAccount, sas_query
@@ -121,6 +122,9 @@ def azure_error(answer: RestAnswer, what: str) -> RemoteError:
         return Throttled(shown, retry_after_s(answer.headers.get("retry-after")))
     if code.endswith(("QuotaExceeded", "SizeLimitReached")):
         return QuotaExceeded(shown)
+    if not code and answer.status in (404, 410):
+        # A proxy's page, while Azure itself is away.
+        return Unreachable(f"{shown}: not an answer of Azure", answered=True)
     known = _ERROR_OF_CODE.get(code)
     return known(shown) if known is not None else status_error(answer, shown)
 

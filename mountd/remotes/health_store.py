@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from typing_extensions import Buffer
 
-from mountd.errors import RemoteError
+from mountd.errors import ContainerMissing, NotFound, RemoteError
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
 from mountd.remotes.health import RemoteHealth
 from mountd.remotes.optional_doors import (
@@ -103,9 +103,10 @@ class HealthStore:
         self._health.check()
         try:
             answer = request()
-        except RemoteError as error:
+        except RemoteError as found:
+            error = self._believed(found)
             self._health.call_failed(error)
-            raise
+            raise error from found.__cause__
         self._health.answered()
         return answer
 
@@ -114,9 +115,10 @@ class HealthStore:
         began_s = self._health.now_s()
         try:
             answer = request()
-        except RemoteError as error:
+        except RemoteError as found:
+            error = self._believed(found)
             self._health.write_failed(error, began_s)
-            raise
+            raise error from found.__cause__
         self._health.answered()
         return answer
 
@@ -126,11 +128,26 @@ class HealthStore:
         while True:
             try:
                 page = next(pages, None)
-            except RemoteError as error:
+            except RemoteError as found:
+                error = self._believed(found)
                 self._health.call_failed(error)
-                raise
+                raise error from found.__cause__
             self._health.answered()
             if page is None:
                 return
             yield page
             self._health.check()
+
+    def _believed(self, error: RemoteError) -> RemoteError:
+        """A 404 of a file server may be a proxy's, while the server itself is started again, and
+        looks like any other. So the mounted directory is asked for: without it nothing is known to
+        be missing. (Object stores say what it is that is missing.)"""
+        if not isinstance(error, NotFound) or not self._store.capabilities.real_directories:
+            return error
+        try:
+            self._store.stat("")
+        except NotFound:
+            return ContainerMissing(f"not even the mounted directory is found: {error}")
+        except RemoteError as other:
+            return other
+        return error

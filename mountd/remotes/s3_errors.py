@@ -69,6 +69,9 @@ def s3_error(answer: RestAnswer, what: str) -> RemoteError:
     if answer.status < 300:
         # Complete and copy begin their 200 before they know how it ends.
         return Unreachable(f"{shown}: a success without a result", answered=True)
+    if not code and answer.status in (404, 410):
+        # A proxy's page, while S3 itself is away: S3 always says what it is that is missing.
+        return Unreachable(f"{shown}: not an answer of S3", answered=True)
     return status_error(answer, shown)
 
 
