@@ -6,6 +6,7 @@
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from mountd.errors import Stale
 from mountd.vfs.file_clock import file_time_ns
@@ -18,6 +19,8 @@ from mountd.vfs.row_attributes import BUT_MTIME, PARTIAL, XATTR
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
 from mountd_cache.changes import Change, ChangeKind, ChangeState, Rows
+
+_MOST_SHOWN: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,15 @@ class SetAttributes:
         self._writes = writes
         self._journal = writes.journal
         self._now_ns = wall_clock_ns
+        self._shown_ns: dict[int, int] = {}  # before a setxattr, by inode; oldest first
+
+    def is_shown(self, node: Node) -> None:
+        """The kernel has the time that is known now, and brings it after a setxattr, for which the
+        file's own may be asked meanwhile."""
+        change = self._ledger.by_number.get(node.number)
+        self._shown_ns[node.number] = (change or self._as_listed(node)).mtime_ns
+        if len(self._shown_ns) > _MOST_SHOWN:
+            del self._shown_ns[next(iter(self._shown_ns))]
 
     def set(self, node: Node, new: NewAttributes) -> None:
         if node.parent is None:
@@ -74,7 +86,9 @@ class SetAttributes:
         if change is None and not self._has_name(node):
             return  # nobody can look; the kernel brings its times late
         change = change or self._as_listed(node)
-        if new.mtime_ns == change.mtime_ns and (new.mode, new.uid, new.gid) == (None, None, None):
+        shown_ns = self._shown_ns.pop(node.number, None)
+        is_alone = (new.mode, new.uid, new.gid) == (None, None, None)
+        if is_alone and new.mtime_ns in (change.mtime_ns, shown_ns):
             # The kernel brings the time that it has after each setxattr, which may be no more than
             # when the bytes arrived: set by nobody, it is no reason to write the file anew.
             return

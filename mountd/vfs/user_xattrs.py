@@ -133,6 +133,7 @@ class UserXattrs:
         node = self._checked(number)
         if len(encoded({name: value})) > MAX_ENCODED:
             raise TooLarge(f"{name!r}: an object's metadata have no room for {len(value)} bytes")
+        self._attributes.is_shown(node)
         text = edited(await self._known(node), name, value)
         if len(text) > MAX_ENCODED:
             raise NoSpace(f"{name!r}: the object's metadata are full")
@@ -141,6 +142,7 @@ class UserXattrs:
     async def remove(self, number: int, name: bytes) -> None:
         """NoAttribute where there is none."""
         node = self._checked(number)
+        self._attributes.is_shown(node)
         text = await self._known(node)
         if name not in decoded(text):
             raise NoAttribute(name)

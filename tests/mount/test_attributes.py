@@ -57,6 +57,25 @@ def test_chmod_x_is_there_for_another_machine_and_after_a_remount(
     assert subprocess.run([script], capture_output=True, check=True).stdout == b"it runs\n"
 
 
+def test_an_xattr_leaves_a_file_the_time_that_it_came_with(
+    s3_server: S3Server, mount: Mount
+) -> None:
+    """Listings say when it arrived, and that is what the kernel brings after a setxattr."""
+    headers = {"x-amz-meta-mtime": f"{MTIME_NS // 10**9}.{MTIME_NS % 10**9:09d}"}
+    for name in ("f", "g"):
+        s3_server.put("b", name, b"bytes", headers=headers)
+    path = mount(metadata="fast").path
+    os.setxattr(path / "f", "user.own", b"1")
+    (path / "g").rename(path / "h")
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    mount("cache", metadata="fast")
+    found = mount("other", metadata="full").path
+    assert os.getxattr(found / "f", "user.own") == b"1"
+    assert [(found / name).stat().st_mtime_ns for name in "fh"] == [MTIME_NS, MTIME_NS]
+
+
 def test_ls_costs_lists_with_fast_and_a_head_for_each_file_once_with_full(
     s3_server: S3Server, mount: Mount
 ) -> None:
