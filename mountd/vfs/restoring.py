@@ -46,7 +46,8 @@ class Noted:
 
 def restore(fs: FileSystem, noted: Noted) -> None:
     """Once, before the mount is served and before anything is sent."""
-    fs.tree.former = Former(fs.tree, noted.directories).find
+    former = Former(fs.tree, noted.directories)
+    fs.tree.former, fs.tree.former_moved = former.find, former.moved
     fs.tree.following.were_edited(noted.edited)
     ledger = fs.tree.ledger
     for handle, file in noted.files.items():
@@ -129,6 +130,23 @@ class Former:
             raise Stale(f"inode {number} is not known")
         self._tree.adopt(node)
         return node
+
+    def moved(self, parent: Directory, old: str, new: str) -> None:
+        """A directory is about to be elsewhere, with all that is below it: also what nobody has
+        asked for yet, which is found now, so that the tree moves it along."""
+        below = [(n, noted) for n, noted in self._directories.items() if noted.key.startswith(old)]
+        moved: dict[int, NotedDirectory] = {}
+        for number, noted in below:
+            above = parent.number if noted.key == old else noted.parent
+            now = NotedDirectory(above, new + noted.key[len(old) :])
+            if self._tree.held_directory(noted.key) is None:
+                with suppress(Stale):
+                    self.find(number)
+            moved[number] = now
+            self._numbers.pop(noted.key, None)
+            self._numbers[now.key] = number
+            self._ranges.pop(noted.key, None)
+        self._directories |= moved
 
     def _changed(self, number: int) -> Node | None:
         change = self._tree.ledger.by_number.get(number)

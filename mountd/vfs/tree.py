@@ -87,6 +87,8 @@ class Tree:
         self.notes: Notes = NoNotes()
         # Finds a node that a former process gave out; None: there was none (restoring.py).
         self.former: Callable[[int], Node] | None = None
+        # Called with a directory's new parent, and with its keys before and now.
+        self.former_moved: Callable[[Directory, str, str], None] = lambda parent, old, new: None
         self.refreshes = Refreshes(
             *(store, cache, self.known, self.ledger, self.moving, self._proof),
             wait_s=wait_s,
@@ -197,6 +199,7 @@ class Tree:
             node.parent, node.row = parent, -1
         if not old_key.endswith("/"):
             return
+        self.former_moved(parent, old_key, new_key)
         for key in [key for key in self._by_key if key.startswith(old_key)]:
             directory = self._by_key.pop(key)
             directory.key = new_key + key[len(old_key) :]
@@ -205,6 +208,7 @@ class Tree:
 
     def moved_whole(self, number: int, parent: Directory, old_key: str, new_key: str) -> None:
         """As `moved`, of a directory with all that is known of what is below it."""
+        self.former_moved(parent, old_key, new_key)
         self.cache.move_below(old_key, new_key, [k for k in self._by_key if k.startswith(old_key)])
         self.moved(number, parent, old_key, new_key)
         self.refreshes.void_below(old_key, new_key)

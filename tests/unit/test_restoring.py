@@ -301,6 +301,39 @@ class NothingGoes(MemoryStore):
         raise NameNotAllowed(f"delete {key}")
 
 
+@pytest.mark.parametrize("native", [True, False])
+async def test_what_a_former_process_held_below_a_directory_goes_along_when_that_is_renamed(
+    tmp_path: Path, native: bool
+) -> None:
+    store, record = MemoryStore(native_move=native, real_directories=native), Record(GREETING, b"")
+    store.seed("d/sub/below/file", b"bytes")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        tree = mount.fs.tree
+        node = await walk(mount.fs, "d/sub/below/file")
+        assert isinstance(below := node.parent, Directory)
+        assert isinstance(sub := below.parent, Directory)
+        assert mount.metadata.flush(5)
+        mount.crashes = True
+    async with mounted_files(store, tmp_path) as mount:
+        found, _ = go_on(mount, record)
+        tree = mount.fs.tree
+        await mount.fs.rename(tree.root, b"d", tree.root, b"e")
+        # By the numbers that the kernel has: it looks no name up.
+        assert tree.directory(sub.number).key == "e/sub/"
+        assert tree.directory(below.number).key == "e/sub/below/"
+        assert await read_by(mount, node.number) == b"bytes"
+        assert Record.read(found.fd).directories()[below.number].key == "e/sub/below/"
+
+
+async def read_by(mount: MountedFiles, number: int) -> bytes:
+    handle = await mount.fs.open(number)
+    try:
+        return bytes(await mount.fs.read(handle, 0, 100))
+    finally:
+        mount.fs.release(handle)
+
+
 @pytest.mark.parametrize("is_noted_late", [False, True])
 async def test_a_renamed_file_is_where_it_is_now_while_its_old_name_is_not_yet_removed(
     tmp_path: Path, expected_log: ExpectedLog, is_noted_late: bool
