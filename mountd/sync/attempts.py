@@ -103,7 +103,7 @@ def is_same(store: RemoteStore, key: str, found: Identity, attempt: Attempt) -> 
         return False
     if found.upload_id:
         id_ = UploadId.parse(found.upload_id)
-        return id_ is not None and id_.is_same_state(attempt.id) and _can_be(store, found, id_)
+        return id_ is not None and id_.is_same_upload(attempt.id) and _can_be(store, found, id_)
     sent = attempt.md5()
     if not sent:
         return False

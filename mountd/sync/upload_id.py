@@ -73,6 +73,11 @@ class UploadId:
         """Whether it is that state at that key, whenever it was sent."""
         return self._state == other._state
 
+    def is_same_upload(self, other: "UploadId") -> bool:
+        """Whether it is that state with the same mtime, too."""
+        mine, theirs = (self.size, self.mtime_s), (other.size, other.mtime_s)
+        return self.is_same_state(other) and (mine == theirs or None in (self.size, other.size))
+
     def was_sent_here(self, journal: str, key: str, since_ns: int) -> bool:
         """Whether that journal sent it to that key, not before `since_ns`."""
         is_here = (self.journal, self.key) == (journal, _checksum(key))

@@ -84,3 +84,15 @@ async def test_what_somebody_else_has_put_there_is_still_stale(tmp_path: Path) -
         store.seed("f", os.urandom(len(BIG)))
         with pytest.raises(Stale):
             await read(mounted.fs, "f")
+
+
+async def test_a_time_that_is_set_after_its_file_has_arrived_arrives_too(tmp_path: Path) -> None:
+    store = MemoryStore({"f": BIG})
+    async with mounted_files(losing_answers(store), tmp_path, queue=True) as mounted:
+        number = await edit(mounted.fs, "f", 10, b"edited")
+        await crash_while_sending(mounted, lambda: store.data("f") == EDITED)
+        await mounted.fs.set_attributes(number, NewAttributes(mtime_ns=10**18), None)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        assert await sent(mounted) == 0
+    assert store.data("f") == EDITED
+    assert store.stat("f").mtime_ns == 10**18
