@@ -63,8 +63,8 @@ log = logging.getLogger(__name__)
 
 # One budget for what is fetched ahead and what waits for the disk: with the interpreter and the
 # libraries (55 MB) the daemon stays below 400 MB (376 at the most in docs/benchmarks.md).
-MEMORY_BYTES = 192 << 20
-BACKLOG_BYTES = 160 << 20
+MEMORY_BYTES = 168 << 20
+BACKLOG_BYTES = 148 << 20
 PARALLEL_READS = 48
 # A block that is not open costs an open and a read of its header before its data.
 MAX_OPEN_BLOCKS = 8192
