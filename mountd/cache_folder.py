@@ -49,6 +49,14 @@ class IdleFolder:
     source: str
 
 
+class CacheHeld(StartError):
+    """By the process `pid`, 0 where it doesn't say."""
+
+    def __init__(self, words: str, pid: int) -> None:
+        super().__init__(words)
+        self.pid = pid
+
+
 class CacheFolder:
     """The claimed folder of one identity. A context manager; `release` lets another daemon in.
 
@@ -271,7 +279,7 @@ def _lock(folder: Path, source: Source) -> int:
     except BlockingIOError as error:
         pid = _pid_in(fd)
         os.close(fd)
-        raise StartError(_held(source, folder, pid)) from error
+        raise CacheHeld(_held(source, folder, pid), pid) from error
     except OSError as error:
         os.close(fd)
         raise StartError(

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def run(going_on: GoingOn, ready: Callable[[str], None]) -> int:
     keep_freed_memory()
     plan = going_on.plan
     with ExitStack() as stack:
-        folder = stack.enter_context(CacheFolder.claim(plan.source, plan.settings, plan.mountpoint))
+        claim = partial(CacheFolder.claim, plan.source, plan.settings, plan.mountpoint)
+        folder = stack.enter_context(going_on.claimed(claim))
         daemon = Daemon(folder, stack, going_on)
         try:
             code = trio.run(daemon.serve, ready)

@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 
 import trio
 
+from mountd.cache_folder import CacheFolder
 from mountd.config import MountPlan
 from mountd.errors import CannotGoOn, StartError
 from mountd.fusefs.mount import FuseMount
@@ -23,6 +24,7 @@ from mountd.fusefs.successor import SuccessorOperations
 from mountd.fusefs.takeover import Greeting, Successor
 from mountd.kept import told
 from mountd.kept.descriptors import KEPT, Left, connection_number
+from mountd.kept.freeing import claimed
 from mountd.kept.record import Record, Unsound, supersede
 from mountd.kept.store import kept_by
 from mountd.mount_table import Mount, mount_at, read_mounts
@@ -103,6 +105,16 @@ class GoingOn:
             record.close()
             raise
         return record
+
+    def claimed(self, claim: Callable[[], CacheFolder]) -> CacheFolder:
+        """The cache, also where the former process is dead and still holds it. Does not return
+        where the mount can't be gone on with. Raises as `claim` does."""
+        if not self.is_successor:
+            return claim()
+        try:
+            return claimed(claim, self._connection)
+        except CannotGoOn as error:
+            self.mount_instead(error)
 
     def upgrade(self, request: dict[str, Any], fuse: FuseMount, state: str) -> dict[str, Any]:
         """Makes room for the same process with new code; the kernel's requests wait for that.

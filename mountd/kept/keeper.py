@@ -44,6 +44,56 @@ def say(text: str) -> None:
     print(f"{now} mountd keeper: {text}", file=sys.stderr, flush=True)
 
 
+def is_dead(pid: int) -> bool:
+    """Whether it has ended but for a thread that the kernel keeps waiting: no signal tells of
+    that, nor a pidfd (tried on Linux 6.18, also with PIDFD_THREAD)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] == b"Z"
+    except OSError:
+        return False
+
+
+def answer(connection: int, *, more: bool) -> int:
+    """Answers what waits on the mount and may hold a directory with an error; how many that
+    were. The rest waits for who goes on."""
+    count = 0
+    try:
+        os.set_blocking(connection, False)
+        os.write(connection, OUT_HEADER.pack(OUT_HEADER.size, RESEND, 0))
+        for _ in range(MOST_AT_ONCE):
+            _, opcode, unique = IN_HEADER.unpack_from(os.read(connection, READ_BYTES))
+            # Many programs ask again by themselves after EINTR.
+            error = errno.EINTR if opcode in LOOKS else errno.EIO
+            if opcode in LOOKS or (more and opcode in CHANGES):
+                try:
+                    os.write(connection, OUT_HEADER.pack(OUT_HEADER.size, -error, unique))
+                    count += 1
+                except FileNotFoundError:  # who asked was killed
+                    pass
+    except OSError:  # that was all; or the mount is gone
+        pass
+    return count
+
+
+def abort(connection: int) -> None:
+    """Ends all that waits there with an error."""
+    number = ""
+    with open(f"/proc/self/fdinfo/{connection}", encoding="ascii") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            number = value.strip() if name == "fuse_connection" else number
+    path = f"{CONNECTIONS}/{number or 'N'}/abort"
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write("1")
+    except OSError as error:
+        say(f"{path} can't be written to ({error.strerror}): all that wait on the mount wait "
+            f"until root types: echo 1 > {path}")  # fmt: skip
+    else:
+        say("all calls on the mount get an error: it is mounted again when the daemon has ended")
+
+
 class Keeper:
     """One daemon after the other, on one mount."""
 
@@ -124,7 +174,7 @@ class Keeper:
             status = self.look([fd for fd, _ in poll.poll(wait and wait * 1000)], waker)
             if status is not None:
                 return status
-            if self.is_dead():
+            if is_dead(self.pid):
                 return self.bury(waker)
             if self.by is not None and not self.serves and time.monotonic() > self.by:
                 say(f"the daemon {self.pid} does not serve within {SERVES_WITHIN_S:.0f} s")
@@ -137,15 +187,6 @@ class Keeper:
         for fd in (self.ours.fileno(), waker):
             poll.register(fd, select.POLLIN)
         return poll
-
-    def is_dead(self) -> bool:
-        """Whether it has ended but for a thread that the kernel keeps waiting: no signal tells of
-        that, nor a pidfd (tried on Linux 6.18, also with PIDFD_THREAD)."""
-        try:
-            with open(f"/proc/{self.pid}/stat", "rb") as file:
-                return file.read().rpartition(b")")[2].split()[0] == b"Z"
-        except OSError:
-            return False
 
     def look(self, ready: list[int], waker: int) -> int | None:
         """Hears what there is to hear; the status of waitpid if it has ended."""
@@ -179,52 +220,12 @@ class Keeper:
             if not is_said:
                 say(f"the daemon {self.pid} is dead, and the kernel keeps a thread of it waiting")
                 is_said = True
-            count = self.answer(more=waited > FREES_MORE_AFTER_S)
+            count = answer(self.fds[0], more=waited > FREES_MORE_AFTER_S)
             if count:
                 say(f"{count} calls on the mount get an error, so that another one can go on")
             if waited > ABORTS_AFTER_S and not is_aborted:
                 is_aborted = True
-                self.abort()
-
-    def answer(self, *, more: bool) -> int:
-        """Answers what waits on the mount and may hold a directory with an error; how many that
-        were. The rest waits for who goes on."""
-        connection, count = self.fds[0], 0
-        try:
-            os.set_blocking(connection, False)
-            os.write(connection, OUT_HEADER.pack(OUT_HEADER.size, RESEND, 0))
-            for _ in range(MOST_AT_ONCE):
-                _, opcode, unique = IN_HEADER.unpack_from(os.read(connection, READ_BYTES))
-                # Many programs ask again by themselves after EINTR.
-                error = errno.EINTR if opcode in LOOKS else errno.EIO
-                if opcode in LOOKS or (more and opcode in CHANGES):
-                    try:
-                        os.write(connection, OUT_HEADER.pack(OUT_HEADER.size, -error, unique))
-                        count += 1
-                    except FileNotFoundError:  # who asked was killed
-                        pass
-        except OSError:  # that was all; or the mount is gone
-            pass
-        return count
-
-    def abort(self) -> None:
-        """Ends all that waits there with an error."""
-        number = ""
-        with open(f"/proc/self/fdinfo/{self.fds[0]}", encoding="ascii") as file:
-            for line in file:
-                name, _, value = line.partition(":")
-                number = value.strip() if name == "fuse_connection" else number
-        path = f"{CONNECTIONS}/{number or 'N'}/abort"
-        try:
-            with open(path, "w", encoding="ascii") as file:
-                file.write("1")
-        except OSError as error:
-            say(f"{path} can't be written to ({error.strerror}): all that wait on the mount wait "
-                f"until root types: echo 1 > {path}")  # fmt: skip
-        else:
-            say(
-                "all calls on the mount get an error: it is mounted again when the daemon has ended"
-            )
+                abort(self.fds[0])
 
     def start(self) -> None:
         environment = dict(os.environ, MOUNTD_KEEPER_FD=str(self.theirs.fileno()))

@@ -71,6 +71,33 @@ def test_programs_do_not_notice_that_the_daemon_is_killed_again_and_again(
     assert storage.journal(UNIT).count("going on for a daemon that ended") == 2
 
 
+def test_a_daemon_that_is_dead_and_can_not_end_is_gone_on_for_once_systemd_gives_it_up(
+    storage: Machine, s3_server: S3Server
+) -> None:
+    """The kernel keeps a thread of it waiting for a directory, which a caller holds that waits for
+    the daemon. Only the watchdog notices."""
+    s3_server.put("b", "d/f", b"bytes")
+    configure(storage, s3_server, metadata_ttl_s=1)
+    shorten(storage, "WatchdogSec=5s", "TimeoutAbortSec=1s", "TimeoutStopSec=2s")
+    storage.run("systemctl", "start", UNIT)
+    with open_file(storage) as found:
+        storage.shell("ls /storage/d; sleep 1.2")  # the listing of the root is too old then
+        s3_server.faults({"op": "ListObjectsV2", "hold": True})
+        storage.run("systemd-run", "--unit=looks", "stat", "/storage/new")
+        s3_server.wait_for_requests(1, op="ListObjectsV2")
+        storage.run("systemd-run", "--unit=refreshes", "mountd", "refresh", "/storage/d")
+        tasks = f"/proc/{main_pid(storage)}/task"
+        storage.shell(
+            f"timeout 30 sh -c 'until grep -l inval_entry {tasks}/*/wchan; do sleep .1; done'"
+        )
+        storage.kill("SIGKILL", UNIT)
+        s3_server.clear_faults()
+        s3_server.release()
+        storage.wait_for(UNIT, NRestarts="1", ActiveState="active", StatusText="serves")
+    assert found == [0]
+    assert "the kernel keeps a thread of it" in storage.journal(UNIT)
+
+
 def test_a_reload_is_an_upgrade_and_the_store_holds_what_the_new_code_noted(
     storage: Machine,
 ) -> None:
