@@ -172,10 +172,12 @@ def left_in_store(
             "lost, and it is mounted again"
         )
         left = None
-    kept = left.names if left is not None else ()
+    kept = (left.connection, left.record) if left is not None else ()
+    names = left.names if left is not None else ()
     for each in passed:
-        if each.name not in kept:
+        if each.fd not in kept:
             os.close(each.fd)
+        if each.name not in names:
             remove(notifier, each.name)
     return left
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mountd.kept.attempts import MOST, WITHIN_S, Attempts
@@ -224,6 +224,13 @@ def test_only_the_process_that_it_is_meant_for_takes_something_and_its_children_
 NAMES = st.from_regex(r"mountd-(connection|record)-0{15}[01](-0{7}[0-3])?", fullmatch=True)
 
 
+TWICE = [
+    ("mountd-connection-0000000000000000", b""),
+    *[("mountd-record-0000000000000000-00000000", b"")] * 2,
+]
+
+
+@example(stored=TWICE)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     stored=st.lists(st.tuples(NAMES | st.text(max_size=20), st.binary(max_size=200)), max_size=6)
