@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mountd.cli.output import warn
 from mountd.cli.ready import Outcome, wait_for_outcome
+from mountd.control.runtime_dir import VARIABLE as RUNTIME_VARIABLE
 from mountd.errors import ExitCode, StartError
 from mountd.kept import keeper
 from mountd.logs import KEPT_FILES, LOG_FILE, OUTPUT_FILE, ROTATE_BYTES
@@ -82,8 +83,12 @@ def _spawn(command: Sequence[str], log_dir: Path) -> tuple[subprocess.Popen[byte
 
 def _environment() -> dict[str, str]:
     """Ours, without the service manager's variables: they are for the service that has started us,
-    and READY=1 of a mount that it makes on its way is not its own."""
-    return own_environment({n: value for n, value in os.environ.items() if n not in VARIABLES})
+    and READY=1 of a mount that it makes on its way is not its own. The child leaves for `/`, so the
+    runtime directory that it is told doesn't depend on where it is."""
+    environment = {n: value for n, value in os.environ.items() if n not in VARIABLES}
+    if named := environment.get(RUNTIME_VARIABLE):
+        environment[RUNTIME_VARIABLE] = str(Path(named).absolute())
+    return own_environment(environment)
 
 
 def _open_output(path: Path) -> int:

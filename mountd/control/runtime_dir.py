@@ -12,6 +12,7 @@ from mountd.safe_place import why_not_safe
 from mountd.service.places import RUNTIME_DIR
 
 SUFFIX = ".sock"
+VARIABLE = "MOUNTD_RUNTIME_DIR"
 
 
 def runtime_dir() -> Path:
@@ -19,7 +20,7 @@ def runtime_dir() -> Path:
 
     The directory need not exist.
     """
-    if named := os.environ.get("MOUNTD_RUNTIME_DIR"):
+    if named := os.environ.get(VARIABLE):
         return Path(named).absolute()
     uid = os.geteuid()
     if uid == 0:

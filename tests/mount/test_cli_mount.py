@@ -383,6 +383,16 @@ def test_a_mount_point_may_be_named_through_a_link_or_relatively(machine: Machin
     assert not machine.is_mounted()
 
 
+def test_a_relative_runtime_directory_is_below_where_mount_was_typed(machine: Machine) -> None:
+    """The daemon in the background leaves for `/`, and its successor begins there."""
+    machine.environment["MOUNTD_RUNTIME_DIR"] = "of-the-sockets"
+    pid = machine.mount()
+    assert len(list((machine.root / "of-the-sockets").glob("*.sock"))) == 1
+    environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    assert f"MOUNTD_RUNTIME_DIR={machine.root / 'of-the-sockets'}".encode() in environ
+    assert machine.run("umount", machine.mountpoint).returncode == 0
+
+
 def test_a_mount_of_the_config_file_is_mounted_by_its_name(machine: Machine) -> None:
     config = machine.root / "config.toml"
     config.write_text(
