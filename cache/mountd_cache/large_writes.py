@@ -114,7 +114,8 @@ class LargeWrites:
         return True
 
     def _past(self, data: bytes | memoryview, size: int, offset: int) -> int:
-        """-1 where the file system takes it in no such way."""
+        """-1 where it did not go that way, now or at all. The page cache tells how far it comes:
+        past it a disk that is full, or fails, says so after it took a part, and not how much."""
         if self._aligned is None:
             self._aligned = memoryview(mmap.mmap(-1, _MOST_BYTES))
         piece = self._aligned[:size]
@@ -122,7 +123,6 @@ class LargeWrites:
         try:
             return self._disk.pwrite(self._fd, piece, offset)
         except OSError as error:
-            if error.errno not in _NOT_HERE:
-                raise
-            self._pace.never()
+            if error.errno in _NOT_HERE:
+                self._pace.never()
             return -1

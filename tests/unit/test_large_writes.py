@@ -74,6 +74,13 @@ def write(disk: Disk, path: Path, pieces: int, size: int = PIECE) -> bytes:
     return data * pieces
 
 
+def tries_past() -> Pace:
+    pace = Pace()
+    while not pace.next():
+        pace.took(False, 1.0)
+    return pace
+
+
 def test_a_disk_that_is_quicker_than_the_page_cache_gets_what_comes_next(path: Path) -> None:
     disk = Disk()
     write(disk, path, 40)
@@ -106,22 +113,16 @@ def test_what_is_not_in_whole_pages_or_too_much_goes_through_the_page_cache(
     path: Path, offset: int, size: int
 ) -> None:
     disk = Disk()
-    pace = Pace()
-    while not pace.next():
-        pace.took(False, 1.0)
-    writes = LargeWrites(disk, pace=pace, clock=disk.clock)
+    writes = LargeWrites(disk, pace=tries_past(), clock=disk.clock)
     fd = os.open(path, os.O_RDWR)
     assert writes.write(fd, path, bytes(size), offset) == size
     os.close(fd)
     assert disk.past == []
 
 
-def test_a_full_disk_is_told_and_no_way_round_it_is_tried(path: Path) -> None:
+def test_a_full_disk_is_told(path: Path) -> None:
     disk = Disk()
-    pace = Pace()
-    while not pace.next():
-        pace.took(False, 1.0)
-    writes = LargeWrites(disk, pace=pace, clock=disk.clock)
+    writes = LargeWrites(disk, pace=tries_past(), clock=disk.clock)
     fd = os.open(path, os.O_RDWR)
 
     def before(call: str, at: str) -> None:
@@ -132,6 +133,27 @@ def test_a_full_disk_is_told_and_no_way_round_it_is_tried(path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         writes.write(fd, path, bytes(MIB), 0)
     disk.heal()
+    writes.cool()
+    os.close(fd)
+
+
+def test_of_a_piece_that_finds_room_for_a_part_it_is_told_how_much_has_other_bytes_now(
+    path: Path,
+) -> None:
+    """As ext4 does: past the page cache the same write is ENOSPC, with half of it written."""
+
+    class Full(Disk):
+        def pwrite(self, fd: int, data: Buffer, offset: int, /) -> int:
+            done = super().pwrite(fd, memoryview(data)[: MIB // 2], offset)
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return done
+
+    disk = Full()
+    writes = LargeWrites(disk, pace=tries_past(), clock=disk.clock)
+    fd = os.open(path, os.O_RDWR)
+    assert writes.write(fd, path, b"x" * MIB, 0) == MIB // 2
+    assert disk.past == [0]
     writes.cool()
     os.close(fd)
 
