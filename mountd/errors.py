@@ -95,7 +95,7 @@ class NameNotAllowed(RemoteError):
 
 
 class NameTooLong(NameNotAllowed):
-    """More bytes than a name has here."""
+    """More bytes than a name has here, or than a whole key has on the remote."""
 
 
 class DirectoryNotEmpty(RemoteError):

@@ -18,13 +18,14 @@ from mountd.remotes.azure_http import (
     metadata_headers,
     metadata_in,
 )
-from mountd.remotes.base import ABSENT, Body, Capabilities, Upload
+from mountd.remotes.base import ABSENT, Body, Capabilities, KeyLimit, Upload
 from mountd.remotes.call import upload_timeout_s
 from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, copied, metadata_of
 from mountd.remotes.object_store import FoundObject, ListedObject
 from mountd.remotes.rest import RestAnswer
 from mountd.remotes.untrusted import size_in
 
+_MAX_NAME_CHARACTERS = 1024
 CAPABILITIES = Capabilities(
     strong_version=True,
     conditional_read=True,
@@ -36,12 +37,12 @@ CAPABILITIES = Capabilities(
     lists_attributes=True,
     keeps_mtime=True,
     max_put_bytes=MAX_BLOB_BYTES,
+    key_limit=KeyLimit(_MAX_NAME_CHARACTERS, in_characters=True),
 )
 
 # Copy Blob From URL takes no more; it alone makes a copy in one step.
 ONE_STEP_COPY_BYTES = 256 << 20
 _POLL_S = (0.1, 0.2, 0.5, 1.0)
-_MAX_NAME_CHARACTERS = 1024
 _MAX_SEGMENTS = 254
 
 

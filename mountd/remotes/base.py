@@ -52,6 +52,26 @@ class NameRules:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyLimit:
+    """The longest key that `put` and `make_dir` take: `most` bytes of UTF-8, or characters, the
+    slashes and what is `above` the mount's root included. `first_is_apart`: the first segment is a
+    bucket, and counts for nothing."""
+
+    most: int
+    in_characters: bool = False
+    above: str = ""
+    first_is_apart: bool = False
+
+    def allows(self, key: str) -> bool:
+        if self.first_is_apart:
+            key = key.partition("/")[2]
+        full = self.above + key
+        if self.in_characters:
+            return len(full) <= self.most
+        return len(full.encode("utf-8", "surrogatepass")) <= self.most
+
+
+@dataclass(frozen=True, slots=True)
 class Quota:
     """An account's room in bytes. `free_bytes` is None where there is no limit, or where the remote
     doesn't tell."""
@@ -83,6 +103,7 @@ class Capabilities:
     `put_delta`: it may work here, without moving the bytes that are there already.
     `name_rules`: the names that `put` and `make_dir` refuse; None where none are known (yet: some
     remotes tell with their first answer).
+    `key_limit`: None where none is known; it never changes.
     `is_global`: whether files with this version (and the same size) have the same bytes whatever
     their keys, so that what was read of one serves for the other; None: of no version. Pure.
     `tells_rights`: a listing's entries have `denied` among their attributes.
@@ -105,6 +126,7 @@ class Capabilities:
     max_put_bytes: int | None = None
     put_delta: bool = False
     name_rules: NameRules | None = None
+    key_limit: KeyLimit | None = None
     tells_quota: bool = False
     native_move: bool = False
     removes_trees: bool = False

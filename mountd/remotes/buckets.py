@@ -47,7 +47,13 @@ class BucketsStore:
         open_bucket: Callable[[str], RemoteStore],
         capabilities: Capabilities = CAPABILITIES,
     ) -> None:
-        self._capabilities = replace(capabilities, tells_rights=True, root_denied=_ACCOUNT_DENIES)
+        limit = capabilities.key_limit
+        self._capabilities = replace(
+            capabilities,
+            key_limit=replace(limit, first_is_apart=True) if limit is not None else None,
+            tells_rights=True,
+            root_denied=_ACCOUNT_DENIES,
+        )
         self._account = account
         self._open_bucket = open_bucket
         self._lock = threading.Lock()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from mountd.errors import Corrupt, NameNotAllowed, NotFound, Unreachable, VersionChanged
-from mountd.remotes.base import ABSENT, Body, Capabilities, Upload
+from mountd.remotes.base import ABSENT, Body, Capabilities, KeyLimit, Upload
 from mountd.remotes.call import upload_timeout_s
 from mountd.remotes.gcs_http import OBJECT_FIELDS, GcsHttp, json_of, object_of
 from mountd.remotes.gcs_session import end_session, session_in
@@ -47,6 +47,7 @@ class GcsWrites:
             lists_attributes=True,
             keeps_mtime=True,
             max_put_bytes=MAX_OBJECT_BYTES,
+            key_limit=KeyLimit(_MAX_NAME_BYTES) if enforced else None,
         )
 
     def head(self, key: str) -> ListedObject:

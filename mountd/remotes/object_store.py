@@ -9,7 +9,7 @@ rewritten. `xml_pages` has the measurements.
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from typing_extensions import Buffer
@@ -188,10 +188,16 @@ class ObjectStore:
         self._reader = reader
         self._prefix = f"{prefix}/" if prefix else ""
         self._page_size = page_size
+        self._told: tuple[Capabilities, Capabilities] | None = None  # the provider's, and ours
 
     @property
     def capabilities(self) -> Capabilities:
-        return self._provider.capabilities
+        theirs, told = self._provider.capabilities, self._told
+        if told is None or told[0] is not theirs:  # asked several times per upload
+            limit = theirs.key_limit
+            limit = replace(limit, above=self._prefix) if limit is not None else None
+            told = self._told = theirs, replace(theirs, key_limit=limit)
+        return told[1]
 
     def stat(self, key: str) -> Entry:
         full = self._prefix + key

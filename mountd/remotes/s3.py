@@ -1,5 +1,6 @@
 """`s3://`: ranged reads and small puts by obstore, all else by signed REST requests."""
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -8,13 +9,13 @@ from mountd.config.source import Source
 from mountd.errors import UsageError
 from mountd.remotes.base import RemoteStore
 from mountd.remotes.buckets import BucketsStore
-from mountd.remotes.object_store import ObjectStore
+from mountd.remotes.object_store import CAPABILITIES, ObjectStore
 from mountd.remotes.obstore_puts import ObstorePuts
 from mountd.remotes.obstore_reads import ObstoreReads, client_options
 from mountd.remotes.s3_credentials import S3Access, s3_access
 from mountd.remotes.s3_probe import ProvenMemory, Prover
 from mountd.remotes.s3_rest import S3Place, S3Rest
-from mountd.remotes.s3_write import S3Bucket
+from mountd.remotes.s3_write import KEY_LIMIT, S3Bucket
 from mountd.remotes.tls import Tls, tls_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ def open_s3(
     if source.authority:
         return open_bucket(source.authority, source.prefix)
     account = S3Rest(access.place(""), access.credentials, timeout_s, tls)
-    return BucketsStore(account, open_bucket)
+    capabilities = replace(CAPABILITIES, key_limit=KEY_LIMIT)
+    return BucketsStore(account, open_bucket, capabilities)
 
 
 def _would_leak(place: S3Place, access: S3Access) -> bool:

@@ -24,7 +24,7 @@ from mountd.errors import (
     Unsupported,
     VersionChanged,
 )
-from mountd.remotes.base import ABSENT, Body, Capabilities, Upload
+from mountd.remotes.base import ABSENT, Body, Capabilities, KeyLimit, Upload
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.http_status import mtime_ns_of_http_date
 from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, copied, metadata_of
@@ -48,6 +48,7 @@ from mountd.remotes.s3_xml import etag_in, mtime_ns_in
 
 SINGLE_PUT_BYTES = HELD_BYTES
 MAX_COPY_BYTES = 5 << 30  # by CopyObject
+KEY_LIMIT = KeyLimit(1024)
 _MD5_TAG = re.compile(r'"[0-9a-fA-F]{32}"')
 _DIRECTORY_TYPE = "application/x-directory"
 # What a copy loses with its old metadata, unless it is said again.
@@ -410,6 +411,7 @@ def capabilities_of(proven: Proven | None, assumed: bool = False) -> Capabilitie
         put_delta=proven is None or proven.part_copy_source_if_match,
         keeps_attributes=True,
         max_put_bytes=MAX_OBJECT_BYTES,
+        key_limit=KEY_LIMIT,
     )
 
 

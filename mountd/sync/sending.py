@@ -136,7 +136,8 @@ class FileSender:
                 expect = self._next_expect(sending, found, expect)
         raise Unreachable(f"{change.key} changed {_ROUNDS} times while it was sent")
 
-    async def _write(self, sending: Sending, expect: str) -> Entry:
+    async def _write(self, sending: Sending, expect: str) -> Entry | None:
+        """None where nobody wants it any more."""
         try:
             return await self._write_once(sending, expect)
         except NotFound as error:
@@ -149,8 +150,10 @@ class FileSender:
                 raise self._source_gone(sending) from error
             raise
 
-    async def _write_again(self, sending: Sending, expect: str) -> Entry:
-        """After the parents were made."""
+    async def _write_again(self, sending: Sending, expect: str) -> Entry | None:
+        """After the parents were made: meanwhile it may have gone, and its staged bytes."""
+        if not self.is_wanted(sending.change):
+            return None
         try:
             return await self._write_once(sending, expect)
         except NotFound as error:

@@ -93,6 +93,7 @@ class FileSystem:
             self.writes,
             keeps_empty_directories=store.capabilities.real_directories,
             name_rules=lambda: store.capabilities.name_rules,
+            key_limit=store.capabilities.key_limit,
             wall_clock_ns=wall_clock_ns,
         )
         whole = WholeMoves(self.names, self.files, wait_s=wait_s)

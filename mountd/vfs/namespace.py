@@ -12,13 +12,14 @@ from mountd.errors import (
     Exists,
     IsADirectory,
     NameNotAllowed,
+    NameTooLong,
     NoEntry,
     NotADirectory,
     NotEmpty,
     NotPossible,
     Stale,
 )
-from mountd.remotes.base import NameRules
+from mountd.remotes.base import KeyLimit, NameRules
 from mountd.vfs import new_keys
 from mountd.vfs.file_clock import file_time_ns
 from mountd.vfs.files import OpenFiles
@@ -66,10 +67,12 @@ class Namespace:
         *,
         keeps_empty_directories: bool,
         name_rules: Callable[[], NameRules | None] = lambda: None,
+        key_limit: KeyLimit | None = None,
         wall_clock_ns: Callable[[], int] = file_time_ns,
     ) -> None:
         self._ask_name_rules = name_rules
         self._name_rules: NameRules | None = None
+        self._key_limit = key_limit
         self.tree = tree
         self.ledger = tree.ledger
         self.rights = Rights(tree)
@@ -392,8 +395,14 @@ class Namespace:
         key = key_of(parent, name, lambda beside: self.find(parent, cached, beside))
         return self._allowed(parent, key)
 
+    def check_length(self, key: str) -> None:
+        """Raises NameTooLong where the remote takes no key of this length."""
+        if self._key_limit is not None and not self._key_limit.allows(key):
+            raise NameTooLong(f"{key!r}: the remote takes no path as long as that")
+
     def _allowed(self, parent: Directory, key: str) -> str:
         """The same key. Raises NameNotAllowed where the remote would refuse its name."""
+        self.check_length(key)
         rules = self._name_rules
         if rules is None:  # the remote tells them with its first answer, if at all
             rules = self._name_rules = self._ask_name_rules()

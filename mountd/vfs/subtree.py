@@ -247,6 +247,7 @@ class Subtree:
     def _move(self, move: Move, directory: str, found: Found) -> None:
         """One file or directory below the moved one."""
         key, change = move.target(found.key), found.change
+        self._names.check_length(key)
         before = self._ledger.changes.get(key)
         kind = ChangeKind.DIRECTORY if found.is_directory else ChangeKind.FILE
         made = replace(

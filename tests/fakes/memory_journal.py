@@ -101,6 +101,7 @@ class MemoryJournal:
         return found
 
     def pin(self, content: int) -> None:
+        self.ledger.contents[content]  # KeyError, as the real one
         with self._lock:
             self._pins[content] = self._pins.get(content, 0) + 1
 

@@ -22,7 +22,7 @@ from mountd.errors import (
     Unsupported,
     VersionChanged,
 )
-from mountd.remotes.base import ABSENT, Body, Capabilities, Identity, NameRules, Upload
+from mountd.remotes.base import ABSENT, Body, Capabilities, Identity, KeyLimit, NameRules, Upload
 from mountd.types import Entry, Kind
 from tests.fakes.memory_object import FOREIGN, MemoryObject, parents_of
 
@@ -48,7 +48,7 @@ class MemoryStore:
 
     `enforces=False` is a remote that ignores conditions: the store looks first and then acts, and
     what came in between is overwritten. `between_look_and_act`, called with the key, is where a
-    test puts that in. `name_rules` are only told, for others to obey.
+    test puts that in. `name_rules` and `key_limit` are only told, for others to obey.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class MemoryStore:
         self.calls: Counter[str] = Counter()
         self.gate: threading.Event | None = None
         self.name_rules: NameRules | None = None
+        self.key_limit: KeyLimit | None = None
         self.between_look_and_act: Callable[[str], object] = lambda key: None
         self._capabilities = Capabilities(
             strong_version=True,
@@ -204,7 +205,7 @@ class MemoryStore:
 
     @property
     def capabilities(self) -> Capabilities:
-        return replace(self._capabilities, name_rules=self.name_rules)
+        return replace(self._capabilities, name_rules=self.name_rules, key_limit=self.key_limit)
 
     def stat(self, key: str) -> Entry:
         self._begin("stat")

@@ -297,3 +297,39 @@ def _wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_path_that_is_too_long_for_the_bucket_is_refused_when_it_is_made(
+    s3_server: S3Server, mount: Mount
+) -> None:
+    s3_server.make_bucket("b")
+    found = mount("s3://b/prefix")  # 7 of the 1,024 bytes
+    deep = found.path / ("d" * 250) / ("e" * 250) / ("f" * 250)
+    deep.mkdir(parents=True)  # 753
+    room = 1024 - 7 - 753
+    assert room > 255
+    deepest = deep / "g" / "hh"  # 758
+    deepest.mkdir(parents=True)
+    (deepest / "n").write_text("n")
+    (found.path / "top").write_text("top")
+    wide = deep / ("w" * 200)  # 954
+    wide.mkdir()
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: (wide / ("x" * 64)).touch(),
+        lambda: (wide / ("x" * 63)).mkdir(),
+        lambda: (wide / ("x" * 53)).symlink_to("y"),
+        lambda: (found.path / "top").rename(wide / ("x" * 64)),
+        lambda: (deep / "g").rename(wide / ("g" * 59)),
+    )
+    for call in calls:
+        with pytest.raises(OSError, match=r".") as caught:
+            call()
+        assert caught.value.errno == errno.ENAMETOOLONG
+    assert sorted(os.listdir(wide)) == []
+    (deep / "g").rename(wide / ("g" * 58))  # with /hh/n as long as can be
+    (wide / ("x" * 63)).write_text("longest")
+    found.cli("flush", str(found.path), "--timeout", "25")
+    below = f"prefix/{wide.relative_to(found.path)}"
+    assert s3_server.read("b", f"{below}/{'x' * 63}") == b"longest"
+    assert s3_server.read("b", f"{below}/{'g' * 58}/hh/n") == b"n"
+    assert found.status()["queue"]["failed"] == 0

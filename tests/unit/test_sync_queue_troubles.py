@@ -1,5 +1,7 @@
 """The sync queue when the remote loses answers, or has something else by now."""
 
+import threading
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -13,7 +15,7 @@ from tests.conftest import ExpectedLog
 from tests.fakes.body import BytesBody
 from tests.fakes.memory_journal import MemoryJournal, reopened
 from tests.fakes.memory_store import MemoryStore
-from tests.fakes.syncing import now_ns, syncing
+from tests.fakes.syncing import now_ns, reached, syncing
 
 
 @pytest.fixture
@@ -208,6 +210,23 @@ async def test_what_has_changed_is_not_removed(
         assert store.data("a") == b"theirs"
         assert s.tree.foreigners == ["a"]
         assert not s.journal.ledger.changes
+
+
+async def test_a_file_that_is_unlinked_while_its_parents_are_made_is_not_sent(
+    clock: MockClock,
+) -> None:
+    store = MemoryStore(real_directories=True)
+    async with syncing(store) as s:
+        s.tree.save("d/a", b"1")  # the remote has lost `d`
+        hang = threading.Event()
+        fault = s.faults.add("make_dir", hang=hang, calls=[1])
+        await reached(fault.reached)
+        s.tree.unlink("d/a")
+        puts = store.calls["put"]
+        hang.set()
+        await s.settled()
+        assert (store.keys(), store.calls["put"]) == (["d/"], puts)
+        assert not s.queue.items()
 
 
 async def test_holes_of_a_base_that_is_gone_are_never_zeros(
