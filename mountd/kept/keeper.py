@@ -22,6 +22,7 @@ FIRST_DELAY_S, MOST_DELAY_S = 0.25, 4.0  # the first restart doesn't wait
 SERVES_WITHIN_S = 90.0  # a start that takes longer hangs: all that wait on the mount wait for it
 ENDING = (signal.SIGTERM, signal.SIGINT)
 GAVE_UP = 1
+CANNOT_START = 126  # as a shell says it
 
 # Of a daemon that is dead and can't be buried, because the kernel keeps a thread of it waiting.
 LOOK_EVERY_S, STEP_S = 2.0, 0.25
@@ -41,7 +42,10 @@ CONNECTIONS = "/sys/fs/fuse/connections"
 
 def say(text: str) -> None:
     now = time.strftime("%Y-%m-%d %H:%M:%S")
-    print(f"{now} mountd keeper: {text}", file=sys.stderr, flush=True)
+    try:  # noqa: SIM105 -- contextlib is not among its few modules
+        print(f"{now} mountd keeper: {text}", file=sys.stderr, flush=True)
+    except OSError:  # its disk is full: the mount is not to end for that
+        pass
 
 
 def is_dead(pid: int) -> bool:
@@ -164,7 +168,11 @@ class Keeper:
     def life(self, waker: int) -> int:
         """Of one daemon, from its start to its end: the status of waitpid."""
         self.serves = False
-        self.start()
+        try:
+            self.start()
+        except OSError as error:  # no memory, or a Python that is just being replaced
+            say(f"{self.command[0]} can't be started: {error.strerror}")
+            return CANNOT_START << 8
         if self.is_told:  # perhaps before there was anybody to pass it on to
             os.kill(self.pid, signal.SIGTERM)
         poll = self.polled(waker)
