@@ -74,6 +74,7 @@ class SetAttributes:
         if node.parent is None:
             return  # the root is the mount's own
         content = self._writes.content_of(node.number)
+        shown_ns = None if new.mtime_ns is None else self._shown_ns.pop(node.number, None)
         if new.mtime_ns is not None and content is not None:
             if content.mtime_ns != new.mtime_ns:
                 self._journal.set_mtime(content.id, new.mtime_ns)
@@ -86,7 +87,6 @@ class SetAttributes:
         if change is None and not self._has_name(node):
             return  # nobody can look; the kernel brings its times late
         change = change or self._as_listed(node)
-        shown_ns = self._shown_ns.pop(node.number, None)
         is_alone = (new.mode, new.uid, new.gid) == (None, None, None)
         if is_alone and new.mtime_ns in (change.mtime_ns, shown_ns):
             # The kernel brings the time that it has after each setxattr, which may be no more than

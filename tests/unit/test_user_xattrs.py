@@ -150,3 +150,22 @@ async def test_a_directory_and_a_file_without_a_name_have_none(tmp_path: Path) -
         with pytest.raises(Stale):
             await fs.user_xattrs.set(at, b"user.a", b"")
         fs.release(fh)
+
+
+async def test_a_time_that_a_file_had_at_a_setxattr_can_be_set_again_after_a_write(
+    tmp_path: Path,
+) -> None:
+    """It is left out where the kernel brings it, and not where somebody gives it back."""
+    store = MemoryStore({"f": b"bytes"})
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        at = await number(fs, "f")
+        first_ns = fs.attributes(at).mtime_ns
+        await fs.user_xattrs.set(at, b"user.a", b"1")
+        await edit(fs, "f", 0, b"B")
+        written_ns = first_ns + 5
+        await fs.set_attributes(at, NewAttributes(mtime_ns=written_ns), None)
+        await drained(mounted)
+        assert fs.attributes(at).mtime_ns == written_ns
+        await fs.set_attributes(at, NewAttributes(mtime_ns=first_ns), None)
+        assert fs.attributes(at).mtime_ns == first_ns
