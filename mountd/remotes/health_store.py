@@ -1,11 +1,11 @@
 """The outermost wrapper: calls fail at once while the remote is down, and their ends are told."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from typing_extensions import Buffer
 
-from mountd.errors import ContainerMissing, NotFound, RemoteError
+from mountd.errors import ContainerMissing, NotFound, RemoteError, Unreachable
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
 from mountd.remotes.health import RemoteHealth
 from mountd.remotes.optional_doors import (
@@ -18,6 +18,8 @@ from mountd.remotes.optional_doors import (
 from mountd.types import Entry
 
 _Answer = TypeVar("_Answer")
+# After the mounted directory was missing: for so long no other 404 is believed.
+_DOUBTED_S: Final = 10.0
 
 
 class HealthStore:
@@ -26,6 +28,7 @@ class HealthStore:
     def __init__(self, store: RemoteStore, health: RemoteHealth) -> None:
         self._store = store
         self._health = health
+        self._doubted_until_s = float("-inf")
 
     @property
     def capabilities(self) -> Capabilities:
@@ -141,13 +144,18 @@ class HealthStore:
     def _believed(self, error: RemoteError) -> RemoteError:
         """A 404 of a file server may be a proxy's, while the server itself is started again, and
         looks like any other. So the mounted directory is asked for: without it nothing is known to
-        be missing. (Object stores say what it is that is missing.)"""
+        be missing. The server may come back between the two, so for a while the next ones are
+        to be asked for again. (Object stores say what it is that is missing.)"""
         if not isinstance(error, NotFound) or not self._store.capabilities.real_directories:
             return error
         try:
             self._store.stat("")
         except NotFound:
+            self._doubted_until_s = self._health.now_s() + _DOUBTED_S
             return ContainerMissing(f"not even the mounted directory is found: {error}")
         except RemoteError as other:
             return other
+        if self._health.now_s() < self._doubted_until_s:
+            text = f"a moment ago not even the mounted directory was found, and now {error}"
+            return Unreachable(text, answered=True)
         return error

@@ -48,7 +48,7 @@ class RootDisk:
         self._is_mount = is_mount
         self._identity_of = identity
         self._known: tuple[int, int] | None = None  # as which it was well
-        self._was_mount = mark is not None and mark.exists()
+        self._was_mount = self._is_marked = mark is not None and mark.exists()
 
     def check(self) -> None:
         """One stat while nothing changes. Raises ContainerMissing, and OSError where the root is
@@ -58,15 +58,19 @@ class RootDisk:
             return
         is_mount = self._is_mount(os.path.realpath(self._root))
         if self._was_mount and not is_mount:
-            if not os.listdir(self._root):
+            if not os.listdir(self._root) and not self._is_meant():
                 raise ContainerMissing(
                     f"{self._root} was a mount point and is an empty directory now: its disk is "
                     f"not mounted{self._if_meant()}"
                 )
-            log.info("%s is no mount point any more, and has files: it counts as it is", self._root)
+            log.info("%s is no mount point any more: it counts as it is", self._root)
         if is_mount != self._was_mount:
             self._remember(is_mount)
         self._known = identity
+
+    def _is_meant(self) -> bool:
+        """Whether somebody has removed the mark, as we say."""
+        return self._is_marked and self._mark is not None and not self._mark.exists()
 
     def _if_meant(self) -> str:
         return f" (if that is meant, remove {self._mark})" if self._mark is not None else ""
@@ -80,5 +84,6 @@ class RootDisk:
                 self._disk.write_file(self._mark, _MARK)
             else:
                 self._mark.unlink(missing_ok=True)
+            self._is_marked = is_mount
         except OSError as error:
             log.info("whether %s is a mount point is not remembered: %s", self._root, error)

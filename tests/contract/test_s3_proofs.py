@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -17,6 +18,11 @@ from mountd.errors import (
 )
 from mountd.remotes.base import ABSENT
 from mountd.remotes.object_store import PROBE_NAME
+from mountd.remotes.rest import RestAnswer
+from mountd.remotes.s3_credentials import s3_access
+from mountd.remotes.s3_payload import Payload
+from mountd.remotes.s3_probe import Prover
+from mountd.remotes.s3_rest import S3Rest
 from mountd.types import Kind
 from tests.contract.s3_writing import (
     BUCKET,
@@ -29,6 +35,7 @@ from tests.contract.s3_writing import (
     ops,
     uploads_left,
 )
+from tests.contract.targets_s3 import S3Login, s3_settings
 from tests.contract.test_listing import entries
 from tests.contract.writing import NOTHING, content, write
 from tests.servers.s3.launch import S3Server
@@ -70,6 +77,27 @@ def test_it_is_proved_whether_a_part_needs_an_md5_beside_its_sha256(
     write(make_store(memory), "file", b"1")
     (proven,) = memory.kept.values()
     assert proven.checks_sha256 is checks
+    assert not uploads_left(s3_server)
+
+
+class HangsUp(S3Rest):
+    """A server that answers a wrong SHA-256 by closing the connection."""
+
+    def send(self, *arguments: Any, payload: Payload | None = None, **others: Any) -> RestAnswer:
+        answer = super().send(*arguments, payload=payload, **others)
+        if b"SHA256Mismatch" in answer.body:
+            raise Unreachable("the server hung up")
+        return answer
+
+
+def test_a_server_that_hangs_up_on_a_wrong_sha256_can_be_written_to(s3_server: S3Server) -> None:
+    s3_server.make_bucket(BUCKET)
+    login = S3Login(s3_server.endpoint, s3_server.access_key, s3_server.secret_key)
+    access = s3_access(s3_settings(login, 10.0))
+    with closing(HangsUp(access.place(BUCKET), access.credentials, 10.0)) as rest:
+        proven = Prover(rest, "p/").proven()
+    assert not proven.checks_sha256
+    assert proven.put_if_match
     assert not uploads_left(s3_server)
 
 

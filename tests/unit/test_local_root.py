@@ -83,6 +83,17 @@ def test_a_directory_that_never_was_a_mount_point_may_be_empty(root: Path) -> No
         store.stat("f")
 
 
+def test_an_empty_mount_point_is_meant_as_soon_as_somebody_removes_the_mark(root: Path) -> None:
+    disk = Disk()
+    store = store_on(root, disk)
+    assert list(store.list("")) == [[]]
+    disk.is_mounted = False
+    with pytest.raises(ContainerMissing, match=f"remove {root.parent / 'mark'}"):
+        list(store.list(""))
+    (root.parent / "mark").unlink()
+    assert list(store.list("")) == [[]]
+
+
 def test_files_that_were_moved_from_a_disk_to_its_mount_point_count(root: Path) -> None:
     disk = Disk()
     assert list(store_on(root, disk).list("")) == [[]]

@@ -8,10 +8,13 @@ import pytest
 from mountd.config import Settings
 from mountd.errors import ContainerMissing, NotFound, RemoteError, Unreachable
 from mountd.remotes.azure_http import azure_error
+from mountd.remotes.health import RemoteHealth
+from mountd.remotes.health_store import HealthStore
 from mountd.remotes.rest import RestAnswer
 from mountd.remotes.s3_errors import s3_error
 from mountd.remotes.stack import RemoteStack
 from tests.conftest import ExpectedLog
+from tests.fakes.fake_clock import FakeClock
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import mounted_files, names, walk
@@ -67,6 +70,26 @@ async def test_where_even_the_root_is_not_found_nothing_is_known_to_be_missing(
         faults.remove()
         assert await queue.drain("", 30) == 0
         assert memory.keys() == ["d/", "d/g"] or memory.keys() == ["d/g"]
-        with pytest.raises(NotFound):
-            remote.store.stat("d/f")
     remote.store.close()
+
+
+def test_a_404_from_before_the_server_came_back_is_not_believed_either() -> None:
+    clock = FakeClock()
+    memory = MemoryStore({"d/f": b"1"}, real_directories=True)
+    faults = FaultStore(memory)
+    store = HealthStore(faults, RemoteHealth(lambda: None, clock=clock))
+    faults.add("*", NotFound("404 page not found"))
+    with pytest.raises(ContainerMissing):
+        store.stat("d/f")
+    clock.advance(1)
+    faults.remove()
+    faults.add("delete", NotFound("404 page not found"))
+    with pytest.raises(Unreachable, match="a moment ago"):
+        store.delete("d/f", None)
+    faults.add("list", NotFound("404 page not found"))
+    with pytest.raises(Unreachable, match="a moment ago"):
+        list(store.list("d/"))
+    clock.advance(10)
+    with pytest.raises(NotFound):
+        store.stat("d/g")
+    assert memory.keys() == ["d/", "d/f"] or memory.keys() == ["d/f"]
