@@ -185,6 +185,10 @@ class Upload:
     effort; `progress("")` says that it is gone). What nobody will go on with must be ended by
     `RemoteStore.abandon`. A token is printable ASCII of at most MAX_TOKEN characters. Stores that
     send a file in one request ignore all this.
+
+    `completing` is called in the same way with the MD5 (hex) of the whole, before the request that
+    makes the file of it, by stores that keep no upload ids. When its answer is lost, and the bytes
+    that it was made from with it, this is how what is there is known to be ours.
     """
 
     upload_id: str = ""
@@ -193,6 +197,7 @@ class Upload:
     unset: frozenset[str] = frozenset()
     resume: str = ""
     progress: Callable[[str], None] | None = None
+    completing: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,6 +151,7 @@ class _Upload:
         self._goal = goal
         self._body = body
         self._tell = upload.progress
+        self._completing = upload.completing
         self._acknowledged: set[int] = set()
         self._token = Token("", 1)
 
@@ -224,6 +225,8 @@ class _Upload:
         self._beside.begin(self._folders.sweep)
         self._threads.run([*missing, *rest], send, sent)
         goal = replace(self._goal, md5=hasher.hexdigest())
+        if self._completing is not None:
+            self._completing(goal.md5)
         entry = self._assembly.finish(token.folder, goal)
         self._forget()
         return entry

@@ -224,6 +224,8 @@ class NextcloudWriter:
         data = body.read(0, body.size)
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         headers = {"OC-Checksum": f"MD5:{md5}", "X-Hash": "md5", **mtime_headers(upload)}
+        if upload.completing is not None:
+            upload.completing(md5)
         if expect:
             self._known.check(key, expect, self._pool.deadline_s())
         answered = self._put_data(key, data, headers, expect)

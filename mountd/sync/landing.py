@@ -56,6 +56,12 @@ def file_landed(ledger: Ledger, sent: Sent, *, is_all: bool, now_ns: int) -> Row
     return _rebased(ledger, sent, Rows(changes=(new,), drop=drop))
 
 
+def landed_before(now: Change, sent: Sent, ledger: Ledger) -> Rows:
+    """What a former try has sent to the key where something else is wanted by `now`; `sent.change`
+    has the content that was sent."""
+    return _elsewhere(ledger, now, sent)
+
+
 def remainder(now: Change, base: Base, now_ns: int) -> Change:
     """A file that was written on while it travelled."""
     return replace(

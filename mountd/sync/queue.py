@@ -120,7 +120,7 @@ class SyncQueue:
         self._uploader = Uploader(
             journal, asker, self._sender, unfinished=unfinished, believed=view.believed
         )
-        self._leftovers = Leftovers(unfinished, journal, asker)
+        self._leftovers = Leftovers(unfinished, journal, asker, self._uploader.landed)
         self._failures = Failures(
             journal,
             remote_is_well=remote_is_well,

@@ -103,16 +103,18 @@ class FileSender:
         said = content, layer, size, mtime_ns
         return UploadId.of(self._journal.id, change.key, now_ns, sequence, *said)
 
-    async def land(self, sending: Sending) -> None:
-        """Sends it, unless nobody wants it there any more, and settles it. Raises as
+    async def land(self, sending: Sending) -> bool:
+        """Sends it and settles it: True; or nobody wants it there any more. Raises as
         `Uploader.send`."""
         entry = await self._landed(sending)
-        if entry is not None:
-            there = entry.attributes
-            if there is None:
-                # A copy has its source's, too, and a put only what came with it.
-                there = sending.change.attributes if sending.source else sending.upload.attributes
-            self.settle(sending, entry.version, there)
+        if entry is None:
+            return False
+        there = entry.attributes
+        if there is None:
+            # A copy has its source's, too, and a put only what came with it.
+            there = sending.change.attributes if sending.source else sending.upload.attributes
+        self.settle(sending, entry.version, there)
+        return True
 
     async def _landed(self, sending: Sending) -> Entry | None:
         change = sending.change

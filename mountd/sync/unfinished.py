@@ -8,6 +8,7 @@ Losing such a file costs room on the remote, not data.
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -35,13 +36,16 @@ log = logging.getLogger(__name__)
 MIN_BYTES: Final = 8 << 20  # smaller files go in one request, or in a moment
 _HEAD: Final = "mountd upload, format 1"
 _MOST_BYTES: Final = 64 << 10
+_MD5: Final = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
     """An upload of one state of a content. `layer`: the number of its highest layer. `id`: what
     the object is to be known by. `began`: it was frozen after that sequence. `token`: see
-    `remotes.base.Upload`."""
+    `remotes.base.Upload`, "": nothing is left of it. `md5`: of the whole, once the request may have
+    gone that makes the file of it; it may be there then, and is known until that is settled.
+    """
 
     content: int
     layer: int
@@ -52,6 +56,7 @@ class Unfinished:
     began: int
     size: int
     token: str = ""
+    md5: str = ""
 
     def depth_in(self, change: Change, content: Content) -> int:
         """How many layers from the bottom are the state that was being sent to this key. 0: the
@@ -127,24 +132,43 @@ class UnfinishedUploads:
         """`upload` of that state with what a `put` needs to go on, and to be gone on with."""
         known = self._known.get(state.content)
         token = known.token if known is not None and known.id == state.id else ""
-        return replace(upload, resume=token, progress=partial(self.note, state))
+        progress, completing = partial(self.note, state), partial(self.completes, state)
+        return replace(upload, resume=token, progress=progress, completing=completing)
 
     def note(self, upload: Unfinished, token: str) -> None:
         """The upload has this token now; "": nothing is left of it. Where the disk doesn't take
         it, it is known as long as the process lives."""
-        if not token:
-            self.forget(upload.content)
-            return
-        new = replace(upload, token=token)
-        with self._writing:
+        if token:
+            with self._writing:
+                self._put(replace(upload, token=token, md5=self._md5_of(upload)))
+        elif md5 := self._md5_of(upload):
+            # On the disk it keeps its token, which does no harm.
             with self._lock:
-                self._known[new.content] = new
-            if self._folder is None:
-                return
-            try:
-                self._disk.write_file(self._folder / str(new.content), _packed(new))
-            except OSError as error:
-                log.info("the upload of %r is not kept for a restart: %s", new.key, error)
+                self._known[upload.content] = replace(upload, token="", md5=md5)
+        else:
+            self.forget(upload.content)
+
+    def completes(self, upload: Unfinished, md5: str) -> None:
+        """The file is about to be made of it: `forget` says when what became of that is known."""
+        with self._writing:
+            known = self._known.get(upload.content)
+            is_known = known is not None and known.id == upload.id
+            self._put(replace(known if known is not None and is_known else upload, md5=md5))
+
+    def _md5_of(self, upload: Unfinished) -> str:
+        known = self._known.get(upload.content)
+        return known.md5 if known is not None and known.id == upload.id else ""
+
+    def _put(self, new: Unfinished) -> None:
+        """Within `_writing`."""
+        with self._lock:
+            self._known[new.content] = new
+        if self._folder is None:
+            return
+        try:
+            self._disk.write_file(self._folder / str(new.content), _packed(new))
+        except OSError as error:
+            log.info("the upload of %r is not kept for a restart: %s", new.key, error)
 
     def forget(self, content: int, token: str | None = None) -> None:
         """Nothing is left of it; with `token`: of this one, if it is the one that is known."""
@@ -188,7 +212,7 @@ def _checked(found: Any) -> Unfinished:
         raise ValueError("no object")
     upload = Unfinished(**found)
     numbers = (upload.content, upload.layer, upload.mtime_ns, upload.began, upload.size)
-    texts = (upload.key, upload.id, upload.token)
+    texts = (upload.key, upload.id, upload.token or upload.md5)
     if not all(type(number) is int for number in numbers):
         raise ValueError("no number")
     if not all(isinstance(text, str) and text for text in texts):
@@ -200,6 +224,8 @@ def _checked(found: Any) -> Unfinished:
     token = upload.token
     if len(token) > MAX_TOKEN or not token.isascii() or not token.isprintable():
         raise ValueError("no token")
+    if upload.md5 and not _MD5.fullmatch(upload.md5):
+        raise ValueError("no sum")
     id_ = UploadId.parse(upload.id)
     if id_ is None or (id_.content, id_.layer) != (upload.content, upload.layer):
         raise ValueError("the id of something else")

@@ -113,14 +113,27 @@ class Uploader:
             is_hashed = self._sender.is_hashed
             body = frozen_body(self._journal, self._store, content, depth, hashed=is_hashed)
             sending = self._of_body(change, body, id_, upload, depth, state)
-            await self._sender.land(replace(sending, began=state.began))
+            is_settled = await self._sender.land(replace(sending, began=state.began))
+            known = self._unfinished.of(state.content)
+            if is_settled and known is not None and not known.token:
+                await self._asker.call(self._unfinished.forget, state.content, "")
+
+    def landed(self, change: Change, state: Unfinished, depth: int, entry: Entry) -> None:
+        """An upload that a former try, perhaps of a former process, had under way is on the remote:
+        into the journal, synchronously. `depth`: of that state, which is in the change still."""
+        id_ = UploadId.parse(state.id)
+        assert id_ is not None
+        attempt = Attempt(id_, state.size, lambda: state.md5)
+        upload = Upload(state.id, state.mtime_ns, state.attributes)
+        sending = Sending(change, attempt, upload, lambda expect: entry, None, depth, state.began)
+        self._sender.settle(sending, entry.version, entry.attributes or state.attributes)
 
     def _state_to_send(self, change: Change, content: Content) -> tuple[Unfinished, UploadId, int]:
         """The one whose upload has begun (leftovers.py has ended what isn't worth it), or the file
         as it is now: then what it is known by has no token. With its depth."""
         begun = self._unfinished.of(content.id)
         depth = begun.depth_in(change, content) if begun is not None else 0
-        id_ = UploadId.parse(begun.id) if begun is not None and depth else None
+        id_ = UploadId.parse(begun.id) if begun is not None and begun.token and depth else None
         if begun is not None and id_ and not self._journal.is_torn(content.id, depth):
             return begun, id_, depth
         began = self._journal.next_sequence()

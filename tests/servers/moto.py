@@ -36,7 +36,8 @@ class Moto:
 def running_moto(directory: Path) -> Iterator[Moto]:
     """moto_server with checked signatures; its log goes to `directory`."""
     port = free_port()
-    command = [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    script = Path(__file__).with_name("moto_server.py")
+    command = [sys.executable, "-P", str(script), "-H", "127.0.0.1", "-p", str(port)]
     env = os.environ | {"INITIAL_NO_AUTH_ACTION_COUNT": "4", "AWS_DEFAULT_REGION": REGION}
     with running_process(command, port, directory / "moto.log", env):
         endpoint = f"http://127.0.0.1:{port}"

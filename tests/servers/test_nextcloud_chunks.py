@@ -121,6 +121,21 @@ def test_a_large_file_goes_in_chunks_each_with_destination_length_and_total(
     assert store.identify("big").md5 != ""
 
 
+def test_the_sum_of_the_whole_is_told_before_the_move(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    sums: list[str] = []
+
+    def completing(md5: str) -> None:
+        sums.append(md5)
+        assert nextcloud_server.log(method="MOVE") == []
+
+    upload = Upload("id", MTIME_NS, progress=lambda token: None, completing=completing)
+    entry = open_store().put("big", BytesBody(DATA), ABSENT, upload)
+    arrived(nextcloud_server, entry)
+    assert sums == [hashlib.md5(DATA).hexdigest()]
+
+
 def test_many_chunks_keep_to_the_connections_of_a_small_server(
     open_store: OpenStore, nextcloud_server: NextcloudServer
 ) -> None:

@@ -144,3 +144,15 @@ async def test_where_versions_do_not_stay_the_rest_comes_here_first(
         assert fs.tree.ledger.contents
         assert bytes(memoryview(await fs.read(fh, 0, len(large)))) == large
         fs.release(fh)
+
+
+def test_a_prefix_with_nothing_but_delete_markers_is_no_directory(
+    moto: Moto, store: RemoteStore
+) -> None:
+    """As on S3 itself: `tests/servers/moto_server.py` sees to it."""
+    versioning(moto, "Enabled")
+    put(moto, "marked/below/x", b"1")
+    assert [e.name for page in store.list("marked/") for e in page] == ["below"]
+    store.delete("marked/below/x", None)
+    assert [e.name for page in store.list("marked/") for e in page] == []
+    assert "marked" not in [e.name for page in store.list("") for e in page]

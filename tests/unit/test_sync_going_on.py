@@ -1,6 +1,8 @@
 """Large uploads that break off: what the queue goes on with, and what it ends."""
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,9 @@ import trio
 from trio.testing import MockClock
 
 from mountd.errors import Denied, Unreachable
+from mountd.remotes.base import Body, Capabilities, Identity, Upload
 from mountd.sync.unfinished import UnfinishedUploads
+from mountd.types import Entry
 from tests.conftest import ExpectedLog
 from tests.fakes.memory_journal import MemoryJournal, reopened
 from tests.fakes.parts_store import PART, PartsStore
@@ -52,6 +56,35 @@ async def up_again(s: Syncing) -> None:
     await s.settled()
 
 
+class SumStore(PartsStore):
+    """Keeps sums instead of upload ids, as a Nextcloud does."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, keeps_attributes=False)
+
+    def identify(self, key: str) -> Identity:
+        return replace(super().identify(key), upload_id="")
+
+    def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
+        if upload.completing is not None:
+            data = bytes(body.read(0, body.size))
+            upload.completing(hashlib.md5(data, usedforsecurity=False).hexdigest())
+        return super().put(key, body, expect, upload)
+
+
+async def arrived_unheard(folder: Path, store: PartsStore) -> MemoryJournal:
+    """A piece was written into the remote's `a` and sent, and the process died before the answer;
+    the version that the rest of the bytes was read from is gone."""
+    journal = MemoryJournal()
+    async with syncing(store, journal=journal, unfinished=UnfinishedUploads.load(folder)) as s:
+        s.faults.add("put", Unreachable("cut"), key="a", calls=[1], after_effect=True)
+        s.faults.add("identify", Unreachable("cut"))
+        s.tree.write("a", b"first", 3)
+        await until(lambda: store.data("a")[3:8] == b"first" and not s.queue.counts().uploading)
+    return reopened(journal)
+
+
 def calls(s: Syncing) -> list[str]:
     return [call for call, _ in s.faults.requests]
 
@@ -75,6 +108,37 @@ async def test_another_process_goes_on(clock: MockClock, store: PartsStore, tmp_
         assert (store.sent, store.begun, len(second)) == (PARTS, {}, 0)
         assert store.data("a") == DATA
         assert s.tree.foreigners == []
+
+
+@pytest.mark.parametrize("then", ["nothing", "a piece", "anew", "replaced", "removed", "a mode"])
+async def test_what_a_former_process_completed_is_known_by_its_sum(
+    clock: MockClock, tmp_path: Path, then: str
+) -> None:
+    store = SumStore({"a": DATA})
+    journal = await arrived_unheard(tmp_path / "uploads", store)
+    second = UnfinishedUploads.load(tmp_path / "uploads")
+    wanted = DATA[:3] + b"first" + DATA[8:]
+    async with syncing(store, journal=journal, unfinished=second) as s:
+        match then:
+            case "a piece":
+                s.tree.write("a", b"later", 20)
+                wanted = wanted[:20] + b"later" + wanted[25:]
+            case "anew":
+                s.tree.save("a", b"short")
+                wanted = b"short"
+            case "replaced":
+                s.tree.save("b", b"short")
+                s.tree.rename("b", "a")
+                wanted = b"short"
+            case "removed":
+                s.tree.unlink("a")
+            case "a mode":
+                s.tree.set_mode("a", "33188")
+        await s.settled()
+        assert (len(second), s.tree.foreigners, s.queue.counts().failed) == (0, [], 0)
+        there = {} if then == "removed" else {"a": wanted}
+        names = store.keys()
+        assert {key: store.data(key) for key in names} == there
 
 
 async def test_what_was_frozen_goes_first_and_the_rest_follows(
