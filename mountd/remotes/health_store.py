@@ -5,7 +5,14 @@ from typing import Final, TypeVar
 
 from typing_extensions import Buffer
 
-from mountd.errors import ContainerMissing, NotFound, RemoteError, Unreachable
+from mountd.errors import (
+    ContainerMissing,
+    Corrupt,
+    NotFound,
+    RemoteError,
+    Unreachable,
+    Unsupported,
+)
 from mountd.remotes.base import Body, Capabilities, Identity, Quota, RemoteStore, Upload
 from mountd.remotes.health import RemoteHealth
 from mountd.remotes.optional_doors import (
@@ -149,7 +156,7 @@ class HealthStore:
         if not isinstance(error, NotFound) or not self._store.capabilities.real_directories:
             return error
         try:
-            self._store.stat("")
+            self._ask_for_root()
         except NotFound:
             self._doubted_until_s = self._health.now_s() + _DOUBTED_S
             return ContainerMissing(f"not even the mounted directory is found: {error}")
@@ -159,3 +166,9 @@ class HealthStore:
             text = f"a moment ago not even the mounted directory was found, and now {error}"
             return Unreachable(text, answered=True)
         return error
+
+    def _ask_for_root(self) -> None:
+        try:
+            self._store.stat("")
+        except (NotFound, Corrupt, Unsupported):  # fsspec's http has no directories but in listings
+            next(iter(self._store.list("")), None)

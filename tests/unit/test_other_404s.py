@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mountd.config import Settings
-from mountd.errors import ContainerMissing, NotFound, RemoteError, Unreachable
+from mountd.errors import ContainerMissing, NotFound, RemoteError, Unreachable, Unsupported
 from mountd.remotes.azure_http import azure_error
 from mountd.remotes.health import RemoteHealth
 from mountd.remotes.health_store import HealthStore
@@ -93,3 +93,14 @@ def test_a_404_from_before_the_server_came_back_is_not_believed_either() -> None
     with pytest.raises(NotFound):
         store.stat("d/g")
     assert memory.keys() == ["d/", "d/f"] or memory.keys() == ["d/f"]
+
+
+def test_a_root_that_can_only_be_listed_is_there() -> None:
+    clock = FakeClock()
+    faults = FaultStore(MemoryStore({"d/f": b"1"}, real_directories=True))
+    store = HealthStore(faults, RemoteHealth(lambda: None, clock=clock))
+    for error in (NotFound("'' is a file"), Unsupported("no such request")):
+        faults.add("stat", error, key="")
+        with pytest.raises(NotFound):
+            store.stat("d/g")
+        faults.remove()
