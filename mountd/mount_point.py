@@ -84,17 +84,24 @@ def read_guarded(path: Path, timeout_s: float = PROBE_TIMEOUT_S) -> bytes:
     return run_in_child(_READ_SCRIPT, path, timeout_s)
 
 
-def check_mount_point(plan: MountPlan) -> Path:
+def check_mount_point(plan: MountPlan, *, replaces: bool = False) -> Path:
     """The real path of `plan.mountpoint`, fit to be mounted on; or with a dead daemon's mount on
     it, which `clear_dead_mount` takes away.
 
-    A mount that answers is refused, but for what `plan.on_volume` allows. Raises MountPointError.
+    A mount that answers is refused, but for what `plan.on_volume` allows; and so is one that lets
+    callers wait, unless it `replaces` that: it has no daemon for a moment, and open files would be
+    lost. Raises MountPointError.
     """
     path = plan.mountpoint
     found = probe(path)
     mount = mount_at(found.real or str(path), read_mounts())
     if mount and (mount.is_ours or not plan.on_volume):
         _refuse_unless_dead(mount, found)
+        if found.error == errno.ETIMEDOUT and not replaces:
+            raise MountPointError(
+                f"mount point {mount.path} is mounted ({mount.source}) and waits for its next "
+                f"daemon; where none comes, type: mountd umount --abandon {mount.path}"
+            )
         _check_no_loop(plan, mount.path)
         return Path(mount.path)
     if found.error == errno.ENOENT:

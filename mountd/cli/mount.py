@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +20,7 @@ from mountd.config.load import plan_mount, read_command_line
 from mountd.config.source import missing_directory
 from mountd.errors import ExitCode, RemoteError, StartError, UsageError
 from mountd.kept import told
-from mountd.kept.descriptors import KEPT
+from mountd.kept.descriptors import KEPT, REPLACES
 from mountd.own_command import own_command
 
 # How long a start may take beyond one request's time: SQLite, recovery, a slow disk.
@@ -46,6 +47,9 @@ def run(arguments: Sequence[str]) -> int:
         )
         plan = replace(plan, on_volume=parsed.on_volume)
         _check_there(plan)
+        if parsed.only_look:
+            import_module("mountd.daemon")
+            return ExitCode.OK
         if not parsed.foreground:
             return _start_child(plan, arguments)
         if parsed.log_dir is not None:
@@ -85,6 +89,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--log-dir", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only-look", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--on-volume", action="store_true", help=argparse.SUPPRESS)
     return parser
 
@@ -118,12 +123,13 @@ def _check_there(plan: MountPlan) -> None:
         )
 
 
-def _checked(plan: MountPlan) -> MountPlan:
-    """The plan with the mount point as the kernel will spell it, without symlinks."""
+def _checked(plan: MountPlan, *, replaces: bool = False) -> MountPlan:
+    """The plan with the mount point as the kernel will spell it, without symlinks. `replaces`: in
+    the place of a mount that was let go, perhaps by somebody who has not heard of that yet."""
     from mountd.mount_point import check_fuse, check_mount_point
 
     check_fuse(plan.settings.allow_other)
-    return replace(plan, mountpoint=check_mount_point(plan))
+    return replace(plan, mountpoint=check_mount_point(plan, replaces=replaces))
 
 
 def _serve(plan: MountPlan, ready: ReadyPipe, log_dir: Path | None) -> NoReturn:
@@ -133,13 +139,13 @@ def _serve(plan: MountPlan, ready: ReadyPipe, log_dir: Path | None) -> NoReturn:
     setup_logging(plan.settings, log_dir)
     left = left_to_us()
     if left is None:
-        plan = _checked(plan)
+        plan = _checked(plan, replaces=bool(os.environ.pop(REPLACES, "")))
     from mountd import daemon  # only here: it brings trio, pyfuse3 and the caches
     from mountd.kept.going_on import GoingOn
 
     going_on = GoingOn(plan, left)
     if left is not None and not going_on.is_successor:
-        going_on.plan = _checked(going_on.plan)
+        going_on.plan = _checked(going_on.plan, replaces=True)
     try:
         code = int(daemon.run(going_on, ready.tell))
     except (StartError, RemoteError):

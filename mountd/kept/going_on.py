@@ -23,7 +23,7 @@ from mountd.fusefs.operations import Operations
 from mountd.fusefs.successor import SuccessorOperations
 from mountd.fusefs.takeover import Greeting, Successor
 from mountd.kept import told
-from mountd.kept.descriptors import KEPT, Left, connection_number
+from mountd.kept.descriptors import KEPT, REPLACES, Left, connection_number
 from mountd.kept.freeing import claimed
 from mountd.kept.record import Record, Unsound, supersede
 from mountd.kept.store import kept_by
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 TERMS: Final = ("durability", "xattrs", "read_only", "allow_other")
 
 DESCRIBED_WITHIN_S: Final = 0.2
+LOOKS_WITHIN_S: Final = 20.0  # less than the control socket gives a handler
 ECHO_WITHIN_S: Final = 3.0  # the keeper has passed on by then what was sent to both
 
 
@@ -124,11 +125,28 @@ class GoingOn:
             return now
         if self._record is None or state != "ready":
             raise StartError("this mount can't be handed over now: unmount it and mount it again")
-        log.info("upgrading: the mount stays, its requests wait for the new code")
-        self.is_upgrading = True
-        fuse.leave()
-        fuse.terminate()
+        if not self.is_upgrading:
+            log.info("upgrading: the mount stays, its requests wait for the new code")
+            self.is_upgrading = True
+            fuse.leave()
+            fuse.terminate()
         return now
+
+    async def look_at_new_code(self) -> None:
+        """Raises StartError where the code or the config of now would end at once: the mount would
+        be dead, and what is open there lost."""
+        command = [sys.executable, *_arguments(sys.orig_argv[1:]), "--only-look"]
+        try:
+            with trio.fail_after(LOOKS_WITHIN_S):
+                done = await trio.run_process(
+                    command, stdin=b"", capture_stdout=True, capture_stderr=True, check=False
+                )
+        except (OSError, trio.TooSlowError) as error:
+            raise StartError(f"not upgraded: the new code can't be started ({error})") from error
+        if done.returncode:
+            lines = done.stderr.decode(errors="replace").split("\n")
+            said = next((line for line in reversed(lines) if line), f"exit code {done.returncode}")
+            raise StartError(f"not upgraded: {said.removeprefix('mountd: ')}")
 
     @property
     def generation(self) -> int:
@@ -258,7 +276,7 @@ class GoingOn:
         """As `begin_anew`, and it mounts in the place of the former mount, whose end this is."""
         self._say_lost(error)
         self._keeper.let_go()
-        self._execute({}, ())
+        self._execute({REPLACES: "1"}, ())
 
     def _execute(self, more: dict[str, str], fds: tuple[int, ...]) -> NoReturn:
         more |= self._keeper.environment

@@ -189,3 +189,45 @@ def test_a_mount_whose_connection_was_aborted_while_no_daemon_was_there_is_mount
         assert (mount.path / "file").read_bytes() == b"bytes"
         mount.kill()
         assert (mount.path / "file").read_bytes() == b"bytes"
+
+
+def test_a_mount_that_is_typed_while_a_successor_starts_is_refused_and_open_files_stay(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data").mkdir()
+    begun, waits = tmp_path / "begun", tmp_path / "waits"
+    waits.touch()
+    code = WAITS_AT_ITS_START.format(begun=str(begun), waits=str(waits))
+    source, site = f"file://{tmp_path / 'data'}", with_site(tmp_path, code)
+    with in_background(source, tmp_path, site) as mount:
+        writing = python(WRITE_AND_HOLD.format(str(mount.path / "file")))
+        assert writing.stdout is not None
+        writing.stdout.readline()
+        os.kill(mount.pid, signal.SIGKILL)
+        until(begun.exists)
+        refused = mount.cli("mount", source, str(mount.path), "-o", f"cache_dir={mount.cache}")
+        waits.unlink()
+        assert ends(writing) == 0
+        assert refused.returncode == 5
+        assert "waits for its next daemon" in refused.stderr
+
+
+def test_an_upgrade_to_a_broken_config_is_refused_and_the_daemon_of_before_goes_on(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_bytes(b"bytes")
+    config = tmp_path / "config.toml"
+    config.write_text("")
+    environment = {"MOUNTD_CONFIG": str(config)}
+    with in_background(f"file://{tmp_path / 'data'}", tmp_path, environment) as mount:
+        with open(mount.path / "file", "rb") as file:
+            config.write_text("[mounts.x]\nsauce = 1\n")
+            done = mount.cli("upgrade", str(mount.path))
+            assert done.returncode == 1
+            assert "not upgraded" in done.stderr
+            assert "unknown key 'sauce'" in done.stderr
+            assert file.read() == b"bytes"
+        assert mount.status()["pid"] == mount.pid
+        config.write_text("")
+        assert mount.cli("upgrade", str(mount.path)).returncode == 0
