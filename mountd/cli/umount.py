@@ -150,6 +150,11 @@ def kept(left: Left, folder: Path | None) -> str:
 def _unmount_without_daemon(mount: Mount, timeout_s: float | None, *, abandon: bool) -> int:
     """A dead daemon's mount is detached; one that answers is served by somebody we can't see."""
     found = probe(Path(mount.path))
+    if found.error == errno.ETIMEDOUT and not abandon:
+        raise StartError(
+            f"{mount.path} waits for its next daemon; nothing was unmounted. With --abandon it is, "
+            "and what is open there is lost"
+        )
     if found.error in (errno.ENOTCONN, errno.ECONNABORTED, errno.ETIMEDOUT):
         unmount(mount.path, lazy=True)
         warn(f"the daemon of {mount.path} was dead; its mount is removed")

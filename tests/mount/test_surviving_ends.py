@@ -191,7 +191,7 @@ def test_a_mount_whose_connection_was_aborted_while_no_daemon_was_there_is_mount
         assert (mount.path / "file").read_bytes() == b"bytes"
 
 
-def test_a_mount_that_is_typed_while_a_successor_starts_is_refused_and_open_files_stay(
+def test_mount_and_an_impatient_umount_while_a_successor_starts_are_refused_and_open_files_stay(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "data").mkdir()
@@ -206,8 +206,11 @@ def test_a_mount_that_is_typed_while_a_successor_starts_is_refused_and_open_file
         os.kill(mount.pid, signal.SIGKILL)
         until(begun.exists)
         refused = mount.cli("mount", source, str(mount.path), "-o", f"cache_dir={mount.cache}")
+        kept = mount.cli("umount", "--timeout", "0", str(mount.path))
         waits.unlink()
         assert ends(writing) == 0
+        assert kept.returncode == 1
+        assert "nothing was unmounted" in kept.stderr
         assert refused.returncode == 5
         assert "waits for its next daemon" in refused.stderr
 
