@@ -111,10 +111,14 @@ def is_same(store: RemoteStore, key: str, found: Identity, attempt: Attempt) -> 
 
 
 def _can_be(store: RemoteStore, found: Identity, id_: UploadId) -> bool:
-    """Whether what is there can be what had that id when it was sent."""
-    entry = found.entry
+    """Whether what is there can be what had that id when it was sent.
+
+    Where no metadata is kept, the store tells an id of the version alone that it has made, and its
+    time may be another: a Nextcloud takes none of 1970-01-01, which reproducible builds have.
+    """
+    entry, able = found.entry, store.capabilities
     mtime_ns = mtime_ns_of(entry.attributes or {})  # where a listing has that of the arrival
-    if mtime_ns is None and store.capabilities.keeps_mtime:
+    if mtime_ns is None and able.keeps_mtime and able.keeps_attributes:
         mtime_ns = entry.mtime_ns
     return id_.can_be(entry.size, mtime_ns)
 
