@@ -350,6 +350,34 @@ async def test_writers_get_room_in_the_order_in_which_they_came(tmp_path: Path) 
         fs.release(fh)
 
 
+async def test_a_writer_that_gives_up_its_place_keeps_no_other_from_the_room(
+    tmp_path: Path,
+) -> None:
+    size = 200_000
+    async with file_system(MemoryStore(), tmp_path, cache_bytes=size, wait_s=20) as fs:
+        old, _ = await fs.create(fs.tree.root, b"old", {})
+        await fs.write(old, 0, bytes(size))
+        fs.release(old)
+        fh, _ = await fs.create(fs.tree.root, b"new", {})
+        scopes = [trio.CancelScope() for _ in range(3)]
+
+        async def write(scope: trio.CancelScope) -> None:
+            with scope:
+                await fs.write(fh, 0, bytes(size))
+
+        async with trio.open_nursery() as nursery:
+            for scope in scopes:
+                nursery.start_soon(write, scope)
+                await wait_all_tasks_blocked()
+            for scope in scopes[:2]:  # who has the turn, and who waits for it
+                scope.cancel()
+            await wait_all_tasks_blocked()
+            await fs.unlink(fs.tree.root, b"old")
+        assert [scope.cancelled_caught for scope in scopes] == [True, True, False]
+        assert fs.writes.room_bytes == 0
+        fs.release(fh)
+
+
 async def test_the_content_helper_and_reads_of_unchanged_files_agree(tmp_path: Path) -> None:
     async with file_system(MemoryStore({"f": BIG}), tmp_path) as fs:
         assert await content(fs, "f") == await read(fs, "f") == BIG
