@@ -20,7 +20,7 @@ from mountd.config.load import plan_mount, read_command_line
 from mountd.config.source import missing_directory
 from mountd.errors import ExitCode, RemoteError, StartError, UsageError
 from mountd.kept import told
-from mountd.kept.descriptors import KEPT, REPLACES
+from mountd.kept.descriptors import KEPT, ONLY_LOOK, REPLACES
 from mountd.own_command import own_command
 
 # How long a start may take beyond one request's time: SQLite, recovery, a slow disk.
@@ -31,6 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     """Returns 0 when the mount is usable. With --foreground the process ends with the mount."""
     if told.TOLD in os.environ or KEPT in os.environ:
         told.listen()
+    only_looks = bool(os.environ.pop(ONLY_LOOK, ""))
     _go_where_it_was_typed()
     parser = _parser()
     parsed = parser.read(arguments)
@@ -47,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         )
         plan = replace(plan, on_volume=parsed.on_volume)
         _check_there(plan)
-        if parsed.only_look:
+        if only_looks:
             import_module("mountd.daemon")
             return ExitCode.OK
         if not parsed.foreground:
@@ -89,7 +90,6 @@ def _parser() -> Parser:
     )
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--log-dir", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--only-look", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--on-volume", action="store_true", help=argparse.SUPPRESS)
     return parser
 

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 KEEPER: Final = "MOUNTD_KEEPER_FD"  # the socket to the keeper
 KEPT: Final = "MOUNTD_KEPT_FDS"  # "connection,record"
+ONLY_LOOK: Final = "MOUNTD_ONLY_LOOK"  # for new code: say whether it would start, and end
 REPLACES: Final = "MOUNTD_REPLACES"  # for the same process, which has just let them go
 _NO_ROOM: Final = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
 

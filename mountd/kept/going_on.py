@@ -23,7 +23,7 @@ from mountd.fusefs.operations import Operations
 from mountd.fusefs.successor import SuccessorOperations
 from mountd.fusefs.takeover import Greeting, Successor
 from mountd.kept import told
-from mountd.kept.descriptors import KEPT, REPLACES, Left, connection_number
+from mountd.kept.descriptors import KEPT, ONLY_LOOK, REPLACES, Left, connection_number
 from mountd.kept.freeing import claimed
 from mountd.kept.record import Record, Unsound, supersede
 from mountd.kept.store import kept_by
@@ -135,11 +135,17 @@ class GoingOn:
     async def look_at_new_code(self) -> None:
         """Raises StartError where the code or the config of now would end at once: the mount would
         be dead, and what is open there lost."""
-        command = [sys.executable, *_arguments(sys.orig_argv[1:]), "--only-look"]
+        command = [sys.executable, *_arguments(sys.orig_argv[1:])]
+        environment = dict(os.environ) | {ONLY_LOOK: "1"}
         try:
             with trio.fail_after(LOOKS_WITHIN_S):
                 done = await trio.run_process(
-                    command, stdin=b"", capture_stdout=True, capture_stderr=True, check=False
+                    command,
+                    stdin=b"",
+                    capture_stdout=True,
+                    capture_stderr=True,
+                    check=False,
+                    env=environment,
                 )
         except (OSError, trio.TooSlowError) as error:
             raise StartError(f"not upgraded: the new code can't be started ({error})") from error

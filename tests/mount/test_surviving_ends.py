@@ -234,3 +234,31 @@ def test_an_upgrade_to_a_broken_config_is_refused_and_the_daemon_of_before_goes_
         assert mount.status()["pid"] == mount.pid
         config.write_text("")
         assert mount.cli("upgrade", str(mount.path)).returncode == 0
+
+
+def test_a_sidecar_whose_command_line_is_not_that_of_a_mount_is_upgraded(tmp_path: Path) -> None:
+    for name in ("data", "mnt", "run"):
+        (tmp_path / name).mkdir(mode=0o700)
+    log = tmp_path / "log"
+    environment = os.environ | {
+        "MOUNTD_SOURCE": f"file://{tmp_path / 'data'}",
+        "MOUNTD_MOUNTPOINT": str(tmp_path / "mnt"),
+        "MOUNTD_CACHE_DIR": str(tmp_path / "cache"),
+        "MOUNTD_CACHE_SIZE": "256MiB",
+        "MOUNTD_RUNTIME_DIR": str(tmp_path / "run"),
+        "MOUNTD_ALLOW_OTHER": "false",
+    }
+    command = [sys.executable, "-m", "mountd"]
+    with (
+        log.open("wb") as said,
+        subprocess.Popen([*command, "sidecar"], stderr=said, env=environment) as sidecar,
+    ):
+        try:
+            until(lambda: b" serves " in log.read_bytes())
+            upgrade = [*command, "upgrade", str(tmp_path / "mnt")]
+            assert subprocess.run(upgrade, env=environment, timeout=60, check=False).returncode == 0
+            assert log.read_bytes().count(b" serves ") == 2
+            sidecar.terminate()
+            assert sidecar.wait(TIMEOUT_S) == 0
+        finally:
+            sidecar.kill()
