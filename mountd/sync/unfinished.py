@@ -165,8 +165,12 @@ class UnfinishedUploads:
             self._known[new.content] = new
         if self._folder is None:
             return
+        path = self._folder / str(new.content)
         try:
-            self._disk.write_file(self._folder / str(new.content), _packed(new))
+            if new.token or new.size >= MIN_BYTES:
+                self._disk.write_file(path, _packed(new))
+            else:  # many, and for who is killed alone: one torn by a power cut is no note
+                path.write_bytes(_packed(new))
         except OSError as error:
             log.info("the upload of %r is not kept for a restart: %s", new.key, error)
 

@@ -6,6 +6,7 @@ sending.py sends it.
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from mountd.errors import Denied, NotFound, Unsupported
@@ -224,6 +225,8 @@ class Uploader:
                 how = upload
                 if state is not None and body.size >= MIN_BYTES:
                     how = self._unfinished.going_on(state, upload)
+                elif state is not None and self._sender.is_hashed:
+                    how = replace(upload, completing=partial(self._unfinished.completes, state))
                 return put_body(self._store, change.key, body, expect, how)
             finally:
                 if change.content:

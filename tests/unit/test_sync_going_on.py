@@ -111,18 +111,19 @@ async def test_another_process_goes_on(clock: MockClock, store: PartsStore, tmp_
 
 
 @pytest.mark.parametrize("then", ["nothing", "a piece", "anew", "replaced", "removed", "a mode"])
+@pytest.mark.parametrize("data", [DATA, b"a small one, sent whole"])
 async def test_what_a_former_process_completed_is_known_by_its_sum(
-    clock: MockClock, tmp_path: Path, then: str
+    clock: MockClock, tmp_path: Path, data: bytes, then: str
 ) -> None:
-    store = SumStore({"a": DATA})
+    store = SumStore({"a": data})
     journal = await arrived_unheard(tmp_path / "uploads", store)
     second = UnfinishedUploads.load(tmp_path / "uploads")
-    wanted = DATA[:3] + b"first" + DATA[8:]
+    wanted = data[:3] + b"first" + data[8:]
     async with syncing(store, journal=journal, unfinished=second) as s:
         match then:
             case "a piece":
-                s.tree.write("a", b"later", 20)
-                wanted = wanted[:20] + b"later" + wanted[25:]
+                s.tree.write("a", b"later", 10)
+                wanted = wanted[:10] + b"later" + wanted[15:]
             case "anew":
                 s.tree.save("a", b"short")
                 wanted = b"short"
