@@ -9,15 +9,15 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 import pyfuse3
 
-from mountd.errors import FileSystemError, Stale
+from mountd.errors import FileSystemError, RemoteError, Stale
 from mountd.fusefs.operations import OpenDirectory, Operations
 from mountd.fusefs.takeover import Successor
 from mountd.vfs.nodes import Attributes
-from mountd.vfs.notes import NotedFile, NotedListing
+from mountd.vfs.notes import NotedDirectory, NotedFile, NotedListing
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class SuccessorOperations(Operations):
 
     successor: Successor
     former_listings: Mapping[int, NotedListing] = {}
-    former_directories: Container[int] = frozenset()
+    former_directories: Mapping[int, NotedDirectory] = {}
 
     def took_over(self, files: Mapping[int, NotedFile]) -> None:
         """Open files by handle. What was made or dated last has the kernel's mtime (`_tell`). A
@@ -159,6 +159,23 @@ class SuccessorOperations(Operations):
             is_moved = number in self._tree.ledger.by_number or self.notes.is_late(number)
             if not number or not (is_moved or stat.S_ISDIR(found.st_mode)):
                 raise  # others have taken the source away, and the target is what was there
+            try:
+                await self._move_along(number, *where)
+            except (FileSystemError, RemoteError, OSError) as error:
+                log.info("%r was moved, and its inodes are new: %s", name_new, error)
+
+    async def _move_along(
+        self, there: int, parent_old: int, name_old: bytes, parent_new: int, name_new: bytes
+    ) -> None:
+        """The kernel holds the directory that the remote has moved by its former number."""
+        from_parent, to_parent = map(self._tree.directory, (parent_old, parent_new))
+        key = from_parent.key + os.fsdecode(name_old) + "/"
+        noted = self.former_directories.items()
+        number = next((number for number, found in noted if found.key == key), 0)
+        if not number or number == there or self._tree.directory(number).key != key:
+            return
+        self._tree.forget(there, 1)  # of our own look at it
+        await self._fs.subtree.was_done(number, key, from_parent, name_new, to_parent)
 
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         again = self.successor.resent

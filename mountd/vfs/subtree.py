@@ -81,6 +81,13 @@ class Subtree:
         finally:
             self._one_at_a_time.release()
 
+    async def was_done(
+        self, number: int, old: str, from_parent: Directory, name: bytes, to_parent: Directory
+    ) -> None:
+        """See `WholeMoves.was_done`."""
+        if self._tree.store.capabilities.native_move:
+            await self._whole.was_done(number, old, from_parent, name, to_parent)
+
     async def _rename(
         self,
         from_parent: Directory,

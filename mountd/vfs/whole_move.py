@@ -5,8 +5,10 @@ there is to know, and a crash at any instant leaves what somebody else's rename 
 written below meanwhile is held back from the remote, and goes to the new place.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -70,6 +72,25 @@ class WholeMoves:
                 raise
             if not is_proved:
                 self._tree.expire_below(key)
+
+    async def was_done(
+        self, number: int, old: str, from_parent: Directory, name: bytes, to_parent: Directory
+    ) -> None:
+        """A former process had the directory `number` moved from the key `old` to that name, and
+        the remote is listed as it is since: all that is known goes along now. Nothing is done
+        where nothing was, or where something waits at the new name."""
+        names = self._names
+        cached = await names.listing(to_parent)
+        target = names.find(to_parent, cached, name)
+        if target is None or not target.is_directory or target.number == number:
+            return
+        if old in self._ledger.changes or (target.change and not target.change.is_clean):
+            return
+        former = old.removesuffix("/").rpartition("/")[2]
+        source = replace(target, key=old, number=number, name=os.fsencode(former), change=None)
+        with suppress(Exists):
+            self._settle(source, from_parent, to_parent, target.key, name)
+            self._tree.expire_below(target.key)
 
     async def _moved(self, old: str, new: str) -> bool:
         """True after the remote's answer; False where it was lost, and a look shows the directory

@@ -100,6 +100,31 @@ async def test_a_rename_that_can_not_have_been_done_is_not_said_to_be(tmp_path: 
         assert await error_of(renaming) == errno.ENOENT
 
 
+async def test_a_directory_that_the_dead_daemon_had_moved_keeps_its_numbers(tmp_path: Path) -> None:
+    """The remote did it, and is listed before the request comes again."""
+    store, record = MemoryStore(native_move=True, real_directories=True), Record(GREETING, b"")
+    store.seed("d/sub/file", b"bytes")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        before = [(await walk(mount.fs, path)).number for path in ("d", "d/sub", "d/sub/file")]
+        assert mount.metadata.flush(5)
+        mount.crashes = True
+    store.move_dir("d/", "e/")
+    async with mounted_files(store, tmp_path) as mount:
+        operations = successor_of(mount, record)
+        fs, root = mount.fs, mount.fs.tree.root
+        fs.tree.expire("")
+        assert (await fs.tree.listing(root)).listing.find(b"e") >= 0
+        assert await error_of(operations.rename(ROOT, b"d", ROOT, b"e", 0, CONTEXT)) == 0
+        assert fs.tree.directory(before[1]).key == "e/sub/"
+        after = [(await walk(fs, path)).number for path in ("e", "e/sub", "e/sub/file")]
+        assert after == before
+        fs.tree.expire_below("")
+        await fs.folding.fold_waiting()
+        after = [(await walk(fs, path)).number for path in ("e", "e/sub", "e/sub/file")]
+        assert after == before
+
+
 async def test_a_rename_that_the_dead_daemon_had_done_is_said_to_be(tmp_path: Path) -> None:
     record = Record(GREETING, b"")
     async with mounted_files(MemoryStore(), tmp_path) as mount:
