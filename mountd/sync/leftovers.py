@@ -133,6 +133,8 @@ class Leftovers:
             return False
         now = self._unsettled(upload)  # as it is after that question
         if entry is None or now is None:
+            # A request of a process that was killed may still be on its way.
+            self._asker.doubts.add(upload.key, _attempt(upload))
             return False
         log.info("%r had arrived: its upload ended without an answer", upload.key)
         content = self._ledger.content_of(now)
@@ -153,11 +155,14 @@ class Leftovers:
 
 def _made(store: RemoteStore, upload: Unfinished) -> Entry | None:
     """What is at its key, if that has the bytes that were sent. Blocking."""
-    id_ = UploadId.parse(upload.id)
     try:
         found = store.identify(upload.key)
     except NotFound:
         return None
-    assert id_ is not None
-    sent = Attempt(id_, upload.size, lambda: upload.md5)
-    return found.entry if is_same(store, upload.key, found, sent) else None
+    return found.entry if is_same(store, upload.key, found, _attempt(upload)) else None
+
+
+def _attempt(upload: Unfinished) -> Attempt:
+    id_ = UploadId.parse(upload.id)
+    assert id_ is not None  # it is proved when it is read
+    return Attempt(id_, upload.size, lambda: upload.md5)

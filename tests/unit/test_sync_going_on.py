@@ -16,7 +16,7 @@ from mountd.types import Entry
 from tests.conftest import ExpectedLog
 from tests.fakes.memory_journal import MemoryJournal, reopened
 from tests.fakes.parts_store import PART, PartsStore
-from tests.fakes.syncing import Syncing, syncing
+from tests.fakes.syncing import Syncing, in_flight, syncing
 
 PARTS = 10
 DATA = b"".join(bytes([number]) * PART for number in range(PARTS))
@@ -59,6 +59,8 @@ async def up_again(s: Syncing) -> None:
 class SumStore(PartsStore):
     """Keeps sums instead of upload ids, as a Nextcloud does."""
 
+    is_slow = False
+
     @property
     def capabilities(self) -> Capabilities:
         return replace(super().capabilities, keeps_attributes=False)
@@ -70,6 +72,8 @@ class SumStore(PartsStore):
         if upload.completing is not None:
             data = bytes(body.read(0, body.size))
             upload.completing(hashlib.md5(data, usedforsecurity=False).hexdigest())
+        if self.is_slow:
+            raise Unreachable("it takes effect later")
         return super().put(key, body, expect, upload)
 
 
@@ -140,6 +144,27 @@ async def test_what_a_former_process_completed_is_known_by_its_sum(
         there = {} if then == "removed" else {"a": wanted}
         names = store.keys()
         assert {key: store.data(key) for key in names} == there
+
+
+async def test_what_a_former_process_sent_is_known_when_it_arrives_after_the_look(
+    clock: MockClock, tmp_path: Path
+) -> None:
+    store, journal, folder = SumStore({"a": b"a small one"}), MemoryJournal(), tmp_path / "uploads"
+    store.is_slow = True
+    async with syncing(store, journal=journal, unfinished=UnfinishedUploads.load(folder)) as s:
+        s.faults.add("identify", Unreachable("cut"))
+        s.tree.write("a", b"first", 3)
+        await until(lambda: "put" in calls(s) and not s.queue.counts().uploading)
+    store.is_slow = False
+    second = UnfinishedUploads.load(folder)
+    async with syncing(store, journal=reopened(journal), unfinished=second) as s:
+        s.tree.write("a", b"XY")
+        hang = await in_flight(s)
+        store.edited_by_others("a", b"a sfirstone")
+        hang.set()
+        await s.settled()
+        assert (len(second), s.tree.foreigners, s.queue.counts().failed) == (0, [], 0)
+        assert (store.keys(), store.data("a")) == (["a"], b"XYsfirstone")
 
 
 async def test_what_was_frozen_goes_first_and_the_rest_follows(
