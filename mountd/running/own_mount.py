@@ -4,6 +4,7 @@ the connection open, so nobody goes on, and all that wait there wait for ever. (
 during a syncfs: the leader was a zombie, its thread in `wb_wait_for_completion`.)
 """
 
+import errno
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ except OSError as error:
     sys.exit(f"{error.errno}")
 if libc.syncfs(fd):
     sys.exit(f"{ctypes.get_errno()}")
+os.write(1, b"done")
 """
 
 
@@ -41,4 +43,6 @@ def hand_over_dirty_pages(mountpoint: Path, own_pids: set[int], within_s: float)
     """syncfs(2): the kernel gives the daemon what programs have written. Blocking: never on the
     loop, which has to serve it. The child is in `own_pids` while it opens the directory, which
     then waits for no listing. Raises OSError, TimeoutError."""
-    run_in_child(_SYNCFS, mountpoint, within_s, own_pids)
+    said = run_in_child(_SYNCFS, mountpoint, within_s, own_pids)
+    if said != b"done":  # somebody has killed it, or no Python can be started any more
+        raise OSError(errno.EIO, "the process that asks for it failed")
