@@ -157,7 +157,7 @@ class Uploader:
         """A file that the remote has, under another name."""
         store = self._store
         if store.capabilities.server_copy:
-            attempt = Attempt(id_, base.size, lambda: "")
+            attempt = Attempt(id_, base.size, lambda: self._sum_there(base))
 
             def copy(expect: str) -> Entry:
                 return store.copy(base.key, base.version, change.key, expect, upload)
@@ -175,6 +175,17 @@ class Uploader:
                 return
         body = base_body(self._journal, store, change.content, base, hashed=self._sender.is_hashed)
         await self._sender.land(self._of_body(change, body, id_, upload, 0))
+
+    def _sum_there(self, base: Base) -> str:
+        """The remote's own sum of that version, for one that keeps no upload ids; "" where it has
+        none, or another version by now. Blocking."""
+        if not self._sender.is_hashed:
+            return ""
+        try:
+            found = self._store.identify(base.key)
+        except NotFound:
+            return ""
+        return found.md5.lower() if found.entry.version == base.version else ""
 
     async def _send_attributes(self, change: Change) -> None:
         """New attributes or times of a file that the remote has: a copy onto itself."""

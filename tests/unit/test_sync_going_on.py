@@ -146,6 +146,20 @@ async def test_what_a_former_process_completed_is_known_by_its_sum(
         assert {key: store.data(key) for key in names} == there
 
 
+async def test_a_copy_that_a_former_process_had_made_is_known_by_the_sum_of_its_source(
+    clock: MockClock, tmp_path: Path
+) -> None:
+    store, journal = SumStore({"a": DATA[:100]}), MemoryJournal()
+    async with syncing(store, journal=journal) as s:
+        s.faults.add("copy", Unreachable("cut"), after_effect=True)
+        s.faults.add("identify", Unreachable("cut"))
+        s.tree.rename("a", "b")
+        await until(lambda: store.keys().count("b") == 1 and not s.queue.counts().uploading)
+    async with syncing(store, journal=reopened(journal)) as s:
+        await s.settled()
+        assert (s.tree.foreigners, s.queue.counts().failed, store.keys()) == ([], 0, ["b"])
+
+
 async def test_what_a_former_process_sent_is_known_when_it_arrives_after_the_look(
     clock: MockClock, tmp_path: Path
 ) -> None:
