@@ -106,7 +106,7 @@ class Nextcloud:
 
     def keys(self) -> list[str]:
         """Without mountd's own temporary files: what a kill leaves of them goes with the first
-        write that comes after a listing a day later (`test_nextcloud_files.py`)."""
+        write that comes after a listing a day later (`test_webdav_writes.py`)."""
         return [key for key in self._server.tree() if not is_own(key.rpartition("/")[2])]
 
     def read(self, key: str) -> bytes:
