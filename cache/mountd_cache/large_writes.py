@@ -57,8 +57,9 @@ class Pace:
         self._is_better = is_better
 
     def never(self) -> None:
-        """There is no other way."""
+        """There is no other way, also where it was the better one so far."""
         self._is_better, self._left = False, -1
+        self._cost_s[True] = 0.0
 
 
 class LargeWrites:

@@ -1,5 +1,6 @@
 """A daemon that is killed while the kernel keeps a thread of it waiting for its own mount."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mountd.kept.keeper import CONNECTIONS
 from tests.mount.surviving import TIMEOUT_S, in_background, is_alive, until
 from tests.mount.test_stopping import wait_until_told
 from tests.mount.test_surviving import HOLD, ends, python
@@ -88,3 +90,46 @@ def helpers(pid: int) -> list[int]:
 def waits_in(pid: int) -> str:
     """Where in the kernel."""
     return Path(f"/proc/{pid}/wchan").read_text()
+
+
+# Nobody reads this connection: its FUSE_INIT waits, and the child's call for that.
+ABORT = """
+import ctypes, os, sys, time
+from pathlib import Path
+from mountd.kept import keeper
+path = sys.argv[1]
+fd = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={fd},rootmode=40000,user_id=0,group_id=0,subtype=mountd"
+libc = ctypes.CDLL(None, use_errno=True)
+assert not libc.mount(b"stuck", path.encode(), b"fuse", 0, options.encode())
+child = os.fork()
+if not child:
+    try:
+        os.listdir(path)
+    except OSError as error:
+        os._exit(error.errno)
+    os._exit(0)
+info = Path(f"/proc/self/fdinfo/{fd}").read_text()
+number = info.partition("fuse_connection:")[2].split()[0]
+while int(Path(keeper.CONNECTIONS, number, "waiting").read_text()) < 2:
+    time.sleep(0.01)
+print(os.waitpid(child, os.WNOHANG)[0], flush=True)
+keeper.abort(fd)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount by itself")
+def test_where_nothing_else_helps_all_that_wait_on_the_mount_get_an_error(tmp_path: Path) -> None:
+    script = f"mount -t fusectl none {CONNECTIONS} && exec \"$@\""
+    command = [sys.executable, "-c", ABORT, str(tmp_path)]
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", *command],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    waits, number = map(int, done.stdout.split())
+    assert (waits, number) == (0, errno.ENOTCONN)
+    assert "all calls on the mount get an error" in done.stderr

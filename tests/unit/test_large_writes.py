@@ -108,6 +108,20 @@ def test_a_file_system_without_such_a_way_is_asked_once(path: Path) -> None:
     assert (disk.past, disk.refused) == ([], 1)
 
 
+def test_a_way_that_is_there_no_more_is_asked_once_although_it_was_the_better_one() -> None:
+    pace = Pace()
+    for _ in range(20):
+        way = pace.next()
+        pace.took(way, 0.5 if way else 1.0)
+    assert pace.next()
+    pace.never()
+    ways = []
+    for _ in range(100):
+        ways.append(pace.next())
+        pace.took(False, 1.0)
+    assert ways == [False] * 100
+
+
 @pytest.mark.parametrize(("offset", "size"), [(1, MIB), (0, MIB - 1), (0, MIB + 4096)])
 def test_what_is_not_in_whole_pages_or_too_much_goes_through_the_page_cache(
     path: Path, offset: int, size: int
