@@ -121,7 +121,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount by itself")
 def test_where_nothing_else_helps_all_that_wait_on_the_mount_get_an_error(tmp_path: Path) -> None:
-    script = f"mount -t fusectl none {CONNECTIONS} && exec \"$@\""
+    script = f'mount -t fusectl none {CONNECTIONS} && exec "$@"'
     command = [sys.executable, "-c", ABORT, str(tmp_path)]
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", *command],
