@@ -183,9 +183,10 @@ def test_a_mount_by_hand_takes_nothing_of_a_unit_that_is_dead(
 ) -> None:
     """What is handed over is for the process whose number stands beside it."""
     configure(storage, s3_server)
-    storage.shell("mkdir -p /srv/remote /srv/by-hand; echo hand >/srv/remote/file")
+    # A folder of its own: a listing that another test's mount kept is believed for its TTL.
+    storage.shell("mkdir -p /srv/for-hand /srv/by-hand; echo hand >/srv/for-hand/file")
     environment = "LISTEN_FDS=2 LISTEN_PID=1 LISTEN_FDNAMES=mountd-connection-0:mountd-record-0"
-    storage.shell(f"{environment} mountd mount file:///srv/remote /srv/by-hand")
+    storage.shell(f"{environment} mountd mount file:///srv/for-hand /srv/by-hand")
     try:
         assert storage.run("cat", "/srv/by-hand/file").stdout == "hand\n"
     finally:
