@@ -236,7 +236,7 @@ class Daemon:
             nursery.start_soon(self.prober.run)
             nursery.start_soon(self.room.keep)
             nursery.start_soon(self.order.run)
-            nursery.start_soon(self.going_on.describe, self.fs)
+            nursery.start_soon(self.going_on.settle)
             nursery.start_soon(listen_for_changes, self._native, self.fs.tree.changed_elsewhere)
             self._let_kernel_forget(nursery)
             if not self.going_on.is_successor:

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 # What the kernel was told for good at the first start, or remembers of an answer.
 TERMS: Final = ("durability", "xattrs", "read_only", "allow_other")
 
-DESCRIBED_WITHIN_S: Final = 0.2
+SETTLED_WITHIN_S: Final = 0.2
 LOOKS_WITHIN_S: Final = 20.0  # less than the control socket gives a handler
 ECHO_WITHIN_S: Final = 3.0  # the keeper has passed on by then what was sent to both
 
@@ -173,12 +173,10 @@ class GoingOn:
         record = self._record
         if record is not None:
             noted = record.directories(), record.files(), record.contents()
-            numbers = record.edited_numbers(), record.inodes(), record.gone_numbers()
+            numbers = record.edited_numbers(), record.gone_numbers()
             restore(fs, Noted(*noted, *numbers))
             # From here on: what the queue stages for who reads a removed file is noted, too.
             self._use(record, fs)
-            for handle in filter(fs.files.has, record.inodes()):
-                fs.files.describe(handle)
             self._keep(record.fd)
             supersede(self._former_fd)
             os.close(self._former_fd)
@@ -238,13 +236,11 @@ class GoingOn:
             self._record.serves()
         self._keeper.serves()
 
-    async def describe(self, fs: FileSystem) -> None:
-        """Notes what is open for longer, until cancelled."""
+    async def settle(self) -> None:
+        """Tells the keeper what it had no room for, until cancelled."""
         while True:
-            await trio.sleep(DESCRIBED_WITHIN_S)
+            await trio.sleep(SETTLED_WITHIN_S)
             self._keeper.settle()
-            for handle in self._record.undescribed if self._record is not None else ():
-                fs.files.describe(handle)
 
     def let_go(self) -> None:
         """The mount is about to go: nobody is to go on with it. Harmless a second time."""

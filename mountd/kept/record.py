@@ -5,8 +5,8 @@ and no full disk can be in its way: a head with FUSE_INIT and its answer, then r
 CRC. A note is a store into mapped memory (1 us); SIGKILL can tear the last one only, which was not
 answered for yet. What is full is written anew in another memfd, which is handed over first.
 
-Between head and records are slots of handles that were opened just now: one store when a file is
-opened and one when it is closed, because most are closed before anybody describes them.
+Between head and records are slots, each for the record of one handle that was opened for reading:
+one store when a file is opened and one when it is closed, and no record grows by that.
 """
 
 import mmap
@@ -23,14 +23,14 @@ from mountd.kept.attempts import ATTEMPTS_BYTES, Attempts
 from mountd.vfs.notes import NotedDirectory, NotedFile, NotedListing
 
 _MAGIC: Final = b"mtdkept\n"
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 # magic, format, generation, edition, lengths of request, answer and terms
 _HEAD: Final = struct.Struct("<8sIIIIII")
 _CRC: Final = struct.Struct("<I")  # of the head and of those three, which follow the attempts
 _ATTEMPTS_AT: Final = _HEAD.size + _CRC.size
 _PARTS_AT: Final = _ATTEMPTS_AT + ATTEMPTS_BYTES
 _RECORD: Final = struct.Struct("<IHBQ")  # CRC of what follows it, length of the body, kind, id
-_AFTER_CRC: Final = 4
+_AFTER_CRC: Final = struct.Struct("<HBQ")
 _FILE: Final = struct.Struct("<QQBQqH")  # number, parent, flags, size, mtime, length of the key
 _LISTING: Final = struct.Struct("<QQI")
 _NUMBER: Final = struct.Struct("<Q")
@@ -39,11 +39,10 @@ _WRITES, _NAMELESS = 1, 2
 FILE, LISTING, DIRECTORY, CONTENT, GONE, TIMES, EDITED = range(1, 8)
 _KINDS: Final = (FILE, LISTING, DIRECTORY, CONTENT, GONE, TIMES, EDITED)
 _IS_SO: Final = b"\1"
-# A handle, the inode that it reads, and both with the salt: a torn or empty one is none.
-_SLOT: Final = struct.Struct("<QQQ")
-_SALT: Final = 0x6D6F756E74644B65
-_SLOTS: Final = 4096
-_SLOTS_BYTES: Final = _SLOTS * _SLOT.size
+_SLOT_BYTES: Final = 256  # a record of FILE that fits; all else is among the other records
+_SLOTS: Final = 512
+_SLOTS_BYTES: Final = _SLOTS * _SLOT_BYTES
+_EMPTY: Final = bytes(_RECORD.size)
 _LEAST_BYTES: Final = 1 << 20
 _MOST_BYTES: Final = 1 << 30
 _LONGEST: Final = 0xFFFF
@@ -131,7 +130,6 @@ class Record:
         self._map: mmap.mmap | None = None
         self._slots: dict[int, int] = {}  # by handle: where it is in the map
         self._free: list[int] = []
-        self._short: dict[int, int] = {}  # handles of a former process: their inodes
         self._at = self._size = 0
         self._begin()
 
@@ -148,28 +146,25 @@ class Record:
         head = Head.of(data)
         record = cls(head.greeting, head.terms, head.generation + 1)
         record._attempts = Attempts.unpack(data[_ATTEMPTS_AT:_PARTS_AT])
-        end = head.ends_at
-        for at in range(end, end + _SLOTS_BYTES, _SLOT.size):
-            handle, number_, salted = _SLOT.unpack_from(data, at)
-            if handle and salted == handle ^ number_ ^ _SALT:
-                record._short[handle] = number_
-        record._replay(data, end + _SLOTS_BYTES)
+        for at in range(head.ends_at, end := head.ends_at + _SLOTS_BYTES, _SLOT_BYTES):
+            record._replay(data[at : at + _SLOT_BYTES], 0)
+        record._replay(data, end)
+        record._begin()
         return record
 
     # -- Notes
 
-    def opened(self, handle: int, number: int) -> bool:
-        if not self._free or self._map is None:
-            return False
+    def opened(self, handle: int, file: NotedFile) -> None:
+        made = _record(FILE, handle, _body(file))
+        if not self._free or self._map is None or len(made) > _SLOT_BYTES:
+            self.described(handle, file)
+            return
         at = self._slots[handle] = self._free.pop()
-        _SLOT.pack_into(self._map, at, handle, number, handle ^ number ^ _SALT)
-        return True
+        self._map[at : at + len(made)] = made
 
     def described(self, handle: int, file: NotedFile) -> None:
-        key = _bytes(file.key)
-        flags = _WRITES * file.writes | _NAMELESS * file.is_nameless
-        head = _FILE.pack(file.number, file.parent, flags, file.size, file.mtime_ns, len(key))
-        self._note(FILE, handle, head + key + _bytes(file.version))
+        # Not in its slot: of two states a kill must leave one whole.
+        self._note(FILE, handle, _body(file))
         self._vacate(handle)
 
     def released(self, handle: int) -> None:
@@ -180,13 +175,8 @@ class Record:
     def _vacate(self, handle: int) -> None:
         at = self._slots.pop(handle, 0)
         if at and self._map is not None:
-            _SLOT.pack_into(self._map, at, 0, 0, 0)
+            self._map[at : at + _RECORD.size] = _EMPTY
             self._free.append(at)
-
-    @property
-    def undescribed(self) -> tuple[int, ...]:
-        """Handles of which nothing but their inode is noted."""
-        return tuple(self._slots)
 
     def holds(self, number: int, directory: NotedDirectory) -> None:
         self._note(DIRECTORY, number, _NUMBER.pack(directory.parent) + _bytes(directory.key))
@@ -231,10 +221,6 @@ class Record:
     def files(self) -> dict[int, NotedFile]:
         """Open files by handle."""
         return {id_: _file(body) for id_, body in self._notes[FILE].items()}
-
-    def inodes(self) -> dict[int, int]:
-        """By handles for reading that were not described: what they read."""
-        return {handle: self._short[handle] for handle in self._short.keys() - self._notes[FILE]}
 
     def listings(self) -> dict[int, NotedListing]:
         """Open directories by handle."""
@@ -290,8 +276,7 @@ class Record:
             return
         if len(body) > _LONGEST:
             raise ValueError("a note is too long")
-        made = _RECORD.pack(0, len(body), kind, id_)[_AFTER_CRC:] + body
-        self._map[self._at : end] = struct.pack("<I", crc32c(made)) + made
+        self._map[self._at : end] = _record(kind, id_, body)
         self._at = end
 
     def _begin(self) -> None:
@@ -314,9 +299,10 @@ class Record:
         self._map[:begin] = head + crc + self._attempts.pack() + text
         self._at = begin + _SLOTS_BYTES
         if old_map is None:  # the lowest are used first: few pages
-            self._free = list(range(self._at - _SLOT.size, begin - 1, -_SLOT.size))
+            self._free = list(range(self._at - _SLOT_BYTES, begin - 1, -_SLOT_BYTES))
         else:
-            self._map[begin : self._at] = old_map[begin : self._at]
+            for slot in self._slots.values():
+                self._map[slot : slot + _SLOT_BYTES] = old_map[slot : slot + _SLOT_BYTES]
         for kind, id_, body in notes:
             self._append(kind, id_, body, self._at + _RECORD.size + len(body))
         if old_map is not None:
@@ -329,7 +315,7 @@ class Record:
         while at + _RECORD.size <= len(data):
             crc, length, kind, id_ = _RECORD.unpack_from(data, at)
             end = at + _RECORD.size + length
-            if kind not in _KINDS or crc != crc32c(data[at + _AFTER_CRC : end]):
+            if kind not in _KINDS or crc != crc32c(data[at + _CRC.size : end]):
                 break
             body = data[at + _RECORD.size : end]
             if body and _fits(kind, body):
@@ -337,7 +323,6 @@ class Record:
             else:
                 self._notes[kind].pop(id_, None)
             at = end
-        self._begin()
 
 
 def _fits(kind: int, body: bytes) -> bool:
@@ -348,6 +333,18 @@ def _fits(kind: int, body: bytes) -> bool:
     if kind == LISTING:
         return len(body) == _LISTING.size
     return len(body) == _NUMBER.size if kind == CONTENT else len(body) >= _NUMBER.size
+
+
+def _record(kind: int, id_: int, body: bytes) -> bytes:
+    made = _AFTER_CRC.pack(len(body), kind, id_) + body
+    return _CRC.pack(crc32c(made)) + made
+
+
+def _body(file: NotedFile) -> bytes:
+    number, parent, writes, is_nameless, size, mtime_ns, key, version = file
+    coded = _bytes(key)
+    flags = _WRITES * writes | _NAMELESS * is_nameless
+    return _FILE.pack(number, parent, flags, size, mtime_ns, len(coded)) + coded + _bytes(version)
 
 
 def _file(body: bytes) -> NotedFile:

@@ -130,9 +130,9 @@ class OpenFiles:
         number = self.next_handle
         self.next_handle += 1
         self.put(number, handle)
-        # What is closed soon needs no more than its inode's number: `describe`.
-        if handle.writes or not self.notes.opened(number, handle.node.number):
-            self.describe(number)
+        # With all that a successor needs: its listing may not be on the disk yet.
+        note = self.notes.described if handle.writes else self.notes.opened
+        note(number, _noted(handle))
         return number
 
     def put(self, number: int, handle: Handle) -> None:
@@ -443,8 +443,16 @@ class OpenFiles:
 def _noted(handle: Handle) -> NotedFile:
     node, file = handle.node, handle.file
     parent = node.parent.number if node.parent is not None else 0
-    told = node.number, parent, handle.writes, node.is_nameless
-    return NotedFile(*told, file.size, file.mtime_ns, file.key, file.version)
+    return NotedFile(
+        node.number,
+        parent,
+        handle.writes,
+        node.is_nameless,
+        file.size,
+        file.mtime_ns,
+        file.key,
+        file.version,
+    )
 
 
 def _rebind(handle: Handle, file: RemoteFile) -> None:

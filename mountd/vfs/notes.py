@@ -40,9 +40,8 @@ class NotedDirectory(NamedTuple):
 class Notes(Protocol):
     """Called on the loop's thread. Each note is there for a successor when the call returns."""
 
-    def opened(self, handle: int, number: int) -> bool:
-        """A handle for reading that inode. False: there is no room for a note this short, it must
-        be described at once; else that may wait for `describe`."""
+    def opened(self, handle: int, file: NotedFile) -> None:
+        """As `described`, of one that is new, for reading, and probably released soon."""
         ...
 
     def described(self, handle: int, file: NotedFile) -> None:
@@ -92,8 +91,7 @@ class Notes(Protocol):
 class NoNotes:
     """Of a process that has no successor."""
 
-    def opened(self, handle: int, number: int) -> bool:
-        return True
+    def opened(self, handle: int, file: NotedFile) -> None: ...
 
     def described(self, handle: int, file: NotedFile) -> None: ...
 

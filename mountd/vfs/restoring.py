@@ -10,7 +10,7 @@ answers with a new look-up of the name.
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mountd.errors import FileSystemError, Stale
 from mountd.vfs.files import Handle
@@ -40,7 +40,6 @@ class Noted:
     files: Mapping[int, NotedFile]
     contents: Mapping[int, int]
     edited: frozenset[int] = frozenset()  # see Following
-    inodes: Mapping[int, int] = field(default_factory=dict)  # by handles that nobody described yet
     gone: frozenset[int] = frozenset()  # files whose last name went, or was about to
 
 
@@ -63,11 +62,6 @@ def restore(fs: FileSystem, noted: Noted) -> None:
         fs.files.put(handle, Handle(node, remote, file.writes))
         if file.writes:
             fs.writes.reopened(file.number)
-    for handle, number in noted.inodes.items():
-        try:
-            _reopen(fs, handle, number)
-        except FileSystemError as error:
-            log.warning("a handle of inode %d is lost: %s", number, error)
     closed: list[int] = []
     for number, content in noted.contents.items():
         # Where it crashed before the name went, the content is still the file's own.
@@ -80,13 +74,6 @@ def restore(fs: FileSystem, noted: Noted) -> None:
     if closed:
         with suppress(OSError):  # then the next start drops them
             fs.writes.journal.commit(Rows(drop=tuple(closed)), reserve=True)
-
-
-def _reopen(fs: FileSystem, handle: int, number: int) -> None:
-    """For reading: a number stands for one version of one file."""
-    node = fs.tree.file(number)
-    node.lookups = HELD
-    fs.files.put(handle, Handle(node, fs.files.remote_file_of(node), False))
 
 
 def _node_of(tree: Tree, file: NotedFile) -> Node:

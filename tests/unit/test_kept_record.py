@@ -104,39 +104,69 @@ def test_an_init_that_is_none_is_refused() -> None:
             Record.read(record.fd)
 
 
-def test_a_handle_that_was_opened_just_now_is_known_by_its_inode_until_it_is_described() -> None:
+READ = FILE._replace(writes=False)
+
+
+def test_a_handle_that_was_opened_just_now_is_known_with_what_it_reads() -> None:
     record = Record(GREETING, b"")
     for handle in (1, 2, 3):
-        assert record.opened(handle, 70 + handle)
+        record.opened(handle, READ._replace(number=70 + handle))
     record.released(2)
-    assert record.undescribed == (1, 3)
-    assert Record.read(record.fd).inodes() == {1: 71, 3: 73}
+    assert Record.read(record.fd).files() == {
+        1: READ._replace(number=71),
+        3: READ._replace(number=73),
+    }
     record.described(1, FILE)
-    found = Record.read(record.fd)
-    assert (found.inodes(), found.files()) == ({3: 73}, {1: FILE})
+    assert Record.read(record.fd).files() == {1: FILE, 3: READ._replace(number=73)}
     for handle in (1, 3):
         record.released(handle)
-    assert (Record.read(record.fd).inodes(), Record.read(record.fd).files()) == ({}, {})
+    assert Record.read(record.fd).files() == {}
 
 
-def test_handles_that_find_no_room_are_to_be_described_and_the_room_is_used_again() -> None:
+def test_opening_and_closing_does_not_make_a_record_grow() -> None:
     record = Record(GREETING, b"")
-    count = next(handle for handle in range(1, 1 << 20) if not record.opened(handle, 5)) - 1
-    assert count > 1000
-    assert not record.opened(count + 1, 5)
-    record.released(7)
-    assert record.opened(count + 1, 6)
+    moved = list[int]()
+    record.moved = moved.append
+    for handle in range(100_000):
+        record.opened(handle, READ)
+        if handle >= 10:
+            record.released(handle - 10)
+    assert not moved
+    assert set(Record.read(record.fd).files()) == set(range(99_990, 100_000))
+
+
+def test_a_key_too_long_for_a_slot_is_noted_all_the_same() -> None:
+    record = Record(GREETING, b"")
+    files = {length: READ._replace(key="k" * length) for length in range(150, 300)}
+    for handle, file in files.items():
+        record.opened(handle, file)
+    assert Record.read(record.fd).files() == files
+    for handle in files:
+        record.released(handle)
+    assert Record.read(record.fd).files() == {}
+
+
+def test_handles_that_find_no_slot_are_among_the_records_and_both_outlive_a_new_memfd() -> None:
+    record = Record(GREETING, b"")
+    files = {handle: READ._replace(number=handle) for handle in range(1, 3000)}
+    for handle, file in files.items():
+        record.opened(handle, file)
+    assert Record.read(record.fd).files() == files
+    for handle in (7, 2500):
+        record.released(handle)
+        del files[handle]
+    record.opened(3000, READ)
+    moved = list[int]()
+    record.moved = moved.append
     for number in range(40_000):  # until it is written anew
         record.holds(number, NotedDirectory(1, f"d{number}/"))
-    expected = dict.fromkeys(range(1, count + 1), 5) | {count + 1: 6}
-    del expected[7]
-    assert Record.read(record.fd).inodes() == expected
+    assert moved
+    assert Record.read(record.fd).files() == files | {3000: READ}
 
 
 def test_a_torn_note_of_a_handle_is_none() -> None:
     record = Record(GREETING, b"")
-    record.opened(1, 70)
-    data = os.pread(record.fd, 1 << 20, 0)
-    at = data.index((1).to_bytes(8, "little") + (70).to_bytes(8, "little"))
-    os.pwrite(record.fd, (71).to_bytes(8, "little"), at + 8)
-    assert Record.read(record.fd).inodes() == {}
+    record.opened(1, READ)
+    at = os.pread(record.fd, 1 << 20, 0).index(READ.version.encode())
+    os.pwrite(record.fd, b"E", at)
+    assert Record.read(record.fd).files() == {}

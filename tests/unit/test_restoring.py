@@ -1,6 +1,7 @@
 """What a successor answers for inodes that the former process gave out."""
 
 import errno
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -54,7 +55,7 @@ async def made(mount: MountedFiles, name: bytes = b"file") -> int:
 def go_on(mount: MountedFiles, record: Record) -> tuple[Record, SuccessorOperations]:
     found = Record.read(record.fd)
     noted = found.directories(), found.files(), found.contents()
-    numbers = found.edited_numbers(), found.inodes(), found.gone_numbers()
+    numbers = found.edited_numbers(), found.gone_numbers()
     restore(mount.fs, Noted(*noted, *numbers))
     note(mount, found)
     virtual = VirtualFiles(lambda: b"")
@@ -218,20 +219,36 @@ async def test_a_number_that_is_made_of_a_remote_identity_is_found_in_its_listin
     async with mounted_files(store, tmp_path) as mount:
         note(mount, record)
         node = await walk(mount.fs, "d/file")
-        handle, described = await mount.fs.open(node.number), await mount.fs.open(node.number)
-        mount.fs.files.describe(described)
-        assert record.undescribed == (handle,)
+        handle = await mount.fs.open(node.number)
         assert node.number >= FIRST_DERIVED
         assert mount.metadata.flush(5)
         mount.crashes = True
     async with mounted_files(store, tmp_path) as mount:
         go_on(mount, record)
-        for open_before in (handle, described):
-            assert bytes(await mount.fs.read(open_before, 0, 9)) == b"bytes"
+        assert bytes(await mount.fs.read(handle, 0, 9)) == b"bytes"
         again = await mount.fs.open(node.number)
         assert bytes(await mount.fs.read(again, 0, 9)) == b"bytes"
         now = await walk(mount.fs, "d/file")
         assert now.number == node.number
+
+
+async def test_what_is_open_is_read_on_although_its_listing_was_not_on_the_disk_yet(
+    tmp_path: Path,
+) -> None:
+    store, record = MemoryStore(), Record(GREETING, b"")
+    store.seed("d/file", b"bytes")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        node = await walk(mount.fs, "d/file")
+        handle = await mount.fs.open(node.number)
+        assert mount.metadata.flush(5)
+        mount.crashes = True
+    shutil.rmtree(tmp_path / "metadata" / "listings")
+    async with mounted_files(store, tmp_path) as mount:
+        go_on(mount, record)
+        assert bytes(await mount.fs.read(handle, 0, 9)) == b"bytes"
+        assert mount.fs.attributes(node.number).size == 5
+        mount.fs.release(handle)
 
 
 async def test_what_such_a_number_stood_for_here_is_nothing_elses_after_a_crash(
