@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, TypeGuard
 
 from mountd.config.source import Source
 from mountd.errors import UsageError
-from mountd_cache.durable_io import DISK, DurableIO
+from mountd_cache.durable_io import DISK
 
 FORMAT: Final = 1
 PREFIX: Final = "manifest:"
@@ -117,9 +117,9 @@ def make_manifest(locations: Iterable[Location], files: Iterable[ManifestFile]) 
     return Manifest(tuple(used), numbered)
 
 
-def write_manifest(path: Path, manifest: Manifest, disk: DurableIO = DISK) -> None:
+def write_manifest(path: Path, manifest: Manifest) -> None:
     """Replaces the file as a whole. The same manifest gives the same bytes. Raises OSError."""
-    disk.write_file(path, "".join(_lines(manifest)).encode("ascii"))
+    DISK.write_file(path, "".join(_lines(manifest)).encode("ascii"))
     umask = os.umask(0o077)
     os.umask(umask)
     os.chmod(path, 0o666 & ~umask)

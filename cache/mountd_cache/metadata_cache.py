@@ -18,7 +18,7 @@ from typing import Final
 
 from crc32c import crc32c
 
-from mountd_cache.durable_io import DISK, DurableIO, make_private_dir
+from mountd_cache.durable_io import make_private_dir
 from mountd_cache.inode_numbers import InodeNumbers
 from mountd_cache.listing import Listing
 from mountd_cache.metadata_batch import Batch, CachedListing
@@ -62,11 +62,10 @@ class MetadataCache:
         disk_limit_bytes: int = 1024 * MIB,
         backlog_bytes: int = 64 * MIB,
         wall_clock: Callable[[], float] = time.time,
-        disk: DurableIO = DISK,
     ) -> None:
         make_private_dir(folder)
         self._listings = MetadataStore(folder / "listings", limit_bytes=disk_limit_bytes)
-        self._inodes = InodeNumbers(folder / "inodes", disk=disk, wall_clock=wall_clock)
+        self._inodes = InodeNumbers(folder / "inodes", wall_clock=wall_clock)
         self._wall_clock = wall_clock
         self._memory_limit_bytes = memory_limit_bytes
         self._backlog_bytes = backlog_bytes

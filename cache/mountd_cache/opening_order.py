@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Self
 
 from crc32c import crc32c
 
-from mountd_cache.durable_io import DISK, DurableIO
+from mountd_cache.durable_io import DISK
 
 MAX_FILES: Final = 1 << 19  # beyond it they are counted and not kept: 16 bytes each
 MAX_FILE_BYTES: Final = 64 << 20
@@ -125,6 +125,6 @@ def read_order(path: Path) -> OpeningOrder | None:
         return None
 
 
-def write_order(path: Path, order: bytes, disk: DurableIO = DISK) -> None:
+def write_order(path: Path, order: bytes) -> None:
     """Keeps `OpeningOrder.to_bytes()`. Raises OSError."""
-    disk.write_file(path, order)
+    DISK.write_file(path, order)

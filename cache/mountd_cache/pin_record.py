@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from crc32c import crc32c
 
-from mountd_cache.durable_io import DISK, DurableIO, make_private_dir
+from mountd_cache.durable_io import DISK, make_private_dir
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,8 @@ class Wanted:
 class PinRecord:
     """The files in `folder`. Blocks; methods that write raise OSError."""
 
-    def __init__(self, folder: Path, disk: DurableIO = DISK) -> None:
+    def __init__(self, folder: Path) -> None:
         make_private_dir(folder)
-        self._disk = disk
         self._wanted = folder / "wanted"
         self._kept = folder / "kept"
 
@@ -76,7 +75,7 @@ class PinRecord:
                 "complete": [os.fsdecode(path) for path in wanted.complete],
             }
         ).encode()
-        self._disk.write_file(self._wanted, b"%08x\n" % crc32c(body) + body)
+        DISK.write_file(self._wanted, b"%08x\n" % crc32c(body) + body)
 
     def read_kept(self) -> Iterator[tuple[bytes, int]]:
         """(file id, size) of what was held; nothing where that is not as it was written."""
@@ -96,9 +95,7 @@ class PinRecord:
     def write_kept(self, held: Iterable[bytes]) -> None:
         """`held`: packed as `HELD`, many to a piece."""
         body = b"".join(held)
-        self._disk.write_file(
-            self._kept, _KEPT_HEAD.pack(_KEPT_MAGIC, _VERSION, crc32c(body)) + body
-        )
+        DISK.write_file(self._kept, _KEPT_HEAD.pack(_KEPT_MAGIC, _VERSION, crc32c(body)) + body)
 
 
 def _wanted_in(data: bytes) -> Wanted:

@@ -1,6 +1,5 @@
 """Where files go that nobody understands: never deleted, and a line says what each one is."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +55,3 @@ def quarantine(
     for parent in {file.path.parent for file in files if not file.keep}:
         disk.fsync_dir(parent)
     return tuple(moved) if moved else (target / README,)
-
-
-def size_of(path: Path) -> int:
-    """In bytes; 0 where it isn't there."""
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0

@@ -20,10 +20,10 @@ class Holder:
     path: str
 
 
-def find_holders(mountpoint: str, limit: int = 5, proc: Path = Path("/proc")) -> list[Holder]:
+def find_holders(mountpoint: str, limit: int = 5) -> list[Holder]:
     """Up to `limit` processes, ours left out. Other users' are seen only by root."""
     found: list[Holder] = []
-    for entry in sorted(proc.iterdir(), key=lambda path: path.name):
+    for entry in sorted(Path("/proc").iterdir(), key=lambda path: path.name):
         if not entry.name.isdecimal() or int(entry.name) == os.getpid():
             continue
         path = next((path for path in _used_paths(entry) if is_below(path, mountpoint)), None)

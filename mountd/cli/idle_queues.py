@@ -63,8 +63,10 @@ def known_idle_queues(*more: Path) -> list[IdleQueue]:
 def idle_queues_within(
     timeout_s: float, cache_dirs: Sequence[Path], peek: Callable[[Path], Peek | None]
 ) -> list[IdleQueue]:
-    """`idle_queues`; after `timeout_s` what was found until then, and the one that was being read
-    with an `error`: one queue of 100,000 changes hides no other."""
+    """Those in `cache_dirs` that hold anything, the smallest first. After `timeout_s` what was
+    found until then, and the one that was being read with an `error`: one queue of 100,000 changes
+    hides no other. `peek` reads the journal of a cache folder, None where it has none; it raises
+    OSError or ValueError where that can't be read."""
     found: list[IdleQueue] = []
     reading: list[Path] = []
 
@@ -88,15 +90,6 @@ def idle_queues_within(
             *(IdleQueue(folder, source_of(folder), error=error, is_slow=True) for folder in slow),
         ]
     return found
-
-
-def idle_queues(
-    cache_dirs: Iterable[Path], peek: Callable[[Path], Peek | None] | None = None
-) -> list[IdleQueue]:
-    """Those in `cache_dirs` that hold anything, the smallest first. `peek` reads the journal of a
-    cache folder, None where it has none; it raises OSError or ValueError where that can't be read.
-    """
-    return list(_each(cache_dirs, peek or peek_journal))
 
 
 def _each(cache_dirs: Iterable[Path], peek: Callable[[Path], Peek | None]) -> Iterator[IdleQueue]:
@@ -168,7 +161,7 @@ def queue_counts(one: IdleQueue) -> dict[str, Any]:
 
 
 def peek_journal(folder: Path) -> Peek | None:
-    """What the journal of a cache folder holds; see `idle_queues`. Changes nothing there."""
+    """What the journal of a cache folder holds; see `idle_queues_within`. Changes nothing there."""
     journal = folder / JOURNAL
     if not (journal / "journal.db").exists():
         return None

@@ -32,15 +32,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Console().print(table)
 
 
-def print_line(text: str, style: str = "") -> None:
-    """`text` on stdout; on a terminal in `style` (rich's), and without its control characters."""
-    if not style or not sys.stdout.isatty():
-        print(printable(text))
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    Console().print(Text(printable(text), style=style), soft_wrap=True)
+def print_line(text: str) -> None:
+    """`text` on stdout, without its control characters."""
+    print(printable(text))
 
 
 def printable(text: str) -> str:

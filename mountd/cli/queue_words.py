@@ -5,8 +5,6 @@ from typing import Any
 
 from mountd.in_words import counted, human_bytes, human_seconds
 
-COUNTS = ("pending", "uploading", "failed", "conflicts")
-
 
 def waiting_in(queue: dict[str, Any]) -> int:
     """How many changes are not on the remote and are being tried."""

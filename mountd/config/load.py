@@ -183,11 +183,11 @@ def default_cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return base / "mountd"
 
 
-def configured_cache_dir(config: ConfigFile, environ: Mapping[str, str] = os.environ) -> Path:
+def configured_cache_dir(config: ConfigFile) -> Path:
     """The `cache_dir` that holds where no mount is asked for. Raises UsageError."""
-    options = {**config.defaults.options, **read_environment(environ)}
+    options = {**config.defaults.options, **read_environment(os.environ)}
     found = options.get("cache_dir")
-    return found if isinstance(found, Path) else default_cache_dir(environ)
+    return found if isinstance(found, Path) else default_cache_dir(os.environ)
 
 
 def _mount_named(name: str, config: ConfigFile) -> Section:

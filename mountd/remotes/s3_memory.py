@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from mountd.remotes.s3_probe import Proven
-from mountd_cache.durable_io import DISK, DurableIO
+from mountd_cache.durable_io import DISK
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,8 @@ _MOST_PLACES: Final = 1000
 class ProvenFile:
     """A `ProvenMemory`. Where the file can't be read or written it is proved again."""
 
-    def __init__(
-        self, path: Path, disk: DurableIO = DISK, wall_clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, path: Path, wall_clock: Callable[[], float] = time.time) -> None:
         self._path = path
-        self._disk = disk
         self._wall_clock = wall_clock
         self._lock = threading.Lock()
 
@@ -43,7 +40,7 @@ class ProvenFile:
             known = dict(list(known.items())[1 - _MOST_PLACES :]) | {place: proven}
             text = json.dumps({each: found.to_dict() for each, found in known.items()}, indent=1)
             try:
-                self._disk.write_file(self._path, text.encode())
+                DISK.write_file(self._path, text.encode())
             except OSError as error:
                 log.info("what %s enforces is not remembered: %s", place, error)
 

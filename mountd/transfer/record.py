@@ -26,7 +26,7 @@ from typing import Any, Final, Self
 import crc32c
 
 from mountd.errors import StartError
-from mountd_cache.durable_io import DISK, FileIO, make_private_dir
+from mountd_cache.durable_io import DISK, make_private_dir
 
 LOG: Final = "log"
 _LOCK: Final = "lock"
@@ -40,9 +40,7 @@ Parts = dict[Span, int]  # CRC32C by range
 class Record:
     """The log of one pair. Thread-safe. A context manager; leaving it lets another run in."""
 
-    def __init__(
-        self, folder: Path, lock_fd: int, disk: FileIO = DISK, rates: Path | None = None
-    ) -> None:
+    def __init__(self, folder: Path, lock_fd: int, rates: Path) -> None:
         self.folder = folder
         self._rates = rates
         self.same: dict[str, tuple[str, str]] = {}
@@ -51,7 +49,6 @@ class Record:
         self.rate: float = 0.0
         self._lock_fd = lock_fd
         self._lock = threading.Lock()
-        self._disk = disk
         self._read()
         self.rate = self.rate or self._rate_of_others()
         self._fd, self._end = self._opened()
@@ -71,7 +68,7 @@ class Record:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             way = hashlib.sha256(f"{_end_of(source)} {_end_of(target)}".encode(errors="replace"))
-            return cls(folder, fd, rates=folder.parent / f"{_RATE}{way.hexdigest()[:32]}")
+            return cls(folder, fd, folder.parent / f"{_RATE}{way.hexdigest()[:32]}")
         except BlockingIOError as error:
             os.close(fd)
             raise StartError(f"{source} is being copied to {target} already") from error
@@ -93,7 +90,7 @@ class Record:
         """An upload that may be gone on with; "" for none. On the disk when this returns: what a
         remote keeps must not be forgotten."""
         self._append("token", path, version, token)
-        self._disk.fdatasync(self._fd)
+        DISK.fdatasync(self._fd)
 
     def finish(self, keep: Iterable[str], rate: float) -> None:
         """Writes the log anew, with what is worth keeping: `same` of the paths `keep`. Raises
@@ -101,15 +98,14 @@ class Record:
         lines = [_line("same", path, *self.same[path]) for path in keep if path in self.same]
         if rate or self.rate:
             lines.append(_line("rate", rate or self.rate))
-        self._disk.write_file(self.folder / LOG, b"".join(lines))
-        if rate and self._rates is not None:
+        DISK.write_file(self.folder / LOG, b"".join(lines))
+        if rate:
             self._rates.write_text(f"{rate:.0f}\n")  # nothing hangs on it: no fsync
 
     def _rate_of_others(self) -> float:
         """How fast the last copy was between the same two ends, whatever it copied; 0 for none."""
         with suppress(OSError, ValueError):
-            if self._rates is not None:
-                return max(0.0, min(float(self._rates.read_text()), 1e12))
+            return max(0.0, min(float(self._rates.read_text()), 1e12))
         return 0.0
 
     def __enter__(self) -> Self:
@@ -121,23 +117,23 @@ class Record:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._disk.close(self._fd)
+        DISK.close(self._fd)
         os.close(self._lock_fd)
 
     def _append(self, *row: object) -> None:
         line = _line(*row)
         with self._lock:
-            self._disk.pwrite(self._fd, line, self._end)
+            DISK.pwrite(self._fd, line, self._end)
             self._end += len(line)
 
     def _opened(self) -> tuple[int, int]:
         path = self.folder / LOG
         if not path.exists():
-            self._disk.write_file(path, b"")
-        fd = self._disk.open_file(path)
+            DISK.write_file(path, b"")
+        fd = DISK.open_file(path)
         end = os.fstat(fd).st_size
         # Whatever a crash has cut: the next line begins at a line's beginning.
-        self._disk.pwrite(fd, b"\n", end)
+        DISK.pwrite(fd, b"\n", end)
         return fd, end + 1
 
     def _read(self) -> None:

@@ -1,7 +1,6 @@
 """Apache with mod_dav: speed, true keep-alive, and tags that are weak for a second."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,10 +43,6 @@ CustomLog {directory}/access.log "%m %>s %I %O %U"
     Require valid-user
 </Directory>
 """
-
-
-def apache_is_installed() -> bool:
-    return shutil.which("apache2") is not None and (_MODULES / "mod_dav.so").exists()
 
 
 @contextmanager

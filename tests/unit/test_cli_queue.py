@@ -16,7 +16,6 @@ import pytest
 from mountd.cli import queue as queue_command
 from mountd.cli.idle_queues import (
     IdleQueue,
-    idle_queues,
     idle_queues_within,
     known_cache_dirs,
     quarantines,
@@ -306,7 +305,7 @@ def test_only_folders_that_hold_something_and_that_nobody_serves_are_listed(tmp_
         }.get(folder.name)
 
     try:
-        found = idle_queues([tmp_path, tmp_path / "nowhere"], peek)
+        found = idle_queues_within(60, [tmp_path, tmp_path / "nowhere"], peek)
     finally:
         os.close(lock)
     assert found == [

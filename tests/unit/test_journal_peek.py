@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mountd.cli.idle_queues import idle_queues, peek_journal
+from mountd.cli.idle_queues import idle_queues_within, peek_journal
 from mountd_cache.journal import Journal
 from mountd_cache.journal_peek import Peek
 
@@ -91,5 +91,5 @@ def test_a_damaged_journal_is_told_not_left_out(
     data = bytearray(path.read_bytes())
     data[offset : offset + 40] = b"\xff" * 40
     path.write_bytes(data)
-    (found,) = idle_queues([tmp_path])
+    (found,) = idle_queues_within(60, [tmp_path], peek_journal)
     assert words in found.error

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.servers.s3.bodies import EMPTY_BODY, Body
+from tests.servers.s3.bodies import Body
 from tests.servers.s3.message import S3Error
 
 INSERT_LIMIT = 64
@@ -174,10 +174,3 @@ class Store:
         if name not in self.buckets:
             self.buckets[name] = Bucket(name)
         return self.buckets[name]
-
-
-EMPTY_ETAG = "d41d8cd98f00b204e9800998ecf8427e"
-
-
-def empty_object() -> StoredObject:
-    return StoredObject(EMPTY_BODY, EMPTY_ETAG, time.time())
