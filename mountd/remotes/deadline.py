@@ -76,6 +76,17 @@ class DeadlineStream(httpcore.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, _left_s(timeout, httpcore.WriteTimeout))
 
+    def write_all(self, data: bytes) -> None:
+        """As `write`, with few calls. Not on TLS inside TLS."""
+        sock: socket.socket = self._stream.get_extra_info("socket")
+        sock.settimeout(_left_s(None, httpcore.WriteTimeout))
+        try:
+            sock.sendall(data)
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(error) from error
+        except OSError as error:
+            raise httpcore.WriteError(error) from error
+
     def close(self) -> None:
         self._stream.close()
 

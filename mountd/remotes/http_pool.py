@@ -20,7 +20,7 @@ import httpcore
 from typing_extensions import Buffer
 
 from mountd.errors import Unreachable
-from mountd.remotes import direct_get
+from mountd.remotes import direct_get, direct_put
 from mountd.remotes.deadline import DeadlineBackend, DeadlineStream, socket_deadline
 from mountd.remotes.http_connections import KEEPALIVE_S, HttpConnections
 from mountd.remotes.late import stood_s
@@ -37,6 +37,7 @@ _DRAIN_BYTES = 64 << 10  # of an error's body, so that its connection can be kep
 _REDIRECTS = frozenset((301, 302, 307, 308))
 _MAX_REDIRECTS = 3
 _READS = frozenset(("GET", "HEAD", "OPTIONS", "PROPFIND"))
+_Response = httpcore.Response | direct_get.DirectAnswer
 _WITH_LENGTH = frozenset(("PUT", "POST", "PATCH"))  # said even of an empty body
 
 
@@ -50,7 +51,7 @@ class Answer:
 
     def __init__(
         self,
-        response: httpcore.Response,
+        response: _Response,
         target: str,
         what: str,
         until_s: float,
@@ -153,7 +154,7 @@ class HttpPool:
         # By connection, where httpcore has told: what it talks through.
         self._streams: weakref.WeakKeyDictionary[httpcore.ConnectionInterface, DeadlineStream]
         self._streams = weakref.WeakKeyDictionary()
-        self._is_direct = proxy_for(self._scheme, self._host) is None
+        self._gets_directly = self._puts_directly = proxy_for(self._scheme, self._host) is None
 
     def deadline_s(self) -> float:
         """When a call that begins now must end, on `time.monotonic`."""
@@ -187,7 +188,7 @@ class HttpPool:
                 answer = self._ask_once(method, target, headers, body, until_s, is_large)
             except direct_get.NotUnderstood as error:
                 log.debug("%s answers in a form for httpcore: %s", self.origin, error)
-                self._is_direct = self._is_direct and error.is_refusal
+                self._gets_directly = self._gets_directly and error.is_refusal
                 answer = self._ask_once(method, target, headers, body, until_s, False)
             location = answer.headers.get("location")
             if answer.status not in _REDIRECTS or location is None:
@@ -216,13 +217,7 @@ class HttpPool:
         is_try = self.sign_in is not None and self.sign_in.check(what)
         self.writes += method not in _READS
         feed = BodyFeed(body, until_s)
-        request = httpcore.Request(
-            method,
-            httpcore.URL(scheme=self._scheme, host=self._host, port=self._port, target=target),
-            headers=[*self._headers, *headers.items(), *_length(method, headers, body)],
-            content=feed if body.size else None,
-        )
-        response: httpcore.Response | None = None
+        response: _Response | None = None
         connections = self._connections()
         try:
             with contextlib.suppress(BodyFailed), _transport_errors(what), socket_deadline(until_s):
@@ -230,10 +225,7 @@ class HttpPool:
                 asked = self._asked(method, headers, body, connection)
                 feed.stood_s = stood_s() if asked is not None else 0.0
                 try:
-                    response = self._directly(connection, target, headers) if is_large else None
-                    if response is None:
-                        response = connection.handle_request(request)
-                        self._note_stream(connection, response)
+                    response = self._answered(connection, method, target, headers, feed, is_large)
                 finally:
                     if response is None:
                         self._ended(connections, connection, asked)
@@ -254,26 +246,89 @@ class HttpPool:
         ended = functools.partial(self._ended, connections, connection, asked)
         return Answer(response, target, what, feed.until_s, ended)
 
-    def _note_stream(
-        self, connection: httpcore.ConnectionInterface, response: httpcore.Response
-    ) -> None:
-        stream = response.extensions.get("network_stream")
-        if isinstance(stream, DeadlineStream):
-            self._streams[connection] = stream
+    def _answered(
+        self,
+        connection: httpcore.ConnectionInterface,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        feed: BodyFeed,
+        is_large: bool,
+    ) -> _Response:
+        response: _Response | None = None
+        if is_large:
+            response = self._got(connection, target, headers)
+        elif method == "PUT" and 0 < feed.size <= direct_put.UP_TO_BYTES:
+            response = self._put(connection, target, headers, feed)
+        if response is None:
+            response = connection.handle_request(self._request(method, target, headers, feed))
+            stream = response.extensions.get("network_stream")
+            if isinstance(stream, DeadlineStream):
+                self._streams[connection] = stream
+        return response
+
+    def _request(
+        self, method: str, target: str, headers: Mapping[str, str], feed: BodyFeed
+    ) -> httpcore.Request:
+        return httpcore.Request(
+            method,
+            httpcore.URL(scheme=self._scheme, host=self._host, port=self._port, target=target),
+            headers=self._fields(method, headers, feed.size),
+            content=feed if feed.size else None,
+        )
+
+    def _fields(self, method: str, headers: Mapping[str, str], size: int) -> list[tuple[str, str]]:
+        return [*self._headers, *headers.items(), *_length(method, headers, size)]
 
     def _directly(
-        self, connection: httpcore.ConnectionInterface, target: str, headers: Mapping[str, str]
-    ) -> httpcore.Response | None:
-        """None where it is for httpcore; nothing was sent then. Raises NotUnderstood, too."""
-        stream = self._streams.get(connection) if self._is_direct else None
-        fields = [*self._headers, *headers.items()]
+        self, connection: httpcore.ConnectionInterface, target: str, fields: list[tuple[str, str]]
+    ) -> DeadlineStream | None:
+        """What such a request may be sent through; None where it is for httpcore."""
+        stream = self._streams.get(connection)
         if stream is None or not connection.is_idle() or not direct_get.can_be_sent(target, fields):
+            return None
+        return stream
+
+    def _got(
+        self, connection: httpcore.ConnectionInterface, target: str, headers: Mapping[str, str]
+    ) -> _Response | None:
+        """None where it is for httpcore; nothing was sent then. Raises NotUnderstood, too."""
+        fields = self._fields("GET", headers, 0)
+        stream = self._directly(connection, target, fields) if self._gets_directly else None
+        if stream is None:
             return None
         try:
             return direct_get.get(stream, target, fields, connection.close)
         except BaseException:
             connection.close()
             raise
+
+    def _put(
+        self,
+        connection: httpcore.ConnectionInterface,
+        target: str,
+        headers: Mapping[str, str],
+        feed: BodyFeed,
+    ) -> _Response | None:
+        """None where it is for httpcore; nothing was sent then."""
+        fields = self._fields("PUT", headers, feed.size)
+        stream = self._directly(connection, target, fields) if self._puts_directly else None
+        if stream is None:
+            return None
+        data = feed.whole()
+        close = connection.close
+        try:
+            found, came = direct_put.put(stream, target, fields, data, close, feed.sent)
+            if found is not None:
+                return found
+            request = self._request("PUT", target, headers, feed)
+            response = direct_put.heard(stream, request, came, close)
+        except BaseException:
+            close()
+            raise
+        log.debug("%s answers a PUT in a form for httpcore", self.origin)
+        self._puts_directly = self._puts_directly and response.status >= 400
+        return response
 
     def _asked(
         self,
@@ -336,12 +391,12 @@ class HttpPool:
             return self._made
 
 
-def _length(method: str, headers: Mapping[str, str], body: SentBody) -> list[tuple[str, str]]:
-    if not body.size and method not in _WITH_LENGTH:
+def _length(method: str, headers: Mapping[str, str], size: int) -> list[tuple[str, str]]:
+    if not size and method not in _WITH_LENGTH:
         return []
     if any(name.lower() == "content-length" for name in headers):
         return []
-    return [("Content-Length", str(body.size))]
+    return [("Content-Length", str(size))]
 
 
 @contextlib.contextmanager

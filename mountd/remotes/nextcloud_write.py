@@ -229,17 +229,18 @@ class NextcloudWriter:
         if expect:
             self._known.check(key, expect, self._pool.deadline_s())
         answered = self._put_data(key, data, headers, expect)
+        tag = _tag_in(answered)
         if answered.get("x-hash-md5", md5).lower() != md5:
             # Once more. Not under our sum: what is broken must never be taken for what we sent.
-            broken = version_made(_tag_in(answered), body.size, md5)
-            self._broken[key] = broken, answered["x-hash-md5"].lower()
+            self._broken[key] = version_made(tag, body.size, md5), answered["x-hash-md5"].lower()
             del headers["OC-Checksum"]
-            answered = self._put_data(key, data, headers, _tag_in(answered) or expect)
+            answered = self._put_data(key, data, headers, tag or expect)
+            tag = _tag_in(answered)
             if answered.get("x-hash-md5", "").lower() != md5:
                 raise Corrupt(f"{key!r}: the server got other bytes than were sent, twice")
             self._broken.pop(key, None)
             del answered["x-hash-md5"]  # no sum is kept now: only a look tells the version
-        made = version_made(_tag_in(answered), body.size, md5)
+        made = version_made(tag, body.size, md5)
         return self._made(key, body.size, upload, answered, made)
 
     def _put_data(

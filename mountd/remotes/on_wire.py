@@ -7,9 +7,8 @@ has come, because others have Python's lock, and sends its body as late.
 
 import socket
 import struct
-from typing import Final
-
-import httpcore
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 # `struct tcp_info` of linux/tcp.h: milliseconds since data was sent, an ack was, and data came.
 _SINCE: Final = struct.Struct("=44xIII")
@@ -18,7 +17,14 @@ _CLOCK_S: Final = 0.004  # it ticks no faster everywhere
 LEAST_S: Final = 5 * _CLOCK_S
 
 
-def on_wire_s(response: httpcore.Response) -> float | None:
+class Answered(Protocol):
+    """An `httpcore.Response`, or what stands for one."""
+
+    @property
+    def extensions(self) -> Mapping[str, Any]: ...
+
+
+def on_wire_s(response: Answered) -> float | None:
     """From the request's last byte to what came last; None where that isn't known, or short."""
     stream = response.extensions.get("network_stream")
     if stream is None:

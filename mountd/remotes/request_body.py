@@ -65,6 +65,23 @@ class BodyFeed:
         except Exception as error:
             self._error = error
             raise BodyFailed from error
+        self.sent()
+
+    @property
+    def size(self) -> int:
+        return self._body.size
+
+    def whole(self) -> bytes:
+        """All of it, and its time begins now: what is sent in one piece. Call `sent` after it."""
+        try:
+            data = b"".join(self._pieces())
+        except Exception as error:
+            self._error = error
+            raise BodyFailed from error
+        self._renew()
+        return data
+
+    def sent(self) -> None:
         self._renew()
         self.stood_s = stood_s()
 

@@ -1,0 +1,134 @@
+"""Small PUTs that go past httpcore: sent once, whatever the answer looks like."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from mountd.errors import Unreachable
+from mountd.remotes.direct_put import UP_TO_BYTES
+from mountd.remotes.http_pool import HttpPool
+from mountd.remotes.request_body import SentBody
+from tests.servers.raw_http import RawServer, Step, answer, cut, raw_http
+
+BODY = bytes(range(256)) * 80
+HEADERS = {"If-None-Match": "*", "OC-Checksum": "MD5:00"}
+CREATED = answer(201, headers={"ETag": '"v1"'})
+
+
+@contextmanager
+def pool_at(*script: Step, timeout_s: float = 5.0) -> Iterator[tuple[HttpPool, RawServer]]:
+    with raw_http(*script) as server:
+        pool = HttpPool(f"http://{server.authority}", {"X-Always": "yes"}, 2, timeout_s)
+        yield pool, server
+        pool.close()
+
+
+def put(pool: HttpPool, body: bytes = BODY) -> tuple[int, str, bytes]:
+    with pool.ask("PUT", "/f%20g", HEADERS, body) as got:
+        read = b""
+        while chunk := got.chunk():
+            read += chunk
+        return got.status, got.headers.get("etag", ""), read
+
+
+def bodies(server: RawServer) -> Sequence[bytes]:
+    return [request.body for request in server.requests]
+
+
+def test_the_second_on_a_connection_says_what_the_first_has_said_through_httpcore() -> None:
+    with pool_at(CREATED) as (pool, server):
+        assert [put(pool), put(pool), put(pool)] == 3 * [(201, '"v1"', b"")]
+    assert server.connections == 1
+    first, second, third = server.requests
+    assert first == second == third
+    assert second.headers["content-length"] == str(len(BODY))
+
+
+def test_one_with_nothing_in_it_and_one_too_large_go_as_well() -> None:
+    sizes = (1, 0, UP_TO_BYTES, UP_TO_BYTES + 1)
+    with pool_at(CREATED) as (pool, server):
+        for size in sizes:
+            assert put(pool, b"x" * size) == (201, '"v1"', b"")
+    assert [len(body) for body in bodies(server)] == list(sizes)
+    assert server.connections == 1
+
+
+HEAD = b'HTTP/1.1 201 Created\r\nETag: "v1"\r\n'
+ODD = {
+    "chunked": Step(HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
+    "a folded line": Step(HEAD + b"X-Folded: one\r\n two\r\nContent-Length: 3\r\n\r\nabc"),
+    "an interim answer": Step(
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" + HEAD + b"Content-Length: 3\r\n\r\nabc"
+    ),
+    "until the end": Step(HEAD + b"\r\nabc", close=True),
+    "HTTP/1.0": Step(HEAD.replace(b"1.1", b"1.0") + b"\r\nabc", close=True),
+    "slowly": Step(HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", drip_s=0.001),
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_an_answer_of_another_form_is_understood_and_nothing_sent_twice(odd: Step) -> None:
+    with pool_at(CREATED, odd) as (pool, server):
+        assert put(pool) == (201, '"v1"', b"")
+        for _ in range(3):
+            assert put(pool) == (201, '"v1"', b"abc")
+    assert bodies(server) == 4 * [BODY]
+
+
+def test_a_204_needs_no_length_and_keeps_its_connection() -> None:
+    with pool_at(CREATED, Step(b'HTTP/1.1 204 No Content\r\nETag: "v2"\r\n\r\n')) as (pool, server):
+        put(pool)
+        assert [put(pool), put(pool)] == 2 * [(204, '"v2"', b"")]
+    assert server.connections == 1
+
+
+def test_a_refusal_tells_why_and_keeps_its_connection() -> None:
+    with pool_at(CREATED, answer(412, b"not met"), CREATED) as (pool, server):
+        assert [put(pool)[0], put(pool)[2], put(pool)[0]] == [201, b"not met", 201]
+    assert server.connections == 1
+
+
+def test_what_came_behind_an_answer_is_nobodys() -> None:
+    longer = Step(CREATED.data + CREATED.data.replace(b"v1", b"v0"))
+    with pool_at(CREATED, longer, answer(201, headers={"ETag": '"v2"'})) as (pool, server):
+        assert [put(pool)[1], put(pool)[1], put(pool)[1]] == ['"v1"', '"v1"', '"v2"']
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("missing_bytes", [1, 10, len(CREATED.data)])
+def test_one_without_a_whole_answer_is_unreachable_and_not_sent_again(missing_bytes: int) -> None:
+    with pool_at(CREATED, cut(CREATED, missing_bytes), CREATED) as (pool, server):
+        put(pool)
+        with pytest.raises(Unreachable):
+            put(pool)
+        assert len(server.requests) == 2
+        assert put(pool)[0] == 201
+
+
+def test_a_connection_that_the_answer_ends_is_not_used_again() -> None:
+    last = answer(201, headers={"Connection": "close"})
+    with pool_at(CREATED, last, CREATED) as (pool, server):
+        assert [put(pool)[0] for _ in range(3)] == 3 * [201]
+    assert server.connections == 2
+
+
+def test_an_answer_that_drips_ends_at_the_deadline() -> None:
+    with pool_at(CREATED, Step(CREATED.data, drip_s=0.05), timeout_s=0.5) as (pool, _):
+        put(pool)
+        with pytest.raises(Unreachable, match="in time"):
+            put(pool)
+
+
+def test_what_the_body_raises_is_raised_and_nothing_was_sent() -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"some"
+        raise OSError("the disk")
+
+    with pool_at(CREATED) as (pool, server):
+        put(pool)
+        with pytest.raises(OSError, match="the disk"):
+            pool.ask("PUT", "/f", HEADERS, SentBody(100, broken))
+        put(pool)
+    assert bodies(server) == [BODY, BODY]
+    assert server.connections == 1
