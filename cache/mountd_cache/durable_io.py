@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from typing_extensions import Buffer
 
 from mountd_cache.apart import make_dir_apart
+from mountd_cache.past_page_cache import ReadOnce
 
 TEMP_PREFIX: Final = ".tmp-"
 
@@ -65,6 +66,10 @@ class FileIO(DurableIO, Protocol):
 
     def pread(self, fd: int, length: int, offset: int, /) -> bytes: ...
 
+    def pread_once(self, fd: int, length: int, offset: int, /) -> bytes | bytearray:
+        """As `pread`; leaves nothing in the page cache that was not there, where it can."""
+        ...
+
     def allocate(self, fd: int, end: int) -> None:
         """Keeps room on the disk for [0, end) without changing the size; does nothing where the
         file system can't."""
@@ -98,6 +103,7 @@ class _Disk:
     close = staticmethod(os.close)
     pwrite = staticmethod(os.pwrite)
     pread = staticmethod(os.pread)
+    pread_once = ReadOnce()
     truncate = staticmethod(os.ftruncate)
     rename = staticmethod(os.rename)
     fdatasync = staticmethod(os.fdatasync)

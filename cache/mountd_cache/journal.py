@@ -257,10 +257,18 @@ class Journal:
         """Bytes of a data file. Any thread; blocks on the disk. Raises OSError, EIO where they are
         not there: of a layer that was dropped they are, while the content is pinned; those that
         a power cut took never are, until something is written there."""
+        self._check_torn(content, layer, start, end)
+        return self._staging.read((content, layer), start, end)
+
+    def read_once(self, content: int, layer: int, start: int, end: int) -> bytes | bytearray:
+        """As `read`, of what is only sent: large pieces leave no pages of theirs in memory."""
+        self._check_torn(content, layer, start, end)
+        return self._staging.read_once((content, layer), start, end)
+
+    def _check_torn(self, content: int, layer: int, start: int, end: int) -> None:
         torn = self._state.torn.get((content, layer))
         if torn is not None and any(inside for _, _, inside in torn.pieces(start, end)):
             raise OSError(errno.EIO, "these bytes were torn by a power loss", f"{content}-{layer}")
-        return self._staging.read((content, layer), start, end)
 
     def is_torn(self, content: int, depth: int | None = None) -> bool:
         """Whether a power cut took bytes of it that were not written again, nor cut off. `depth`:

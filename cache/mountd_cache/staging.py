@@ -27,6 +27,7 @@ from mountd_cache.large_writes import FROM_BYTES, LargeWrites
 from mountd_cache.sidecar import PAGE
 
 FileKey = tuple[int, int]  # id of the content, number of the layer
+_Pread = Callable[[int, int, int], bytes | bytearray]
 
 _MOST_OPEN: Final = 1024
 _MANY: Final = 64  # fdatasyncs that one syncfs is cheaper than
@@ -126,10 +127,17 @@ class Staging:
 
     def read(self, key: FileKey, start: int, end: int) -> bytes:
         """The bytes [start, end). Raises OSError: EIO where the file has fewer or isn't there."""
+        return bytes(self._read(key, start, end, self._disk.pread))  # no copy: they are bytes
+
+    def read_once(self, key: FileKey, start: int, end: int) -> bytes | bytearray:
+        """As `read`, of what is only sent."""
+        return self._read(key, start, end, self._disk.pread_once)
+
+    def _read(self, key: FileKey, start: int, end: int, pread: _Pread) -> bytes | bytearray:
         with self._using(key) as fd:
-            found = self._disk.pread(fd, end - start, start + PAGE)
+            found = pread(fd, end - start, start + PAGE)
             while 0 < len(found) < end - start:
-                more = self._disk.pread(fd, end - start - len(found), start + len(found) + PAGE)
+                more = pread(fd, end - start - len(found), start + len(found) + PAGE)
                 if not more:
                     break
                 found += more

@@ -66,14 +66,14 @@ class StagedBody:
             same.append((same.pop()[0] if joins else piece.start, piece.end))
         return same
 
-    def read(self, start: int, end: int) -> bytes:
+    def read(self, start: int, end: int) -> bytes | bytearray:
         parts = [
             self._bytes(piece.layer, max(piece.start, start), min(piece.end, end))
             for piece in self._between(start, end)
         ]
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         if len(data) == self._size <= LIGHT_BYTES:
-            self.held = data
+            self.held = bytes(data)
         if self._hash is not None:
             with self._lock:
                 if start <= self._hashed < end:
@@ -98,11 +98,11 @@ class StagedBody:
             yield self._pieces[at]
             at += 1
 
-    def _bytes(self, layer: int, start: int, end: int) -> bytes:
+    def _bytes(self, layer: int, start: int, end: int) -> bytes | bytearray:
         if layer == ZERO:
             return bytes(end - start)
         if layer != BASE:
-            return self._journal.read(self._content_id, layer, start, end)
+            return self._journal.read_once(self._content_id, layer, start, end)
         assert self._base is not None
         return self._from_base(self._base, start, end)
 

@@ -79,6 +79,10 @@ class FaultyDisk:
         self._note("pread", fd)
         return DISK.pread(fd, length, offset)
 
+    def pread_once(self, fd: int, length: int, offset: int, /) -> bytes | bytearray:
+        self._note("pread", fd)
+        return DISK.pread_once(fd, length, offset)
+
     def allocate(self, fd: int, end: int) -> None:
         self._note("allocate", fd)
         DISK.allocate(fd, end)

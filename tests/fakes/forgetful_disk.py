@@ -152,6 +152,9 @@ class ForgetfulDisk:
     def pread(self, fd: int, length: int, offset: int, /) -> bytes:
         return DISK.pread(fd, length, offset)
 
+    def pread_once(self, fd: int, length: int, offset: int, /) -> bytes | bytearray:
+        return DISK.pread_once(fd, length, offset)
+
     def allocate(self, fd: int, end: int) -> None:
         self._step()
 

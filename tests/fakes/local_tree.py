@@ -179,7 +179,7 @@ class LocalTree:
             if p.layer == ZERO
             else self._remote(content.base, p.start, p.end)
             if p.layer == BASE and content.base
-            else self.journal.read(content.id, p.layer, p.start, p.end)
+            else self.journal.read_once(content.id, p.layer, p.start, p.end)
             for p in content.pieces(0, content.size)
         )
 

@@ -3,13 +3,14 @@
 import errno
 import fcntl
 import os
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from mountd_cache.block_files import BlockFiles
-from mountd_cache.past_page_cache import FROM_BYTES, Past, PastPageCache
+from mountd_cache.past_page_cache import FROM_BYTES, Past, PastPageCache, ReadOnce
 from tests.fakes.dict_blocks import BLOCK, BODY, DictBlocks, Remote, cache_over, until
 
 MIB = 1 << 20
@@ -189,3 +190,32 @@ async def test_the_writers_hear_what_is_read_as_it_comes(
         await until(lambda: blocks.present(b"f", 0, 0, BLOCK))
         file.close()
     assert blocks.past == {(b"f", 0): told}
+
+
+def test_what_is_read_once_leaves_the_page_cache_as_it_was(tmp_path: Path) -> None:
+    path, read = tmp_path / "data", ReadOnce()
+    fd = opened(path)
+    try:
+        os.pwrite(fd, DATA, 0)
+        os.fsync(fd)
+        assert read(fd, MIB, 0) == DATA
+        assert is_in_page_cache(path), "what was there stays"
+        assert read(fd, MIB, 4096) == DATA[4096:], "fewer at the end of the file"
+        try:
+            os.preadv(fd, [bytearray(4096)], 0, 0x80)
+        except OSError:
+            pytest.skip("NOT TESTED: this kernel or file system keeps what was read")
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert read(fd, MIB, 0) == DATA
+        assert not is_in_page_cache(path)  # a look has the kernel read ahead: not before the read
+    finally:
+        os.close(fd)
+
+
+def test_a_file_system_that_keeps_all_it_reads_is_read_in_the_usual_way() -> None:
+    read = ReadOnce()
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:  # tmpfs has no way past it
+        file.write(DATA)
+        file.flush()
+        for at in (0, 4096):
+            assert read(file.fileno(), MIB, at) == DATA[at:]

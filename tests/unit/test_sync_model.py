@@ -442,7 +442,7 @@ def test_with_others_writing_too_every_living_word_is_on_the_remote(
         content = world.journal.ledger.content_of(change)
         if content is not None:
             kept += b" ".join(
-                world.journal.read(content.id, layer.number, start, end)
+                world.journal.read_once(content.id, layer.number, start, end)
                 for layer in content.layers
                 for start, end in layer.extents
             )
