@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from typing_extensions import Buffer
 
 from mountd_cache.apart import make_dir_apart
-from mountd_cache.past_page_cache import ReadOnce
+from mountd_cache.past_page_cache import ReadOnce, pwrite_once
 
 TEMP_PREFIX: Final = ".tmp-"
 
@@ -64,6 +64,11 @@ class FileIO(DurableIO, Protocol):
 
     def pwrite(self, fd: int, data: Buffer, offset: int, /) -> int: ...
 
+    def pwrite_once(self, fd: int, data: Buffer, offset: int, /) -> int:
+        """As `pwrite`, for what is not soon read. OSError of `past_page_cache.NOT_HERE` where there
+        is no such way."""
+        ...
+
     def pread(self, fd: int, length: int, offset: int, /) -> bytes: ...
 
     def pread_once(self, fd: int, length: int, offset: int, /) -> bytes | bytearray:
@@ -102,6 +107,7 @@ class _Disk:
 
     close = staticmethod(os.close)
     pwrite = staticmethod(os.pwrite)
+    pwrite_once = staticmethod(pwrite_once)
     pread = staticmethod(os.pread)
     pread_once = ReadOnce()
     truncate = staticmethod(os.ftruncate)

@@ -35,7 +35,7 @@ FROM_BYTES: Final = 256 << 10
 _RWF_DONTCACHE: Final = 0x80  # linux/fs.h
 _ALIGN: Final = 4096
 # A kernel without pwritev2, and a container that forbids it, among them.
-_NOT_HERE: Final = frozenset((errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM))
+NOT_HERE: Final = frozenset((errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM))
 
 Create = Callable[[int], int]
 """Opens the new file with more flags; its descriptor."""
@@ -91,6 +91,12 @@ class PastPageCache:
         return buffer[:end]
 
 
+def pwrite_once(fd: int, data: Buffer, offset: int, /) -> int:
+    """`os.pwrite` whose pages go as soon as the disk has them; nobody waits for that. Raises
+    OSError, of `NOT_HERE` where there is no such way."""
+    return os.pwritev(fd, (data,), offset, _RWF_DONTCACHE)
+
+
 class ReadOnce:
     """`os.pread` of what nobody is likely to read again soon. Any threads."""
 
@@ -103,7 +109,7 @@ class ReadOnce:
             try:
                 done = os.preadv(fd, [data], offset, _RWF_DONTCACHE)
             except OSError as error:
-                if error.errno not in _NOT_HERE:
+                if error.errno not in NOT_HERE:
                     raise
                 self._forgets = False  # before Linux 6.14, or not this file system
             else:
@@ -124,7 +130,7 @@ def _written(create: Create, flags: int, parts: Sequence[memoryview], how: int) 
     except OSError as error:
         if fd is not None:
             os.close(fd)
-        if error.errno not in _NOT_HERE:
+        if error.errno not in NOT_HERE:
             raise
         return None
     return fd

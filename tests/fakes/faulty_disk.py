@@ -75,6 +75,9 @@ class FaultyDisk:
             view = view[: self.most_written]
         return DISK.pwrite(fd, view, offset)
 
+    def pwrite_once(self, fd: int, data: Buffer, offset: int, /) -> int:
+        return self.pwrite(fd, data, offset)
+
     def pread(self, fd: int, length: int, offset: int, /) -> bytes:
         self._note("pread", fd)
         return DISK.pread(fd, length, offset)

@@ -149,6 +149,9 @@ class ForgetfulDisk:
         pending.append((offset, whole))
         return DISK.pwrite(fd, data, offset)
 
+    def pwrite_once(self, fd: int, data: Buffer, offset: int, /) -> int:
+        return self.pwrite(fd, data, offset)
+
     def pread(self, fd: int, length: int, offset: int, /) -> bytes:
         return DISK.pread(fd, length, offset)
 

@@ -30,13 +30,20 @@ class Clock:
 
 class Disk(FaultyDisk):
     """`usual_s`, `past_s`: how long a write takes through the page cache, and past it. `refuses`:
-    it takes none that goes past it."""
+    it takes none that goes past it. `forgets`: it has a way past it that doesn't wait."""
 
-    def __init__(self, usual_s: float = 1.0, past_s: float = 0.5, *, refuses: bool = False) -> None:
+    def __init__(
+        self,
+        usual_s: float = 1.0,
+        past_s: float = 0.5,
+        *,
+        refuses: bool = False,
+        forgets: bool = False,
+    ) -> None:
         super().__init__()
         self.clock = Clock()
         self.usual_s, self.past_s = usual_s, past_s
-        self.refuses = refuses
+        self.refuses, self.forgets = refuses, forgets
         self.refused = 0
         self.past: list[int] = []  # offsets
         self.usual: list[int] = []
@@ -49,6 +56,14 @@ class Disk(FaultyDisk):
         self.clock.now_s += self.past_s if is_past else self.usual_s
         (self.past if is_past else self.usual).append(offset)
         return super().pwrite(fd, data, offset)
+
+    def pwrite_once(self, fd: int, data: Buffer, offset: int, /) -> int:
+        if not self.forgets:
+            self.refused += 1
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        self.clock.now_s += self.past_s
+        self.past.append(offset)
+        return FaultyDisk.pwrite(self, fd, data, offset)
 
 
 @pytest.fixture
@@ -81,14 +96,18 @@ def tries_past() -> Pace:
     return pace
 
 
-def test_a_disk_that_is_quicker_than_the_page_cache_gets_what_comes_next(path: Path) -> None:
-    disk = Disk()
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_disk_that_is_quicker_than_the_page_cache_gets_what_comes_next(
+    path: Path, forgets: bool
+) -> None:
+    disk = Disk(forgets=forgets)
     write(disk, path, 40)
     assert len(disk.past) > 25
 
 
-def test_the_bytes_are_the_same_whichever_way_they_went(path: Path) -> None:
-    disk = Disk()
+@pytest.mark.parametrize("forgets", [True, False])
+def test_the_bytes_are_the_same_whichever_way_they_went(path: Path, forgets: bool) -> None:
+    disk = Disk(forgets=forgets)
     written = write(disk, path, 30)
     assert path.read_bytes() == written
     assert disk.past
@@ -101,11 +120,11 @@ def test_a_slow_disk_is_tried_ever_more_seldom(path: Path) -> None:
     assert len(disk.past) <= 7
 
 
-def test_a_file_system_without_such_a_way_is_asked_once(path: Path) -> None:
+def test_a_file_system_without_such_ways_is_asked_once_for_each(path: Path) -> None:
     disk = Disk(refuses=True)
     written = write(disk, path, 60)
     assert path.read_bytes() == written
-    assert (disk.past, disk.refused) == ([], 1)
+    assert (disk.past, disk.refused) == ([], 2)
 
 
 def test_a_way_that_is_there_no_more_is_asked_once_although_it_was_the_better_one() -> None:
@@ -134,8 +153,9 @@ def test_what_is_not_in_whole_pages_or_too_much_goes_through_the_page_cache(
     assert disk.past == []
 
 
-def test_a_full_disk_is_told(path: Path) -> None:
-    disk = Disk()
+@pytest.mark.parametrize("forgets", [True, False])
+def test_a_full_disk_is_told(path: Path, forgets: bool) -> None:
+    disk = Disk(forgets=forgets)
     writes = LargeWrites(disk, pace=tries_past(), clock=disk.clock)
     fd = os.open(path, os.O_RDWR)
 
@@ -172,8 +192,22 @@ def test_of_a_piece_that_finds_room_for_a_part_it_is_told_how_much_has_other_byt
     os.close(fd)
 
 
-def test_staged_bytes_are_read_as_they_were_written_in_any_order_and_size(tmp_path: Path) -> None:
-    disk = Disk(usual_s=1.0, past_s=0.0)
+def test_what_is_not_in_whole_pages_goes_past_a_page_cache_that_forgets(path: Path) -> None:
+    disk = Disk(forgets=True)
+    writes = LargeWrites(disk, pace=tries_past(), clock=disk.clock)
+    fd = os.open(path, os.O_RDWR)
+    data = os.urandom(MIB - 1)
+    assert writes.write(fd, path, data, 1) == MIB - 1
+    os.close(fd)
+    assert disk.past == [1]
+    assert path.read_bytes()[1:] == data
+
+
+@pytest.mark.parametrize("forgets", [True, False])
+def test_staged_bytes_are_read_as_they_were_written_in_any_order_and_size(
+    tmp_path: Path, forgets: bool
+) -> None:
+    disk = Disk(usual_s=1.0, past_s=0.0, forgets=forgets)
     staging = Staging(tmp_path, disk=disk)
     before = len(os.listdir("/proc/self/fd"))
     expected = bytearray(40 * MIB)
