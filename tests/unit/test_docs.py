@@ -1,6 +1,8 @@
 """The documents that promise name tests for their statements; these must exist."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 SEMANTICS, NEXTCLOUD = ROOT / "docs/semantics.md", ROOT / "docs/nextcloud.md"
 COPY, MANIFEST = ROOT / "docs/copy.md", ROOT / "docs/manifest.md"
 README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs/architecture.md"
 SECURITY = ROOT / "docs/security.md"
 PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
 
@@ -72,10 +75,31 @@ def test_every_page_is_in_the_index() -> None:
     assert [name for name in pages if name != "README.md" and f"({name})" not in index] == []
 
 
-def test_every_file_of_the_walks_in_the_readme_exists_under_its_full_path() -> None:
-    files = re.findall(r"`([\w./]+\.py)`", README.read_text())
-    assert len(files) > 20
-    assert [name for name in files if not (ROOT / name).is_file()] == []
+def test_every_function_of_the_walks_is_in_the_file_that_is_named_before_it() -> None:
+    found = re.findall(r"`([\w./]+\.py)`:((?:,?\s`[A-Za-z_.]+`)+)", ARCHITECTURE.read_text())
+    assert len(found) > 20
+    for file, names in found:
+        tree = ast.parse((ROOT / file).read_text())
+        defined = set(names_defined(tree.body))
+        for name in re.findall(r"`([^`]+)`", names):
+            assert name in defined, f"{name} is not in {file}"
+
+
+def names_defined(body: list[ast.stmt]) -> Iterator[str]:
+    """Functions, classes, and methods as `Class.method`."""
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.ClassDef):
+            yield node.name
+            yield from (f"{node.name}.{name}" for name in names_defined(node.body))
+
+
+def test_every_room_and_every_module_beside_the_rooms_is_on_the_map() -> None:
+    text, top = ARCHITECTURE.read_text(), ROOT / "mountd"
+    rooms = [f"mountd/{path.parent.name}/" for path in top.glob("*/__init__.py")]
+    modules = [f"mountd/{path.name}" for path in top.glob("*.py") if path.stem[0] != "_"]
+    assert [name for name in (*rooms, *modules) if f"`{name}`" not in text] == []
 
 
 def test_every_page_that_the_code_names_is_in_this_repository() -> None:
