@@ -42,6 +42,7 @@ WRAPPER
     ln -sf ../proc/self/mounts "$root/etc/mtab"
     echo mountd:x:10001:10001::/var/cache/mountd:/bin/sh >>"$root/etc/passwd"
     echo mountd:x:10001: >>"$root/etc/group"
+    rm -rf "$root/var/cache/mountd" # what a mountd of this machine has kept
     mkdir -p "$root/var/cache/mountd"
     chmod 1777 "$root/var/cache/mountd"
 fi

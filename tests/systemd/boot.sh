@@ -11,6 +11,8 @@ mkdir "$scratch/upper" "$scratch/work" "$scratch/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$scratch/upper,workdir=$scratch/work" "$scratch/root"
 cd "$scratch/root"
 
+# What a mountd of this machine has kept is none of that one's.
+rm -rf var/cache/mountd var/lib/mountd etc/mountd
 mkdir -p opt/mountd-test/repository opt/mountd-test/venv
 mount --bind "$repository" opt/mountd-test/repository
 mount --bind "$venv" opt/mountd-test/venv

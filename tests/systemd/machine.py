@@ -74,12 +74,14 @@ class Machine:
         lines = self.run("systemctl", "show", *wanted, name).stdout.splitlines()
         return dict(line.split("=", 1) for line in lines)
 
-    def wait_for(self, name: str, **wanted: str) -> dict[str, str]:
-        """The unit's properties once each holds its text; AssertionError with the journal."""
+    def wait_for(self, name: str, restarts: int = 0, **wanted: str) -> dict[str, str]:
+        """The unit's properties once each holds its text, after that many `restarts` or more;
+        AssertionError with the journal."""
         until_s = time.monotonic() + _WAIT_S
         while True:
-            found = self.unit(name, *wanted)
-            if all(text in found[key] for key, text in wanted.items()):
+            found = self.unit(name, "NRestarts", *wanted)
+            is_so = all(text in found[key] for key, text in wanted.items())
+            if is_so and int(found.get("NRestarts") or 0) >= restarts:
                 return found
             if time.monotonic() > until_s:
                 raise AssertionError(f"{name}: {found}, not {wanted}\n{self.journal(name)}")

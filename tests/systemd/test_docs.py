@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers.s3.launch import S3Server
-from tests.systemd.conftest import INSTALL
+from tests.systemd.conftest import INSTALL, KEPT
 from tests.systemd.machine import ROOT, Machine
 
 pytestmark = [pytest.mark.fuse, pytest.mark.server, pytest.mark.xdist_group("systemd")]
@@ -20,7 +20,9 @@ def fresh(bare_machine: Machine, s3_server: S3Server) -> Iterator[Machine]:
     s3_server.put("my-bucket", "data/hello.txt", b"hello\n")
     bare_machine.run(INSTALL[0], "--uninstall")
     yield bare_machine
-    bare_machine.shell(f"systemctl disable --now {UNIT}; rm -rf /etc/credstore/*", check=False)
+    bare_machine.shell(
+        f"systemctl disable --now {UNIT} || true; rm -rf {KEPT} /srv/remote /etc/credstore/*"
+    )
     bare_machine.run(*INSTALL)
 
 

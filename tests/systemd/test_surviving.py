@@ -93,7 +93,7 @@ def test_a_daemon_that_is_dead_and_can_not_end_is_gone_on_for_once_systemd_gives
         storage.kill("SIGKILL", UNIT)
         s3_server.clear_faults()
         s3_server.release()
-        storage.wait_for(UNIT, NRestarts="1", ActiveState="active", StatusText="serves")
+        storage.wait_for(UNIT, restarts=1, ActiveState="active", StatusText="serves")
     assert found == [0]
     assert "the kernel keeps a thread of it" in storage.journal(UNIT)
 
