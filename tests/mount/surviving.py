@@ -1,6 +1,5 @@
 """Mounts in the background, whose daemons die: with their keeper, and with programs that go on."""
 
-import json
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.mount.mounting import is_mounted
+from tests.mount.mounting import asked_status, is_mounted, socket_of
 
 TIMEOUT_S = 30
 CONNECTIONS = "/sys/fs/fuse/connections"
@@ -40,10 +39,7 @@ class Background:
         )
 
     def status(self) -> dict[str, Any]:
-        found: list[dict[str, Any]] = json.loads(
-            self.cli("status", str(self.path), "--json").stdout
-        )
-        return found[0]
+        return asked_status(socket_of(self.path, self.environment))
 
     def look(self) -> int:
         """The daemon's pid now; the keeper tells it as long as that lives."""
