@@ -47,7 +47,7 @@ class Limit(Enum):
     NO_TREE = auto()  # no recursive listing
     NO_QUERY_CHARACTERS = auto()  # no `?`, `;` and control characters in names that are written
     NO_MAKE_DIR = auto()  # directories can't be made, only come and go with their files
-    SLOW = auto()  # paging is tested with few entries and a small page, not with 10,000
+    SLOW = auto()  # paging is tested with few entries and a small page, not with 2,500
 
 
 class Broken(Enum):

@@ -13,7 +13,7 @@ from mountd.remotes.azure import open_azure
 from mountd.remotes.base import RemoteStore
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.azurite import ACCOUNT, ACCOUNT_KEY, Azurite, running_azurite
-from tests.servers.process import free_port
+from tests.servers.process import dead_port
 
 WRONG_KEY = "bm90IHRoZSBrZXk="
 
@@ -72,7 +72,7 @@ class AzureTarget:
             case Broken.MISSING_CONTAINER:
                 container = "no-such-container"
             case Broken.DEAD_PORT:
-                endpoint = f"http://127.0.0.1:{free_port()}/{ACCOUNT}"
+                endpoint = f"http://127.0.0.1:{dead_port()}/{ACCOUNT}"
         settings = azure_settings(endpoint, timeout_s=5.0, account_key=key)
         return open_azure(azure_source(container, self._prefix), settings)
 

@@ -21,7 +21,7 @@ from tests.contract.targets_webdav import (
     running_webdav_target,
 )
 from tests.servers.moto import REGION, Moto, running_moto
-from tests.servers.process import free_port
+from tests.servers.process import dead_port
 from tests.servers.wsgidav import running_wsgidav
 
 NO_CONDITIONS = frozenset(
@@ -170,7 +170,7 @@ class S3fsTarget:
             case Broken.MISSING_CONTAINER:
                 return self._open("no-such-bucket", moto.endpoint, moto.secret_access_key)
             case Broken.DEAD_PORT:
-                dead = f"http://127.0.0.1:{free_port()}"
+                dead = f"http://127.0.0.1:{dead_port()}"
                 return self._open(moto.bucket, dead, moto.secret_access_key)
 
     def _open(self, bucket: str, endpoint: str, secret: str) -> RemoteStore:

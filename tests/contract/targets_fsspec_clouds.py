@@ -14,7 +14,7 @@ from tests.contract.targets_fsspec import NO_CONDITIONS
 from tests.contract.targets_gcs import GcsTarget, gcs_settings, gcs_source
 from tests.servers.azurite import ACCOUNT, ACCOUNT_KEY, running_azurite
 from tests.servers.gcs_emulator import running_gcs_emulator
-from tests.servers.process import free_port
+from tests.servers.process import dead_port
 
 _FSSPEC = NO_CONDITIONS | {
     *(Limit.NO_CONDITIONAL_READ, Limit.NO_DOUBLE_SLASH, Limit.NO_DOT_SEGMENTS),
@@ -76,7 +76,7 @@ def _running_gcsfs() -> Iterator[MakeTarget]:
                 if how is Broken.MISSING_CONTAINER:
                     bucket = "no-such-bucket"
                 if how is Broken.DEAD_PORT:
-                    endpoint = f"http://127.0.0.1:{free_port()}"
+                    endpoint = f"http://127.0.0.1:{dead_port()}"
                 settings = gcs_settings(endpoint, _timeout_s(how), anonymous="true", project="test")
                 return open_fsspec(gcs_source(bucket, prefix), replace(settings, engine="fsspec"))
 
@@ -97,7 +97,7 @@ def _running_adlfs() -> Iterator[MakeTarget]:
                 if how is Broken.MISSING_CONTAINER:
                     container = "no-such-container"
                 if how is Broken.DEAD_PORT:
-                    endpoint = f"http://127.0.0.1:{free_port()}/{ACCOUNT}"
+                    endpoint = f"http://127.0.0.1:{dead_port()}/{ACCOUNT}"
                 settings = azure_settings(endpoint, _timeout_s(how), account_key=key)
                 source = azure_source(container, prefix)
                 return open_fsspec(source, replace(settings, engine="fsspec"))

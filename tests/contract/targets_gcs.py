@@ -15,7 +15,7 @@ from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.gcs_emulator import GcsEmulator, running_gcs_emulator
 from tests.servers.gcs_fake import TOKEN, running_gcs_fake
 from tests.servers.gcs_fake_state import GcsFake
-from tests.servers.process import free_port
+from tests.servers.process import dead_port
 
 
 def gcs_settings(endpoint: str, timeout_s: float = 20.0, **credentials: str) -> Settings:
@@ -73,7 +73,7 @@ class GcsTarget:
             case Broken.MISSING_CONTAINER:
                 bucket = "no-such-bucket"
             case Broken.DEAD_PORT:
-                endpoint = f"http://127.0.0.1:{free_port()}"
+                endpoint = f"http://127.0.0.1:{dead_port()}"
         return open_gcs(gcs_source(bucket, self._prefix), gcs_settings(endpoint, timeout_s=5.0))
 
 
@@ -115,7 +115,7 @@ class GcsFakeTarget:
             case Broken.MISSING_CONTAINER:
                 return self._store(self._fake.endpoint, "no-such-bucket", TOKEN)
             case Broken.DEAD_PORT:
-                return self._store(f"http://127.0.0.1:{free_port()}", self._fake.bucket, TOKEN)
+                return self._store(f"http://127.0.0.1:{dead_port()}", self._fake.bucket, TOKEN)
 
     def _store(
         self, endpoint: str, bucket: str, token: str, page_size: int | None = None

@@ -16,7 +16,7 @@ from mountd.remotes.base import RemoteStore
 from mountd.remotes.nextcloud import Uploading, open_nextcloud
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.nextcloud.launch import NextcloudServer
-from tests.servers.process import free_port
+from tests.servers.process import dead_port
 from tests.servers.real_nextcloud import is_there_one, real_nextcloud
 
 _LIMITS = frozenset(
@@ -79,7 +79,7 @@ class NextcloudTarget:
             case Broken.WRONG_KEYS:
                 return self._open(self.server.url, "wrong")
             case Broken.DEAD_PORT:
-                return self._open(f"http://127.0.0.1:{free_port()}", self.server.password)
+                return self._open(f"http://127.0.0.1:{dead_port()}", self.server.password)
             case Broken.MISSING_CONTAINER:
                 return None
 

@@ -18,7 +18,7 @@ from mountd.remotes.optional_doors import prepare_changes_in
 from mountd.remotes.s3 import open_s3
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.moto import Moto, running_moto
-from tests.servers.process import free_port, running_process
+from tests.servers.process import dead_port, free_port, running_process
 from tests.servers.rclone import DIR_CACHE_TIME
 from tests.servers.s3.launch import S3Server
 
@@ -106,7 +106,7 @@ class S3Target:
             case Broken.MISSING_CONTAINER:
                 bucket = "no-such-bucket"
             case Broken.DEAD_PORT:
-                login = replace(login, endpoint=f"http://127.0.0.1:{free_port()}")
+                login = replace(login, endpoint=f"http://127.0.0.1:{dead_port()}")
         return open_s3(s3_source(bucket, self._prefix), s3_settings(login, timeout_s=5.0))
 
 

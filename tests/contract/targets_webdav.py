@@ -16,7 +16,7 @@ from mountd.remotes.registry import open_store
 from tests.contract.targets import Broken, Limit, MakeTarget, TargetFactory
 from tests.servers.apache import running_apache
 from tests.servers.dav import PASSWORD, USER, DavServer
-from tests.servers.process import free_port
+from tests.servers.process import dead_port
 from tests.servers.rclone import running_rclone_webdav
 from tests.servers.wsgidav import running_wsgidav
 
@@ -109,7 +109,7 @@ class WebdavTarget:
             case Broken.WRONG_KEYS:
                 return self._open(self.server.authority, "wrong")
             case Broken.DEAD_PORT:
-                return self._open(f"127.0.0.1:{free_port()}", PASSWORD)
+                return self._open(f"127.0.0.1:{dead_port()}", PASSWORD)
             case Broken.MISSING_CONTAINER:
                 return None
 

@@ -1,23 +1,41 @@
 """A server as a child process on 127.0.0.1: a free port, ready when it answers, gone at the end."""
 
 import http.client
+import random
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
+_GIVEN_BY_THE_KERNEL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_RANDOM = random.SystemRandom()
 
 
 def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that nobody listened on a moment ago, and that the kernel gives to nobody who asks for
+    any: until the server that it is for has started, the other tests take many of those."""
+    first = int(_GIVEN_BY_THE_KERNEL.read_text().split()[0])
+    while True:
+        port = _RANDOM.randrange(first // 2, first)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
+@cache
+def dead_port() -> int:
+    """A port that refuses connections as long as this process lives: it is bound, so that no server
+    of another test takes it."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    port: int = sock.getsockname()[1]
+    sock.detach()
+    return port
 
 
 @contextmanager
