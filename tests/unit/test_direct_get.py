@@ -169,7 +169,7 @@ def test_refusals_are_the_same_as_for_a_small_range() -> None:
 
 def test_a_drip_ends_at_the_deadline() -> None:
     drip = Step(WHOLE.data, drip_s=0.02)
-    with scripted(SMALL, drip, timeout_s=0.5) as (store, _):
+    with scripted(SMALL, drip, timeout_s=2.0) as (store, _):
         store.read("f", 0, 5, ETAG)
         with pytest.raises(Unreachable, match="in time"):
             store.read("f", 0, MIB, ETAG)

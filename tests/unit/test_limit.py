@@ -427,25 +427,20 @@ def test_a_remote_that_bears_fewer_by_now_is_asked_for_no_more_than_that() -> No
     assert (limiter.parallel, limiter.in_flight) == (3, 3)
 
 
-def test_those_who_wait_go_on_at_once_when_told_that_the_remote_bears_more() -> None:
+@pytest.mark.parametrize(
+    ("bears_then", "happens"),
+    [(4, Limiter.look_again), (3, Limiter.release)],
+    ids=["it-is-told", "one-ends"],
+)
+def test_those_who_wait_go_on_at_once_when_the_remote_bears_more(
+    bears_then: int, happens: Callable[[Limiter], None]
+) -> None:
     bears = [1]
     waiting = Crowd(lambda crowd: Limiter(8, parallel_now=lambda: bears[0], wait=crowd.wait))
     waiting.limiter.acquire()
     held = [waiting.join(name) for name in "abc"]
-    bears[0] = 4
-    waiting.limiter.look_again()
-    for each in held:
-        each.result(SOON_S)
-    assert sorted(waiting.order) == ["a", "b", "c"]
-
-
-def test_those_who_wait_go_on_when_one_ends_and_the_remote_bears_more_by_then() -> None:
-    bears = [1]
-    waiting = Crowd(lambda crowd: Limiter(8, parallel_now=lambda: bears[0], wait=crowd.wait))
-    waiting.limiter.acquire()
-    held = [waiting.join(name) for name in "abc"]
-    bears[0] = 3
-    waiting.limiter.release()
+    bears[0] = bears_then
+    happens(waiting.limiter)
     for each in held:
         each.result(SOON_S)
     assert sorted(waiting.order) == ["a", "b", "c"]

@@ -82,14 +82,14 @@ def test_a_body_of_another_length_than_it_said_is_corrupt(size: int) -> None:
 def test_a_slow_body_takes_as_long_as_it_needs_if_it_moves() -> None:
     def buffers() -> Iterator[Buffer]:
         for _ in range(8):
-            time.sleep(0.1)
+            time.sleep(0.3)
             yield b"1234"
 
-    with raw_http(answer(200, b"ok")) as server, client(server.authority, 0.5) as rest:
+    with raw_http(answer(200, b"ok")) as server, client(server.authority, 2.0) as rest:
         begun_s = time.monotonic()
         found = rest.send("PUT", "/k", {}, body=SentBody(32, buffers))
         assert found.body == b"ok"
-        assert time.monotonic() - begun_s > 0.7
+        assert time.monotonic() - begun_s > 2.0
         assert server.requests[0].body == b"1234" * 8
 
 

@@ -14,7 +14,7 @@ from mountd.fusefs.operations import ownership
 from mountd.fusefs.successor import SuccessorOperations
 from mountd.kept.record import Record
 from mountd.vfs.listing_rows import FIRST_DERIVED, number_of
-from mountd.vfs.nodes import Directory
+from mountd.vfs.nodes import Directory, Node
 from mountd.vfs.notes import NotedListing
 from mountd.vfs.restoring import Noted, restore
 from mountd.vfs.virtual_files import VirtualFiles
@@ -251,17 +251,23 @@ async def test_what_is_open_is_read_on_although_its_listing_was_not_on_the_disk_
         mount.fs.release(handle)
 
 
+async def edited(mount: MountedFiles, record: Record) -> Node:
+    """`d/file` of the remote, which programs have written to and closed, as `record` knows."""
+    note(mount, record)
+    node = await walk(mount.fs, "d/file")
+    handle = await mount.fs.open(node.number, writes=True)
+    await mount.fs.write(handle, 0, b"OTHER")
+    mount.fs.release(handle)
+    return node
+
+
 async def test_what_such_a_number_stood_for_here_is_nothing_elses_after_a_crash(
     tmp_path: Path,
 ) -> None:
     store, record = MemoryStore(identifies=True), Record(GREETING, b"")
     store.seed("d/file", b"bytes")
     async with mounted_files(store, tmp_path) as mount:
-        note(mount, record)
-        node = await walk(mount.fs, "d/file")
-        handle = await mount.fs.open(node.number, writes=True)
-        await mount.fs.write(handle, 0, b"OTHER")
-        mount.fs.release(handle)
+        node = await edited(mount, record)
         assert Record.read(record.fd).edited_numbers() == {node.number}
     async with mounted_files(MemoryStore(), tmp_path / "other") as mount:
         assert not mount.fs.tree.following.is_taken(node.number)
@@ -275,11 +281,7 @@ async def test_what_such_a_number_stood_for_is_noted_while_somebody_may_hold_it_
     store, record = MemoryStore(identifies=True), Record(GREETING, b"")
     store.seed("d/file", b"bytes")
     async with mounted_files(store, tmp_path) as mount:
-        note(mount, record)
-        node = await walk(mount.fs, "d/file")
-        handle = await mount.fs.open(node.number, writes=True)
-        await mount.fs.write(handle, 0, b"OTHER")
-        mount.fs.release(handle)
+        node = await edited(mount, record)
         following = mount.fs.tree.following
         mount.fs.tree.forget(node.number, node.lookups)
         assert Record.read(record.fd).edited_numbers() == frozenset()
