@@ -1,9 +1,10 @@
-"""Large uploads that have begun and are not complete, known also after a restart.
+"""Uploads that have begun and are not complete, known also after a restart.
 
 One small file for each, `FOLDER/CONTENT`, written once when the upload has begun and removed when
-nothing is left of it: docs/format.md says what is in it. What is read there is not trusted: an
-upload that is gone on with is compared with what is staged, and one that is ended was nobody's.
-Losing such a file costs room on the remote, not data.
+nothing is left of it: docs/format.md says what is in it. Of small files, which go in one request,
+all are in one (`note_lines`). What is read there is not trusted: an upload that is gone on with is
+compared with what is staged, and one that is ended was nobody's. Losing such a file costs room on
+the remote, not data.
 """
 
 import json
@@ -20,6 +21,7 @@ from typing import Any, Final, Self
 from crc32c import crc32c
 
 from mountd.remotes.base import MAX_TOKEN, Upload
+from mountd.sync.note_lines import NoteLines, read_notes
 from mountd.sync.upload_id import UploadId
 from mountd_cache.changes import ZERO, Change, Content
 from mountd_cache.durable_io import (
@@ -34,6 +36,7 @@ from mountd_cache.ledger import Ledger
 log = logging.getLogger(__name__)
 
 MIN_BYTES: Final = 8 << 20  # smaller files go in one request, or in a moment
+_SMALL_NAME: Final = "small-1"  # with the number of its format
 _HEAD: Final = "mountd upload, format 1"
 _MOST_BYTES: Final = 64 << 10
 _MD5: Final = re.compile("[0-9a-f]{32}")
@@ -57,6 +60,11 @@ class Unfinished:
     size: int
     token: str = ""
     md5: str = ""
+
+    @property
+    def is_small(self) -> bool:
+        """Goes in one request, so that the note of it is for who is killed alone."""
+        return not self.token and self.size < MIN_BYTES
 
     def depth_in(self, change: Change, content: Content) -> int:
         """How many layers from the bottom are the state that was being sent to this key. 0: the
@@ -83,8 +91,12 @@ class Unfinished:
         return 2 * same >= self.size
 
 
+_NAMES: Final = tuple(each.name for each in fields(Unfinished))
+
+
 class UnfinishedUploads:
-    """`note` and `forget` may be called in any thread, and block on the disk."""
+    """`note` and `forget` may be called in any thread, and block on the disk; of what is small
+    `completes` and `forget` wait for nothing."""
 
     def __init__(self, folder: Path | None = None, disk: DurableIO = DISK) -> None:
         """In memory alone where `folder` is None."""
@@ -93,26 +105,41 @@ class UnfinishedUploads:
         self._lock = threading.Lock()  # of `_known`: the loop takes it, so never for long
         self._writing = threading.Lock()  # of the files, in the order of what they say
         self._known: dict[int, Unfinished] = {}
+        self._small = NoteLines(folder / _SMALL_NAME if folder is not None else None)
 
     @classmethod
     def load(cls, folder: Path, disk: DurableIO = DISK) -> Self:
         """What former processes have left. Blocks; a folder that can't be used is logged."""
         try:
             make_private_dir(folder)
-            paths = [path for path in folder.iterdir() if not path.name.startswith(TEMP_PREFIX)]
+            passed = (TEMP_PREFIX, _SMALL_NAME)
+            paths = [path for path in folder.iterdir() if not path.name.startswith(passed)]
         except (OSError, DirectoryNotPrivate) as error:
             log.warning("uploads will not be gone on with after a restart: %s", error)
             return cls()
         made = cls(folder, disk)
+        made._hold_small(folder / _SMALL_NAME)
         for path in paths:
             found = _read(path)
             if found is None:
                 log.info("%s says nothing that can be used, and is removed", path)
-                with suppress(OSError):  # a directory
-                    path.unlink(missing_ok=True)
+            elif found.is_small:  # as they were noted before they were all in one
+                made._put_small(found)
             else:
                 made._known[found.content] = found
+                continue
+            with suppress(OSError):  # a directory
+                path.unlink(missing_ok=True)
         return made
+
+    def _hold_small(self, path: Path) -> None:
+        with suppress(OSError):
+            for number, value in read_notes(path).items():
+                with suppress(ValueError, TypeError):
+                    noted = _checked(value)
+                    if noted.content == number and noted.is_small:
+                        self._known[number] = noted
+        self._small.hold({number: _value(noted) for number, noted in self._known.items()})
 
     def __len__(self) -> int:
         return len(self._known)
@@ -150,6 +177,9 @@ class UnfinishedUploads:
 
     def completes(self, upload: Unfinished, md5: str) -> None:
         """The file is about to be made of it: `forget` says when what became of that is known."""
+        if upload.is_small:
+            self._put_small(replace(upload, md5=md5))
+            return
         with self._writing:
             known = self._known.get(upload.content)
             is_known = known is not None and known.id == upload.id
@@ -165,17 +195,26 @@ class UnfinishedUploads:
             self._known[new.content] = new
         if self._folder is None:
             return
-        path = self._folder / str(new.content)
         try:
-            if new.token or new.size >= MIN_BYTES:
-                self._disk.write_file(path, _packed(new))
-            else:  # many, and for who is killed alone: one torn by a power cut is no note
-                path.write_bytes(_packed(new))
+            self._disk.write_file(self._folder / str(new.content), _packed(new))
         except OSError as error:
             log.info("the upload of %r is not kept for a restart: %s", new.key, error)
 
+    def _put_small(self, new: Unfinished) -> None:
+        with self._lock:
+            self._known[new.content] = new
+        self._small.put(new.content, _value(new))
+
     def forget(self, content: int, token: str | None = None) -> None:
         """Nothing is left of it; with `token`: of this one, if it is the one that is known."""
+        with self._lock:
+            known = self._known.get(content)
+            is_small = known is not None and known.is_small and token in (None, "")
+            if is_small:
+                del self._known[content]
+        if is_small:
+            self._small.drop(content)
+            return
         with self._writing:
             with self._lock:
                 known = self._known.get(content)
@@ -190,10 +229,14 @@ class UnfinishedUploads:
                     log.info("%s can't be removed: %s", self._folder / str(content), error)
 
 
-def _packed(upload: Unfinished) -> bytes:
-    value = {each.name: getattr(upload, each.name) for each in fields(upload)}
+def _value(upload: Unfinished) -> dict[str, Any]:
+    value = {name: getattr(upload, name) for name in _NAMES}
     value["attributes"] = dict(upload.attributes)
-    text = json.dumps(value, sort_keys=True)  # ASCII; lone surrogates are escaped
+    return value
+
+
+def _packed(upload: Unfinished) -> bytes:
+    text = json.dumps(_value(upload), sort_keys=True)  # ASCII; lone surrogates are escaped
     return f"{_HEAD}, {crc32c(text.encode()):08x}\n{text}\n".encode()
 
 

@@ -116,7 +116,9 @@ class Uploader:
             sending = self._of_body(change, body, id_, upload, depth, state)
             is_settled = await self._sender.land(replace(sending, began=state.began))
             known = self._unfinished.of(state.content)
-            if is_settled and known is not None and not known.token:
+            if is_settled and known is not None and known.is_small:
+                self._unfinished.forget(state.content, "")
+            elif is_settled and known is not None and not known.token:
                 await self._asker.call(self._unfinished.forget, state.content, "")
 
     def landed(self, change: Change, state: Unfinished, depth: int, entry: Entry) -> None:

@@ -228,6 +228,10 @@ def test_a_spoilt_upload_is_not_gone_on_with(body: bytes, more: dict[str, object
                 b"mountd upload 1, %08x\n" % crc32c(text) + text + b"\n"
             )
             (folder / f"1{number}").write_bytes(text)
+        lines = (body, json.dumps([3, more]).encode(), b"[3, {}]", b"[[]]", b"[" * 9000)
+        (folder / "small-1").write_bytes(
+            b"".join(b"\n%08x " % crc32c(text) + text for text in lines)
+        )
         assert len(UnfinishedUploads.load(folder)) == 0
 
 

@@ -1,5 +1,6 @@
 """Uploads that are under way, as they are kept for another process."""
 
+import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from crc32c import crc32c
 from typing_extensions import Buffer
 
 from mountd.remotes.base import Upload
@@ -167,3 +169,82 @@ def test_the_loop_does_not_wait_for_a_disk_that_is_slow(tmp_path: Path) -> None:
             disk.may_write.set()
         noted.result(10)
     assert len(load(tmp_path)) == 1
+
+
+SUM = "0" * 32
+
+
+def small(content: int) -> Unfinished:
+    return replace(STATE, content=content, id=f"journal-{content}-1-3-0badcafe-1")
+
+
+def test_small_ones_are_known_to_another_process_until_they_are_settled(tmp_path: Path) -> None:
+    first = load(tmp_path)
+    for content in (7, 8, 9):
+        first.completes(small(content), SUM)
+    first.forget(8, "")
+    second = load(tmp_path)
+    assert second.all() == [replace(small(content), md5=SUM) for content in (7, 9)]
+    second.forget(7)
+    second.completes(small(10), SUM)
+    assert [each.content for each in load(tmp_path).all()] == [9, 10]
+
+
+def test_killed_at_any_byte_only_the_last_small_one_is_unknown(tmp_path: Path) -> None:
+    uploads, path = load(tmp_path), tmp_path / "uploads" / "small-1"
+    uploads.completes(small(7), SUM)
+    before = path.read_bytes()
+    uploads.completes(small(8), SUM)
+    after = path.read_bytes()
+    for length in range(len(before), len(after)):
+        path.write_bytes(after[:length])
+        again = load(tmp_path)
+        assert [each.content for each in again.all()] == [7]
+    again.completes(small(9), SUM)
+    assert [each.content for each in load(tmp_path).all()] == [7, 9]
+
+
+def test_the_notes_of_many_small_ones_stay_small_and_lose_none(tmp_path: Path) -> None:
+    uploads, path = load(tmp_path), tmp_path / "uploads" / "small-1"
+    uploads.completes(small(1), SUM)
+    largest = 0
+    for content in range(2, 6000):
+        uploads.completes(small(content), SUM)
+        uploads.forget(content)
+        largest = max(largest, path.stat().st_size)
+    assert [each.content for each in load(tmp_path).all()] == [1]
+    assert largest < 1.1 * (1 << 20)
+    uploads.forget(1)
+    assert path.stat().st_size == 0
+
+
+def test_what_is_noted_is_not_lost_when_the_next_process_is_killed_at_once(tmp_path: Path) -> None:
+    first = load(tmp_path)
+    first.completes(small(7), SUM)
+    first.completes(small(8), SUM)
+    load(tmp_path)
+    load(tmp_path).completes(small(9), SUM)
+    assert [each.content for each in load(tmp_path).all()] == [7, 8, 9]
+
+
+def test_small_ones_that_a_former_version_noted_one_by_one_are_taken_over(tmp_path: Path) -> None:
+    large = replace(STATE, size=9 << 20)
+    load(tmp_path).note(large, "token")
+    noted = tmp_path / "uploads" / "7"
+    text = json.dumps({**json.loads(noted.read_bytes().split(b"\n")[1]), "size": 5, "token": ""})
+    text = text.replace('"md5": ""', f'"md5": "{SUM}"')
+    noted.write_bytes(f"mountd upload, format 1, {crc32c(text.encode()):08x}\n{text}\n".encode())
+    for _ in range(2):
+        assert load(tmp_path).all() == [replace(STATE, size=5, md5=SUM)]
+    assert not noted.exists()
+    load(tmp_path).forget(7)
+    assert load(tmp_path).all() == []
+
+
+def test_where_the_disk_takes_no_note_a_small_one_is_known_here(tmp_path: Path) -> None:
+    uploads = load(tmp_path)
+    (tmp_path / "uploads").rmdir()
+    uploads.completes(small(7), SUM)
+    assert uploads.of(7) == replace(small(7), md5=SUM)
+    uploads.forget(7)
+    assert len(uploads) == 0
