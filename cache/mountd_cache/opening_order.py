@@ -1,11 +1,18 @@
 """In which order files were opened: packed, in memory and on disk.
 
+One order:
+
     head          see `_HEAD` (the machine's byte order), with the CRC32C of everything after it
     inodes        8 bytes per file, in the order of their opening
     directories   4 bytes per file: which of the directories below
     rows          4 bytes per file: where it was in its directory's listing
     ends          8 bytes per directory: where its key ends
     keys          one after the other, UTF-8
+
+Those of several sets in one file:
+
+    head          see `_SETS_HEAD`, with the CRC32C of everything after it
+    per set       see `_SET`, its root's key (UTF-8), its order as above
 
 What is read from the disk is believed as far as it makes sense, and no further: an inode that is
 not in that directory's listing is nobody.
@@ -14,6 +21,7 @@ not in that directory's listing is nobody.
 import os
 import struct
 from array import array
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -29,6 +37,11 @@ _VERSION: Final = 1
 _HEAD: Final = struct.Struct("=8sII4Q")  # ... files, directories, bytes of keys, bytes of files
 _AFTER_CRC: Final = struct.calcsize("=8sII")
 _MAX_INT64: Final = (1 << 63) - 1
+MAX_SETS: Final = 64
+_SETS_MAGIC: Final = b"mtdsets\n"
+_SETS_HEAD: Final = struct.Struct("=8sIII")  # magic, version, CRC, sets
+_SETS_AFTER_CRC: Final = struct.calcsize("=8sII")
+_SET: Final = struct.Struct("=IIQ")  # whether it has all below, bytes of the key, of the order
 
 
 class Opened(NamedTuple):
@@ -67,6 +80,23 @@ class OpeningOrder:
         self._directories.append(index)
         self._rows.append(max(0, min(row, 0xFFFF_FFFF)))
         self.size_bytes += size
+
+    def has(self, directory: str) -> bool:
+        """Whether a file of that directory is in it."""
+        return directory in self._index
+
+    def extend(self, other: "OpeningOrder") -> None:
+        """All of another one behind these, as far as MAX_FILES allows."""
+        for key in other._keys:
+            if key not in self._index:
+                self._index[key] = len(self._keys)
+                self._keys.append(key)
+        now = [self._index[key] for key in other._keys]
+        room = MAX_FILES - len(self)
+        self.numbers.extend(other.numbers[:room])
+        self._directories.extend([now[i] for i in other._directories[:room]])
+        self._rows.extend(other._rows[:room])
+        self.size_bytes += other.size_bytes
 
     def to_bytes(self) -> bytes:
         """For `from_bytes`, in this or a later run on this machine."""
@@ -113,18 +143,65 @@ class OpeningOrder:
         return order
 
 
-def read_order(path: Path) -> OpeningOrder | None:
-    """What was kept there; None where nothing was. Raises OSError, and ValueError where it makes
+class SetOrder(NamedTuple):
+    """The order of one set of directories. `is_whole`: it has all that is below its root."""
+
+    root: str
+    is_whole: bool
+    order: OpeningOrder
+
+
+def pack_orders(sets: Sequence[SetOrder]) -> bytes:
+    """For `unpack_orders`, in this or a later run on this machine."""
+    parts: list[bytes] = []
+    for root, is_whole, order in sets:
+        key, packed = root.encode("utf-8", "surrogatepass"), order.to_bytes()
+        parts += _SET.pack(is_whole, len(key), len(packed)), key, packed
+    body = b"".join(parts)
+    count = struct.pack("=I", len(sets))
+    return _SETS_HEAD.pack(_SETS_MAGIC, _VERSION, crc32c(body, crc32c(count)), len(sets)) + body
+
+
+def unpack_orders(blob: bytes) -> list[SetOrder]:
+    """What `pack_orders` packed. Raises ValueError for anything else, also for the single order
+    that earlier versions kept."""
+    if len(blob) < _SETS_HEAD.size:
+        raise ValueError("orders are longer")
+    magic, version, crc, count = _SETS_HEAD.unpack_from(blob)
+    if magic != _SETS_MAGIC or version != _VERSION or count > MAX_SETS:
+        raise ValueError("not orders of this format")
+    if crc32c(memoryview(blob)[_SETS_AFTER_CRC:]) != crc:
+        raise ValueError("the CRC of orders is wrong")
+    found: list[SetOrder] = []
+    at = _SETS_HEAD.size
+    for _ in range(count):
+        if len(blob) - at < _SET.size:
+            raise ValueError("orders end too soon")
+        is_whole, key_bytes, order_bytes = _SET.unpack_from(blob, at)
+        at += _SET.size
+        end = at + key_bytes
+        root = blob[at:end].decode("utf-8", "surrogatepass")
+        found.append(
+            SetOrder(root, bool(is_whole), OpeningOrder.from_bytes(blob[end : end + order_bytes]))
+        )
+        at = end + order_bytes
+    if at != len(blob):
+        raise ValueError("orders have another length")
+    return found
+
+
+def read_orders(path: Path) -> list[SetOrder]:
+    """What was kept there; none where nothing was. Raises OSError, and ValueError where it makes
     no sense."""
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
                 raise ValueError("an order is smaller")
-            return OpeningOrder.from_bytes(file.read())
+            return unpack_orders(file.read())
     except FileNotFoundError:
-        return None
+        return []
 
 
-def write_order(path: Path, order: bytes) -> None:
-    """Keeps `OpeningOrder.to_bytes()`. Raises OSError."""
-    DISK.write_file(path, order)
+def write_orders(path: Path, orders: bytes) -> None:
+    """Keeps what `pack_orders` packed. Raises OSError."""
+    DISK.write_file(path, orders)

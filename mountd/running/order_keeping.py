@@ -1,4 +1,4 @@
-"""The order in which files were opened, kept in the cache folder for the next run.
+"""The orders in which files were opened, kept in the cache folder for the next run.
 
 It only says what may be worth fetching: where it can't be written or read, nothing else is lost.
 """
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import trio
 
-from mountd.vfs.epoch_ahead import EpochAhead
-from mountd_cache.opening_order import read_order, write_order
+from mountd.vfs.epoch_sets import EpochSets
+from mountd_cache.opening_order import SetOrder, pack_orders, read_orders, write_orders
 
 log = logging.getLogger(__name__)
 
@@ -18,48 +18,47 @@ FEWEST = 16  # files that are worth it
 
 
 class OrderKeeping:
-    """One file, and the record that it is of."""
+    """One file, and the records that it is of."""
 
-    def __init__(self, path: Path, epochs: EpochAhead) -> None:
+    def __init__(self, path: Path, epochs: EpochSets) -> None:
         self._path = path
         self._epochs = epochs
-        self._kept = (0, 0)
+        self._kept: list[tuple[str, int, int]] = []
 
     def restore(self) -> None:
         """Hands over what was kept; before anything is opened. Blocking, never raises."""
         try:
-            order = read_order(self._path)
+            orders = read_orders(self._path)
         except (OSError, ValueError) as exc:
             log.info("the order of earlier epochs is forgotten: %s", exc)
             return
-        if order is not None:
-            self._epochs.restore(order)
-            self._kept = (0, len(order))
+        self._epochs.restore(orders)
+        self._changed()
 
     async def run(self) -> None:
-        """Keeps it from time to time, and when cancelled."""
+        """Keeps them from time to time, and when cancelled."""
         try:
             while True:
                 await trio.sleep(KEEP_EVERY_S)
-                order = self._changed()
-                if order:
-                    await trio.to_thread.run_sync(self._write, order)
+                orders = self._changed()
+                if orders:
+                    await trio.to_thread.run_sync(self._write, pack_orders(orders))
         finally:
-            order = self._changed()
-            if order:
-                self._write(order)
+            orders = self._changed()
+            if orders:
+                self._write(pack_orders(orders))
 
-    def _changed(self) -> bytes:
-        """What is to be written; b"" where it is on the disk already, or not worth it."""
-        record = self._epochs.record
-        now = (record.turns, len(record.best))
-        if now == self._kept or len(record.best) < FEWEST:
-            return b""
+    def _changed(self) -> list[SetOrder]:
+        """What is to be written; none where it is on the disk already, or not worth it."""
+        sets = [each for each in self._epochs.sets if len(each.record.best) >= FEWEST]
+        now = [(each.root, each.record.turns, len(each.record.best)) for each in sets]
+        if now == self._kept:
+            return []
         self._kept = now
-        return record.best.to_bytes()
+        return [SetOrder(each.root, each.is_whole, each.record.best) for each in sets]
 
-    def _write(self, order: bytes) -> None:
+    def _write(self, orders: bytes) -> None:
         try:
-            write_order(self._path, order)
+            write_orders(self._path, orders)
         except OSError as exc:
             log.info("the order of files could not be kept: %s", exc)

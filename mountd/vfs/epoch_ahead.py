@@ -1,8 +1,7 @@
-"""Fetching ahead of an epoch of a training that goes as the one before (epochs.py).
+"""Fetching ahead of an epoch of one set of files that goes as the one before (epochs.py).
 
 In the same order: what comes next waits in memory. The same files in another order: what is missing
-of them is brought into the cache beside the readers, while nothing has to leave for it. Where not
-all of them fit, the cache is told that they come in cycles.
+of them is brought into the cache beside the readers, while nothing has to leave for it.
 
 As long as nobody has to wait, everything is here and nothing is looked for: a warm epoch costs the
 record and no more.
@@ -15,10 +14,8 @@ from typing import TYPE_CHECKING
 from mountd.errors import NameNotAllowed
 from mountd.vfs.epochs import Epochs
 from mountd.vfs.fill_ahead import FillAhead, Found
-from mountd.vfs.nodes import Directory, Node
+from mountd.vfs.nodes import Directory
 from mountd.vfs.tree import Tree
-from mountd_cache.block_cache import BlockCache
-from mountd_cache.opening_order import OpeningOrder
 
 if TYPE_CHECKING:
     from mountd.vfs.files import OpenFiles, RemoteFile
@@ -29,18 +26,25 @@ LARGE_BYTES, START_BYTES = 8 << 20, 4 << 20  # of a larger file the start; its r
 LOOKS = 512  # at files that turn out to be here, after somebody had to wait
 LOOKED_AT = 16  # at each open, for the set
 MANY_AHEAD = 4  # files of the set that are begun, for each that was opened
-TOLD_EVERY = 64  # opens
 
 
 class EpochAhead:
-    """Watches opens; starts fetches that nobody waits for yet. Never waits."""
+    """One set: watches opens; starts fetches that nobody waits for yet. Never waits.
 
-    def __init__(self, tree: Tree, files: "OpenFiles", fill: FillAhead, blocks: BlockCache) -> None:
+    `root`: its directory. `is_whole`: it has all below that, but for what other sets have.
+    `beside`: so many sets are being read, this one among them; they share what may be ahead.
+    """
+
+    def __init__(
+        self, root: str, is_whole: bool, tree: Tree, files: "OpenFiles", fill: FillAhead
+    ) -> None:
+        self.root = root
+        self.is_whole = is_whole
         self.record = Epochs()
+        self.beside = 1
         self._tree = tree
         self._files = files
         self._fill_ahead = fill
-        self._blocks = blocks
         self._turns = 0
         self._looks = 0
         self._next = 0  # positions of the epoch before: begun up to here, in order
@@ -48,22 +52,14 @@ class EpochAhead:
         self._fill_next = 0  # and looked at up to here, for the set
         self._filled = 0
 
-    def restore(self, order: OpeningOrder) -> None:
-        """What an earlier run recorded; before the first `opened`."""
-        self.record.restore(order)
-
-    def opened(self, node: Node, size: int) -> None:
-        """A file is opened to be read."""
-        record, parent = self.record, node.parent
-        if parent is None or not size:
-            return
-        record.opened(node.number, parent.key, node.row, size)
+    def opened(self, number: int, directory: str, row: int, size: int) -> None:
+        """A file of this set is opened to be read."""
+        record = self.record
+        record.opened(number, directory, row, size)
         if record.turns != self._turns:
             self._turns = record.turns
             self._next = self._fill_next = self._filled = 0
             self._coming.clear()
-        if len(record.now) % TOLD_EVERY == 0:
-            self._tell_cache()
         if self._looks > 0 and record.is_repeated and self._tree.remote_is_well():
             if record.is_in_order:
                 self._follow()
@@ -74,19 +70,14 @@ class EpochAhead:
         """Somebody waits for what is not here."""
         self._looks = LOOKS
 
-    def _tell_cache(self) -> None:
-        record = self.record
-        cycle_bytes = record.before.size_bytes if record.is_repeated else 0
-        self._blocks.blocks.expect_cycle(cycle_bytes)
-
     def _follow(self) -> None:
         """Fetches what comes next in the order of the epoch before."""
         record, coming = self.record, self._coming
         while coming and coming[0][0] <= record.front:
             coming.popleft()
         self._next = max(self._next, record.front + 1)
-        room = BYTES_AHEAD - sum(size for _, size in coming)
-        end = min(len(record.before), record.front + 1 + FILES_AHEAD)
+        room = BYTES_AHEAD // self.beside - sum(size for _, size in coming)
+        end = min(len(record.before), record.front + 1 + FILES_AHEAD // self.beside)
         while self._next < end and self._looks > 0:
             file = self._file(self._next)
             if file is not None:

@@ -5,9 +5,12 @@ opened a second time, the next has begun, and these were its first. What was ope
 and in which order, says what this one will open: all of it, and where it began in the same order,
 what comes next. Pure, no I/O.
 
-One mount has one such record. Who reads something else beside a training makes it wrong: then
-less is foreseen, and nothing is worse than without.
+Each set of directories has such a record (epoch_sets.py). Who reads something else there beside a
+training makes it wrong: then less is foreseen, and nothing is worse than without.
 """
+
+from collections.abc import Iterable
+from typing import Self
 
 from mountd_cache.opening_order import MAX_FILES, OpeningOrder
 
@@ -30,6 +33,7 @@ class Epochs:
         self.now = OpeningOrder()
         self.front = -1  # how far the order of `before` was followed
         self.turns = 0
+        self.most = MAX_FILES  # of an epoch that are kept
         self._start = 0  # of `now`, in the count of `_last`
         self._last: dict[int, int] = {}  # inode -> when it was opened, counted over all epochs
         self._again: list[tuple[int, str, int, int]] = []
@@ -41,6 +45,29 @@ class Epochs:
         self.before = order
         self._start = len(order)
         self._last = {number: i for i, number in enumerate(order.numbers)}
+
+    @classmethod
+    def joined(cls, records: Iterable["Epochs"]) -> Self:
+        """One of several sets that are in their first epoch, as if the first was read first."""
+        found = cls()
+        for record in records:
+            found.now.extend(record.now)
+        found._last = {number: i for i, number in enumerate(found.now.numbers)}
+        return found
+
+    @property
+    def files(self) -> int:
+        """In memory."""
+        return len(self.before) + len(self.now)
+
+    def has(self, directory: str) -> bool:
+        """Whether a file of that directory was opened in this epoch or in the one before."""
+        return self.now.has(directory) or self.before.has(directory)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing was read twice yet."""
+        return not self.before
 
     @property
     def is_in_order(self) -> bool:
@@ -55,6 +82,11 @@ class Epochs:
     @property
     def _is_other(self) -> bool:
         return self._new > max(RECENT, len(self.before) // NEW_SHARE)
+
+    @property
+    def cycle_bytes(self) -> int:
+        """What is read again and again; 0 where nothing is."""
+        return self.before.size_bytes if self.is_repeated else 0
 
     @property
     def best(self) -> OpeningOrder:
@@ -74,7 +106,7 @@ class Epochs:
             if count - position > min(RECENT, max(1, count // RECENT_SHARE)):
                 self._opened_again(number, directory, row, size)
             return
-        if count >= MAX_FILES:
+        if count >= self.most:
             return  # nothing can be said of those that were not kept
         if self._again:
             self._again.clear()

@@ -16,7 +16,7 @@ from mountd.errors import NotFound, Stale, VersionChanged
 from mountd.remotes.base import Body, RemoteStore
 from mountd.remotes.call import prefetching
 from mountd.remotes.optional_doors import keeps_version_in
-from mountd.vfs.epoch_ahead import EpochAhead
+from mountd.vfs.epoch_sets import EpochSets
 from mountd.vfs.file_id import file_id
 from mountd.vfs.fill_ahead import FillAhead
 from mountd.vfs.listing_rows import version_in
@@ -85,7 +85,7 @@ class OpenFiles:
     def __init__(self, store: RemoteStore, tree: Tree, blocks: BlockCache) -> None:
         self.fill = FillAhead(self.cached, blocks)
         self.walk = WalkAhead(tree, self, self.fill)
-        self.epochs = EpochAhead(tree, self, self.fill, blocks)
+        self.epochs = EpochSets(tree, self, self.fill, blocks)
         self._store = store
         self._tree = tree
         self._blocks = blocks
@@ -218,7 +218,7 @@ class OpenFiles:
             if plan is not None:
                 self._fetch_ahead(cached, plan)
             return data
-        self._missed()
+        self._missed(handle)
         plan = stream.prefetch.miss(offset, end, self._share)
         # The reader's own range first: it is what somebody waits for.
         cached.begin(*plan.demand, urgent=True)
@@ -231,9 +231,9 @@ class OpenFiles:
         now, soon = self._remote.first_parallel, self._remote.parallel_soon
         return now, soon() if soon is not None else now
 
-    def _missed(self) -> None:
+    def _missed(self, handle: Handle) -> None:
         self._blocks.counters.misses += 1
-        self.epochs.missed()
+        self.epochs.missed(handle.node)
 
     def _stream(self, handle: Handle) -> Stream:
         file = handle.file
@@ -277,7 +277,7 @@ class OpenFiles:
         self.walk.opened(handle.node, missed=not is_here)
         if is_here:
             return
-        self._missed()
+        self._missed(handle)
         try:
             await self._or_stale(handle, cached.ensure(0, size))
         except BaseException:

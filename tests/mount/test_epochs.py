@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mountd_cache.opening_order import unpack_orders
 from tests.mount.mounting import Mounted, mounted
 from tests.servers.s3.launch import S3Server
 from tests.servers.s3.seeding import synthetic_bytes
@@ -43,6 +44,10 @@ def keys() -> list[str]:
 
 def shuffled(seed: int) -> list[str]:
     return random.Random(seed).sample(keys(), FILES)
+
+
+def side_by_side(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    return [key for pair in zip(first, second, strict=True) for key in pair]
 
 
 def epoch(root: Path, order: Sequence[str]) -> None:
@@ -141,6 +146,41 @@ def test_of_a_set_larger_than_the_cache_a_part_stays_over_shuffled_epochs(
         # Some 200 of the 400 fit; a remount has neither pages nor memory of the epoch before.
         epoch(mount(cache_size="11MiB").path, shuffled(seed))
     assert len(s3_server.log(op="GetObject")) <= 0.55 * FILES
+
+
+def test_two_trainings_at_once_are_each_fetched_ahead_in_the_order_of_the_last_run(
+    s3_server: S3Server, mount: Mount
+) -> None:
+    """In that one they began together; now the second is half an epoch apart."""
+    first, second = (
+        [f"{name}/{key}" for key in shuffled(seed)[:200]] for seed, name in enumerate("ab")
+    )
+    s3_server.seed("b", keys=[*first, *second], size=SIZE)
+    epoch(mount(cache_size="8MiB").path, side_by_side(first, second))  # some 140 of the 400 fit
+    again = mount(cache_size="8MiB")
+    s3_server.set_knobs(latency_ms=10.0)
+    s3_server.clear_log()
+    epoch(again.path, side_by_side(first, second[100:] + second[:100]))
+    assert misses(again) <= 160  # 218 and 229 with one record for both
+    assert sum(entry.bytes_sent for entry in s3_server.log(op="GetObject")) <= 400 * SIZE
+
+
+def test_an_order_as_earlier_versions_kept_it_is_forgotten(
+    s3_server: S3Server, mount: Mount, tmp_path: Path
+) -> None:
+    s3_server.seed("b", keys=keys(), size=SIZE)
+    first = mount()
+    epoch(first.path, keys()[:40])
+    assert first.stop() == 0
+    [kept] = (tmp_path / "cache").glob("*/opening-order")
+    [(root, _, order)] = unpack_orders(kept.read_bytes())
+    assert (root, len(order)) == ("", 40)
+    kept.write_bytes(order.to_bytes())
+    second = mount()
+    epoch(second.path, keys()[:40])
+    assert "forgotten: not orders of this format" in second.log.read_text()
+    assert second.stop() == 0
+    assert len(unpack_orders(kept.read_bytes())) == 1
 
 
 def test_a_damaged_record_is_forgotten(s3_server: S3Server, mount: Mount, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.fill_ahead import FILES_AT_ONCE, Found
 from mountd.vfs.nodes import Directory
+from mountd_cache.opening_order import SetOrder
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import content, file_system, walk
 
@@ -66,6 +67,19 @@ async def _settled(fs: FileSystem) -> None:
 def _is_busy(fs: FileSystem) -> bool:
     blocks = fs.blocks
     return fs.files.fill.running_bytes > 0 or blocks.backlog_room < blocks.backlog_limit
+
+
+async def _is_coming(fs: FileSystem, name: str) -> bool:
+    cached = fs.files.cached(fs.files.remote_file_of(await walk(fs, name)))
+    try:
+        return cached.running_bytes > 0
+    finally:
+        cached.close()
+
+
+def orders(fs: FileSystem) -> list[SetOrder]:
+    """What the next run is told."""
+    return [SetOrder(it.root, it.is_whole, it.record.best) for it in fs.files.epochs.sets]
 
 
 def shuffled(count: int, seed: int) -> list[int]:
@@ -167,7 +181,7 @@ async def test_an_epoch_in_the_same_order_is_fetched_ahead(
         await read(fs, order, 3)
         store.calls.clear()
         missed = await read(fs, order, 3)
-        assert fs.files.epochs.record.is_in_order
+        assert [each.record.is_in_order for each in fs.files.epochs.sets] == [True]
         assert missed <= 45
         assert store.calls["read"] <= 300
 
@@ -176,7 +190,7 @@ async def test_the_order_outlives_a_restart(tmp_path: Path, mock_clock: MockCloc
     store, order = remote(300), shuffled(300, 1)
     async with file_system(store, tmp_path, cache_bytes=4 << 20) as fs:
         await read(fs, order)
-        kept = fs.files.epochs.record.best
+        kept = orders(fs)
     store.calls.clear()
     async with file_system(store, tmp_path, cache_bytes=4 << 20) as fs:
         fs.files.epochs.restore(kept)
@@ -218,10 +232,10 @@ async def test_what_an_order_names_and_is_not_there_is_passed_over(
     store, order = remote(300), shuffled(300, 1)
     async with file_system(store, tmp_path, cache_bytes=2 << 20) as fs:
         await read(fs, order)
-        kept = fs.files.epochs.record.best
+        kept = orders(fs)
     for number in order[50:100]:
         store.drop(key(number))
-    kept.add(5, "no/such/directory/", 7, 10)
+    kept[0].order.add(5, "no/such/directory/", 7, 10)
     async with file_system(store, tmp_path, ttl_s=0.0, cache_bytes=2 << 20) as fs:
         fs.files.epochs.restore(kept)
         left = [*order[:50], *order[100:]]
@@ -246,5 +260,7 @@ async def test_of_a_large_file_that_comes_next_the_start_is_here(
                 waited.append(name)
             fs.files.release(handle)
             await _settled(fs)
+            while any([await _is_coming(fs, name) for name in shards]):
+                await wait_all_tasks_blocked(0.0002)
     assert waited[:40] == shards
     assert waited[40:] == [name for name in shards[:12] if name in waited[40:]]

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from mountd.vfs.epochs import RECENT, TURN, Epochs
 from mountd_cache import opening_order
-from mountd_cache.opening_order import MAX_FILES, Opened, OpeningOrder, read_order, write_order
+from mountd_cache.opening_order import (
+    MAX_FILES,
+    Opened,
+    OpeningOrder,
+    SetOrder,
+    pack_orders,
+    read_orders,
+    unpack_orders,
+    write_orders,
+)
 
 
 def read(epochs: Epochs, numbers: "range | list[int]") -> None:
@@ -121,9 +130,9 @@ def test_of_more_files_than_are_kept_epochs_are_known_by_the_first(
 def test_an_order_comes_back_from_the_disk_and_is_followed(tmp_path: Path) -> None:
     first, second = Epochs(), Epochs()
     read(first, range(500))
-    write_order(tmp_path / "order", first.best.to_bytes())
-    order = read_order(tmp_path / "order")
-    assert order is not None
+    write_orders(tmp_path / "order", pack_orders([SetOrder("a/", True, first.best)]))
+    [(root, is_whole, order)] = read_orders(tmp_path / "order")
+    assert (root, is_whole) == ("a/", True)
     assert order[7] == Opened(7, "d1/", 7)
     second.restore(order)
     read(second, range(20))
@@ -133,17 +142,21 @@ def test_an_order_comes_back_from_the_disk_and_is_followed(tmp_path: Path) -> No
 
 
 def test_an_order_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
-    assert read_order(tmp_path / "none") is None
+    assert read_orders(tmp_path / "none") == []
     epochs = Epochs()
     read(epochs, range(100))
     blob = epochs.best.to_bytes()
     for damaged in (b"", blob[:-1], blob + b"x", b"x" + blob[1:], blob[:60] + b"\1" + blob[61:]):
         with pytest.raises(ValueError, match="order"):
             OpeningOrder.from_bytes(damaged)
+        with pytest.raises(ValueError, match="order"):
+            unpack_orders(pack_orders([SetOrder("", False, epochs.best)])[:-1] + damaged)
+    with pytest.raises(ValueError, match="not orders of this format"):
+        unpack_orders(blob)  # as versions before this one kept it
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(opening_order.MAX_FILE_BYTES + 1)
     with pytest.raises(ValueError, match="smaller"):
-        read_order(tmp_path / "huge")
+        read_orders(tmp_path / "huge")
 
 
 @settings(max_examples=60)
@@ -164,6 +177,22 @@ def test_whatever_is_read_either_is_an_order_or_raises(data: st.DataObject) -> N
         return
     assert len(found) <= MAX_FILES
     assert all(isinstance(found[i], Opened) for i in range(len(found)))
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_whatever_is_read_either_is_some_orders_or_raises(data: st.DataObject) -> None:
+    order = OpeningOrder()
+    order.add(1, "k", 2, 3)
+    blob = bytearray(pack_orders([SetOrder("a", False, order), SetOrder("b", True, order)]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        blob[data.draw(st.integers(16, len(blob) - 1))] = data.draw(st.integers(0, 255))
+    blob[12:16] = crc32c(memoryview(blob)[16:]).to_bytes(4, "little")
+    try:
+        found = unpack_orders(bytes(blob))
+    except ValueError:
+        return
+    assert all(len(each.order) == 1 for each in found)
 
 
 def test_a_validation_set_after_each_epoch_belongs_to_it() -> None:
