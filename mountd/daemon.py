@@ -31,14 +31,6 @@ from mountd.mount_point import clear_dead_mount
 from mountd.remotes.health import HealthState
 from mountd.remotes.registry import open_store
 from mountd.remotes.stack import RemoteStack
-from mountd.running.background import (
-    Prober,
-    listen_for_changes,
-    moved,
-    scan_cache,
-    tells_state,
-    tidy_memory,
-)
 from mountd.running.descriptor_limit import allow_many_descriptors
 from mountd.running.first_look import FirstLook
 from mountd.running.keeping import Keeping, room_for_writes
@@ -50,6 +42,14 @@ from mountd.running.room import Room
 from mountd.running.set_aside import SetAside
 from mountd.running.status import StatusReport
 from mountd.running.stopping import Stopping
+from mountd.running.upkeep import (
+    Prober,
+    listen_for_changes,
+    moved,
+    scan_cache,
+    tells_state,
+    tidy_memory,
+)
 from mountd.running.writeback import WriteBack
 from mountd.service.supervision import Life, Supervision, last_words, words_of
 from mountd.sync.unfinished import UnfinishedUploads

@@ -4,7 +4,7 @@ import errno
 import logging
 
 from mountd import errors
-from mountd.repeated import Repeated
+from mountd.repeated_warnings import Repeated
 
 log = logging.getLogger(__name__)
 _repeated = Repeated(log)  # a full disk fails every write of a program that goes on

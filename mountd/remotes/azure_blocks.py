@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from mountd.errors import Corrupt, Throttled, Unreachable, Unsupported, VersionChanged
 from mountd.remotes.azure_http import AzureHttp
 from mountd.remotes.base import Body, Upload
-from mountd.remotes.going_on import may_go_on, tell
 from mountd.remotes.rest import RestAnswer
 from mountd.remotes.side_by_side import SideBySide, unless_stopped, with_repeats
 from mountd.remotes.untrusted import size_in
+from mountd.remotes.upload_tokens import may_go_on, tell
 from mountd.remotes.xml_pages import children, parse_xml, texts
 
 BLOCK_BYTES = 8 << 20

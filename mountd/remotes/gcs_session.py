@@ -14,8 +14,8 @@ from typing import Any
 
 from mountd.errors import RemoteError, Unreachable
 from mountd.remotes.gcs_http import GcsHttp
-from mountd.remotes.going_on import is_token
 from mountd.remotes.rest import RestAnswer
+from mountd.remotes.upload_tokens import is_token
 
 RESUME_INCOMPLETE = 308
 _END_TIMEOUT_S = 2.0

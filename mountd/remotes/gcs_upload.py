@@ -29,9 +29,9 @@ from mountd.remotes.gcs_session import (
     session_in,
     token_of,
 )
-from mountd.remotes.going_on import may_go_on, tell
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.rest import RestAnswer
+from mountd.remotes.upload_tokens import may_go_on, tell
 
 # Held in memory, with its sum in front; a session would cost two round trips more.
 ONE_REQUEST_BYTES = 4 << 20

@@ -19,7 +19,6 @@ from typing_extensions import Buffer
 
 from mountd.errors import Denied, RemoteError, Throttled, Unreachable, Unsupported
 from mountd.remotes.base import Body, Upload
-from mountd.remotes.going_on import may_go_on, tell
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.rest import RestAnswer
@@ -29,6 +28,7 @@ from mountd.remotes.s3_payload import is_sha256_quick, payload_of, payload_of_pa
 from mountd.remotes.s3_rest import S3Rest
 from mountd.remotes.s3_unfinished import Parts, S3Uploads, is_there, token_of, upload_id_of
 from mountd.remotes.s3_xml import complete_body, etag_in
+from mountd.remotes.upload_tokens import may_go_on, tell
 
 MAX_OBJECT_BYTES = MAX_PARTS * MAX_PART_BYTES
 PART_BYTES = 16 << 20

@@ -15,7 +15,7 @@ from mountd.errors import NotSent, Stale, StartError
 from mountd.logs import Blotter, secrets_of
 from mountd.remotes.health import HealthState
 from mountd.remotes.stack import RemoteStack
-from mountd.repeated import GoesOn
+from mountd.repeated_warnings import GoesOn
 from mountd.sync.base import QueueItem
 from mountd.sync.giving_way import GivingWay
 from mountd.sync.queue import SyncQueue
@@ -36,7 +36,7 @@ KINDS = {"delete": "deleted", "rmdir": "deleted directory"}
 
 
 class Hurry(Protocol):
-    """`mountd.running.background.Prober.hurry`."""
+    """`mountd.running.upkeep.Prober.hurry`."""
 
     def __call__(self, *, is_first: bool) -> None: ...
 

@@ -19,7 +19,9 @@ from mountd.errors import (
 )
 from mountd.remotes.counting import TransferCounts
 from mountd.remotes.health import HealthState, RemoteHealth
-from mountd.running.background import (
+from mountd.running.first_look import FirstLook
+from mountd.running.plain_error import plain_error
+from mountd.running.upkeep import (
     HURRIED_DENIED_S,
     HURRIED_S,
     PROBE_AFTER_A_DEFECT_S,
@@ -29,8 +31,6 @@ from mountd.running.background import (
     scan_cache,
     tidy_memory,
 )
-from mountd.running.first_look import FirstLook
-from mountd.running.plain_error import plain_error
 from mountd_cache.block_cache import CacheCounters
 from tests.conftest import ExpectedLog
 from tests.fakes.in_threads import threads_have_ended

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from mountd.fusefs.errno_table import errno_of
-from mountd.repeated import EVERY_S, GoesOn, Repeated
+from mountd.repeated_warnings import EVERY_S, GoesOn, Repeated
 from tests.conftest import ExpectedLog
 
 
