@@ -3,7 +3,7 @@
 import errno
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,8 @@ from mountd.cli.output import warn
 from mountd.cli.progress import Progress, progress
 from mountd.cli.refresh import daemon_of, locate
 from mountd.cli.status import BAD, all_statuses
-from mountd.control.client import find_daemon
+from mountd.cli.successor import MOST_DAEMONS, WITHIN_S, daemon_at, next_daemon
+from mountd.control.client import DaemonGone, Ended, NotAnswering, find_daemon
 from mountd.errors import ExitCode, StartError
 from mountd.in_words import counted
 from mountd.mount_point import probe
@@ -34,6 +35,7 @@ class Target:
     ask: Ask
     mount: Mount | None = None
     path: str | None = None
+    is_by_path: bool = False  # `ask` looks at the mount, whoever serves it
 
     @property
     def shown(self) -> str:
@@ -80,8 +82,7 @@ def flush(
     code = ExitCode.RUNTIME if complaints else ExitCode.OK
     for target in targets:
         try:
-            show = partial(_show, shown, target.shown)
-            left = drain(target.ask, target.mount, deadline, show)
+            left = _drained(target, deadline, partial(_show, shown, target.shown))
         except StartError as error:
             complaints.append(f"{target.shown}: {error}")
             code = ExitCode.RUNTIME
@@ -90,6 +91,25 @@ def flush(
             complaints.append(complaint(target, left))
             code = code or ExitCode.LEFT_IN_QUEUE
     return code
+
+
+def _drained(target: Target, deadline: float | None, show: Callable[[str], None]) -> Left:
+    """As `drain`, with whoever goes on where a daemon dies meanwhile."""
+    ask = target.ask
+    for _ in range(MOST_DAEMONS):
+        try:
+            return drain(ask, target.mount, deadline, show)
+        except (DaemonGone, NotAnswering) as error:
+            is_dead = target.is_by_path or isinstance(error, DaemonGone | Ended)
+            if target.mount is None or not is_dead:
+                raise
+            by_s = time.monotonic() + WITHIN_S
+            daemon = next_daemon(target.mount, by_s if deadline is None else min(by_s, deadline))
+            if daemon is not None:
+                ask = asks_daemon(daemon.socket_path, target.path)
+            elif not target.is_by_path:
+                raise
+    raise StartError("one daemon after the other died")
 
 
 def _show(shown: Progress, where: str, text: str) -> None:
@@ -122,7 +142,7 @@ def every_mount(complaints: list[str]) -> Iterator[Target]:
         elif mount is not None:
             ask = _asks_stranger(mount)
             if ask is not None:
-                yield Target(mountpoint, ask, mount)
+                yield Target(mountpoint, ask, mount, is_by_path=True)
 
 
 def _asks_stranger(mount: Mount) -> Ask | None:
@@ -141,10 +161,12 @@ def targets_at(path: Path) -> Iterator[Target]:
     """`path` and, where it is or goes through a symlink, what that points to in the same mount:
     the daemon takes a path as it is spelt. Raises MountPointError, StartError."""
     mount, relative = locate(path)
-    daemon = find_daemon(mount.path, mount.owner_uid)
+    daemon = daemon_at(mount)
     if daemon is None:
         # A container that sees only the path: the whole queue is all that can be asked for there.
-        yield Target(mount.path, asks_path(mount) or _no_daemon(mount), mount)
+        by_path = asks_path(mount)
+        ask = by_path or _no_daemon(mount)
+        yield Target(mount.path, ask, mount, is_by_path=by_path is not None)
         return
     if not relative:
         yield Target(mount.path, asks_daemon(daemon.socket_path, None), mount)

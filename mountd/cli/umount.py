@@ -20,12 +20,14 @@ from mountd.cli.holders import describe_holders
 from mountd.cli.idle_queues import known_idle_queues, peek_journal
 from mountd.cli.output import warn
 from mountd.cli.progress import Progress, progress
-from mountd.cli.successor import WITHIN_S, daemon_at
+from mountd.cli.successor import MOST_DAEMONS, WITHIN_S, daemon_at, next_daemon
 from mountd.control.client import (
     Daemon,
     DaemonGone,
+    Ended,
     NotAnswering,
     Refused,
+    find_daemon,
     is_alive,
     request,
 )
@@ -39,17 +41,20 @@ _DEFAULT_TIMEOUT_S = 300.0  # stop_timeout_s, for a daemon that doesn't say
 _SHORTEST_GOODBYE_S = 10.0
 _GOODBYE_GRACE_S = 5.0
 _PATIENCE_S = 1.0
+_WITH_ABANDON = "With --abandon it is, and what is open there is lost"
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
     """What is left unsent, the time that the daemon had for it, and the folder that keeps it
-    (None where the daemon doesn't say). `is_sure`: the daemon lived to say the last word."""
+    (None where the daemon doesn't say). `is_sure`: the daemon lived to say the last word, or
+    another umount ended it. `is_dead`: it ended before it said one."""
 
     left: Left
     timeout_s: float
     folder: Path | None = None
     is_sure: bool = True
+    is_dead: bool = False
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -95,30 +100,63 @@ def find_mount(path: Path) -> Mount:
 def _unmount_with_daemon(
     mount: Mount, daemon: Daemon, timeout_s: float | None, *, abandon: bool
 ) -> int:
-    start = time.monotonic()
-    with closing(DaemonProcess(daemon)) as process:
-        drained = drain_mount(mount, daemon, timeout_s, abandon=abandon)
-        _unmount_or_name_holders(mount.path, lazy=abandon)
-        spent_s = time.monotonic() - start
-        goodbye_s = max(drained.timeout_s - spent_s + _GOODBYE_GRACE_S, _SHORTEST_GOODBYE_S)
-        if abandon:
-            # A detached mount lives as long as a file in it is open; the second SIGTERM is for
-            # a daemon that still waits for its queue.
-            for _ in range(2):
-                if not process.ends_within(_PATIENCE_S):
-                    process.terminate()
-        gone = process.ends_within(goodbye_s)
-    if not gone:
-        who = f"pid {daemon.pid}" if daemon.pid else str(daemon.socket_path)
+    """Where the daemon dies before it has said what is left, the one that goes on is waited for."""
+    for _ in range(MOST_DAEMONS):
+        by_s = time.monotonic()
+        with closing(DaemonProcess(daemon)) as process:
+            drained = drain_mount(mount, daemon, timeout_s, abandon=abandon)
+            by_s += drained.timeout_s
+            successor = None
+            if drained.is_dead and not abandon:
+                successor = _successor(mount, by_s)
+            if successor is None:
+                return _unmount_drained(mount, process, drained, by_s, abandon=abandon)
+        daemon, timeout_s = successor, max(by_s - time.monotonic(), 0.0)
+    raise StartError(f"one daemon of {mount.path} after the other died; nothing was unmounted")
+
+
+def _successor(mount: Mount, by_s: float) -> Daemon | None:
+    try:
+        return next_daemon(mount, by_s)
+    except StartError as error:
+        raise StartError(f"{error}; nothing was unmounted. {_WITH_ABANDON}") from error
+
+
+def _unmount_drained(
+    mount: Mount, process: "DaemonProcess", drained: Drained, by_s: float, *, abandon: bool
+) -> int:
+    """`by_s`, of time.monotonic: until then it may take."""
+    _unmount_or_name_holders(mount.path, lazy=abandon)
+    goodbye_s = max(by_s - time.monotonic() + _GOODBYE_GRACE_S, _SHORTEST_GOODBYE_S)
+    if abandon:
+        # A detached mount lives as long as a file in it is open; the second SIGTERM is for
+        # a daemon that still waits for its queue.
+        for _ in range(2):
+            if not process.ends_within(_PATIENCE_S):
+                process.terminate()
+    if not process.ends_within(goodbye_s):
         raise StartError(
-            f"{mount.path} is unmounted, but its daemon ({who}) still runs after "
+            f"{mount.path} is unmounted, but its daemon ({process.name}) still runs after "
             f"{goodbye_s:.0f} s; files of the mount may still be open"
         )
+    if not abandon:
+        _wait_for_who_came(mount, time.monotonic() + goodbye_s)
     left = left_on_disk(drained)
     if not left.is_nothing:
         warn(kept(left, drained.folder))
         return ExitCode.LEFT_IN_QUEUE
     return ExitCode.OK
+
+
+def _wait_for_who_came(mount: Mount, by_s: float) -> None:
+    """A daemon that went on for one that died while it was unmounted; not one that mounts anew."""
+    daemon = find_daemon(mount.path, mount.owner_uid)
+    if daemon is None:
+        return
+    with closing(DaemonProcess(daemon)) as process:
+        while mount_at(mount.path, read_mounts()) is None and time.monotonic() < by_s:
+            if process.ends_within(_PATIENCE_S):
+                return
 
 
 def left_on_disk(drained: Drained) -> Left:
@@ -152,8 +190,7 @@ def _unmount_without_daemon(mount: Mount, timeout_s: float | None, *, abandon: b
     found = probe(Path(mount.path))
     if found.error == errno.ETIMEDOUT and not abandon:
         raise StartError(
-            f"{mount.path} waits for its next daemon; nothing was unmounted. With --abandon it is, "
-            "and what is open there is lost"
+            f"{mount.path} waits for its next daemon; nothing was unmounted. {_WITH_ABANDON}"
         )
     if found.error in (errno.ENOTCONN, errno.ECONNABORTED, errno.ETIMEDOUT):
         unmount(mount.path, lazy=True)
@@ -200,9 +237,12 @@ def drain_mount(mount: Mount, daemon: Daemon, timeout_s: float | None, *, abando
         # The rest of the time is for what unmounting makes the kernel hand over.
         message: dict[str, Any] = {"op": "umount", "timeout_s": unspent_s, "abandon": abandon}
         answer = read_left(request(daemon.socket_path, message, unspent_s + _ANSWER_GRACE_S))
-    except DaemonGone:
+    except (DaemonGone, Ended):
         # It ended meanwhile; its mount may be left. Before the first answer another umount did it.
-        return Drained(Left(), 0.0, _folder_in(said, daemon), is_sure=said is None)
+        if timeout_s is None:
+            timeout_s = _DEFAULT_TIMEOUT_S
+        folder = _folder_in(said, daemon)
+        return Drained(Left(), timeout_s, folder, is_sure=said is None, is_dead=True)
     except (NotAnswering, Refused, HandOverFailed) as error:
         if abandon:
             warn(str(error))
@@ -285,6 +325,7 @@ class DaemonProcess:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
+        self.name = f"pid {daemon.pid}" if daemon.pid else str(daemon.socket_path)
         self._pid_fd: int | None = None
         with suppress(OSError):
             self._pid_fd = os.pidfd_open(daemon.pid) if daemon.pid else None

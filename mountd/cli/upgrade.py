@@ -1,7 +1,11 @@
 """`mountd upgrade MOUNTPOINT`: the daemon goes on with the code that is installed now."""
 
+import errno
+import os
+import select
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,12 +14,15 @@ from mountd.cli.arguments import Parser
 from mountd.cli.refresh import daemon_of, locate
 from mountd.cli.successor import is_there
 from mountd.cli.tune import path_of
-from mountd.control.client import DaemonGone, NotAnswering, request
+from mountd.control.client import Daemon, DaemonGone, NotAnswering, request
 from mountd.errors import ExitCode, StartError
-from mountd.mount_table import Mount
+from mountd.mount_point import probe
+from mountd.mount_table import Mount, mount_at, read_mounts
 
 _TIMEOUT_S = 30.0
+_LOOKS_WITHIN_S = 60.0  # the daemon, whether the new code can be started
 _GOES_ON_WITHIN_S = 90.0
+_DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 _LOOK_EVERY_S = 0.1
 
 
@@ -35,27 +42,69 @@ def run(arguments: Sequence[str]) -> int:
     import_module("mountd.daemon")  # what can't be imported must not be gone on with
     mount, _ = locate(path_of(parsed.mount, parsed.config))
     by_s = time.monotonic() + _GOES_ON_WITHIN_S
-    socket_path, before = _begin(mount, by_s)
-    by_s = max(by_s, time.monotonic() + _GOES_ON_WITHIN_S)
-    while time.monotonic() < by_s and is_there(mount):
-        time.sleep(_LOOK_EVERY_S)
-        if _goes_on(socket_path, before):
-            return ExitCode.OK
+    with ExitStack() as held:
+        daemon, before, processes = _begin(mount, by_s, held)
+        by_s = max(by_s, time.monotonic() + _GOES_ON_WITHIN_S)
+        while time.monotonic() < by_s:
+            time.sleep(_LOOK_EVERY_S)
+            if _goes_on(daemon.socket_path, before):
+                return ExitCode.OK
+            if not is_there(mount):
+                raise StartError(_what_came(mount))
+            if all(map(_has_ended, processes)) and probe(Path(mount.path)).error in _DEAD:
+                raise StartError(
+                    f"the new daemon of {mount.path} died, and nobody goes on: the mount is dead, "
+                    "and what was open there is lost. Its log tells why; what was not sent is "
+                    "kept, and sent when it is mounted again"
+                )
     raise StartError(f"the new daemon of {mount.path} does not answer; its log tells why")
 
 
-def _begin(mount: Mount, by_s: float) -> tuple[Path, dict[str, Any]]:
-    """Where the daemon listens, and what it says that goes on with new code from now on."""
+def _begin(
+    mount: Mount, by_s: float, held: ExitStack
+) -> tuple[Daemon, dict[str, Any], Sequence[int]]:
+    """The daemon, what it says that goes on with new code from now on, and by a pidfd who may go
+    on where it dies: itself and its keeper. `held` closes those."""
     while True:
-        socket_path = daemon_of(mount).socket_path
+        daemon = daemon_of(mount)
+        socket_path = daemon.socket_path
         try:
             now = request(socket_path, {"op": "upgrade", "only_look": True}, _TIMEOUT_S)
             if now["state"] != "starting" or time.monotonic() > by_s:
-                return socket_path, request(socket_path, {"op": "upgrade"}, _TIMEOUT_S)
+                processes = list(_pid_fds(daemon, now, held))
+                message = {"op": "upgrade", "timeout_s": _LOOKS_WITHIN_S}
+                answer = request(socket_path, message, _LOOKS_WITHIN_S + _TIMEOUT_S)
+                return daemon, answer, processes
         except (DaemonGone, NotAnswering):  # it has just died
             if time.monotonic() > by_s:
                 raise
         time.sleep(_LOOK_EVERY_S)
+
+
+def _pid_fds(daemon: Daemon, said: dict[str, Any], held: ExitStack) -> Iterator[int]:
+    # Only where its own word for itself is ours, too: else it lives in another pid namespace.
+    pids = (daemon.pid, said.get("keeper")) if daemon.pid == said["pid"] else (daemon.pid,)
+    for pid in pids:
+        with suppress(OSError):
+            if pid:
+                fd = os.pidfd_open(pid)
+                held.callback(os.close, fd)
+                yield fd
+
+
+def _has_ended(pid_fd: int) -> bool:
+    return bool(select.select([pid_fd], [], [], 0)[0])
+
+
+def _what_came(mount: Mount) -> str:
+    """Of a mount that is there no more."""
+    found = mount_at(mount.path, read_mounts())
+    if found is not None and found.is_ours:
+        return (
+            f"the new code could not go on with {mount.path} and has mounted it anew: what was "
+            "open there is lost. Its log tells why"
+        )
+    return f"{mount.path} was unmounted meanwhile"
 
 
 def _goes_on(socket_path: Path, before: dict[str, Any]) -> bool:

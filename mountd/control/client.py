@@ -36,6 +36,10 @@ class NotAnswering(StartError):
         self.pid = pid
 
 
+class Ended(NotAnswering):
+    """The connection was closed before the answer: that process has ended, or is about to."""
+
+
 class Refused(StartError):
     """The daemon answered with an error of its own."""
 
@@ -71,9 +75,10 @@ def request(socket_path: Path, message: dict[str, Any], timeout_s: float) -> dic
             sock.sendall(json.dumps(message).encode() + b"\n")
             line = _read_line(sock, deadline)
             answer = json.loads(line)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, EOFError, ValueError, RecursionError) as error:
             who = f"the daemon (pid {pid})" if pid else "the daemon"
-            raise NotAnswering(f"{who} does not answer", pid) from error
+            kind = Ended if isinstance(error, EOFError | ConnectionError) else NotAnswering
+            raise kind(f"{who} does not answer", pid) from error
     if not isinstance(answer, dict) or not isinstance(answer.get("answer", {}), dict):
         raise NotAnswering("the daemon's answer makes no sense; is it another version?", pid)
     if answer.get("ok") is not True:
@@ -178,8 +183,10 @@ def _read_line(sock: socket.socket, deadline: float) -> bytes:
     while not data.endswith(b"\n"):
         _set_deadline(sock, deadline)
         chunk = sock.recv(1 << 20)
-        if not chunk or len(data) > _MAX_ANSWER_BYTES:
-            raise ValueError("the answer is cut or too long")
+        if not chunk:
+            raise EOFError("the answer is cut")
+        if len(data) > _MAX_ANSWER_BYTES:
+            raise ValueError("the answer is too long")
         data += chunk
     return bytes(data)
 

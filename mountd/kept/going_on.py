@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 TERMS: Final = ("durability", "xattrs", "read_only", "allow_other")
 
 SETTLED_WITHIN_S: Final = 0.2
-LOOKS_WITHIN_S: Final = 20.0  # less than the control socket gives a handler
+LOOKS_WITHIN_S: Final = 60.0  # it can be as slow where the machine is busy
 ECHO_WITHIN_S: Final = 3.0  # the keeper has passed on by then what was sent to both
 
 
@@ -120,7 +120,8 @@ class GoingOn:
     def upgrade(self, request: dict[str, Any], fuse: FuseMount, state: str) -> dict[str, Any]:
         """Makes room for the same process with new code; the kernel's requests wait for that.
         Raises StartError."""
-        now = {"pid": os.getpid(), "generation": self.generation, "state": state}
+        keeper = os.getppid() if self._keeper.fd is not None else 0
+        now = {"pid": os.getpid(), "keeper": keeper, "generation": self.generation, "state": state}
         if request.get("only_look"):
             return now
         if self._record is None or state != "ready":
@@ -147,8 +148,12 @@ class GoingOn:
                     check=False,
                     env=environment,
                 )
-        except (OSError, trio.TooSlowError) as error:
+        except OSError as error:
             raise StartError(f"not upgraded: the new code can't be started ({error})") from error
+        except trio.TooSlowError as error:
+            raise StartError(
+                f"not upgraded: the new code does not start within {LOOKS_WITHIN_S:.0f} s"
+            ) from error
         if done.returncode:
             lines = done.stderr.decode(errors="replace").split("\n")
             said = next((line for line in reversed(lines) if line), f"exit code {done.returncode}")

@@ -18,7 +18,7 @@ from mountd.cli.flush import Target, flush
 from mountd.cli.hand_over import HandOver, HandOverFailed
 from mountd.cli.progress import PlainProgress
 from mountd.cli.umount import Drained, drain_mount, kept, left_on_disk
-from mountd.control.client import DaemonGone
+from mountd.control.client import DaemonGone, NotAnswering
 from mountd.errors import ExitCode, StartError
 from mountd.mount_table import Mount, mount_at, read_mounts
 from tests.fakes.fake_clock import FakeClock
@@ -288,6 +288,33 @@ def test_flush_outside_of_a_mount_is_one_line(
     assert "is in no mount of mountd" in capsys.readouterr().err
 
 
+def test_flush_goes_on_with_who_goes_on_for_a_daemon_that_is_gone(tmp_path: Path) -> None:
+    mount = plain_directory(tmp_path / "mnt")
+
+    def gone(wait_s: float, *, anew: bool) -> Left:
+        raise DaemonGone("nobody listens")
+
+    target, complaints = Target(mount.path, gone, mount, "a"), list[str]()
+    with scripted_daemon(tmp_path / "mnt", flush=[left(1), DONE]) as served:
+        assert flush([target], None, Shown(), complaints) == ExitCode.OK
+    assert [one["path"] for one in served.asked("flush")] == ["a", "a"]
+    assert flush([target], None, Shown(), complaints) == ExitCode.RUNTIME
+    assert complaints == [f"{mount.path}/a: nobody listens"]
+
+
+def test_flush_by_a_path_that_did_not_answer_for_a_while_waits_on(tmp_path: Path) -> None:
+    mount, asked = plain_directory(tmp_path / "mnt"), list[bool]()
+
+    def ask(wait_s: float, *, anew: bool) -> Left:
+        asked.append(anew)
+        if len(asked) == 2:
+            raise NotAnswering("no answer")
+        return Left(1 if len(asked) == 1 else 0)
+
+    assert flush([Target(mount.path, ask, mount, is_by_path=True)], None, Shown(), []) == 0
+    assert asked == [True, False, True], "what the next one is asked is of what is there then"
+
+
 # -- umount
 
 
@@ -355,7 +382,8 @@ def test_a_daemon_that_died_while_it_was_sending_is_no_success(tmp_path: Path) -
     answers = {"status": [status], "flush": [DONE]}
     with scripted_daemon(tmp_path / "mnt", **answers) as served:
         pass
-    assert umounting(served, tmp_path / "mnt", 60) == Drained(Left(), 0.0), "another umount did it"
+    found = umounting(served, tmp_path / "mnt", 60)
+    assert found == Drained(Left(), 60, is_dead=True), "another umount did it"
 
 
 WAITING = """
