@@ -25,19 +25,22 @@ def test_who_waits_for_the_queue_waits_on_with_the_daemon_that_goes_on(
     s3_server.make_bucket("b")
     environment = s3_server.environment()
     with in_background("s3://b", tmp_path, environment, write_back_s=60) as mount:
+        (mount.path / "first").write_bytes(b"bytes")  # with which the server is tried
+        assert mount.cli("flush", str(mount.path)).returncode == 0
         (mount.path / "file").write_bytes(b"bytes")
         s3_server.faults(HELD)
         words = [sys.executable, "-m", "mountd", command, str(mount.path)]
-        with subprocess.Popen(words, env=mount.environment, stderr=subprocess.PIPE) as waiting:
+        with subprocess.Popen(words, env=mount.environment) as waiting:
             try:
-                s3_server.wait_for_requests(1, op="PutObject")  # nobody else wants it sent yet
+                s3_server.wait_for_requests(
+                    1, op="PutObject", prefix="file"
+                )  # nobody else wants it
                 mount.after(lambda: os.kill(mount.pid, signal.SIGKILL))
                 assert waiting.poll() is None
             finally:
                 s3_server.clear_faults()
                 s3_server.release()
-            _, said = waiting.communicate(timeout=2 * TIMEOUT_S)
-            assert (waiting.returncode, said) == (0, b"")
+            assert waiting.wait(2 * TIMEOUT_S) == 0
         assert s3_server.read("b", "file") == b"bytes"
         assert is_mounted(mount.path) == (command == "flush")
 
@@ -46,12 +49,14 @@ def test_umount_whose_daemon_dies_for_good_says_what_is_left(
     s3_server: S3Server, tmp_path: Path
 ) -> None:
     s3_server.make_bucket("b")
-    with mounted("s3://b", tmp_path, environment=s3_server.environment()) as mount:
+    with mounted("s3://b", tmp_path, environment=s3_server.environment(), write_back_s=60) as mount:
+        (mount.path / "first").write_bytes(b"bytes")  # with which the server is tried
+        mount.cli("flush", str(mount.path))
         s3_server.faults(HELD)
         (mount.path / "file").write_bytes(b"bytes")
         words = [sys.executable, "-m", "mountd", "umount", str(mount.path)]
         with subprocess.Popen(words, env=mount.environment, stderr=subprocess.PIPE) as waiting:
-            s3_server.wait_for_requests(1, op="PutObject")
+            s3_server.wait_for_requests(1, op="PutObject", prefix="file")
             mount.process.kill()
             mount.process.wait(TIMEOUT_S)
             _, said = waiting.communicate(timeout=TIMEOUT_S)
