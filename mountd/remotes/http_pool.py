@@ -223,7 +223,7 @@ class HttpPool:
             with contextlib.suppress(BodyFailed), _transport_errors(what), socket_deadline(until_s):
                 connection = connections.take(until_s)
                 asked = self._asked(method, headers, body, connection)
-                feed.stood_s = stood_s() if asked is not None else 0.0
+                feed.stood_s = stood_s() if asked is not None and not body.size else 0.0
                 try:
                     response = self._answered(connection, method, target, headers, feed, is_large)
                 finally:

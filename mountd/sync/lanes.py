@@ -48,6 +48,7 @@ class Lanes:
         self._max_big = max(1, self._max_transfers * 3 // 4)
         self._under_way = [0 for _ in Weight]
         self._waiting: list[list[Change]] = [[] for _ in Weight]  # the oldest is the last
+        self._lanes = tuple(zip(Weight, self._waiting, strict=True))
 
     @property
     def at_once(self) -> int:
@@ -74,12 +75,14 @@ class Lanes:
 
     def next(self) -> Change | None:
         """The oldest for which there is room; it waits no more."""
-        open_ = [self._waiting[weight] for weight in Weight if self._is_open(weight)]
-        oldest = min((lane for lane in open_ if lane), key=_since, default=None)
+        if not self._has_slot():  # first: what it asks costs more than the rest
+            return None
+        open_ = [lane for weight, lane in self._lanes if lane and self._is_open(weight)]
+        oldest = open_[0] if len(open_) == 1 else min(open_, key=_since, default=None)
         return oldest.pop() if oldest is not None else None
 
     def has_room(self, change: Change) -> bool:
-        return self._is_open(self._weight(change))
+        return self._has_slot() and self._is_open(self._weight(change))
 
     def begin(self, change: Change) -> None:
         weight = self._weight(change)
@@ -90,12 +93,15 @@ class Lanes:
         flight = self.in_flight.pop(change.key)
         self._under_way[flight.weight] -= 1
 
-    def _is_open(self, weight: Weight) -> bool:
+    def _has_slot(self) -> bool:
+        """For anything at all."""
         at_once = self._at_once
         if self._now is not None:
             at_once = min(at_once, max(1, self._max_transfers, self._now()))
-        if len(self.in_flight) >= at_once:
-            return False
+        return len(self.in_flight) < at_once
+
+    def _is_open(self, weight: Weight) -> bool:
+        """Where there is a slot."""
         heavy = self._under_way[Weight.PLAIN] + self._under_way[Weight.BIG]
         if weight is Weight.BIG and self._under_way[Weight.BIG] >= self._max_big:
             return False
