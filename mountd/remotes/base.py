@@ -98,6 +98,10 @@ class Capabilities:
     `server_copy`: `copy` works without moving the bytes through us. `keeps_attributes`: `put` keeps
     `attributes` (object metadata). `keeps_mtime`: listings show the mtime that came with a put.
     `keeps_modes`: of the attributes `mode`, `uid` and `gid` are kept, in the file system itself.
+    `sets_mtime`: a `copy` of a file onto itself gives it the upload's mtime and no attributes,
+    whatever its size by small requests; Unsupported where the remote takes no such time.
+    `bytes_in`: what a version says of its file's bytes: `SIZE;MD5:HEX`, or `SIZE;` and another word
+    that no other bytes at the same key have; "" for nothing. Pure.
     `lists_attributes`: a listing's entries have their attributes.
     `max_put_bytes`: the largest file that `put` takes; None where no limit is known.
     `put_delta`: it may work here, without moving the bytes that are there already.
@@ -131,6 +135,8 @@ class Capabilities:
     native_move: bool = False
     removes_trees: bool = False
     keeps_modes: bool = False
+    sets_mtime: bool = False
+    bytes_in: Callable[[str], str] | None = None
     lists_attributes: bool = False
     tree_versions: bool = False
     tells_rights: bool = False

@@ -21,7 +21,7 @@ from mountd.remotes.nextcloud_chunks import CHUNK_BYTES, MAX_FILE_BYTES, Chunked
 from mountd.remotes.nextcloud_dav import CHANGED, LISTING, Details
 from mountd.remotes.nextcloud_features import Features, FeaturesDoor
 from mountd.remotes.nextcloud_folders import UploadFolders, machine
-from mountd.remotes.nextcloud_version import is_of_nextcloud
+from mountd.remotes.nextcloud_version import bytes_in, is_of_nextcloud
 from mountd.remotes.nextcloud_write import NextcloudWriter
 from mountd.remotes.sign_in import SignIn
 from mountd.remotes.webdav import CAPABILITIES, address_of, pool_of
@@ -41,6 +41,7 @@ _CAPABILITIES = replace(
     tells_quota=True,
     tells_rights=True,
     is_global=is_of_nextcloud,
+    bytes_in=bytes_in,
 )
 
 
@@ -155,6 +156,7 @@ class NextcloudStore:
             conditional_put=proof.puts is not None and proof.puts.everything,
             conditional_delete=proof.puts is not None and proof.deletes and not known.is_nextcloud,
             keeps_mtime=keeps_mtime,
+            sets_mtime=may_be_nextcloud,
             name_rules=known.names,
             native_move=known.is_nextcloud,
             removes_trees=known.keeps_trash,

@@ -144,11 +144,12 @@ class Details:
 
     def sums(self, key: str) -> tuple[Entry, dict[str, str]]:
         """As `find`, with all sums that its uploader told."""
-        entry, item = self._files.look(key, self._pool.deadline_s())
-        found = sums_in(item.more.get(CHECKSUMS, ""))
-        return entry, {
-            name.lower(): value for name, value in found.items() if len(value) == _DIGITS[name]
-        }
+        entry, item = self.look(key)
+        return entry, all_sums_in(item)
+
+    def look(self, key: str) -> tuple[Entry, DavItem]:
+        """What is at a key, with all that the server told. Raises NotFound."""
+        return self._files.look(key, self._pool.deadline_s())
 
     def room(self, directory: str) -> Quota:
         """What fits in there. Raises NotFound."""
@@ -165,6 +166,12 @@ class Details:
             return error
         owner = item.more.get(_LOCK_OWNER, "")[:_MAX_OWNER_CHARS] or "somebody"
         return LockedByUser(f"{key!r} is locked by {owner!r}")
+
+
+def all_sums_in(item: DavItem) -> dict[str, str]:
+    """Those that its uploader told: hex, by `md5`, `sha1` and `sha256`."""
+    found = sums_in(item.more.get(CHECKSUMS, ""))
+    return {name.lower(): value for name, value in found.items() if len(value) == _DIGITS[name]}
 
 
 def quota_in(item: DavItem) -> Quota:

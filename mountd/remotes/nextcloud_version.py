@@ -34,11 +34,19 @@ def version_in(item: DavItem) -> str:
     another one."""
     if not opaque_tag(item.etag):
         return version_of("", item.size or 0, item.mtime_ns)
-    mark = _mark_of_sums(item.more.get(CHECKSUMS, ""))
-    if not mark:
-        uploaded, file_id = (_number(item.more.get(name, "")) for name in (UPLOAD_TIME, FILE_ID))
-        mark = f"t{uploaded}i{file_id}"
+    mark = _mark_of_sums(item.more.get(CHECKSUMS, "")) or _mark_of_upload(item)
     return _joined(item.etag, item.size or 0, mark)
+
+
+def upload_in(item: DavItem) -> str:
+    """What stays of a file when only its time is set anew: that takes its tag and its sum away."""
+    return f"{item.size or 0};{_mark_of_upload(item)}"
+
+
+def bytes_in(version: str) -> str:
+    """See `Capabilities.bytes_in`."""
+    _, size, mark = _parts(version)
+    return f"{size};{mark}" if mark else ""
 
 
 def identity_in(item: DavItem) -> str:
@@ -83,6 +91,11 @@ def is_of_nextcloud(version: str) -> bool:
     """Whether `version_in` made it. Then it says which bytes they are, under whatever name: the tag
     is made of an inode or at random, and beside it stands a sum, or the file's id."""
     return bool(_parts(version)[2])
+
+
+def _mark_of_upload(item: DavItem) -> str:
+    uploaded, file_id = (_number(item.more.get(name, "")) for name in (UPLOAD_TIME, FILE_ID))
+    return f"t{uploaded}i{file_id}"
 
 
 def _joined(etag: str, size: int, mark: str) -> str:

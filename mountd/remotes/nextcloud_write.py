@@ -32,10 +32,12 @@ from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.http_range import is_tag, opaque_tag, tag_of
 from mountd.remotes.nextcloud_assembly import Goal
 from mountd.remotes.nextcloud_chunks import ChunkedUploads, Looks
-from mountd.remotes.nextcloud_dav import Details
+from mountd.remotes.nextcloud_dav import Details, all_sums_in
 from mountd.remotes.nextcloud_features import FeaturesDoor
 from mountd.remotes.nextcloud_removal import remove_tree
+from mountd.remotes.nextcloud_times import SECOND_NS, NextcloudTimes
 from mountd.remotes.nextcloud_version import has_lost_its_sum, version_made
+from mountd.remotes.object_metadata import MTIME
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.webdav_changes import DavChanges
 from mountd.remotes.webdav_leftovers import Leftovers, directory_of
@@ -54,7 +56,6 @@ _TAGS = Enforced(other=True, gone=False, taken=True)
 PROOF = Proof(
     moves=_TAGS, deletes=True, puts=_TAGS, keeps_mtime=True, odd_names=True, collections=False
 )
-_SECOND_NS = 1_000_000_000
 _KEEPING_BYTES = 2047
 
 
@@ -115,6 +116,7 @@ class NextcloudWriter:
         self._prover = NextcloudProof(self._changes, door)
         self._known = DavWriter(pool, base, reader, leftovers, self._prover)
         self._plain = DavWriter(pool, base, plain, leftovers)
+        self._times = NextcloudTimes(pool, reader, self._changes)
         self._keeps_mtime = True
         # By key, what was broken on its way and stands there under our sum: its version, and the
         # sum of what did arrive.
@@ -135,13 +137,15 @@ class NextcloudWriter:
         writer = self._writer()
         if writer is self._plain:
             return writer.identify(key)
-        entry, sums = self._details.sums(key)
+        entry, item = self._details.look(key)
+        sums = all_sums_in(item)
         if entry.kind is not Kind.FILE:
             raise NotFound(f"{key!r} is a directory")
         version, arrived = self._broken.get(key, ("", ""))
         if entry.version == version:
             sums = {"md5": arrived} if arrived else {}
         upload_id = writer.upload_id_of(key, entry.version)
+        upload_id = upload_id or self._times.upload_id_of(key, entry, item)
         return Identity(entry, upload_id, sums.get("md5", ""), sums)
 
     def put(self, key: str, body: Body, expect: str | None, upload: Upload) -> Entry:
@@ -167,8 +171,18 @@ class NextcloudWriter:
     def copy(
         self, source: str, version: str, key: str, expect: str | None, upload: Upload
     ) -> Entry:
+        writer = self._writer()
         with self._locks_explained(key):
-            return self._writer().copy(source, version, key, expect, upload)
+            if source == key:
+                if writer is self._plain or expect not in (version, None):
+                    raise Unsupported(f"{key!r} can't be copied onto itself here")
+                return self._times.set(key, version, upload)
+            if writer is self._plain or not upload.mtime_ns or MTIME in upload.unset:
+                return writer.copy(source, version, key, expect, upload)
+            return writer.copy(
+                *(source, version, key, expect, upload),
+                lambda temporary, made: self._times.set_on_own(temporary, made, upload.mtime_ns),
+            )
 
     def make_dir(self, key: str) -> None:
         writer = self._writer()
@@ -295,7 +309,7 @@ class NextcloudWriter:
         keeps_mtime = answered.get("x-oc-mtime") == "accepted"
         if mtime_headers(upload) and not keeps_mtime:
             self._keeps_mtime = False
-        mtime_ns = upload.mtime_ns // _SECOND_NS * _SECOND_NS
+        mtime_ns = upload.mtime_ns // SECOND_NS * SECOND_NS
         ours = Entry(key.rpartition("/")[2], Kind.FILE, size, mtime_ns, version)
         if version and keeps_mtime and "x-hash-md5" in answered:
             return ours

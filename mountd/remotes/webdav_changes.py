@@ -18,6 +18,10 @@ from mountd.remotes.webdav_path import target_of
 from mountd.remotes.webdav_xml import MultistatusReader
 
 _NAME_MAX_BYTES = 255
+_LAST_MODIFIED = (
+    b'<?xml version="1.0" encoding="utf-8"?><D:propertyupdate xmlns:D="DAV:"><D:set><D:prop>'
+    b"<D:lastmodified>%d</D:lastmodified></D:prop></D:set></D:propertyupdate>"
+)
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
@@ -66,6 +70,21 @@ class DavChanges:
         target = self._target(key)
         with self._pool.ask("MKCOL", target, _NO_HEADERS, until_s=until_s) as answer:
             return answer.status != 405 and _is_done(answer)
+
+    def set_mtime(self, key: str, mtime_s: int, until_s: float, if_match: str) -> bool:
+        """Nextcloud's and ownCloud's `lastmodified`, which `getlastmodified` then tells. A server
+        that doesn't take it may say so in a 207, or not at all: look. `if_match`: "" for none."""
+        body = _LAST_MODIFIED % mtime_s
+        headers = {
+            "Content-Type": "application/xml; charset=utf-8",
+            "Content-Length": str(len(body)),
+            "Prefer": "return=minimal",
+        }
+        if if_match:
+            headers["If-Match"] = if_match
+        target = target_of(self._base, key)
+        with self._pool.ask("PROPPATCH", target, headers, body, until_s) as answer:
+            return answer.status == 207 or _is_done(answer)
 
     def condition(self, key: str, version: str) -> str:
         """The `If` header for "`key` is of this version", which must have a tag."""

@@ -37,7 +37,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -88,6 +88,10 @@ class DavFiles(Finds, Protocol):
         """The tag of a collection ("" where it has none), None where something is in it that is
         not mountd's own. Raises NotFound where it is no collection."""
         ...
+
+
+def _as_it_is(key: str, made: Entry) -> Entry:
+    return made
 
 
 class _Temporary:
@@ -167,10 +171,16 @@ class DavWriter:
             return self._put_in_place(temporary.key, made, key, expect, upload, until_s)
 
     def copy(
-        self, source: str, version: str, key: str, expect: str | None, upload: Upload
+        self,
+        source: str,
+        version: str,
+        key: str,
+        expect: str | None,
+        upload: Upload,
+        dated: Callable[[str, Entry], Entry] = _as_it_is,
     ) -> Entry:
         """COPY to a temporary name and MOVE, between two looks at the source. The copy's mtime is
-        what the server makes it."""
+        what the server makes it, or what `dated` makes of it, by its temporary key."""
         proof = self._prover.for_change(key)
         until_s = self._pool.deadline_s()
         self._check_source(source, version, until_s)
@@ -183,6 +193,7 @@ class DavWriter:
             original = self._check_source(source, version, until_s)
             if made.size != original.size:
                 raise Corrupt(f"{source!r} has {original.size} bytes, its copy {made.size}")
+            made = dated(temporary.key, made)
             return self._put_in_place(temporary.key, made, key, expect, upload, until_s)
 
     def delete(self, key: str, expect: str | None) -> None:

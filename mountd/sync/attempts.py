@@ -25,11 +25,27 @@ _MOST_PER_KEY: Final = 8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attempt:
-    """One state that was sent, or is about to be. `md5`: of its bytes, blocking; "" for unknown."""
+    """One state that was sent, or is about to be. `md5`: of its bytes, blocking; "" for unknown.
+    `says`: what a version of it says of them (`Capabilities.bytes_in`); "" for nothing."""
 
     id: UploadId
     size: int
     md5: Callable[[], str]
+    says: str = ""
+
+
+def with_another_time(store: RemoteStore, id_: UploadId, version: str) -> list[Attempt]:
+    """What a version has become if all that was sent of it, by a process that is no more, is a new
+    time: the same bytes, under another version. Nothing but the bytes tells, where the remote keeps
+    no ids; so this is empty where nobody here has asked for a time."""
+    bytes_in = store.capabilities.bytes_in
+    says = bytes_in(version) if bytes_in is not None and store.capabilities.sets_mtime else ""
+    if not says:
+        return []
+    size, _, word = says.partition(";")
+    algorithm, _, digits = word.partition(":")
+    md5 = digits.lower() if algorithm == "MD5" else ""
+    return [Attempt(id_, int(size), lambda: md5, says)]
 
 
 class Owner(Enum):
@@ -104,6 +120,9 @@ def is_same(store: RemoteStore, key: str, found: Identity, attempt: Attempt) -> 
     if found.upload_id:
         id_ = UploadId.parse(found.upload_id)
         return id_ is not None and id_.is_same_upload(attempt.id) and _can_be(store, found, id_)
+    bytes_in = store.capabilities.bytes_in
+    if attempt.says and bytes_in is not None and bytes_in(found.entry.version) == attempt.says:
+        return True
     sent = attempt.md5()
     if not sent:
         return False

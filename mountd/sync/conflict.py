@@ -6,34 +6,63 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from mountd.vfs.names import LINK_SUFFIX
 from mountd_cache.changes import BASE, Change, ChangeState, Content, Rows
 
 NAME_MAX_BYTES: Final = 255
 _EXTENSION_MAX_BYTES: Final = 16
 _HOST_MAX: Final = 64
 BASE_GONE: Final = "conflict: the version that this was based on is gone"
+NO_NAME: Final = (
+    "conflict: the remote has another version, and no name for a copy of ours fits here: its path "
+    "is too long; move it to a shorter one, or give it up with `mountd queue --discard`"
+)
 WHAT_TO_DO: Final = (
     "what was written is kept here, the rest is nowhere: write the file anew as a whole, "
     "or give it up with `mountd queue --discard`"
 )
 
 
-def conflict_name(name: str, host: str, when: datetime, is_taken: Callable[[str], bool]) -> str:
+def conflict_name(
+    name: str,
+    host: str,
+    when: datetime,
+    is_taken: Callable[[str], bool],
+    fits: Callable[[str], bool] = lambda made: True,
+) -> str | None:
     """`name (conflict HOST 2026-01-31 10.15.00).ext`, in at most 255 bytes of UTF-8, numbered
-    where that is taken. `name` is the last segment of a key."""
+    where that is taken. `name` is the last segment of a key; `fits`: whether the remote takes that
+    key with another last segment: as much of the stem goes as needed, and then all but the word.
+    None where not even that fits."""
     stem, dot, extension = name.rpartition(".")
     tail = dot + extension
     if not stem or len(_utf8(tail)) > _EXTENSION_MAX_BYTES:
         stem, tail = name, ""
     host = "".join(c if c.isalnum() or c in "-_." else "-" for c in host)[:_HOST_MAX]
-    stamp = f"(conflict {host} {when:%Y-%m-%d %H.%M.%S})"
-    number = 1
-    while True:
-        end = f" {stamp}{'' if number == 1 else f' {number}'}{tail}"
-        made = _cut(stem, NAME_MAX_BYTES - len(_utf8(end))) + end
-        if not is_taken(made):
-            return made
-        number += 1
+    for mark in (f"(conflict {host} {when:%Y-%m-%d %H.%M.%S}", "(conflict"):
+        number = 1
+        while True:
+            counted = f"{mark})" if number == 1 else f"{mark}) {number}"
+            made = _fitting(stem, counted, tail, fits)
+            if made is None:
+                break
+            if not is_taken(made):
+                return made
+            number += 1
+    return None
+
+
+def _fitting(stem: str, mark: str, tail: str, fits: Callable[[str], bool]) -> str | None:
+    # A link's file without its suffix would be a file with the link's target in it.
+    ends = (f" {mark}{tail}",) if tail == LINK_SUFFIX else (f" {mark}{tail}", f" {mark}")
+    for end in ends:
+        kept = _cut(stem, NAME_MAX_BYTES - len(_utf8(end)))
+        while kept and not fits(kept + end):
+            kept = kept[:-1]
+        if kept:
+            return kept + end
+    last = mark + tail if tail == LINK_SUFFIX else mark
+    return last if fits(last) else None
 
 
 def moved_aside(change: Change, name: str, shown: bytes) -> tuple[Rows, Change]:

@@ -5,8 +5,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 
+from mountd.remotes.base import Capabilities
 from mountd.sync.base import THERE, QueueView, SyncJournal
-from mountd.sync.conflict import BASE_GONE, WHAT_TO_DO, conflict_name, moved_aside, needs_base
+from mountd.sync.conflict import (
+    BASE_GONE,
+    NO_NAME,
+    WHAT_TO_DO,
+    conflict_name,
+    moved_aside,
+    needs_base,
+)
 from mountd.types import Entry, Kind
 from mountd.vfs.names import shown_names
 from mountd.vfs.overlay import is_change_of_link
@@ -20,8 +28,15 @@ class LostRaces:
     and the same will be found out again."""
 
     def __init__(
-        self, journal: SyncJournal, view: QueueView, *, host: str, wall_clock: Callable[[], int]
+        self,
+        journal: SyncJournal,
+        view: QueueView,
+        *,
+        host: str,
+        wall_clock: Callable[[], int],
+        capabilities: Callable[[], Capabilities],
     ) -> None:
+        self._capabilities = capabilities
         self._journal = journal
         self._view = view
         self._host = host
@@ -43,7 +58,13 @@ class LostRaces:
         if content and base and base.key == now.key and needs_base(content):
             self.base_gone(now.key, base)
             return
-        name, shown = self._name(now)
+        name = self._name(now)
+        if name is None:
+            failed = replace(now, state=ChangeState.FAILED, reason=NO_NAME)
+            self._journal.commit(Rows(changes=(failed,)), reserve=True)
+            log.warning("%r can't be sent: %s", now.key, NO_NAME)
+            return
+        shown = self._shown(now, name)
         rows, ours = moved_aside(now, name, shown)
         self._journal.commit(rows, reserve=True)
         log.warning("conflict: %r changed on the remote; ours becomes %r", now.key, ours.key)
@@ -114,18 +135,27 @@ class LostRaces:
         alike = now.content == change.content and now.base == change.base
         return now if alike and now.expect == change.expect else None
 
-    def _name(self, change: Change) -> tuple[str, bytes]:
+    def _name(self, change: Change) -> str | None:
         first = change.conflict or change.key
-        at_root, is_link = not change.directory, is_change_of_link(change)
         taken = self._view.shown_names(change.directory)
 
-        def shown(name: str) -> bytes:
-            entry = Entry(name, Kind.FILE, int(is_link), 0, "")
-            return shown_names([entry], at_root=at_root).names[0]
-
         def is_taken(name: str) -> bool:
-            return shown(name) in taken or change.directory + name in self._journal.ledger.changes
+            is_waiting = change.directory + name in self._journal.ledger.changes
+            return is_waiting or self._shown(change, name) in taken
 
         when = datetime.fromtimestamp(self._wall_clock() / 1e9)
-        name = conflict_name(first.rpartition("/")[2], self._host, when, is_taken)
-        return name, shown(name)
+        name = first.rpartition("/")[2]
+        return conflict_name(
+            name, self._host, when, is_taken, lambda made: self._fits(change.directory, made)
+        )
+
+    def _fits(self, directory: str, name: str) -> bool:
+        able = self._capabilities()
+        limit, rules = able.key_limit, able.name_rules
+        if rules is not None and len(name.encode("utf-8", "surrogatepass")) > rules.max_bytes:
+            return False
+        return limit is None or limit.allows(directory + name)
+
+    def _shown(self, change: Change, name: str) -> bytes:
+        entry = Entry(name, Kind.FILE, int(is_change_of_link(change)), 0, "")
+        return shown_names([entry], at_root=not change.directory).names[0]

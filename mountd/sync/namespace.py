@@ -4,10 +4,11 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from mountd.errors import DirectoryNotEmpty, NotFound, Unreachable, VersionChanged
-from mountd.sync.attempts import Asker, Owner
+from mountd.sync.attempts import Asker, Attempt, Owner, with_another_time
 from mountd.sync.base import QueueView, SyncJournal
 from mountd.sync.landing import directory_gone, directory_made, file_gone
 from mountd.sync.lost_race import LostRaces
+from mountd.sync.upload_id import UploadId
 from mountd_cache.changes import ABSENT, Change, ChangeKind, Rows
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class NamespaceSender:
             except NotFound:
                 break
             except VersionChanged:
-                whose = await self._asker.whose(key, change.since_ns)
+                whose = await self._asker.whose(key, change.since_ns, None, *self._dated(change))
                 if whose.owner is Owner.NOBODY or whose.entry is None:
                     break
                 if whose.owner is Owner.FOREIGN:
@@ -72,6 +73,14 @@ class NamespaceSender:
             raise Unreachable(f"{key} changed {_ROUNDS} times while it was removed")
         self._settle(change, file_gone(self._journal.ledger, change))
         self._doubts.clear(key)
+
+    def _dated(self, change: Change) -> list[Attempt]:
+        """What a former process may have made of it by a new time alone."""
+        if not self._doubts.may_be_there(change):
+            return []
+        now_ns, sequence = self._wall_clock(), change.sequence
+        id_ = UploadId.of(self._journal.id, change.key, now_ns, sequence)
+        return with_another_time(self._store, id_, change.expect)
 
     async def _landed_late(self, change: Change) -> str | None:
         """The version of ours that has come to a key where nothing was before."""

@@ -108,7 +108,12 @@ class SyncQueue:
         asker = Asker(store, self._doubts, self._threads)
         unfinished = unfinished if unfinished is not None else UnfinishedUploads()
         host = host or platform.node() or "host"
-        self._lost = LostRaces(journal, view, host=host, wall_clock=wall_clock)
+        self._lost = LostRaces(
+            *(journal, view),
+            host=host,
+            wall_clock=wall_clock,
+            capabilities=lambda: store.capabilities,
+        )
         self._sender = FileSender(
             journal,
             asker,

@@ -12,7 +12,7 @@ from typing import Final
 
 from mountd.errors import Corrupt, NotFound, RemoteError, Unreachable, VersionChanged
 from mountd.remotes.base import Upload
-from mountd.sync.attempts import Asker, Attempt, Found, Owner
+from mountd.sync.attempts import Asker, Attempt, Found, Owner, with_another_time
 from mountd.sync.base import QueueView, SyncJournal
 from mountd.sync.body import StagedBody, frozen_body
 from mountd.sync.landing import Sent, base_moved, file_landed, remainder
@@ -208,6 +208,8 @@ class FileSender:
         """States that a former process may have sent, for a remote that keeps no ids."""
         content = self._ledger.content_of(change)
         found: list[Attempt] = []
+        if self._doubts.may_be_there(change):
+            found += with_another_time(self._store, self.new_id(change), change.expect)
         for depth in range(1, len(content.layers) if content is not None else 1):
             assert content is not None
             body = frozen_body(self._journal, self._store, content, depth, hashed=True)
@@ -271,7 +273,9 @@ class FileSender:
         if change is None:
             return False
         behind = self._ledger.changes.get(base.key, change)
-        others = self._frozen_attempts(change) if self.is_hashed else ()
+        others = self._frozen_attempts(change) if self.is_hashed else []
+        if behind is not change and self._doubts.may_be_there(behind):
+            others += with_another_time(self._store, self.new_id(behind), behind.expect)
         found = await self._asker.whose(base.key, behind.since_ns, None, *others)
         if found.owner is not Owner.OURS or found.entry is None or found.id is None:
             return False

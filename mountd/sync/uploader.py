@@ -24,6 +24,7 @@ from mountd.vfs.row_attributes import MTIME, MTIME_TOO, PARTIAL, known, known_th
 from mountd_cache.changes import ABSENT, Base, Change, Content
 from mountd_cache.recovery import TORN_REASON
 
+SECOND_NS: Final = 1_000_000_000
 _MOST_LAYERS: Final = 8  # after many failures an older state goes, rather than one more is frozen
 
 
@@ -203,6 +204,7 @@ class Uploader:
         sending = Sending(change, attempt, upload, copy, source=base)
         try:
             keeps = able.keeps_attributes or able.keeps_modes
+            keeps = keeps or (able.sets_mtime and self._is_another_time(change, upload))
             if able.server_copy and keeps and change.expect != ABSENT:
                 await self._sender.land(sending)
                 return
@@ -211,13 +213,21 @@ class Uploader:
         # They are kept here, as long as the file is that one.
         self._sender.settle(sending, change.expect, change.attributes)
 
+    def _is_another_time(self, change: Change, upload: Upload) -> bool:
+        """Whether the remote may have another than that, in whole seconds: it keeps no more."""
+        found = self._believed(change.key, change.expect)
+        there_s = found[1] // SECOND_NS if found is not None else 0
+        return upload.mtime_ns // SECOND_NS not in (0, there_s)
+
     def _without_content(self, change: Change) -> tuple[UploadId, Upload]:
         base = change.base or Base(change.key, change.expect, change.size)
-        id_ = self._sender.new_id(change, size=base.size)
+        sets_mtime = self._store.capabilities.sets_mtime
         # A copy keeps its source's mtime where we know no more than when that arrived.
         is_kept = change.attributes.get(PARTIAL) == MTIME_TOO
         mtime_ns = 0 if is_kept else change.mtime_ns
         unset = self._unset(change, base)
+        said_ns = mtime_ns if sets_mtime and change.base is None else 0
+        id_ = self._sender.new_id(change, size=base.size, mtime_ns=said_ns)
         return id_, Upload(str(id_), mtime_ns, known(change.attributes), unset)
 
     def _of_body(

@@ -201,14 +201,42 @@ def test_copy_makes_new_ids_all_the_way_down(
     assert dav.prop("", "oc:size") == "8"
 
 
-def test_proppatch_sets_the_mtime(dav: RawDav) -> None:
-    dav.files("PUT", "f", b"1")
-    body = (
-        b'<d:propertyupdate xmlns:d="DAV:"><d:set><d:prop><d:lastmodified>1600000000'
-        b"</d:lastmodified></d:prop></d:set></d:propertyupdate>"
-    )
-    assert dav.files("PROPPATCH", "f", body).status == 207
+def patch_of(time: str) -> bytes:
+    return (
+        f'<d:propertyupdate xmlns:d="DAV:"><d:set><d:prop><d:lastmodified>{time}'
+        "</d:lastmodified></d:prop></d:set></d:propertyupdate>"
+    ).encode()
+
+
+def test_proppatch_sets_the_mtime_and_takes_the_sum_away(dav: RawDav) -> None:
+    dav.files("PUT", "f", b"1", OC_Checksum="MD5:c4ca4238a0b923820dcc509a6f75849b")
+    asked = ("d:getetag", "oc:fileid", "nc:upload_time", "oc:checksums")
+    etag, *before = (dav.prop("f", name) for name in asked)
+    assert dav.files("PROPPATCH", "f", patch_of("1600000000")).status == 207
     assert dav.prop("f", "d:getlastmodified") == "Sun, 13 Sep 2020 12:26:40 GMT"
+    assert dav.prop("f", "d:getetag") != etag
+    assert [dav.prop("f", name) for name in asked[1:]] == [*before[:2], None]
+
+
+def test_proppatch_heeds_conditions(dav: RawDav) -> None:
+    dav.files("PUT", "f", b"1")
+    patch = patch_of("1600000000")
+    assert dav.files("PROPPATCH", "f", patch, If_Match='"x"').status == 412
+    assert dav.files("PROPPATCH", "f", patch, If='(["x"])').status == 412
+    assert dav.files("PROPPATCH", "none", patch).status == 404
+    assert dav.files("PROPPATCH", "none", patch, If_Match='"x"').status == 412
+    etag = dav.prop("f", "d:getetag") or ""
+    minimal = dav.files("PROPPATCH", "f", patch, If_Match=etag, Prefer="return=minimal")
+    assert (minimal.status, minimal.body) == (204, b"")
+
+
+def test_proppatch_takes_seconds_alone(dav: RawDav) -> None:
+    dav.files("PUT", "f", b"1", X_OC_MTime="1700000000")
+    for odd in ("Tue, 06 Nov 2018 11:07:03 GMT", "86400", "-5"):
+        assert dav.files("PROPPATCH", "f", patch_of(odd)).status == 500
+    for none in ("", "0"):
+        assert b"403 Forbidden" in dav.files("PROPPATCH", "f", patch_of(none)).body
+    assert dav.prop("f", "d:getlastmodified") == "Tue, 14 Nov 2023 22:13:20 GMT"
 
 
 def test_deletes_land_in_the_trash_and_can_be_restored(

@@ -1,11 +1,13 @@
 """What a conflict copy is called, and how uploads are told apart."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mountd.remotes.base import KeyLimit
 from mountd.sync.conflict import conflict_name
 from mountd.sync.upload_id import UploadId
 
@@ -13,7 +15,9 @@ WHEN = datetime(2026, 1, 31, 10, 15, 0)
 
 
 def named(name: str, *taken: str, host: str = "HOST") -> str:
-    return conflict_name(name, host, WHEN, lambda made: made in taken)
+    made = conflict_name(name, host, WHEN, lambda made: made in taken)
+    assert made is not None
+    return made
 
 
 @pytest.mark.parametrize(
@@ -47,6 +51,46 @@ def test_a_name_fits_and_is_cut_between_characters(name: str) -> None:
     assert len(made.encode("utf-8", "surrogatepass")) <= 255
     stem = made[: made.index(" (conflict HOST")]
     assert name.startswith(stem)
+
+
+@given(
+    st.text(st.characters(exclude_characters="/\x00"), min_size=1, max_size=60),
+    st.integers(970, 1030),
+    st.integers(0, 3),
+)
+def test_a_key_with_it_fits_the_remote_wherever_the_word_does(
+    name: str, deep: int, taken: int
+) -> None:
+    limit = KeyLimit(1024, above="p" * (deep - 3) + "/")
+    names: list[str] = []
+    for _ in range(taken + 1):
+        made = conflict_name(
+            name, "HOST", WHEN, lambda m: m in names, lambda m: limit.allows(f"d/{m}")
+        )
+        if made is None:
+            assert deep + len("(conflict) 2") > 1024
+            return
+        assert limit.allows(f"d/{made}")
+        assert "(conflict" in made
+        assert made not in names
+        names.append(made)
+
+
+def test_as_much_of_the_stem_goes_as_the_key_needs() -> None:
+    def fits(most: int) -> Callable[[str], bool]:
+        return lambda made: len(made.encode()) <= most
+
+    def made(most: int) -> str | None:
+        return conflict_name("äöü.txt", "HOST", WHEN, lambda m: False, fits(most))
+
+    mark = "(conflict HOST 2026-01-31 10.15.00)"
+    assert made(46) == f"äöü {mark}.txt"
+    assert made(45) == f"äö {mark}.txt"
+    assert made(39) == f"ä {mark}"
+    assert made(37) == mark
+    assert made(20) == "äö (conflict).txt"
+    assert made(10) == "(conflict)"
+    assert made(9) is None
 
 
 @given(

@@ -10,6 +10,7 @@ from mountd.errors import (
     Corrupt,
     Unreachable,
 )
+from mountd.remotes.base import KeyLimit
 from mountd.sync.base import QueueCounts
 from tests.conftest import ExpectedLog
 from tests.fakes.body import BytesBody
@@ -145,6 +146,42 @@ async def test_a_lost_race_leaves_theirs_in_place_and_ours_beside_it(
         (step,) = [rows for rows in journal.commits if rows.forget and rows.changes]
         (moved,) = step.changes
         assert (moved.conflict, moved.number, moved.key) == ("d/a.txt", number, copy)
+
+
+async def test_a_conflict_copys_key_fits_the_remotes_limit(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("conflict: 'ddd/name.txt' changed on the remote")
+    store.key_limit = KeyLimit(45)
+    store.seed("ddd/name.txt", b"old")
+    async with syncing(store) as s:
+        s.tree.save("ddd/name.txt", b"ours")
+        store.seed("ddd/name.txt", b"theirs")
+        await s.settled()
+        (copy,) = {*store.keys()} - {"ddd/name.txt"}
+        assert copy.startswith("ddd/na (conflict box 20")
+        assert len(copy) == 45  # all that fits
+        assert (store.data("ddd/name.txt"), store.data(copy)) == (b"theirs", b"ours")
+
+
+async def test_where_no_name_of_a_copy_fits_ours_stays_here_and_says_why(
+    clock: MockClock, store: MemoryStore, expected_log: ExpectedLog
+) -> None:
+    expected_log("no name for a copy of ours fits here")
+    expected_log("'ddd/name': it changed on the remote, and is not removed")
+    store.key_limit = KeyLimit(12)
+    store.seed("ddd/name", b"old")
+    async with syncing(store) as s:
+        s.tree.save("ddd/name", b"ours")
+        store.seed("ddd/name", b"theirs")
+        assert await s.queue.drain() == 1
+        assert (store.keys(), store.data("ddd/name")) == (["ddd/name"], b"theirs")
+        (item,) = s.queue.items()
+        assert (item.state, item.size) == ("failed", 4)
+        assert "its path is too long; move it to a shorter one" in item.reason
+        s.tree.rename("ddd/name", "e")
+        await s.settled()
+        assert (store.data("ddd/name"), store.data("e")) == (b"theirs", b"ours")
 
 
 async def test_a_new_file_meets_one_of_the_same_name(

@@ -117,6 +117,8 @@ class App:
             return _named(Response(200, {"Allow": _ALLOWED, "DAV": "1, 3, extended-mkcol"}))
         if op in _ACTS:
             return _named(_ACTS[op](service, account, request, effects))
+        if op == "Proppatch":
+            writing.check_all_conditions(account, request, effects)
         if op in _DOCUMENTED and (op != "Bulk" or service.settings.bulkupload):
             return _named(_DOCUMENTED[op](service, account, request, body))
         raise refused(501, f"{request.method} {op or UNKNOWN} is not here")

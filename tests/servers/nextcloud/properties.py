@@ -192,20 +192,27 @@ def proppatch(service: Service, account: Account, request: Request, body: bytes)
     node = account.tree.require(request.key)
     check_unlocked(node, account.user)
     patch = davxml.asked_changes(body)
-    denied = [name for name in patch.set if name in _PROTECTED]
+    empty = [name for name in patch.set if name in _TIMES and patch.set[name] in ("", "0")]
+    denied = [name for name in patch.set if name in _PROTECTED or name in empty]
     if denied:
         return _patched(request, {name: 403 if name in denied else 424 for name in patch.set})
     for name, text in patch.set.items():
-        if name in ("d:lastmodified", "nc:creation_time"):
+        if name in _TIMES:
             need(service, node, "W" if not node.is_folder else "C")
             seconds = sane_mtime(text)
             if name == "nc:creation_time":
                 node.created_s = seconds
             else:
+                if node.mtime_s != seconds:
+                    node.checksum = ""  # measured: the server takes it for another content
                 account.tree.touch(node, seconds)
+                service.announce(account.user, [node.id])
+    if is_minimal(request):
+        return Response(204, {"Content-Type": "text/html; charset=UTF-8"})
     return _patched(request, dict.fromkeys((*patch.set, *patch.removed), 200))
 
 
+_TIMES = ("d:lastmodified", "nc:creation_time")
 _PROTECTED = frozenset(
     (
         "oc:id",

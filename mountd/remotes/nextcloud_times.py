@@ -1,0 +1,111 @@
+"""The mtime of a file that is on a Nextcloud already: PROPPATCH of `{DAV:}lastmodified`.
+
+Measured on 32.0.1. It takes Unix seconds alone (an HTTP date, and the first day of 1970, are a 500
+without effect), heeds If-Match, and gives file and folders new ETags. It also clears the sum that
+the uploader told, and `oc:checksums` can't be set along (403, and 424 for the time). What stays is
+the file's id and when it was uploaded: by these a look afterwards tells that no other content came
+in between. rclone sends the same request without a condition.
+"""
+
+import threading
+from dataclasses import dataclass
+from typing import Final
+
+from mountd.errors import Denied, NotFound, SignInRefused, Unsupported, VersionChanged
+from mountd.remotes.base import Upload
+from mountd.remotes.http_pool import HttpPool
+from mountd.remotes.http_range import is_tag, tag_of
+from mountd.remotes.nextcloud_version import upload_in
+from mountd.remotes.webdav_changes import DavChanges
+from mountd.remotes.webdav_read import DavReader
+from mountd.remotes.webdav_write import FIRST_DAY_S
+from mountd.remotes.webdav_xml import DavItem
+from mountd.types import Entry, Kind
+
+SECOND_NS: Final = 1_000_000_000
+_MAX_REMEMBERED: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A time that was asked for, perhaps without an answer."""
+
+    uploaded: str
+    mtime_ns: int
+    upload_id: str
+
+    def is_it(self, found: Entry, item: DavItem) -> bool:
+        return self.uploaded == upload_in(item) and self.mtime_ns == found.mtime_ns
+
+
+class NextcloudTimes:
+    """Thread-safe."""
+
+    def __init__(self, pool: HttpPool, reader: DavReader, changes: DavChanges) -> None:
+        self._pool = pool
+        self._reader = reader
+        self._changes = changes
+        self._remembering = threading.Lock()
+        self._asked: dict[str, _Asked] = {}
+
+    def set(self, key: str, version: str, upload: Upload) -> Entry:
+        """Two looks and a PROPPATCH; one look where the file has the time already. Raises
+        VersionChanged where it isn't that version, or was replaced in the same instant, and
+        Unsupported where the server takes no such time."""
+        mtime_ns = upload.mtime_ns // SECOND_NS * SECOND_NS
+        if mtime_ns // SECOND_NS <= FIRST_DAY_S or not is_tag(version):
+            raise Unsupported(f"{key!r}: this server takes no such time")
+        until_s = self._pool.deadline_s()
+        before, item = self._look(key, until_s)
+        if before.version != version:
+            raise VersionChanged(f"{key!r} was {version} and is {before.version}")
+        if before.mtime_ns == mtime_ns:
+            return before
+        self._remember(key, _Asked(upload_in(item), mtime_ns, upload.upload_id))
+        if not self._patch(key, mtime_ns, until_s, tag_of(version)):
+            raise VersionChanged(f"{key!r} is no longer {version}")
+        after, now = self._look(key, until_s)
+        if after.version == version:
+            raise Unsupported(f"{key!r}: this server keeps the time that it has")
+        if upload_in(now) != upload_in(item):
+            raise VersionChanged(f"{key!r} was replaced while its time was set")
+        return after
+
+    def set_on_own(self, key: str, made: Entry, mtime_ns: int) -> Entry:
+        """As `set`, on a file that nobody else knows of. What the server doesn't take stays."""
+        mtime_ns = mtime_ns // SECOND_NS * SECOND_NS
+        if mtime_ns // SECOND_NS <= FIRST_DAY_S or made.mtime_ns == mtime_ns:
+            return made
+        until_s = self._pool.deadline_s()
+        try:
+            self._patch(key, mtime_ns, until_s, "")
+        except Unsupported:
+            return made
+        return self._look(key, until_s)[0]
+
+    def upload_id_of(self, key: str, found: Entry, item: DavItem) -> str:
+        """The upload that gave it this time, where this process asked for it; else ""."""
+        with self._remembering:
+            asked = self._asked.get(key)
+        return asked.upload_id if asked is not None and asked.is_it(found, item) else ""
+
+    def _patch(self, key: str, mtime_ns: int, until_s: float, if_match: str) -> bool:
+        try:
+            return self._changes.set_mtime(key, mtime_ns // SECOND_NS, until_s, if_match)
+        except SignInRefused:
+            raise
+        except Denied as error:
+            raise Unsupported(f"{key!r}: its time can't be set: {error}") from error
+
+    def _look(self, key: str, until_s: float) -> tuple[Entry, DavItem]:
+        entry, item = self._reader.look(key, until_s)
+        if entry.kind is not Kind.FILE:
+            raise NotFound(f"{key!r} is a directory")
+        return entry, item
+
+    def _remember(self, key: str, asked: _Asked) -> None:
+        with self._remembering:
+            self._asked.pop(key, None)
+            if len(self._asked) >= _MAX_REMEMBERED:
+                del self._asked[next(iter(self._asked))]
+            self._asked[key] = asked

@@ -1,0 +1,187 @@
+"""nextcloud://: the time of a file that is there already."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mountd.config import Settings
+from mountd.config.source import Source
+from mountd.errors import Locked, Throttled, Unreachable, Unsupported, VersionChanged
+from mountd.remotes.base import ABSENT, Upload
+from mountd.remotes.nextcloud import NextcloudStore, Uploading, open_nextcloud
+from mountd.types import Entry
+from tests.fakes.body import BytesBody
+from tests.servers.nextcloud.launch import NextcloudServer
+
+pytestmark = pytest.mark.server
+
+THEN_S = 1_500_000_000
+NEW_S = 1_600_000_000
+OpenStore = Callable[[], NextcloudStore]
+
+
+@pytest.fixture
+def open_store(nextcloud_server: NextcloudServer) -> Iterator[OpenStore]:
+    opened: list[NextcloudStore] = []
+
+    def opener() -> NextcloudStore:
+        settings = Settings(
+            cache_dir=Path("/nonexistent"),
+            request_timeout_s=5.0,
+            endpoint=nextcloud_server.url,
+            max_transfers=4,
+            credentials={"user": nextcloud_server.user, "password": nextcloud_server.password},
+        )
+        source = Source("nextcloud", "cloud", "", "nextcloud://cloud")
+        opened.append(open_nextcloud(source, settings, Uploading(64 << 10, (0.02,), (0.02,))))
+        return opened[-1]
+
+    yield opener
+    for store in opened:
+        store.close()
+
+
+def put(store: NextcloudStore, data: bytes = b"bytes", key: str = "f") -> Entry:
+    return store.put(key, BytesBody(data), ABSENT, Upload("put", THEN_S * 10**9))
+
+
+def touch(store: NextcloudStore, version: str, mtime_s: float = NEW_S) -> Entry:
+    return store.copy("f", version, "f", version, Upload("touched", int(mtime_s * 10**9)))
+
+
+def asked(server: NextcloudServer) -> list[str]:
+    return [entry.method for entry in server.log()]
+
+
+def test_a_time_is_set_by_one_conditional_request_between_two_looks(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    made = put(store)
+    before = nextcloud_server.node("f")
+    nextcloud_server.clear_log()
+    touched = touch(store, made.version, NEW_S + 0.75)
+    assert asked(nextcloud_server) == ["PROPFIND", "PROPPATCH", "PROPFIND"]
+    [patch] = nextcloud_server.log(op="Proppatch")
+    assert before is not None
+    assert patch.headers["if-match"] == f'"{before.etag}"'
+    assert touched.mtime_ns == NEW_S * 10**9
+    assert touched == open_store().stat("f")
+    assert touched.version != made.version
+    assert nextcloud_server.read("f") == b"bytes"
+    found = store.identify("f")
+    assert (found.entry, found.upload_id) == (touched, "touched")
+
+
+def test_a_file_that_has_the_time_already_is_looked_at_and_no_more(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    made = put(store)
+    nextcloud_server.clear_log()
+    assert touch(store, made.version, THEN_S + 0.5).version == made.version
+    assert asked(nextcloud_server) == ["PROPFIND"]
+
+
+def test_somebody_elses_newer_version_keeps_its_time(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    made = put(store)
+    theirs = nextcloud_server.put("f", b"newer", mtime_s=THEN_S + 5)
+    with pytest.raises(VersionChanged):
+        touch(store, made.version)
+    assert nextcloud_server.node("f") == theirs
+
+
+def test_what_comes_between_the_look_and_the_request_keeps_its_time(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    made = put(store)
+    nextcloud_server.faults({"op": "Proppatch", "times": 1, "status": 412})
+    with pytest.raises(VersionChanged):
+        touch(store, made.version)
+
+
+def test_a_request_that_has_an_effect_and_no_answer_is_known_by_a_look(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    made = put(store)
+    nextcloud_server.faults({"op": "Proppatch", "times": 1, "lose_reply": True})
+    with pytest.raises(Unreachable):
+        touch(store, made.version)
+    found = store.identify("f")
+    assert (found.upload_id, found.entry.mtime_ns) == ("touched", NEW_S * 10**9)
+
+
+def test_a_request_that_never_came_is_not_taken_for_done(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    made = put(store)
+    nextcloud_server.faults({"op": "Proppatch", "times": 1, "status": 503})
+    with pytest.raises(Throttled):
+        touch(store, made.version)
+    assert store.identify("f").upload_id == "put"
+
+
+def test_other_bytes_with_the_same_time_are_not_taken_for_ours(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    made = put(store)
+    nextcloud_server.faults({"op": "Proppatch", "times": 1, "lose_reply": True})
+    with pytest.raises(Unreachable):
+        touch(store, made.version)
+    nextcloud_server.configure(clock_s=2_000_000_000)
+    nextcloud_server.put("f", b"other", mtime_s=NEW_S)
+    assert store.identify("f").upload_id == ""
+
+
+@pytest.mark.parametrize("mtime_s", [0, -5, 86_400])
+def test_a_time_that_the_server_answers_with_500_is_not_sent(
+    open_store: OpenStore, nextcloud_server: NextcloudServer, mtime_s: int
+) -> None:
+    store = open_store()
+    made = put(store)
+    with pytest.raises(Unsupported):
+        touch(store, made.version, mtime_s)
+    assert nextcloud_server.log(op="Proppatch") == []
+
+
+def test_who_may_not_write_gets_no_failed_upload_of_a_time(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    made = put(store)
+    nextcloud_server.deny("f", "W")
+    with pytest.raises(Unsupported):
+        touch(store, made.version)
+
+
+def test_a_file_that_is_being_written_is_locked(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    made = put(store)
+    nextcloud_server.faults({"op": "Proppatch", "times": 1, "status": 423})
+    with pytest.raises(Locked):
+        touch(store, made.version)
+
+
+def test_a_copy_has_the_time_that_it_is_given(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    store = open_store()
+    made = put(store)
+    copied = store.copy("f", made.version, "g", ABSENT, Upload("copy", NEW_S * 10**9))
+    assert copied == open_store().stat("g")
+    assert copied.mtime_ns == NEW_S * 10**9
+    assert nextcloud_server.read("g") == b"bytes"
+    assert store.stat("f") == made
+    same = store.copy("f", made.version, "h", ABSENT, Upload("copy", THEN_S * 10**9))
+    assert same.mtime_ns == THEN_S * 10**9
+    assert len(nextcloud_server.log(op="Proppatch")) == 1
