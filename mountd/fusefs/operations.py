@@ -295,10 +295,10 @@ class Operations(WriteOperations):
             virtual = self._virtual.open(inode)
             if virtual is not None:
                 return pyfuse3.FileInfo(fh=virtual, direct_io=True)
-            if flags & os.O_TRUNC and ctx.uid:
-                self._drop_set_ids(inode)
+            truncates = bool(flags & os.O_TRUNC)
+            mode = self._without_set_ids(inode) if truncates and ctx.uid else None
             number = await self._fs.open(
-                inode, writes=bool(flags & WRITING), truncates=bool(flags & os.O_TRUNC)
+                inode, writes=bool(flags & WRITING), truncates=truncates, mode=mode
             )
             if flags & WRITING and ctx.uid:
                 self._of_others.add(number)

@@ -19,6 +19,7 @@ from mountd.errors import (
     QuotaExceeded,
     RemoteError,
     Throttled,
+    Unreachable,
 )
 from mountd.remotes.gcs_credentials import GcsAccess
 from mountd.remotes.http_status import retry_after_s
@@ -115,19 +116,34 @@ class GcsHttp:
         return f"{parts.path}?{parts.query}"
 
     def object_error(self, answer: RestAnswer, key: str) -> RemoteError:
-        """The error of an answer about an object, by one request more for a 404."""
+        """The error of an answer about an object, by one request more for a 404.
+
+        A 404 that doesn't say what is missing may be a proxy's, while what is behind it is started
+        again. Google's own always says it; an emulator's, which doesn't, has to say it twice, with
+        an answer about the bucket in between.
+        """
         if answer.status != 404:
             return self.error(answer, key)
+        if not _says_what(answer) and self.access.has_xml_api:
+            return Unreachable(f"{self.what(key)}: HTTP 404, not an answer of GCS", answered=True)
         # Object and bucket have one reason, so a listing tells which of them isn't there.
         try:
             listed = self.send("GET", self.objects_path, {"maxResults": "1", "fields": "kind"})
         except Denied:
             # Who may read but not list can't know more than this.
-            return NotFound(self.what(key))
+            return self._still_missing(answer, key)
         if listed.status == 404:
             return self.bucket_missing()
         if listed.status not in (200, 401, 403):
             return self.error(listed, key)
+        return self._still_missing(answer, key)
+
+    def _still_missing(self, answer: RestAnswer, key: str) -> RemoteError:
+        if not _says_what(answer):
+            again = self.send("GET", self.object_path(key), {"fields": "name"})
+            if again.status != 404:
+                text = f"{self.what(key)}: HTTP 404, and then {again.status}"
+                return Unreachable(text, answered=True)
         return NotFound(self.what(key))
 
     def bucket_missing(self) -> ContainerMissing:
@@ -206,6 +222,11 @@ def _kept_mtime_ns(metadata: Mapping[str, str]) -> int | None:
     if kept_ns is None and _GSUTIL_MTIME in metadata:
         return mtime_ns_of({MTIME: metadata[_GSUTIL_MTIME]})
     return kept_ns
+
+
+def _says_what(answer: RestAnswer) -> bool:
+    """A 404 of GCS itself: a download's is a line of text."""
+    return bool(_reason(answer)) or answer.body.startswith(b"No such object")
 
 
 def _reason(answer: RestAnswer) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 from xml.etree.ElementTree import Element
 
-from mountd.errors import Corrupt, RemoteError
+from mountd.errors import Corrupt, NotFound, RemoteError, Unreachable
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.http_status import mtime_ns_of_http_date
 from mountd.remotes.object_metadata import (
@@ -109,11 +109,15 @@ class S3Rest:
 
     def is_absent(self, key: str) -> bool:
         """One request, also where nothing is: only for a write that follows, and which then tells
-        whether it is the bucket that is missing."""
+        whether it is the bucket that is missing. A 404 without S3's headers may be a proxy's, while
+        S3 itself is started again, and the write would go over what is there: it is looked into."""
         answer = self.send("HEAD", key)
-        if answer.status == 404:
+        if answer.status == 404 and any(name.startswith("x-amz-") for name in answer.headers):
             return True
-        self._checked(key, answer)
+        try:
+            self._checked(key, answer)
+        except NotFound:
+            return True
         return False
 
     def list_page(self, prefix: str, delimiter: str, token: str, limit: int | None) -> ListPage:
@@ -198,13 +202,17 @@ class S3Rest:
     def _checked(self, key: str, answer: RestAnswer) -> RestAnswer:
         if answer.status != 200:
             # A HEAD has no body, so what 403, 404 and 400 mean is asked with a GET.
-            raise self.error(answer, key) if answer.status >= 500 else self._error_of_get(key)
+            is_servers = answer.status >= 500
+            raise self.error(answer, key) if is_servers else self._error_of_get(key, answer.status)
         return answer
 
-    def _error_of_get(self, key: str) -> RemoteError:
+    def _error_of_get(self, key: str, status: int) -> RemoteError:
         headers = {"Range": "bytes=0-0"}
         answer = self.send("GET", key, headers=headers, max_bytes=_ERROR_BODY_BYTES)
         if answer.status in (200, 206, 416):
+            if status in (404, 410):
+                # A proxy's, and S3 is there again.
+                return Unreachable(f"{key}: HTTP {status}, and now it is there", answered=True)
             return Corrupt(f"{key}: HEAD fails and GET does not")
         return self.error(answer, key)
 

@@ -117,8 +117,10 @@ class FileSystem:
 
     # -- reading and writing files
 
-    async def open(self, number: int, *, writes: bool = False, truncates: bool = False) -> int:
-        """A handle's number; see `OpenFiles.open`."""
+    async def open(
+        self, number: int, *, writes: bool = False, truncates: bool = False, mode: int | None = None
+    ) -> int:
+        """A handle's number; see `OpenFiles.open`. `mode`: what a file gets that is truncated."""
         node = self.tree.file(number)
         if writes:
             self.check_writable()
@@ -127,6 +129,8 @@ class FileSystem:
         try:
             if truncates:
                 self.writes.truncate(node, 0)
+            if mode is not None:
+                self.attributes_of_files.set(node, NewAttributes(mode=mode))
             try:
                 return await self.files.open(node, writes=writes)
             except Stale:
