@@ -55,12 +55,10 @@ _WEBDAV4 = _FSSPEC | {
 }
 
 
-def settings_of(
-    credentials: Mapping[str, str], endpoint: str | None = None, timeout_s: float = 20.0
-) -> Settings:
+def settings_of(credentials: Mapping[str, str], endpoint: str | None = None) -> Settings:
     return Settings(
         cache_dir=Path("/nonexistent"),
-        request_timeout_s=timeout_s,
+        request_timeout_s=20.0,
         engine="fsspec",
         endpoint=endpoint,
         region=REGION,

@@ -64,9 +64,9 @@ def store(azurite: Azurite, prefix: str) -> Iterator[RemoteStore]:
 
 
 @contextmanager
-def writes(endpoint: str, container: str, one_step_copy_bytes: int = 1) -> Iterator[AzureWrites]:
+def writes(endpoint: str, container: str) -> Iterator[AzureWrites]:
     http = AzureHttp(AzureAccount(ACCOUNT, endpoint, key=ACCOUNT_KEY), container, 5.0)
-    writes = AzureWrites(http, one_step_copy_bytes)
+    writes = AzureWrites(http, one_step_copy_bytes=1)
     try:
         yield writes
     finally:

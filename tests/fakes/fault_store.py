@@ -31,6 +31,7 @@ Writes = Literal[
     "put", "put_delta", "delete", "copy", "make_dir", "remove_dir", "move_dir", "remove_tree"
 ]
 Operation = Reads | Writes | Literal["abandon", "write", "*"]
+HANG_LIMIT_S = 30.0
 _WRITES = frozenset(get_args(Writes))
 _Answer = TypeVar("_Answer")
 
@@ -78,13 +79,11 @@ class FaultStore:
         self,
         store: RemoteStore,
         *,
-        hang_limit_s: float = 30.0,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self.requests: list[tuple[str, str]] = []
         self.closed = False
         self._store = store
-        self._hang_limit_s = hang_limit_s
         self._sleep = sleep
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
@@ -229,8 +228,8 @@ class FaultStore:
         with self._lock:
             self._hanging.append(hang)
         try:
-            if not hang.wait(self._hang_limit_s):
-                raise Unreachable(f"hung for {self._hang_limit_s} s (FaultStore)")
+            if not hang.wait(HANG_LIMIT_S):
+                raise Unreachable(f"hung for {HANG_LIMIT_S} s (FaultStore)")
         finally:
             with self._lock:
                 self._hanging.remove(hang)

@@ -41,7 +41,6 @@ async def kept_files(
     staged_bytes: Callable[[], int] = lambda: 0,
     clock: Callable[[], float] | None = None,
     remote_is_well: Callable[[], bool] = lambda: True,
-    ttl_s: float = 60.0,
 ) -> AsyncIterator[Kept]:
     """A running file system with its pins; the same folder again is a restart."""
     async with mounted_files(
@@ -50,7 +49,7 @@ async def kept_files(
         cache_bytes=cache_bytes,
         clock=clock,
         remote_is_well=remote_is_well,
-        ttl_s=ttl_s,
+        ttl_s=60.0,
         queue=True,
     ) as mounted:
         blocks = mounted.blocks

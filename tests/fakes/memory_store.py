@@ -191,10 +191,10 @@ class MemoryStore:
         with self._lock:
             return self._objects[key].upload
 
-    def fail_next(self, error: BaseException, n: int = 1) -> None:
-        """The next `n` calls raise `error`, before `fail_always` is looked at."""
+    def fail_next(self, error: BaseException) -> None:
+        """The next call raises `error`, before `fail_always` is looked at."""
         with self._lock:
-            self._failures.extend([error] * n)
+            self._failures.append(error)
 
     def fail_always(self, error: BaseException | None) -> None:
         """Every call raises `error`, until this is called with None."""

@@ -232,12 +232,12 @@ class Daemon:
         self.reads_fail = False
         self.heal()
 
-    def check_log(self, *allowed: str, least: int = logging.WARNING) -> None:
+    def check_log(self, *allowed: str) -> None:
         """AssertionError where mountd complained of anything but what begins like that."""
         found = [
             text
             for level, text in self.warnings.found
-            if level >= least and not text.startswith(allowed)
+            if level >= logging.WARNING and not text.startswith(allowed)
         ]
         assert not found, found
 

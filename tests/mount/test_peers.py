@@ -38,12 +38,10 @@ def until(is_so: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def write_at(path: Path, offset: int, data: bytes, *, sync: bool = False) -> None:
+def write_at(path: Path, offset: int, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY)
     try:
         os.pwrite(fd, data, offset)
-        if sync:
-            os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -82,14 +82,14 @@ def read_tree(root: Path) -> dict[str, bytes]:
     return found
 
 
-def whole_set(size: int = SIZE, seed: int = 0) -> dict[str, bytes]:
+def whole_set() -> dict[str, bytes]:
     """What `seed_set` makes."""
     keys = [f"set/d{d:05d}/f{f:06d}.bin" for d in range(2) for f in range(FILES)]
-    return {k.removeprefix("set/"): synthetic_bytes(k, seed, size) for k in keys}
+    return {k.removeprefix("set/"): synthetic_bytes(k, 0, SIZE) for k in keys}
 
 
-def seed_set(server: S3Server, size: int = SIZE) -> None:
-    server.seed("b", prefix="set/", directories=2, files=FILES, size=size)
+def seed_set(server: S3Server) -> None:
+    server.seed("b", prefix="set/", directories=2, files=FILES, size=SIZE)
 
 
 def test_a_pin_or_an_xattr_of_a_file_writes_nothing_anew(s3_server: S3Server, mount: Mount) -> None:

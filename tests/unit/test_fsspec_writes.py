@@ -78,17 +78,17 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def on_disk(fs: Disk, root: Path, largest_pipe_bytes: int = 100) -> FsspecStore:
+def on_disk(fs: Disk, root: Path) -> FsspecStore:
     engine = Engine(
         *(fs, str(root), "", True, False, True),
         puts_are_whole=False,
-        largest_pipe_bytes=largest_pipe_bytes,
+        largest_pipe_bytes=100,
     )
     return FsspecStore(engine, 5.0)
 
 
-def in_memory(fs: Memory, takes_mode: bool = True) -> FsspecStore:
-    return FsspecStore(Engine(fs, "/r", "", False, False, True, takes_mode=takes_mode), 5.0)
+def in_memory(fs: Memory) -> FsspecStore:
+    return FsspecStore(Engine(fs, "/r", "", False, False, True, takes_mode=True), 5.0)
 
 
 def write(store: FsspecStore, key: str, data: bytes, expect: str | None = None) -> Entry:

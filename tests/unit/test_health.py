@@ -69,9 +69,9 @@ class Bench:
     def requests(self) -> int:
         return len(self.faults.requests)
 
-    def fails(self, error: type[RemoteError], key: str = "f") -> str:
+    def fails(self, error: type[RemoteError]) -> str:
         with pytest.raises(error) as raised:
-            self.store.stat(key)
+            self.store.stat("f")
         return str(raised.value)
 
     def go_down(self) -> None:

@@ -51,8 +51,8 @@ def server() -> Iterator[_Server]:
     server.server_close()
 
 
-def _pool(server: _Server, most: int = 2, timeout_s: float = 5.0) -> HttpPool:
-    return HttpPool(f"http://127.0.0.1:{server.server_port}", {}, most, timeout_s)
+def _pool(server: _Server, most: int = 2) -> HttpPool:
+    return HttpPool(f"http://127.0.0.1:{server.server_port}", {}, most, 5.0)
 
 
 def _get(pool: HttpPool, target: str = "/") -> bytes:
