@@ -240,8 +240,8 @@ class HttpPool:
         if response is None:
             raise feed.failure()
         if self._width is not None and asked is not None:
-            late_s = max(stood_s() - feed.stood_s, 0.0)
             wire_s = on_wire_s(response)
+            late_s = max(stood_s() - feed.stood_s, 0.0) if wire_s is None else 0.0
             self._width.answered(asked, response.status, feed.sent_s, late_s, wire_s)
         ended = functools.partial(self._ended, connections, connection, asked)
         return Answer(response, target, what, feed.until_s, ended)
