@@ -195,9 +195,10 @@ def wait_until_told(pid: int) -> None:
     """Until a thread of the daemon waits in the kernel for the directory."""
     until_s = time.monotonic() + SOON_S
     while time.monotonic() < until_s:
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        if any("inval_entry" in (task / "wchan").read_text() for task in tasks):
-            return
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # a thread that has just ended
+                if "inval_entry" in (task / "wchan").read_text():
+                    return
         time.sleep(0.02)
     raise AssertionError("the kernel was not told")
 

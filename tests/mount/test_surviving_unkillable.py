@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_a_daemon_that_is_killed_while_it_has_the_kernel_hand_over_pages_ends_at
             # What is written finds no room until something is sent.
             until(lambda: {"folio_wait_bit", "balance_dirty_pages"} & {waits_in(writing.pid)})
             os.kill(mount.keeper, signal.SIGTERM)
-            until(lambda: any("wb_wait" in waits_in(pid) for pid in helpers(mount.pid)))
+            until(lambda: any(map(hands_over, children_of_threads(mount.pid))))
             os.kill(mount.pid, signal.SIGKILL)
             until(lambda: not is_alive(mount.keeper))
         finally:
@@ -80,16 +81,26 @@ def test_a_daemon_that_is_killed_while_it_has_the_kernel_hand_over_pages_ends_at
         ends(writing)
 
 
-def helpers(pid: int) -> list[int]:
-    """All threads, and the children of each."""
-    tasks = list(Path(f"/proc/{pid}/task").iterdir())
-    texts = " ".join((task / "children").read_text() for task in tasks)
-    return [*(int(task.name) for task in tasks), *map(int, texts.split())]
+def children_of_threads(pid: int) -> list[int]:
+    """A thread may end while they are looked at."""
+    texts = list[str]()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):
+            texts.append((task / "children").read_text())
+    return list(map(int, " ".join(texts).split()))
+
+
+def hands_over(pid: int) -> bool:
+    """Whether it waits in syncfs(2): for the flusher to send pages, or for what that has sent."""
+    return waits_in(pid).startswith(("wb_wait", "folio_wait"))
 
 
 def waits_in(pid: int) -> str:
-    """Where in the kernel."""
-    return Path(f"/proc/{pid}/wchan").read_text()
+    """Where in the kernel; "" for one that has ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return ""
 
 
 # Nobody reads this connection: its FUSE_INIT waits, and the child's call for that.
