@@ -126,7 +126,7 @@ def is_same(store: RemoteStore, key: str, found: Identity, attempt: Attempt) -> 
     sent = attempt.md5()
     if not sent:
         return False
-    return sent == (found.md5.lower() or _md5_there(store, key, found))
+    return sent == sum_of(store, key, found)
 
 
 def _can_be(store: RemoteStore, found: Identity, id_: UploadId) -> bool:
@@ -142,7 +142,11 @@ def _can_be(store: RemoteStore, found: Identity, id_: UploadId) -> bool:
     return id_.can_be(entry.size, mtime_ns)
 
 
-def _md5_there(store: RemoteStore, key: str, found: Identity) -> str:
+def sum_of(store: RemoteStore, key: str, found: Identity) -> str:
+    """The MD5 of what was found at a key: the remote's own where it has one, else of its bytes,
+    which are read; "" where they are others by now. Blocking."""
+    if found.md5:
+        return found.md5.lower()
     digest = hashlib.md5(usedforsecurity=False)
     try:
         for start in range(0, found.entry.size, RANGE_BYTES):

@@ -11,7 +11,7 @@ from typing import Final
 
 from mountd.errors import Denied, NotFound, Unsupported
 from mountd.remotes.base import Upload
-from mountd.sync.attempts import Asker, Attempt
+from mountd.sync.attempts import Asker, Attempt, sum_of
 from mountd.sync.base import SyncJournal
 from mountd.sync.body import StagedBody, base_body, frozen_body
 from mountd.sync.delta import put_body
@@ -180,15 +180,15 @@ class Uploader:
         await self._sender.land(self._of_body(change, body, id_, upload, 0))
 
     def _sum_there(self, base: Base) -> str:
-        """The remote's own sum of that version, for one that keeps no upload ids; "" where it has
-        none, or another version by now. Blocking."""
+        """The sum of that version, for a remote that keeps no upload ids; "" where it has another
+        by now. Blocking: what was put there without a sum is read."""
         if not self._sender.is_hashed:
             return ""
         try:
             found = self._store.identify(base.key)
         except NotFound:
             return ""
-        return found.md5.lower() if found.entry.version == base.version else ""
+        return sum_of(self._store, base.key, found) if found.entry.version == base.version else ""
 
     async def _send_attributes(self, change: Change) -> None:
         """New attributes or times of a file that the remote has: a copy onto itself."""
