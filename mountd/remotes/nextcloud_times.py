@@ -4,7 +4,8 @@ Measured on 32.0.1. It takes Unix seconds alone (an HTTP date, and the first day
 without effect), heeds If-Match, and gives file and folders new ETags. It also clears the sum that
 the uploader told, and `oc:checksums` can't be set along (403, and 424 for the time). What stays is
 the file's id and when it was uploaded: by these a look afterwards tells that no other content came
-in between. rclone sends the same request without a condition.
+in between. Who may only read a share can set the owner's time with it (the ETag stays): not from
+here. rclone sends the same request without a condition.
 """
 
 import threading
@@ -15,6 +16,7 @@ from mountd.errors import Denied, NotFound, SignInRefused, Unsupported, VersionC
 from mountd.remotes.base import Upload
 from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.http_range import is_tag, tag_of
+from mountd.remotes.nextcloud_dav import rights_of
 from mountd.remotes.nextcloud_version import upload_in
 from mountd.remotes.webdav_changes import DavChanges
 from mountd.remotes.webdav_read import DavReader
@@ -61,11 +63,14 @@ class NextcloudTimes:
             raise VersionChanged(f"{key!r} was {version} and is {before.version}")
         if before.mtime_ns == mtime_ns:
             return before
+        if "w" in rights_of(item).get("denied", ""):
+            # The server would answer 200, and change the owner's time.
+            raise Unsupported(f"{key!r} may not be changed, nor its time")
         self._remember(key, _Asked(upload_in(item), mtime_ns, upload.upload_id))
         if not self._patch(key, mtime_ns, until_s, tag_of(version)):
             raise VersionChanged(f"{key!r} is no longer {version}")
         after, now = self._look(key, until_s)
-        if after.version == version:
+        if after.version == version and after.mtime_ns != mtime_ns:
             raise Unsupported(f"{key!r}: this server keeps the time that it has")
         if upload_in(now) != upload_in(item):
             raise VersionChanged(f"{key!r} was replaced while its time was set")

@@ -7,6 +7,7 @@ from mountd.remotes.base import ABSENT, Upload
 from tests.contract.conftest import OpenStore
 from tests.contract.targets import Limit, Target, skip_if
 from tests.contract.test_listing import entries
+from tests.contract.test_reading import read
 from tests.contract.writing import MTIME_NS, write
 
 MODES = {"mode": "33261", "uid": "1000", "gid": "7"}
@@ -72,3 +73,32 @@ def test_modes_are_kept_where_files_have_their_own(target: Target, open_store: O
         store.copy("copied", replaced.version, "copied", replaced.version, Upload("d"))
     with pytest.raises(VersionChanged):
         store.copy("copied", copied.version, "copied", ABSENT, Upload("d"))
+
+
+def test_a_copy_onto_itself_sets_a_time_where_it_can_be_set(
+    target: Target, open_store: OpenStore
+) -> None:
+    store = open_store()
+    made = write(store, "file", b"bytes", ABSENT, Upload("id", MTIME_NS))
+    if not store.capabilities.sets_mtime:
+        pytest.skip("no times of what is there already")
+    new_ns = (MTIME_NS // 10**9 + 1000) * 10**9
+    dated = store.copy("file", made.version, "file", made.version, Upload("dated", new_ns))
+    assert (dated.mtime_ns, dated.size) == (new_ns, 5)
+    assert dated.version != made.version
+    assert open_store().stat("file") == dated
+    assert [(e.name, e.mtime_ns, e.version) for e in entries(open_store(), "")] == [
+        ("file", new_ns, dated.version)
+    ]
+    assert read(store, "file", 1, 4, dated.version) == b"yte"
+    assert store.identify("file").upload_id == "dated"
+    told = store.capabilities.bytes_in
+    assert told is not None
+    assert told(made.version).startswith("5;MD5:")
+    assert told(dated.version) != told(made.version)
+    with pytest.raises(VersionChanged):
+        store.copy("file", made.version, "file", made.version, Upload("late", new_ns + 10**9))
+    target.overwrite("file", b"theirs")
+    with pytest.raises(VersionChanged):
+        store.copy("file", dated.version, "file", dated.version, Upload("lost", new_ns + 10**9))
+    assert store.stat("file").mtime_ns not in (new_ns, new_ns + 10**9)

@@ -230,6 +230,17 @@ def test_proppatch_heeds_conditions(dav: RawDav) -> None:
     assert (minimal.status, minimal.body) == (204, b"")
 
 
+def test_proppatch_sets_the_mtime_of_a_file_that_may_only_be_read(
+    dav: RawDav, nextcloud_server: NextcloudServer
+) -> None:
+    dav.files("PUT", "f", b"1")
+    nextcloud_server.deny("f", "W")
+    etag = dav.prop("f", "d:getetag")
+    assert b"200 OK" in dav.files("PROPPATCH", "f", patch_of("1600000000")).body
+    assert dav.prop("f", "d:getlastmodified") == "Sun, 13 Sep 2020 12:26:40 GMT"
+    assert dav.prop("f", "d:getetag") == etag
+
+
 def test_proppatch_takes_seconds_alone(dav: RawDav) -> None:
     dav.files("PUT", "f", b"1", X_OC_MTime="1700000000")
     for odd in ("Tue, 06 Nov 2018 11:07:03 GMT", "86400", "-5"):

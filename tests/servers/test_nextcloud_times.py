@@ -152,14 +152,21 @@ def test_a_time_that_the_server_answers_with_500_is_not_sent(
     assert nextcloud_server.log(op="Proppatch") == []
 
 
-def test_who_may_not_write_gets_no_failed_upload_of_a_time(
-    open_store: OpenStore, nextcloud_server: NextcloudServer
+@pytest.mark.parametrize("status", [0, 403])
+def test_who_may_not_write_sets_no_time_and_has_no_failed_upload(
+    open_store: OpenStore, nextcloud_server: NextcloudServer, status: int
 ) -> None:
     store = open_store()
     made = put(store)
-    nextcloud_server.deny("f", "W")
+    if status:
+        nextcloud_server.faults({"op": "Proppatch", "times": 1, "status": status})
+    else:
+        nextcloud_server.deny("f", "W")
     with pytest.raises(Unsupported):
         touch(store, made.version)
+    facts = nextcloud_server.node("f")
+    assert facts is not None
+    assert facts.mtime_s == THEN_S
 
 
 def test_a_file_that_is_being_written_is_locked(
