@@ -51,10 +51,24 @@ class Openings:
         self.fill_row = 0  # rows before it were looked at
 
 
+@dataclass(eq=False, slots=True)
+class Steps:
+    """How names are looked up in a directory's directories, in the order of the numbers in their
+    names; steps_ahead.py decides by it. `rows` are in that order, `ranks` where each row is."""
+
+    listing: Listing
+    rows: list[int]
+    ranks: dict[int, int]
+    last: int = -1
+    length: int = 0  # how many came in order
+    done: int = -1  # up to here all is here or on its way
+    is_read: bool = False  # files below were read
+
+
 class Directory(Node):
     """A directory, with its key on the remote and what its readers are doing."""
 
-    __slots__ = ("directories", "key", "openings", "scattered_below")
+    __slots__ = ("directories", "key", "openings", "scattered_below", "steps")
 
     def __init__(self, number: int, parent: Directory | None, row: int, key: str) -> None:
         super().__init__(number, parent, row)
@@ -62,6 +76,7 @@ class Directory(Node):
         self.openings: Openings | None = None  # until a file was opened
         self.scattered_below = 0  # `Openings.scattered` of its directories together
         self.directories: Walk | None = None  # None: never read as a directory
+        self.steps: Steps | None = None  # None: no listing of its directories was waited for
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,136 @@
+"""Fetching across directories, when somebody goes through them by name and in the order of their
+numbers: 0, 1, 2, ... 10.
+
+So is an array read whose chunks are files below a directory each (Zarr: c/0/0, c/1/0, ...). Nobody
+reads these directories as such: names are looked up in one after the other, and each would be a
+LIST that is waited for, and often one for the directory in it. Evidence are three in order; then
+the listings of those that come next are fetched, with the first ones below them, in a window that
+doubles, and the small files there where files were read so far.
+"""
+
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from mountd.errors import NameNotAllowed
+from mountd.vfs.nodes import Directory, Steps
+from mountd.vfs.tree import Tree
+
+if TYPE_CHECKING:
+    from mountd.vfs.files import OpenFiles
+
+GAP = 8  # directories that may be left out, or come later, and still be "in order"
+SURE = 2
+MOST_AHEAD = 24  # directories
+CHILDREN, DEPTH = 4, 4  # below each of them: this many, so many levels
+SMALL_BYTES = 1 << 20
+MOST_BYTES = 32 << 20
+MOST_NAMES = 1 << 14  # in a directory, to be put in order: some 30 ms once
+MOST_MARKS = 1 << 12
+
+_DIGITS = re.compile(rb"(\d+)")
+
+
+class StepsAhead:
+    """Watches look-ups that wait for a listing, or find one that was fetched ahead. Never waits."""
+
+    def __init__(self, tree: Tree, files: "OpenFiles") -> None:
+        self._tree = tree
+        self._files = files
+        tree.entered = self.entered
+
+    def entered(self, directory: Directory) -> None:
+        """Somebody looks up a name in a directory that has no listing, or one fetched ahead."""
+        ahead, parent = self._tree.ahead, directory.parent
+        ahead.discard(directory.key)
+        steps = self._steps(parent) if parent is not None else None
+        if parent is None or steps is None or not self._tree.remote_is_well():
+            return
+        if self._tree.fresh(directory) is None:
+            self._tree.refreshes.start(directory.key)  # before those that nobody waits for
+        listing, row = steps.listing, directory.row
+        if not (0 <= row < len(listing) and listing.ino(row) == directory.number):
+            row = listing.find_ino(directory.number)
+        rank = steps.ranks.get(row, -1)
+        if rank >= 0 and _is_next(steps, rank) and steps.length >= SURE:
+            self._go_on(parent, steps)
+
+    def opened(self, directory: Directory) -> None:
+        """A file in it is read: who goes through those beside it wants theirs, too."""
+        above = directory.parent
+        while above is not None and above.steps is not None:
+            above.steps.is_read = True
+            above = above.parent
+
+    def _steps(self, parent: Directory) -> Steps | None:
+        known = self._tree.cache.get(parent.key)
+        if known is None or len(known.listing) > MOST_NAMES:
+            return None
+        listing, steps = known.listing, parent.steps
+        if steps is not None and steps.listing is not listing:
+            if steps.listing.to_bytes() == listing.to_bytes():
+                steps.listing = listing
+            else:
+                steps = None
+        if steps is None:
+            rows = [row for row in range(len(listing)) if listing.is_dir(row)]
+            rows.sort(key=lambda row: _by_numbers(listing.name(row)))
+            steps = parent.steps = Steps(listing, rows, {row: i for i, row in enumerate(rows)})
+        return steps
+
+    def _go_on(self, parent: Directory, steps: Steps) -> None:
+        if len(self._tree.ahead) > MOST_MARKS:
+            self._tree.ahead.clear()
+        end = min(len(steps.rows), steps.last + 1 + min(MOST_AHEAD, 2 << min(steps.length, 6)))
+        steps.done = max(steps.done, steps.last)
+        is_done, room = True, MOST_BYTES
+        for rank in range(steps.done + 1, end):
+            with suppress(NameNotAllowed):
+                directory = self._tree.subdirectory(parent, steps.listing, steps.rows[rank])
+                left = self._fetch(directory, room, DEPTH, steps.is_read)
+                is_done &= left is not None
+                room = room if left is None else left
+            if room <= 0:
+                return
+            if is_done:
+                steps.done = rank
+
+    def _fetch(self, directory: Directory, room: int, depth: int, files: bool) -> int | None:
+        """Begins what is there to begin. The bytes left of `room`; None: a listing is to come."""
+        self._tree.ahead.add(directory.key)
+        cached = self._tree.fresh(directory)
+        if cached is None:
+            self._tree.refreshes.start(directory.key, ahead=True)
+            return None
+        listing, below, is_done = cached.listing, 0, True
+        for row in range(min(len(listing), 2 * MOST_AHEAD)):
+            if listing.is_dir(row):
+                below += 1
+                if depth and below <= CHILDREN:
+                    child = self._tree.subdirectory(directory, listing, row)
+                    left = self._fetch(child, room, depth - 1, files)
+                    is_done &= left is not None
+                    room = room if left is None else left
+            elif files and 0 < (size := listing.size(row)) <= min(room, SMALL_BYTES):
+                if not self._files.fetch_ahead(directory, listing, row):
+                    return 0
+                room -= size
+        return room if is_done else None
+
+
+def _is_next(steps: Steps, rank: int) -> bool:
+    """Whether one is reached that was to come."""
+    far = rank - steps.last
+    if -GAP <= far <= 0:
+        return False  # another of several who go through it
+    steps.length = steps.length + 1 if 0 < far <= GAP else 0
+    steps.last = rank
+    if not steps.length:
+        steps.done = rank
+    return True
+
+
+def _by_numbers(name: bytes) -> tuple[tuple[bytes, int], ...]:
+    parts = _DIGITS.split(name)
+    numbers = (*map(int, parts[1::2]), -1)
+    return tuple(zip(parts[::2], numbers, strict=True))

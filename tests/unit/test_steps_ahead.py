@@ -1,0 +1,119 @@
+"""Who goes through directories by name and in the order of their numbers has the next ones listed
+and fetched ahead: how many listings and files somebody had to wait for."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from mountd.vfs.filesystem import FileSystem
+from mountd.vfs.nodes import Directory
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.mounted import content, file_system
+
+SIZE = 20_000
+
+
+async def waited(fs: FileSystem, keys: Sequence[str], *, reads: bool = True) -> tuple[int, int]:
+    """The listings and the files that were not here when they were wanted."""
+    listings, misses = 0, fs.blocks.counters.misses
+    for i, key in enumerate(keys):
+        directory: Directory = fs.tree.root
+        for name in key.split("/")[:-1]:
+            listings += fs.tree.fresh(directory) is None
+            directory = fs.tree.directory((await fs.tree.lookup(directory, name.encode())).number)
+        listings += fs.tree.fresh(directory) is None
+        await fs.tree.lookup(directory, key.rpartition("/")[2].encode())
+        if reads:
+            assert len(await content(fs, key)) == SIZE
+        await settled(fs, keys[i + 1 : i + 30 : 2])
+    return listings, fs.blocks.counters.misses - misses
+
+
+async def settled(fs: FileSystem, keys: Sequence[str]) -> None:
+    """What was begun of them is here."""
+    while any(is_coming(fs, key) for key in keys):
+        await wait_all_tasks_blocked(0.0002)
+
+
+def is_coming(fs: FileSystem, key: str) -> bool:
+    folder, _, name = key.rpartition("/")
+    above = [folder[: at + 1] for at in range(len(folder)) if folder[at] == "/"]
+    if any(fs.tree.refreshes.is_listing(each) for each in (*above, f"{folder}/")):
+        return True
+    known = fs.tree.cache.get(f"{folder}/")
+    if known is None:
+        return False
+    row = known.listing.find(name.encode())
+    parent = Directory(0, None, 0, f"{folder}/")
+    cached = fs.files.cached(fs.files.file_of_row(parent, known.listing, row))
+    try:
+        return cached.running_bytes > 0
+    finally:
+        cached.close()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [f"z/c/{i}/0/0" for i in range(80)],
+        [f"z/{i}/{j}/{k}" for i in range(9) for j in range(3) for k in range(3)],
+    ],
+    ids=["one chunk a directory", "three levels"],
+)
+async def test_chunks_in_the_order_of_their_numbers_are_listed_and_fetched_ahead(
+    tmp_path: Path, mock_clock: MockClock, keys: list[str]
+) -> None:
+    store = MemoryStore({key: b"x" * SIZE for key in keys})
+    folders = {key[: key.rfind("/")] for key in keys} | {key.rsplit("/", 2)[0] for key in keys}
+    async with file_system(store, tmp_path) as fs:
+        listings, misses = await waited(fs, keys)
+        assert listings <= 20
+        assert misses <= 40
+        assert store.calls["read"] == len(keys)
+        assert store.calls["list"] <= len(folders) + 3
+
+
+async def test_workers_that_are_a_little_apart_are_in_order_too(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    chance = random.Random(1)
+    keys = [f"c/{i}/0" for i in sorted(range(80), key=lambda i: i + chance.randrange(4))]
+    async with file_system(MemoryStore({key: b"x" * SIZE for key in keys}), tmp_path) as fs:
+        listings, misses = await waited(fs, keys)
+    assert listings <= 30
+    assert misses <= 40
+
+
+async def test_in_no_order_nothing_is_listed_that_nobody_wants(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    keys = [f"c/{i}/0" for i in range(200)]
+    store = MemoryStore({key: b"x" * SIZE for key in keys})
+    async with file_system(store, tmp_path) as fs:
+        await waited(fs, random.Random(1).sample(keys, 40))
+    assert store.calls["list"] <= 2 + 40
+    assert store.calls["read"] <= 40
+
+
+async def test_who_looks_names_up_and_reads_nothing_has_no_file_fetched(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    keys = [f"c/{i}/0" for i in range(60)]
+    store = MemoryStore({key: b"x" * SIZE for key in keys})
+    async with file_system(store, tmp_path) as fs:
+        listings, _ = await waited(fs, keys, reads=False)
+    assert listings <= 15
+    assert store.calls["read"] == 0
+
+
+async def test_a_remote_that_is_not_well_is_not_asked_ahead(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    keys = [f"c/{i}/0" for i in range(60)]
+    store = MemoryStore({key: b"x" * SIZE for key in keys})
+    async with file_system(store, tmp_path, remote_is_well=lambda: False) as fs:
+        await waited(fs, keys[:20])
+    assert store.calls["list"] <= 2 + 20
