@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mountd.errors import NameNotAllowed
 from mountd.vfs.nodes import Directory, Steps
+from mountd.vfs.overlay import is_hidden
 from mountd.vfs.tree import Tree
 
 if TYPE_CHECKING:
@@ -85,8 +86,11 @@ class StepsAhead:
         steps.done = max(steps.done, steps.last)
         is_done, room = True, MOST_BYTES
         for rank in range(steps.done + 1, end):
+            row = steps.rows[rank]
             with suppress(NameNotAllowed):
-                directory = self._tree.subdirectory(parent, steps.listing, steps.rows[rank])
+                if is_hidden(self._tree.ledger, parent.key, steps.listing, row):
+                    continue
+                directory = self._tree.subdirectory(parent, steps.listing, row)
                 left = self._fetch(directory, room, DEPTH, steps.is_read)
                 is_done &= left is not None
                 room = room if left is None else left
@@ -104,6 +108,8 @@ class StepsAhead:
             return None
         listing, below, is_done = cached.listing, 0, True
         for row in range(min(len(listing), 2 * MOST_AHEAD)):
+            if is_hidden(self._tree.ledger, directory.key, listing, row):
+                continue
             if listing.is_dir(row):
                 below += 1
                 if depth and below <= CHILDREN:
