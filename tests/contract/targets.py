@@ -47,6 +47,7 @@ class Limit(Enum):
     NO_TREE = auto()  # no recursive listing
     NO_QUERY_CHARACTERS = auto()  # no `?`, `;` and control characters in names that are written
     NO_MAKE_DIR = auto()  # directories can't be made, only come and go with their files
+    REFUSES_SLOWLY = auto()  # a wrong password is answered late, against those who guess
     SLOW = auto()  # paging is tested with few entries and a small page, not with 2,500
 
 

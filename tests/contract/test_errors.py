@@ -7,7 +7,7 @@ import pytest
 
 from mountd.errors import ContainerMissing, Denied, RemoteError, Unreachable
 from mountd.remotes.base import RemoteStore
-from tests.contract.targets import Broken, Target
+from tests.contract.targets import Broken, Limit, Target
 from tests.fakes.stopwatch import fastest_s
 
 CALLS: list[tuple[str, Callable[[RemoteStore], object]]] = [
@@ -47,4 +47,5 @@ def test_a_broken_remote_is_never_a_missing_file(
             with pytest.raises(EXPECTED[how]):
                 call(store)
 
-        assert fastest_s(fails, 6.0, tries=2) < 6.0
+        bound_s = 60.0 if Limit.REFUSES_SLOWLY in target.limits else 6.0
+        assert fastest_s(fails, bound_s, tries=2) < bound_s

@@ -13,11 +13,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-
-from tests.servers.dav import DavServer
+from typing import Protocol
 
 _PIECE = 65_536
-_METHODS = (b"PUT ", b"MOVE ", b"COPY ", b"DELETE ", b"MKCOL ", b"PROPFIND ", b"GET ")
+_METHODS = (
+    b"PUT ",
+    b"MOVE ",
+    b"COPY ",
+    b"DELETE ",
+    b"MKCOL ",
+    b"PROPFIND ",
+    b"GET ",
+    b"PROPPATCH ",
+)
+
+
+class Served(Protocol):
+    @property
+    def authority(self) -> str: ...
 
 
 @dataclass(slots=True)
@@ -44,7 +57,7 @@ class CuttingProxy:
 
 
 @contextmanager
-def cutting_proxy(server: DavServer) -> Iterator[CuttingProxy]:
+def cutting_proxy(server: Served) -> Iterator[CuttingProxy]:
     host, _, port = server.authority.partition(":")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         proxy = CuttingProxy(f"127.0.0.1:{listener.getsockname()[1]}")
