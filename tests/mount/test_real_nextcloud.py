@@ -80,23 +80,40 @@ def git(where: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def test_an_editor_that_saves_by_renaming_leaves_one_file(day: Day) -> None:
-    """As vim does: the old one becomes the backup, the new one is written, the backup goes."""
+@pytest.mark.parametrize("keeps_backup", [True, False], ids=["as vim", "by a temporary file"])
+def test_an_editor_that_saves_by_renaming_leaves_one_file_with_its_id_and_favourite(
+    day: Day, keeps_backup: bool
+) -> None:
     day.server.put("paper.tex", b"first")
-    at = day.mount()
-    paper, backup = at.path / "paper.tex", at.path / "paper.tex~"
+    day.server.favour("paper.tex")
+    number = day.server.value("paper.tex", "oc:fileid")
+    at = day.mount(write_back_s=5)  # a busy machine's editor takes longer than a second
     for text in (b"second, longer", b"third, still longer"):
-        assert paper.read_bytes() != text
+        assert (at.path / "paper.tex").read_bytes() != text
         day.forget_requests()
-        paper.rename(backup)
-        with paper.open("wb") as file:
-            file.write(text)
-            os.fsync(file.fileno())
-        backup.unlink()
+        save(at.path / "paper.tex", text, keeps_backup=keeps_backup)
         flush(at)
         assert day.server.read("paper.tex") == text
         assert day.server.names("") == ["paper.tex"]
         assert day.requests() == {"PUT": 1}
+        assert day.server.value("paper.tex", "oc:fileid") == number
+        assert day.server.value("paper.tex", "oc:favorite") == "1"
+    assert day.server.trash() == []
+
+
+def save(path: Path, text: bytes, *, keeps_backup: bool) -> None:
+    """vim makes the old one its backup, which goes at the end; others write beside it and put the
+    new one in place."""
+    backup, temporary = path.with_name(f"{path.name}~"), path.with_name(f".{path.name}.tmp")
+    if keeps_backup:
+        path.rename(backup)
+    with (path if keeps_backup else temporary).open("wb") as file:
+        file.write(text)
+        os.fsync(file.fileno())
+    if keeps_backup:
+        backup.unlink()
+    else:
+        temporary.rename(path)
 
 
 def test_a_tree_that_is_removed_is_one_thing_in_the_trash(day: Day) -> None:
