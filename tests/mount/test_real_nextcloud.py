@@ -160,7 +160,7 @@ def test_a_large_file_goes_by_chunks_and_comes_back_whole(day: Day, tmp_path: Pa
     assert 4 <= asked.pop("PUT") <= 13
     assert asked == {"MKCOL": 1, "MOVE": 1}
     assert day.server.read("large") == data
-    assert hashlib.sha256(data).hexdigest() in day.server.value("large", "oc:checksums")
+    assert day.server.value("large", "oc:checksums") == f"MD5:{hashlib.md5(data).hexdigest()}"
     at = day.mount(cache_dir=tmp_path / "another cache")
     assert (at.path / "large").read_bytes() == data
     assert day.server.chunks() == []
@@ -174,14 +174,15 @@ def test_a_daemon_killed_in_the_middle_of_an_upload_goes_on_at_the_next_mount(da
     day.proxy.cut(b"PUT", 100_000)
     assert day.proxy.happened.wait(100)
     at.kill()
-    there = len(day.server.chunks())
+    there = set(day.server.chunks())
     day.forget_requests()
     at = day.mount()
     flush(at)
     asked = day.requests()
     assert asked["MKCOL"] == 0
-    assert asked["PUT"] <= 10 - 2
-    assert there >= 2
+    again = {head.split()[1][-5:] for head in day.proxy.heads if head.startswith("PUT ")}
+    assert len(there) >= 2
+    assert not there & again
     assert day.server.read("large") == data
     assert day.server.chunks() == []
 
