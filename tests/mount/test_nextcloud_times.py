@@ -167,3 +167,25 @@ def test_a_rename_takes_a_new_time_along(mount: Mount, nextcloud_server: Nextclo
     flush(at)
     assert nextcloud_server.tree() == ["g"]
     assert mtime_there(nextcloud_server, "g") == NEW_S
+
+
+def test_who_reads_a_file_while_its_time_is_set_reads_on(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    data = os.urandom(24 << 20)
+    nextcloud_server.put("f", data, mtime_s=THEN_S)
+    at = mount()
+    fd = os.open(at.path / "f", os.O_RDONLY)
+    try:
+        assert os.pread(fd, 4096, 0) == data[:4096]
+        nextcloud_server.faults({"op": "Propfind", "path": "^f$", "skip": 1, "hold": True})
+        touch(at.path / "f")
+        until(lambda: mtime_there(nextcloud_server, "f") == NEW_S)
+        # Set there, and the daemon doesn't know yet; then it does.
+        nextcloud_server.clear_faults()
+        assert os.pread(fd, 4096, 12 << 20) == data[12 << 20 :][:4096]
+        nextcloud_server.release()
+        flush(at)
+        assert os.pread(fd, 4096, 20 << 20) == data[20 << 20 :][:4096]
+    finally:
+        os.close(fd)
