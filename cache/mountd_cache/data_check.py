@@ -77,17 +77,19 @@ class DataCheck:
                 self._files.add(data_name(key))
 
     def _check_files(self) -> None:
-        for content in self._state.ledger.contents.values():
-            for layer in content.layers:
-                self._check_file(content, layer)
+        wanted = {
+            f"{content.id}-{layer.number}.data": (content, layer)  # data_name, for 100,000
+            for content in self._state.ledger.contents.values()
+            for layer in content.layers
+        }
+        suspects = wanted.keys() if self._sizes else wanted.keys() - self._files
+        for name in suspects:
+            self._check_file(name, *wanted[name])
+        self._files.difference_update(wanted)
 
-    def _check_file(self, content: Content, layer: Layer) -> None:
-        name = data_name((content.id, layer.number))
+    def _check_file(self, name: str, content: Content, layer: Layer) -> None:
         size = None
         if name in self._files:
-            self._files.discard(name)
-            if not self._sizes:
-                return
             size = os.stat(name, dir_fd=self._fd).st_size
             if size >= PAGE + layer.extents.end:
                 return

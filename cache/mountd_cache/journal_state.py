@@ -46,27 +46,25 @@ class JournalState:
         self.torn: dict[FileKey, ExtentMap] = {}
         self.dirty = Dirty()
         self.staged_bytes = 0
-        self._counted: dict[int, int] = {}  # content -> what it adds to staged_bytes
 
     def load(self, rows: Rows, torn: dict[FileKey, ExtentMap]) -> None:
         """As `rows`, from the database: nothing of it is dirty."""
         self.ledger.load(rows)
         self.torn |= torn
-        self._counted = {content.id: content.staged_bytes for content in rows.contents}
-        self.staged_bytes = sum(self._counted.values())
+        self.staged_bytes = sum(content.staged_bytes for content in rows.contents)
 
     def rows(self, rows: Rows) -> None:
         """One atomic step."""
-        before = [self.ledger.contents.get(id_) for id_ in _touched(rows)]
+        known, touched = self.ledger.contents, _touched(rows)
+        before = [known[id_] for id_ in touched if id_ in known]
+        self.staged_bytes -= sum(content.staged_bytes for content in before)
         self.ledger.apply(rows)
+        self.staged_bytes += sum(known[id_].staged_bytes for id_ in touched if id_ in known)
         self.dirty.keys.update(change.key for change in rows.changes)
         self.dirty.keys.update(rows.forget)
+        self.dirty.contents |= touched
         for content in before:
-            if content is not None:
-                self._drop_files(content)
-        for id_ in _touched(rows):
-            self.dirty.contents.add(id_)
-            self._count(id_)
+            self._drop_files(content)
 
     def write(
         self, unproved: Unproved, key: FileKey, mtime_ns: int, covers: Iterable[Cover] = ()
@@ -78,7 +76,6 @@ class JournalState:
         self.ledger.write(content, start, end, mtime_ns)
         added = extents.total - before
         self.staged_bytes += added
-        self._counted[content] += added
         self.dirty.contents.add(content)
         proofs = self.proofs.get(key)
         if proofs is None:
@@ -211,13 +208,6 @@ class JournalState:
                 self.staged_bytes += layer.extents.total
                 self.proofs.pop(key, None)
                 self.torn.pop(key, None)
-
-    def _count(self, id_: int) -> None:
-        content = self.ledger.contents.get(id_)
-        self.staged_bytes -= self._counted.pop(id_, 0)
-        if content is not None:
-            self._counted[id_] = content.staged_bytes
-            self.staged_bytes += content.staged_bytes
 
 
 def shows_any(

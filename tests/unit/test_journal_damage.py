@@ -185,7 +185,7 @@ def test_a_database_that_can_not_be_read_is_set_aside_with_all_that_hangs_on_it(
 def test_rows_that_make_no_sense_do_not_take_the_others_along(
     folder: Path, expected_log: ExpectedLog
 ) -> None:
-    expected_log("3 rows of the journal's database make no sense")
+    expected_log("2 rows of the journal's database make no sense")
     expected_log("files were set aside")
     expected_log("is not sent: its staged bytes are missing")
     journal = opened(folder)
@@ -206,6 +206,34 @@ def test_rows_that_make_no_sense_do_not_take_the_others_along(
     assert f"{ids['layer']}-0.data" in text
     assert "a row of the table changes" in text
     assert ids["good"] in journal.ledger.contents
+    journal.close()
+
+
+def test_a_torn_file_whose_row_makes_no_sense_does_not_keep_the_journal_shut(
+    folder: Path, expected_log: ExpectedLog
+) -> None:
+    expected_log("is not sent: torn by a power loss")
+    expected_log("1 rows of the journal's database make no sense")
+    expected_log("files were set aside")
+    expected_log("is not sent: its staged bytes are missing")
+    journal = opened(folder)
+    content = create(journal, "x", b"one" * 3000)
+    create(journal, "y", b"two")
+    journal.abandon()
+    damage(folder / "staging" / f"{content.id}-0.data", 4096 + 7)
+    journal = opened(folder, "two")
+    assert failed(journal)["x"] == "torn by a power loss"
+    journal.close()
+    db = sqlite3.connect(folder / "journal.db", isolation_level=None)
+    [(torn,)] = db.execute("SELECT count(*) FROM layers WHERE torn IS NOT NULL")
+    assert torn == 1
+    db.execute("UPDATE contents SET mtime_ns = 'never' WHERE id = ?", (content.id,))
+    db.execute("UPDATE changes SET state = 0, reason = NULL")
+    db.close()
+    journal = opened(folder, "two")
+    assert "staged bytes are missing" in failed(journal)["x"]
+    assert f"{content.id}-0.data" in set_aside(folder)
+    assert read(journal, "y") == b"two"
     journal.close()
 
 

@@ -2,6 +2,8 @@
 
 import sqlite3
 import tempfile
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,35 @@ def test_contents_come_back_with_their_layers(
         assert contents_of(store) == expected
         assert store.unlinked() == []
         store.close()
+
+
+@pytest.mark.parametrize("value", ["NULL", "'x'", "7", "1.5", "x'00ff'", "-1"])
+def test_a_row_with_anything_in_a_column_is_a_change_or_is_named(
+    tmp_path: Path, value: str
+) -> None:
+    """Two statements read the changes: none falls between them."""
+    store = JournalStore(tmp_path, disk=DISK)
+    change = Change("a/x", "a/", b"x", 5, ChangeKind.FILE, content=9)
+    store.save(Update(_META, [change, replace(change, key="a/y", name=b"y")]))
+    store.close()
+    db = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    columns = [row[1] for row in db.execute("PRAGMA table_info(changes)")]
+    for column in columns:
+        db.execute("CREATE TABLE kept AS SELECT * FROM changes")
+        with suppress(sqlite3.IntegrityError):  # a key can't be NULL
+            db.execute(f"UPDATE changes SET {column} = {value} WHERE key = 'a/x'")
+        db.close()
+        store = JournalStore(tmp_path, disk=DISK)
+        bad: list[str] = []
+        found = list(store.changes(bad))
+        assert len(found) + len(bad) == 2, column
+        assert any(each.key == "a/y" for each in found)
+        store.close()
+        db = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+        db.execute("DELETE FROM changes")
+        db.execute("INSERT INTO changes SELECT * FROM kept")
+        db.execute("DROP TABLE kept")
+    db.close()
 
 
 def test_a_later_format_is_refused(tmp_path: Path) -> None:
