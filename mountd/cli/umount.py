@@ -141,6 +141,8 @@ def _unmount_drained(
         )
     if not abandon:
         _wait_for_who_came(mount, time.monotonic() + goodbye_s)
+    if drained.is_dead and drained.is_sure:
+        return _tell_of_idle_queue(mount.source)  # it died, or another umount ended it: who knows
     left = left_on_disk(drained)
     if not left.is_nothing:
         warn(kept(left, drained.folder))

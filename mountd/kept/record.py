@@ -147,8 +147,10 @@ class Record:
         record = cls(head.greeting, head.terms, head.generation + 1)
         record._attempts = Attempts.unpack(data[_ATTEMPTS_AT:_PARTS_AT])
         for at in range(head.ends_at, end := head.ends_at + _SLOTS_BYTES, _SLOT_BYTES):
+            # One only: behind it is what is left of a longer name, which anybody may have given.
             record._replay(data[at : at + _SLOT_BYTES], 0)
-        record._replay(data, end)
+        while end:
+            end = record._replay(data, end)
         record._begin()
         return record
 
@@ -311,18 +313,20 @@ class Record:
             supersede(old_fd)
             os.close(old_fd)
 
-    def _replay(self, data: bytes, at: int) -> None:
-        while at + _RECORD.size <= len(data):
-            crc, length, kind, id_ = _RECORD.unpack_from(data, at)
-            end = at + _RECORD.size + length
-            if kind not in _KINDS or crc != crc32c(data[at + _CRC.size : end]):
-                break
-            body = data[at + _RECORD.size : end]
-            if body and _fits(kind, body):
-                self._notes[kind][id_] = body
-            else:
-                self._notes[kind].pop(id_, None)
-            at = end
+    def _replay(self, data: bytes, at: int) -> int:
+        """Where the record ends that begins at `at`; 0 where none does."""
+        if at + _RECORD.size > len(data):
+            return 0
+        crc, length, kind, id_ = _RECORD.unpack_from(data, at)
+        end: int = at + _RECORD.size + length
+        if end > len(data) or kind not in _KINDS or crc != crc32c(data[at + _CRC.size : end]):
+            return 0
+        body = data[at + _RECORD.size : end]
+        if body and _fits(kind, body):
+            self._notes[kind][id_] = body
+        else:
+            self._notes[kind].pop(id_, None)
+        return end
 
 
 def _fits(kind: int, body: bytes) -> bool:

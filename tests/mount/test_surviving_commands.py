@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,33 @@ def test_umount_whose_daemon_dies_for_good_says_what_is_left(
         assert waiting.returncode == 75, said
         assert b"not on the remote yet: 1 file" in said
         assert not is_mounted(mount.path)
+
+
+def test_umount_whose_daemon_dies_before_its_first_answer_says_what_is_left(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    s3_server.make_bucket("b")
+    with mounted("s3://b", tmp_path, environment=s3_server.environment(), write_back_s=60) as mount:
+        (mount.path / "file").write_bytes(b"bytes")
+        mount.process.send_signal(signal.SIGSTOP)
+        words = [sys.executable, "-m", "mountd", "umount", str(mount.path)]
+        with subprocess.Popen(words, env=mount.environment, stderr=subprocess.PIPE) as waiting:
+            while not holds_a_process(waiting.pid):
+                time.sleep(0.01)
+            mount.process.kill()
+            mount.process.wait(TIMEOUT_S)
+            _, said = waiting.communicate(timeout=TIMEOUT_S)
+        assert waiting.returncode == 75, said
+        assert b"not on the remote yet: 1 file" in said
+        assert not is_mounted(mount.path)
+
+
+def holds_a_process(pid: int) -> bool:
+    """Whether it has found the daemon, and is about to ask it."""
+    links = (os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink())
+    with suppress(OSError):
+        return any("pidfd" in link for link in links)
+    return False
 
 
 DIES_AT_ITS_START = """

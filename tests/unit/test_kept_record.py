@@ -1,8 +1,10 @@
 """What a successor reads of what its predecessor noted."""
 
 import os
+import struct
 
 import pytest
+from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,3 +172,17 @@ def test_a_torn_note_of_a_handle_is_none() -> None:
     at = os.pread(record.fd, 1 << 20, 0).index(READ.version.encode())
     os.pwrite(record.fd, b"E", at)
     assert Record.read(record.fd).files() == {}
+
+
+def test_a_name_that_was_in_a_slot_before_notes_nothing() -> None:
+    record = Record(GREETING, b"")
+    # As a directory's note: without a zero byte or a slash, and it ends with its slot.
+    made = struct.pack("<HBQ", 0x0101, 3, 0x010101010101011E) + b"k" * 189
+    hidden = struct.pack("<I", crc32c(made)) + made
+    assert not set(b"\0/") & set(hidden)
+    record.opened(1, READ._replace(key="p" * 2 + hidden.decode(), version=""))
+    record.released(1)
+    record.opened(2, READ._replace(key="s", version="v"))
+    found = Record.read(record.fd)
+    assert set(found.files()) == {2}
+    assert found.directories() == {}
