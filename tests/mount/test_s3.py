@@ -293,7 +293,7 @@ def _wait_for_kept(found: Mounted, size: int) -> None:
 def _wait_until(condition: Callable[[], bool]) -> None:
     import time
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

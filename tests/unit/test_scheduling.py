@@ -32,11 +32,26 @@ def test_a_worker_that_dies_fails_one_test_and_the_run_goes_on_to_its_end(
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_suite.py").write_text(SUITE.format(**locals()))
     command = [sys.executable, "-m", "pytest", "-p", "tests.scheduling", "-p", "no:cacheprovider"]
-    command += ["-q", "-n", "2", "--dist", "loadgroup", "--basetemp", str(tmp_path / "t"), "."]
+    command += [
+        "-p",
+        "xdist",
+        "-q",
+        "-n",
+        "2",
+        "--dist",
+        "loadgroup",
+        "--basetemp",
+        str(tmp_path / "t"),
+        ".",
+    ]
     done = subprocess.run(
         command,
         cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # hypothesis and others: half of its time
+        },
         capture_output=True,
         text=True,
         timeout=120,

@@ -324,7 +324,7 @@ class World:
 
     def let_threads_end(self) -> None:
         self.release()
-        until_s = time.monotonic() + 10
+        until_s = time.monotonic() + 60
         while self.busy.active:
             assert time.monotonic() < until_s
             time.sleep(0.0005)
