@@ -4,6 +4,7 @@ import compileall
 import logging
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,15 @@ ROOT = Path(__file__).parents[1]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Our modules are compiled once, not by each daemon that a test starts: where Python may not
-    write what it compiled (PYTHONDONTWRITEBYTECODE), a start took 0.51 s of CPU and takes 0.23."""
+    write what it compiled (PYTHONDONTWRITEBYTECODE), a start took 0.51 s of CPU and takes 0.23.
+
+    And what tests interrupt can be: a shell ignores SIGINT for what it starts with `&`, and all
+    that this starts would, too."""
     if not hasattr(config, "workerinput"):
         for name in ("mountd", "cache/mountd_cache", "tests"):
             compileall.compile_dir(ROOT / name, quiet=2)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class ExpectedLog:

@@ -1,11 +1,13 @@
 """A large upload that a restart interrupts, on the real daemon and a bucket."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
+from mountd.remotes.object_store import PROBE_NAME
 from tests.mount.mounting import Mounted, mounted
 from tests.servers.raw_s3 import raw_client
 from tests.servers.s3.launch import S3Server
@@ -42,24 +44,28 @@ def large(size: int = SIZE, salt: int = 0) -> bytes:
     return b"".join((n + salt).to_bytes(8, "big") + piece[8:] for n in range(size // MIB))
 
 
-def flush(mount: Mounted, within_s: int = 25) -> None:
+def flush(mount: Mounted, within_s: int = 60) -> None:
     mount.cli("flush", str(mount.path), "--timeout", str(within_s))
 
 
-def known_bucket(mount: Mounted) -> None:
-    """So that the bucket is proved, and its requests are over."""
+def known_bucket(server: S3Server, mount: Mounted) -> None:
+    """So that the bucket is proved, and its requests are over: what proved it goes after that."""
     (mount.path / "first").write_bytes(b"1")
     flush(mount)
+    until_s = time.monotonic() + 60
+    while any(key.startswith(PROBE_NAME) for key in server.keys("b")):
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
 
 
 def interrupted(server: S3Server, mount: Mounted, data: bytes, parts: int = 6) -> None:
     """Kills the daemon when so many parts of `large` are on the bucket."""
-    known_bucket(mount)
+    known_bucket(server, mount)
     server.clear_log()
     server.faults({"op": "UploadPart", "skip": parts, "hold": True})
     (mount.path / "large").write_bytes(data)
     held = min(AT_ONCE, -(-len(data) // PART) - parts)
-    server.wait_for_requests(parts + held, op="UploadPart", prefix="large", timeout_s=25)
+    server.wait_for_requests(parts + held, op="UploadPart", prefix="large", timeout_s=60)
     mount.kill()
     server.clear_faults()
     server.release()
@@ -94,11 +100,11 @@ def test_a_killed_upload_goes_on_where_it_was(s3_server: S3Server, mount: Mount)
 def test_a_stop_with_a_rest_is_gone_on_with(s3_server: S3Server, mount: Mount) -> None:
     data = large(64 * MIB)
     first = mount(write_back_s=0, stop_timeout_s=1, request_timeout_s=5)
-    known_bucket(first)
+    known_bucket(s3_server, first)
     s3_server.clear_log()
     s3_server.faults({"op": "UploadPart", "skip": 3, "hold": True})
     (first.path / "large").write_bytes(data)
-    s3_server.wait_for_requests(4, op="UploadPart", prefix="large", timeout_s=25)
+    s3_server.wait_for_requests(4, op="UploadPart", prefix="large", timeout_s=60)
     assert first.stop() != 0
     s3_server.clear_faults()
     s3_server.release()
@@ -147,11 +153,11 @@ def test_a_complete_without_an_answer_is_found_again_after_a_kill(
 ) -> None:
     data = large(64 * MIB)
     first = mount(write_back_s=0)
-    known_bucket(first)
+    known_bucket(s3_server, first)
     s3_server.clear_log()
     s3_server.faults({"op": "CompleteMultipartUpload", "lose_reply": True})
     (first.path / "large").write_bytes(data)
-    s3_server.wait_for_requests(1, op="CompleteMultipartUpload", timeout_s=25)
+    s3_server.wait_for_requests(1, op="CompleteMultipartUpload", timeout_s=60)
     first.kill()
     s3_server.clear_faults()
     s3_server.clear_log()
