@@ -28,6 +28,7 @@ SMALL_BYTES = 1 << 20
 MOST_BYTES = 32 << 20
 MOST_NAMES = 1 << 14  # in a directory, to be put in order: some 30 ms once
 MOST_MARKS = 1 << 12
+MOST_PARENTS = 64  # of whose directories the order is kept, and with it their listing
 
 _DIGITS = re.compile(rb"(\d+)")
 
@@ -38,6 +39,7 @@ class StepsAhead:
     def __init__(self, tree: Tree, files: "OpenFiles") -> None:
         self._tree = tree
         self._files = files
+        self._parents: dict[Directory, None] = {}  # that have `steps`; last used, last
         tree.entered = self.entered
 
     def entered(self, directory: Directory) -> None:
@@ -77,7 +79,16 @@ class StepsAhead:
             rows = [row for row in range(len(listing)) if listing.is_dir(row)]
             rows.sort(key=lambda row: _by_numbers(listing.name(row)))
             steps = parent.steps = Steps(listing, rows, {row: i for i, row in enumerate(rows)})
+        self._keep(parent)
         return steps
+
+    def _keep(self, parent: Directory) -> None:
+        self._parents.pop(parent, None)
+        self._parents[parent] = None
+        if len(self._parents) > MOST_PARENTS:
+            oldest = next(iter(self._parents))
+            del self._parents[oldest]
+            oldest.steps = None
 
     def _go_on(self, parent: Directory, steps: Steps) -> None:
         if len(self._tree.ahead) > MOST_MARKS:

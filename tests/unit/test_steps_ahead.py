@@ -10,6 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import Directory
+from mountd.vfs.steps_ahead import MOST_PARENTS
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import content, file_system
 
@@ -117,3 +118,21 @@ async def test_a_remote_that_is_not_well_is_not_asked_ahead(
     async with file_system(store, tmp_path, remote_is_well=lambda: False) as fs:
         await waited(fs, keys[:20])
     assert store.calls["list"] <= 2 + 20
+
+
+async def test_the_order_is_kept_of_few_directories_however_many_are_gone_through(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    folders = [f"{i}/0/" for i in range(200)]
+    async with file_system(MemoryStore({f"{each}a": b"x" for each in folders}), tmp_path) as fs:
+        above = []
+        for folder in folders:
+            directory = fs.tree.root
+            for name in (*folder.split("/")[:2], "a"):
+                found = await fs.tree.lookup(directory, name.encode())
+                if name != "a":
+                    above.append(directory)
+                    directory = fs.tree.directory(found.number)
+        assert len(set(above)) == 201
+        assert fs.tree.root.steps is not None, "in use all the time"
+        assert 0 < sum(each.steps is not None for each in set(above)) <= MOST_PARENTS
