@@ -37,6 +37,12 @@ def test_every_test_that_a_document_names_exists(document: Path, least: int) -> 
         assert f"def {function}(" in sources, function
 
 
+def test_no_page_has_both_sides_of_a_merge() -> None:
+    marks = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+    pages = (*PAGES, ROOT / "CHANGELOG.md")
+    assert [page.name for page in pages if marks.search(page.read_text())] == []
+
+
 def test_every_errno_that_the_semantics_name_is_in_the_table_of_the_code() -> None:
     code = (ROOT / "mountd/fusefs/errno_table.py").read_text()
     rows = re.findall(r"\| (E[A-Z]+) \|", SEMANTICS.read_text())
