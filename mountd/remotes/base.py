@@ -100,8 +100,9 @@ class Capabilities:
     `keeps_modes`: of the attributes `mode`, `uid` and `gid` are kept, in the file system itself.
     `sets_mtime`: a `copy` of a file onto itself gives it the upload's mtime and no attributes,
     whatever its size by small requests; Unsupported where the remote takes no such time.
-    `bytes_in`: what a version says of its file's bytes: `SIZE;MD5:HEX`, or `SIZE;` and another word
-    that no other bytes at the same key have; "" for nothing. Pure.
+    `bytes_in`: what a version says of its file's bytes: `SIZE;MD5:HEX`, or `SIZE;` and another
+    word, with ":" if it is a sum; without one, other bytes at the key may have it, too. "" for
+    nothing. Pure.
     `lists_attributes`: a listing's entries have their attributes.
     `max_put_bytes`: the largest file that `put` takes; None where no limit is known.
     `put_delta`: it may work here, without moving the bytes that are there already.

@@ -70,10 +70,11 @@ class NextcloudTimes:
         if not self._patch(key, mtime_ns, until_s, tag_of(version)):
             raise VersionChanged(f"{key!r} is no longer {version}")
         after, now = self._look(key, until_s)
-        if after.version == version and after.mtime_ns != mtime_ns:
-            raise Unsupported(f"{key!r}: this server keeps the time that it has")
         if upload_in(now) != upload_in(item):
             raise VersionChanged(f"{key!r} was replaced while its time was set")
+        if after.mtime_ns != mtime_ns:
+            # Or somebody has replaced it by what leaves the time of upload as it was.
+            raise Unsupported(f"{key!r}: this server keeps another time")
         return after
 
     def set_on_own(self, key: str, made: Entry, mtime_ns: int) -> Entry:

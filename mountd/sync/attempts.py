@@ -21,31 +21,43 @@ from mountd_cache.changes import Change
 
 _T = TypeVar("_T")
 _MOST_PER_KEY: Final = 8
+SECOND_NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Attempt:
     """One state that was sent, or is about to be. `md5`: of its bytes, blocking; "" for unknown.
-    `says`: what a version of it says of them (`Capabilities.bytes_in`); "" for nothing."""
+    `says`: what a version of it says of them (`Capabilities.bytes_in`); "" for nothing. `mtime_s`:
+    the time that such a version must have, 0 for any."""
 
     id: UploadId
     size: int
     md5: Callable[[], str]
     says: str = ""
+    mtime_s: int = 0
 
 
-def with_another_time(store: RemoteStore, id_: UploadId, version: str) -> list[Attempt]:
+def with_another_time(
+    store: RemoteStore, id_: UploadId, version: str, mtime_ns: int = 0
+) -> list[Attempt]:
     """What a version has become if all that was sent of it, by a process that is no more, is a new
     time: the same bytes, under another version. Nothing but the bytes tells, where the remote keeps
-    no ids; so this is empty where nobody here has asked for a time."""
+    no ids; so this is empty where nobody here has asked for a time.
+
+    Without a sum, other bytes may be told by the same word (a desktop client's bulk upload leaves
+    a Nextcloud's time of upload as it was), so the file must have the time that was asked for,
+    `mtime_ns`; with 0 it is nobody's that is known."""
     bytes_in = store.capabilities.bytes_in
     says = bytes_in(version) if bytes_in is not None and store.capabilities.sets_mtime else ""
     if not says:
         return []
     size, _, word = says.partition(";")
-    algorithm, _, digits = word.partition(":")
+    algorithm, is_sum, digits = word.partition(":")
+    mtime_s = 0 if is_sum else mtime_ns // SECOND_NS
+    if not is_sum and not mtime_s:
+        return []
     md5 = digits.lower() if algorithm == "MD5" else ""
-    return [Attempt(id_, int(size), lambda: md5, says)]
+    return [Attempt(id_, int(size), lambda: md5, says, mtime_s)]
 
 
 class Owner(Enum):
@@ -122,7 +134,7 @@ def is_same(store: RemoteStore, key: str, found: Identity, attempt: Attempt) -> 
         return id_ is not None and id_.is_same_upload(attempt.id) and _can_be(store, found, id_)
     bytes_in = store.capabilities.bytes_in
     if attempt.says and bytes_in is not None and bytes_in(found.entry.version) == attempt.says:
-        return True
+        return attempt.mtime_s in (0, found.entry.mtime_ns // SECOND_NS)
     sent = attempt.md5()
     if not sent:
         return False

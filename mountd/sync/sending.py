@@ -209,7 +209,8 @@ class FileSender:
         content = self._ledger.content_of(change)
         found: list[Attempt] = []
         if self._doubts.may_be_there(change):
-            found += with_another_time(self._store, self.new_id(change), change.expect)
+            id_ = self.new_id(change)
+            found += with_another_time(self._store, id_, change.expect, change.mtime_ns)
         for depth in range(1, len(content.layers) if content is not None else 1):
             assert content is not None
             body = frozen_body(self._journal, self._store, content, depth, hashed=True)
@@ -275,7 +276,8 @@ class FileSender:
         behind = self._ledger.changes.get(base.key, change)
         others = self._frozen_attempts(change) if self.is_hashed else []
         if behind is not change and self._doubts.may_be_there(behind):
-            others += with_another_time(self._store, self.new_id(behind), behind.expect)
+            id_ = self.new_id(behind)
+            others += with_another_time(self._store, id_, behind.expect, change.mtime_ns)
         found = await self._asker.whose(base.key, behind.since_ns, None, *others)
         if found.owner is not Owner.OURS or found.entry is None or found.id is None:
             return False

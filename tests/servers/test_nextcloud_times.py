@@ -1,6 +1,8 @@
 """nextcloud://: the time of a file that is there already."""
 
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,18 @@ def put(store: NextcloudStore, data: bytes = b"bytes", key: str = "f") -> Entry:
 
 def touch(store: NextcloudStore, version: str, mtime_s: float = NEW_S) -> Entry:
     return store.copy("f", version, "f", version, Upload("touched", int(mtime_s * 10**9)))
+
+
+def mtime_of(server: NextcloudServer) -> int:
+    found = server.node("f")
+    return int(found.mtime_s) if found is not None else 0
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 25
+    while not is_so():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
 
 
 def asked(server: NextcloudServer) -> list[str]:
@@ -192,3 +206,21 @@ def test_a_copy_has_the_time_that_it_is_given(
     same = store.copy("f", made.version, "h", ABSENT, Upload("copy", THEN_S * 10**9))
     assert same.mtime_ns == THEN_S * 10**9
     assert len(nextcloud_server.log(op="Proppatch")) == 1
+
+
+def test_what_comes_in_the_second_of_the_upload_while_the_time_is_set_is_not_taken_for_ours(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.configure(clock_s=2_000_000_000)
+    store = open_store()
+    made = put(store)
+    nextcloud_server.faults({"op": "Propfind", "skip": 1, "times": 1, "hold": True})
+    with ThreadPoolExecutor(1) as thread:
+        touched = thread.submit(touch, store, made.version)
+        nextcloud_server.wait_for_requests(1, op="Proppatch")
+        until(lambda: mtime_of(nextcloud_server) == NEW_S)
+        nextcloud_server.put("f", b"THEIR", mtime_s=NEW_S + 9)
+        nextcloud_server.release()
+        with pytest.raises(Unsupported):
+            touched.result()
+    assert store.identify("f").upload_id == ""
