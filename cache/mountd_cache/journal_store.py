@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,24 +93,30 @@ class JournalStore:
 
     def meta(self) -> Meta | None:
         """None in a database that was just made. Raises OSError, JournalUnreadable."""
-        with _errors_of(Path(FILE_NAME)):
-            found = dict(self._db.execute("SELECT name, value FROM meta WHERE name != 'version'"))
-        if not found:
-            return None
+        found: dict[str, Any] = {}
         try:
+            with _errors_of(Path(FILE_NAME)):
+                found.update(self._db.execute("SELECT * FROM meta WHERE name != 'version'"))
+            if not found:
+                return None
             numbers = int(found["last_lsn"]), int(found["epoch"])
             return Meta(str(found["id"]), *numbers, str(found["boot_id"]))
-        except (KeyError, ValueError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise JournalUnreadable(f"the table meta: {found}") from error
 
     def changes(self, bad: list[str]) -> Iterator[Change]:
         """All of them; what can't be understood is added to `bad`. As `meta`."""
+        done, queries = 0, [_NOT_PLAIN]
         with _errors_of(Path(FILE_NAME)):
-            for row in self._db.execute(_PLAIN):
-                fields: list[Any] = list(row)
-                fields[4], fields[13] = _KINDS[row[4]], _STATES[row[13]]
-                yield Change(*fields)
-            for row in self._db.execute(_NOT_PLAIN):
+            try:
+                for row in self._db.execute(_PLAIN):
+                    fields: list[Any] = list(row)
+                    fields[4], fields[13] = _KINDS[row[4]], _STATES[row[13]]
+                    done += 1
+                    yield Change(*fields)
+            except UnicodeDecodeError:  # SQLite takes any bytes for a text
+                queries.append(f"{_PLAIN_AS_STORED} LIMIT -1 OFFSET {done}")
+            for row in chain.from_iterable(map(self._any_rows, queries)):
                 try:
                     yield _change_from_row(row)
                 except (ValueError, TypeError, LookupError, struct.error) as error:
@@ -120,7 +127,7 @@ class JournalStore:
         found: dict[int, Content] = {}
         damaged: set[int] = set()
         with _errors_of(Path(FILE_NAME)):
-            for row in self._db.execute(_CONTENTS):
+            for row in self._any_rows(_CONTENTS):
                 id_, *base, mtime_ns, changed_ns, number, size, floor_end, extents, lost = row
                 try:
                     layer = Layer(number, int(size), int(floor_end), _extents(extents))
@@ -145,6 +152,14 @@ class JournalStore:
         with _errors_of(Path(FILE_NAME)):
             return self._db.execute("SELECT content, number FROM unlinked").fetchall()
 
+    def _any_rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Its rows, with bytes for a text that is not UTF-8."""
+        self._db.text_factory = _text_or_bytes
+        try:
+            yield from self._db.execute(query)
+        finally:
+            self._db.text_factory = _to_text
+
     def save(self, update: Update) -> None:
         """One transaction, on the disk when this returns. Raises OSError: nothing changed."""
         with _errors_of(Path(FILE_NAME)):
@@ -166,10 +181,14 @@ class JournalStore:
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.text_factory = partial(str, encoding="utf-8", errors="surrogatepass")
+        self._db.text_factory = _to_text
         if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            (version,) = self._db.execute("SELECT value FROM meta WHERE name='version'").fetchone()
-            if int(version) > VERSION:
+            try:
+                found = self._db.execute("SELECT value FROM meta WHERE name='version'").fetchone()
+                version = int(found[0])
+            except (TypeError, ValueError) as error:
+                raise JournalUnreadable(f"the version in the table meta: {error}") from error
+            if version > VERSION:
                 raise JournalTooNew(
                     f"{folder} was written by a later mountd (format {version}, this one knows "
                     f"{VERSION}): use that one"
@@ -219,6 +238,16 @@ def _errors_of(path: Path) -> Iterator[None]:
             raise JournalUnreadable(str(error)) from error
         number = errno.ENOSPC if code == sqlite3.SQLITE_FULL else errno.EIO
         raise OSError(number, f"the journal's database: {error}", str(path)) from error
+
+
+_to_text: Final = partial(str, encoding="utf-8", errors="surrogatepass")
+
+
+def _text_or_bytes(stored: bytes) -> str | bytes:
+    try:
+        return _to_text(stored)
+    except UnicodeDecodeError:
+        return stored
 
 
 def _text(text: str) -> str | bytes:
@@ -343,6 +372,7 @@ _PLAIN: Final = f"""
     SELECT key, directory, name, number, kind, expect, NULL, content, size, mtime_ns, sequence,
     since_ns, changed_ns, state FROM changes WHERE {_IS_PLAIN}
 """
+_PLAIN_AS_STORED: Final = f"SELECT * FROM changes WHERE {_IS_PLAIN}"
 _NOT_PLAIN: Final = f"SELECT * FROM changes WHERE ({_IS_PLAIN}) IS NOT 1"
 _CONTENTS: Final = """
     SELECT contents.*, number, size, floor_end, extents, torn

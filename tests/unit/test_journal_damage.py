@@ -209,6 +209,78 @@ def test_rows_that_make_no_sense_do_not_take_the_others_along(
     journal.close()
 
 
+@pytest.mark.parametrize(
+    ("update", "hit"),
+    [
+        ("UPDATE changes SET directory = CAST(x'80' AS TEXT) WHERE key = 'b'", "b"),
+        ("UPDATE changes SET key = CAST(x'E2' AS TEXT) WHERE key = 'a'", "a"),
+        ("UPDATE changes SET attributes = CAST(x'7BFF' AS TEXT) WHERE key = 'b'", "b"),
+    ],
+)
+def test_a_text_that_is_no_utf_8_makes_no_sense_in_its_row_alone(
+    folder: Path, expected_log: ExpectedLog, update: str, hit: str
+) -> None:
+    expected_log("1 rows of the journal's database make no sense")
+    expected_log("files were set aside")
+    journal = opened(folder)
+    for key in ("a", "b", "c"):
+        create(journal, key, key.encode())
+    hidden = journal.ledger.changes[hit].content
+    journal.close()
+    db = sqlite3.connect(folder / "journal.db", isolation_level=None)
+    db.execute(update)
+    db.close()
+    journal = opened(folder)
+    rest = {"a", "b", "c"} - {hit}
+    assert set(journal.ledger.changes) == rest
+    assert {read(journal, key) for key in rest} == {key.encode() for key in rest}
+    text = (next((folder / "quarantine").glob("*/README.txt"))).read_text()
+    assert f"{hidden}-0.data" in text
+    assert "a row of the table changes" in text
+    journal.close()
+
+
+def test_the_base_of_a_content_that_is_no_utf_8_makes_no_sense_for_it_alone(
+    folder: Path, expected_log: ExpectedLog
+) -> None:
+    expected_log("1 rows of the journal's database make no sense")
+    expected_log("files were set aside")
+    expected_log("is not sent: its staged bytes are missing")
+    journal = opened(folder)
+    for key in ("a", "b"):
+        create(journal, key, key.encode())
+    hit = journal.ledger.changes["a"].content
+    journal.close()
+    db = sqlite3.connect(folder / "journal.db", isolation_level=None)
+    db.execute(
+        "UPDATE contents SET base_key = 'a', base_size = 1, base_version = CAST(x'FF' AS TEXT)"
+        " WHERE id = ?",
+        (hit,),
+    )
+    db.close()
+    journal = opened(folder)
+    assert set(failed(journal)) == {"a"}
+    assert read(journal, "b") == b"b"
+    journal.close()
+
+
+@pytest.mark.parametrize("value", ["CAST(x'FF' AS TEXT)", "'one'", "NULL"])
+def test_a_format_that_nobody_understands_is_a_damaged_database(
+    folder: Path, expected_log: ExpectedLog, value: str
+) -> None:
+    expected_log("journal.db can't be read and is set aside")
+    expected_log("files were set aside")
+    journal = opened(folder)
+    create(journal, "a", b"one")
+    journal.close()
+    db = sqlite3.connect(folder / "journal.db", isolation_level=None)
+    db.execute(f"UPDATE meta SET value = {value} WHERE name = 'version'")
+    db.close()
+    journal = opened(folder)
+    assert journal.recovery.quarantined
+    journal.close()
+
+
 def test_a_torn_file_whose_row_makes_no_sense_does_not_keep_the_journal_shut(
     folder: Path, expected_log: ExpectedLog
 ) -> None:
