@@ -55,8 +55,8 @@ class EpochSets:
         self._clock = clock
         self._sets: dict[str, EpochAhead] = {}  # by root
         self._of: dict[str, EpochAhead] = {}  # by directory
-        # When a set was last seen to be read, and how far it was then.
-        self._seen: dict[str, tuple[float, int, int]] = {}
+        self._seen: dict[str, float] = {}  # when it was last seen that a set is read
+        self._lately: set[EpochAhead] = set()  # read since they were looked at
         self._opens = 0
 
     @property
@@ -78,6 +78,7 @@ class EpochSets:
         key = parent.key
         ahead = self._of.get(key) or self._found(parent)
         ahead.opened(node.number, key, node.row, size)
+        self._lately.add(ahead)
         self._opens += 1
         if not self._opens % LOOK_EVERY:
             self._look()
@@ -129,7 +130,7 @@ class EpochSets:
         if record is not None:
             ahead.record = record
         self._sets[root] = ahead
-        self._seen[root] = (self._clock(), 0, 0)
+        self._seen[root] = self._clock()
         return ahead
 
     def _make_room(self, root: str) -> None:
@@ -137,7 +138,7 @@ class EpochSets:
         new = [each for each, ahead in self._sets.items() if ahead.record.is_first]
         above, count = Counter(parent_of(each) for each in (*new, root)).most_common(1)[0]
         if above is None or count < JOINED:
-            self._drop(min(self._sets, key=lambda each: self._seen[each][0]))
+            self._drop(min(self._sets, key=self._seen.__getitem__))
             return
         joined = [each for each in new if each.startswith(above)]
         record = Epochs.joined(self._sets[each].record for each in joined)
@@ -154,15 +155,10 @@ class EpochSets:
 
     def _look(self) -> None:
         """Which sets are being read, from time to time; tells the cache what comes in cycles."""
-        now, reading = self._clock(), []
-        for root, ahead in self._sets.items():
-            at, turns, count = self._seen[root]
-            record = ahead.record
-            if (turns, count) != (record.turns, len(record.now)):
-                at = now
-                self._seen[root] = (now, record.turns, len(record.now))
-            if now - at < QUIET_S:
-                reading.append(ahead)
+        now = self._clock()
+        self._seen.update((root, now) for root, each in self._sets.items() if each in self._lately)
+        self._lately.clear()
+        reading = [each for root, each in self._sets.items() if now - self._seen[root] < QUIET_S]
         for ahead in reading:
             ahead.beside = len(reading)
         self._blocks.blocks.expect_cycle(sum(ahead.record.cycle_bytes for ahead in reading))
@@ -171,7 +167,7 @@ class EpochSets:
     def _bound(self, reading: Collection[EpochAhead]) -> None:
         """Where too many files are kept, the quiet sets go; then no more of an epoch are kept."""
         room = 2 * MAX_FILES - sum(ahead.record.files for ahead in self._sets.values())
-        for root in sorted(self._sets, key=lambda each: self._seen[each][0]):
+        for root in sorted(self._sets, key=self._seen.__getitem__):
             ahead = self._sets[root]
             if room <= 0 and ahead not in reading:
                 room += ahead.record.files

@@ -157,6 +157,20 @@ def test_of_more_files_than_are_kept_the_quiet_sets_go_and_then_no_more_are_kept
     assert kept <= 1000 + 2 * LOOK_EVERY
 
 
+def test_a_set_of_more_files_than_are_kept_is_being_read_also_in_the_rest_of_an_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mountd.vfs.epoch_sets.MAX_FILES", 320)
+    reading = Reading(names=OWN_SET)
+    for _ in range(4):
+        for start in range(0, 960, LOOK_EVERY):
+            reading.now += QUIET_S / 4
+            reading.open("a/", range(start, start + LOOK_EVERY))
+    [only] = reading.sets.sets
+    assert (only.record.turns, only.record.is_in_order) == (3, True)
+    assert reading.cache.told[-1] > 0
+
+
 def remote(*sets: str, count: int = 300) -> MemoryStore:
     return MemoryStore({key(each, i): b"x" * SIZE for each in sets for i in range(count)})
 
