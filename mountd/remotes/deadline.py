@@ -84,6 +84,12 @@ class DeadlineStream(httpcore.NetworkStream):
             except OSError as error:
                 raise httpcore.ReadError(error) from error
 
+    @property
+    def holds_more(self) -> bool:
+        """Whether more has come of a TLS record than was read: no poll of the socket shows that."""
+        sock = self._socket()
+        return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, _left_s(timeout, httpcore.WriteTimeout))
 

@@ -116,7 +116,8 @@ class DirectBody:
         return count
 
     def close(self) -> None:
-        if self._left or not self._goes_on:
+        # What came behind it would be taken for the next answer.
+        if self._left or not self._goes_on or self._stream.holds_more:
             self._close()
 
 

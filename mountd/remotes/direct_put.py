@@ -6,7 +6,6 @@ has made, has used and thinks idle. A PUT is never sent twice: an answer of anot
 httpcore as it came, and the connection is closed after it.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -39,12 +38,17 @@ def put(
     """The answer, and what came of it so far where it is for `heard`. `sent`: called when the last
     byte has gone. Raises httpcore's errors; the connection is to be closed then."""
     fields = "".join(f"{name}: {value}\r\n" for name, value in headers)
-    # As httpcore: the server may have answered before all was there.
-    with contextlib.suppress(httpcore.WriteError):
+    is_whole = True
+    try:
         stream.write_all(f"PUT {target} HTTP/1.1\r\n{fields}\r\n".encode("ascii") + body)
+    except httpcore.WriteError:
+        # As httpcore: the server may have answered before all was there.
+        is_whole = False
     sent()
     came = _head(stream)
-    head, _, rest = came.partition(_END)
+    head, end, rest = came.partition(_END)
+    if not end:
+        return None, came
     try:
         status, found = parsed(head)
         length = 0 if status == 204 and not _is_framed(found) else length_of(status, found)
@@ -52,7 +56,7 @@ def put(
         return None, came
     if len(rest) > length:
         return None, came
-    read = DirectBody(stream, rest, length, close, goes_on=goes_on(found))
+    read = DirectBody(stream, rest, length, close, goes_on=is_whole and goes_on(found))
     return DirectAnswer(status, found, read, {"network_stream": stream}), came
 
 

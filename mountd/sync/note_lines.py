@@ -5,6 +5,7 @@ is killed alone: nothing is synced, and a line that is torn says nothing.
 """
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -19,9 +20,9 @@ from mountd_cache.durable_io import TEMP_PREFIX
 
 log = logging.getLogger(__name__)
 
-_ANEW_BYTES: Final = 1 << 20  # then it is written with what is still under way
+_ANEW_BYTES: Final = 1 << 20  # then, and when it has doubled, it is written with what is left
 _EMPTY_BYTES: Final = 64 << 10  # with this much of what is over it is emptied
-_MOST_BYTES: Final = 16 << 20
+_MOST_BYTES: Final = 128 << 20
 _encoded: Final = json.JSONEncoder(check_circular=False).encode  # ASCII, and no newline
 
 
@@ -35,6 +36,7 @@ class NoteLines:
         self._noted: dict[int, bytes] = {}
         self._fd = -1
         self._size = 0
+        self._anew_at = _ANEW_BYTES
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -67,7 +69,7 @@ class NoteLines:
 
     def _append(self, path: Path, line: bytes) -> None:
         try:
-            if self._fd < 0 or self._size > _ANEW_BYTES:
+            if self._fd < 0 or self._size > self._anew_at:
                 self._write_anew(path)
             self._size += os.write(self._fd, line)
         except OSError as error:
@@ -79,7 +81,8 @@ class NoteLines:
         data = b"".join(self._noted.values())
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
         try:
-            os.write(fd, data)
+            if os.write(fd, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.replace(new, path)
         except BaseException:
             os.close(fd)
@@ -87,6 +90,7 @@ class NoteLines:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._size = fd, len(data)
+        self._anew_at = max(_ANEW_BYTES, 2 * len(data))
 
 
 def read_notes(path: Path) -> dict[int, Mapping[str, Any]]:

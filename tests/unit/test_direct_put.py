@@ -1,15 +1,22 @@
 """Small PUTs that go past httpcore: sent once, whatever the answer looks like."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+import httpcore
 import pytest
 
 from mountd.errors import Unreachable
+from mountd.remotes import direct_put
+from mountd.remotes.deadline import DeadlineStream
 from mountd.remotes.direct_put import UP_TO_BYTES
 from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.request_body import SentBody
+from mountd.remotes.tls import Tls
 from tests.servers.raw_http import RawServer, Step, answer, cut, raw_http
+from tests.servers.tls_front import running_tls_front
 
 BODY = bytes(range(256)) * 80
 HEADERS = {"If-None-Match": "*", "OC-Checksum": "MD5:00"}
@@ -132,3 +139,60 @@ def test_what_the_body_raises_is_raised_and_nothing_was_sent() -> None:
         put(pool)
     assert bodies(server) == [BODY, BODY]
     assert server.connections == 1
+
+
+def test_a_head_that_is_too_long_is_not_taken_for_whole() -> None:
+    # Its end is told only later: what follows is of the same head, and no next answer.
+    lines = b"".join(b"X-%d: %b\r\n" % (n, b"y" * 60) for n in range(1200))
+    long = Step(HEAD + b"Content-Length: 3\r\n" + lines + b"\r\nabc")
+    with pool_at(CREATED, long, CREATED) as (pool, server):
+        put(pool)
+        with contextlib.suppress(Unreachable):
+            assert put(pool)[2] == b"abc"
+        assert put(pool) == (201, '"v1"', b"")
+    assert len(server.requests) == 3
+    assert server.connections == 2
+
+
+def test_an_answer_to_a_body_that_did_not_go_whole_ends_its_connection() -> None:
+    stream = _Halfway(CREATED.data)
+    closed: list[bool] = []
+    got, _ = direct_put.put(stream, "/f", [], b"body", lambda: closed.append(True), lambda: None)
+    assert got is not None
+    got.close()
+    assert (got.status, closed) == (201, [True])
+
+
+def test_what_came_behind_an_answer_is_nobodys_through_tls_too(tmp_path: Path) -> None:
+    # In a record that was taken off the socket: no poll shows it.
+    longer = answer(201, b"x" * 20_000)
+    longer = Step(longer.data + CREATED.data.replace(b"v1", b"v0"))
+    with (
+        raw_http(CREATED, longer, answer(201, headers={"ETag": '"v2"'})) as server,
+        running_tls_front(tmp_path, int(server.authority.rpartition(":")[2])) as front,
+    ):
+        pool = HttpPool(front.origin, {}, 2, 5.0, tls=Tls(front.ca_file.read_text()))
+        try:
+            assert [put(pool)[1] for _ in range(3)] == ['"v1"', "", '"v2"']
+        finally:
+            pool.close()
+    assert server.connections == 2
+
+
+class _Halfway(DeadlineStream):
+    """Takes no more bytes, as the server has answered already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def write_all(self, data: bytes) -> None:
+        raise httpcore.WriteError("reset")
+
+    @property
+    def holds_more(self) -> bool:
+        return False
+
+    def read_into(self, view: memoryview) -> int:
+        count = min(len(view), len(self._data))
+        view[:count], self._data = self._data[:count], self._data[count:]
+        return count

@@ -1,6 +1,7 @@
 """Uploads that are under way, as they are kept for another process."""
 
 import json
+import resource
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -216,6 +217,40 @@ def test_the_notes_of_many_small_ones_stay_small_and_lose_none(tmp_path: Path) -
     assert largest < 1.1 * (1 << 20)
     uploads.forget(1)
     assert path.stat().st_size == 0
+
+
+def test_many_that_stay_noted_are_not_written_anew_with_each(tmp_path: Path) -> None:
+    # As where a remote refuses each of them.
+    uploads, path = load(tmp_path), tmp_path / "uploads" / "small-1"
+    written_anew, file = 0, 0
+    for content in range(1, 9000):
+        uploads.completes(small(content), SUM)
+        before, file = file, path.stat().st_ino
+        written_anew += before != file
+    assert written_anew < 10
+    assert len(load(tmp_path)) == 8999
+    for content in range(1, 9000):
+        uploads.forget(content)
+    assert load(tmp_path).all() == []
+    assert path.stat().st_size == 0
+
+
+def test_a_disk_that_takes_half_of_the_notes_anew_keeps_those_that_were_there(
+    tmp_path: Path,
+) -> None:
+    uploads = load(tmp_path)
+    for content in range(1, 41):
+        uploads.completes(small(content), SUM)
+    uploads = load(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        uploads.completes(small(41), SUM)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [each.content for each in load(tmp_path).all()] == list(range(1, 41))
+    uploads.completes(small(42), SUM)
+    assert [each.content for each in load(tmp_path).all()] == list(range(1, 43))
 
 
 def test_what_is_noted_is_not_lost_when_the_next_process_is_killed_at_once(tmp_path: Path) -> None:
