@@ -10,7 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import Directory
-from mountd.vfs.steps_ahead import MOST_PARENTS
+from mountd.vfs.steps_ahead import MOST_LISTS, MOST_PARENTS
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import content, file_system
 
@@ -136,3 +136,28 @@ async def test_the_order_is_kept_of_few_directories_however_many_are_gone_throug
         assert len(set(above)) == 201
         assert fs.tree.root.steps is not None, "in use all the time"
         assert 0 < sum(each.steps is not None for each in set(above)) <= MOST_PARENTS
+
+
+async def test_a_deep_tree_is_listed_ahead_in_small_pieces_however_wide_it_is(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """Whoever wants another directory meanwhile waits behind what was begun."""
+
+    def below(folder: str, depth: int) -> list[str]:
+        if not depth:
+            return [f"{folder}/0"]
+        return [key for i in range(4) for key in below(f"{folder}/{i}", depth - 1)]
+
+    keys = [key for i in range(14) for key in below(f"c/{i}", 5)]
+    store = MemoryStore(dict.fromkeys(keys, b"x"))
+    async with file_system(store, tmp_path) as fs:
+        root = fs.tree.directory((await fs.tree.lookup(fs.tree.root, b"c")).number)
+        for i in range(7):
+            entered = fs.tree.directory((await fs.tree.lookup(root, b"%d" % i)).number)
+            before = store.calls["list"]
+            fs.tree.entered(entered)
+            await wait_all_tasks_blocked(0.0002)
+            while any(fs.tree.refreshes.is_listing(key) for key in fs.tree.ahead | {entered.key}):
+                await wait_all_tasks_blocked(0.0002)
+            assert store.calls["list"] - before <= MOST_LISTS + 1
+        assert 200 <= store.calls["list"] <= 7 * (MOST_LISTS + 1)
