@@ -87,12 +87,13 @@ class OpeningOrder:
 
     def extend(self, other: "OpeningOrder") -> None:
         """All of another one behind these, as far as MAX_FILES allows."""
-        for key in other._keys:
-            if key not in self._index:
-                self._index[key] = len(self._keys)
-                self._keys.append(key)
-        now = [self._index[key] for key in other._keys]
         room = MAX_FILES - len(self)
+        now: dict[int, int] = {}  # only of those that have a file here
+        for i in dict.fromkeys(other._directories[:room]):
+            key = other._keys[i]
+            now[i] = self._index.setdefault(key, len(self._keys))
+            if now[i] == len(self._keys):
+                self._keys.append(key)
         self.numbers.extend(other.numbers[:room])
         self._directories.extend([now[i] for i in other._directories[:room]])
         self._rows.extend(other._rows[:room])
@@ -117,6 +118,8 @@ class OpeningOrder:
         magic, version, crc, files, directories, keys, size_bytes = _HEAD.unpack_from(blob)
         if magic != _MAGIC or version != _VERSION:
             raise ValueError("not an order of this format")
+        if directories > files:  # each would take 100 bytes for its 8
+            raise ValueError("an order has directories without files")
         if files > MAX_FILES or len(blob) != _HEAD.size + 16 * files + 8 * directories + keys:
             raise ValueError("an order has another length")
         if crc32c(memoryview(blob)[_AFTER_CRC:]) != crc:
@@ -132,7 +135,7 @@ class OpeningOrder:
         ):
             part.frombytes(blob[at : at + width])
             at += width
-        if max(order._directories, default=0) >= max(directories, 1) or (files and not directories):
+        if files and max(order._directories) >= directories:
             raise ValueError("an order names directories that it has not")
         spans = list(pairwise([0, *ends]))
         if any(start > end for start, end in spans) or (ends[-1] if ends else 0) != keys:

@@ -66,8 +66,10 @@ class EpochSets:
 
     def restore(self, orders: Iterable[SetOrder]) -> None:
         """What an earlier run recorded; before the first `opened`."""
+        room = 2 * MAX_FILES
         for root, is_whole, order in orders:
-            if len(self._sets) < SETS:
+            room -= len(order)
+            if len(self._sets) < SETS and room >= 0:
                 self._made(root, is_whole).record.restore(order)
 
     def opened(self, node: Node, size: int) -> None:

@@ -128,6 +128,18 @@ def test_what_was_recorded_is_found_again_whatever_the_directory_has_by_now() ->
     assert found.record.is_in_order
 
 
+def test_no_more_files_come_back_than_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Reading(names=OWN_SET)
+    for directory in ("a/", "b/", "c/"):
+        first.open(directory, range(300))
+    monkeypatch.setattr("mountd.vfs.epoch_sets.MAX_FILES", 300)
+    second = Reading()
+    second.sets.restore(
+        SetOrder(each.root, each.is_whole, each.record.best) for each in first.sets.sets
+    )
+    assert second.roots == [("a/", False), ("b/", False)]
+
+
 def test_the_cache_is_told_of_all_cycles_that_are_being_read_and_of_no_other() -> None:
     reading = Reading(names=OWN_SET)
     for _ in range(2):

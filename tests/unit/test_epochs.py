@@ -1,6 +1,7 @@
 """Epochs, told from opens alone; and the file that the order is kept in."""
 
 import random
+import struct
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,31 @@ def test_a_sampler_that_leaves_some_out_each_time_turns_all_the_same() -> None:
         read(epochs, random.Random(seed).sample(range(2000), 1800))
     assert epochs.turns == 3
     assert epochs.is_repeated
+
+
+def test_an_order_of_more_directories_than_files_is_refused() -> None:
+    """64 MiB of empty keys took 940 MiB of memory."""
+    with pytest.raises(ValueError, match="directories without files"):
+        OpeningOrder.from_bytes(_packed_by_hand(files=1, directories=2))
+    assert len(OpeningOrder.from_bytes(_packed_by_hand(files=1, directories=1))) == 1
+
+
+def test_of_an_order_behind_another_only_what_is_kept_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mountd_cache.opening_order.MAX_FILES", 3)
+    order, other = OpeningOrder(), OpeningOrder()
+    order.add(1, "a/", 0, 1)
+    for number, directory in ((2, "b/"), (3, "a/"), (4, "c/")):
+        other.add(number, directory, 0, 1)
+    order.extend(other)
+    assert [order.has(each) for each in ("a/", "b/", "c/")] == [True, True, False]
+    found = OpeningOrder.from_bytes(order.to_bytes())
+    assert [found[i][:2] for i in range(3)] == [(1, "a/"), (2, "b/"), (3, "a/")]
+
+
+def _packed_by_hand(*, files: int, directories: int) -> bytes:
+    """All files in the first directory, and no key has a letter."""
+    sizes = struct.pack("=4Q", files, directories, 0, 0)
+    body = bytes(16 * files + 8 * directories)
+    return struct.pack("=8sII", b"mtdorder", 1, crc32c(sizes + body)) + sizes + body
