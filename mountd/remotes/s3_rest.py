@@ -109,10 +109,12 @@ class S3Rest:
 
     def is_absent(self, key: str) -> bool:
         """One request, also where nothing is: only for a write that follows, and which then tells
-        whether it is the bucket that is missing. A 404 without S3's headers may be a proxy's, while
-        S3 itself is started again, and the write would go over what is there: it is looked into."""
+        whether it is the bucket that is missing. A 404 without S3's headers
+        (CloudFront has others of that kind) may be a proxy's, while S3 itself is started again, and
+        the write would go over what is there: it is looked into."""
         answer = self.send("HEAD", key)
-        if answer.status == 404 and any(name.startswith("x-amz-") for name in answer.headers):
+        own = (name for name in answer.headers if name.startswith("x-amz-"))
+        if answer.status == 404 and any(not name.startswith("x-amz-cf-") for name in own):
             return True
         try:
             self._checked(key, answer)

@@ -13,6 +13,7 @@ from tests.servers.raw_http import Step, answer, raw_http
 
 PAGE = answer(404, b"404 page not found\n", {"Content-Type": "text/plain"})
 HEAD_PAGE = answer(404, b"", {"Content-Type": "text/plain"})
+CDN_PAGE = answer(404, b"", {"x-amz-cf-id": "1", "x-amz-cf-pop": "FRA"})
 S3_HEAD = answer(404, b"", {"x-amz-request-id": "1"})
 NO_SUCH_KEY = answer(404, b"<Error><Code>NoSuchKey</Code></Error>", {"x-amz-request-id": "2"})
 THERE = answer(206, b"x", {"Content-Range": "bytes 0-0/5", "ETag": '"1"'})
@@ -32,8 +33,9 @@ def test_what_s3_itself_says_is_missing_is_one_request() -> None:
     assert is_absent(S3_HEAD) == (True, ["HEAD"])
 
 
-def test_a_servers_404_without_s3s_headers_is_looked_into() -> None:
-    assert is_absent(HEAD_PAGE, NO_SUCH_KEY) == (True, ["HEAD", "GET"])
+@pytest.mark.parametrize("page", [HEAD_PAGE, CDN_PAGE])
+def test_a_servers_404_without_s3s_headers_is_looked_into(page: Step) -> None:
+    assert is_absent(page, NO_SUCH_KEY) == (True, ["HEAD", "GET"])
 
 
 @pytest.mark.parametrize("then", [PAGE, THERE], ids=["and again", "and then it is there"])
