@@ -62,7 +62,9 @@ class Steps:
     last: int = -1
     length: int = 0  # how many came in order
     done: int = -1  # up to here all is here or on its way
-    is_read: bool = False  # files below were read
+    stepped: int = 0  # how often one was reached that was to come
+    entered: int = 0  # listings that were wanted: theirs and of directories below
+    read: int = 0  # files below
 
 
 class Directory(Node):

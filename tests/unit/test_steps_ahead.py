@@ -155,9 +155,46 @@ async def test_a_deep_tree_is_listed_ahead_in_small_pieces_however_wide_it_is(
         for i in range(7):
             entered = fs.tree.directory((await fs.tree.lookup(root, b"%d" % i)).number)
             before = store.calls["list"]
+            if root.steps is not None:
+                root.steps.entered = 10_000  # as if all below was wanted so far
             fs.tree.entered(entered)
             await wait_all_tasks_blocked(0.0002)
             while any(fs.tree.refreshes.is_listing(key) for key in fs.tree.ahead | {entered.key}):
                 await wait_all_tasks_blocked(0.0002)
             assert store.calls["list"] - before <= MOST_LISTS + 1
         assert 200 <= store.calls["list"] <= 7 * (MOST_LISTS + 1)
+
+
+async def test_of_wide_trees_in_which_one_path_is_wanted_little_more_is_listed(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    keys = [f"{i}/{a}/{b}/f" for i in range(60) for a in "abcdef" for b in "abcdef"]
+    store = MemoryStore({key: b"x" * SIZE for key in keys})
+    async with file_system(store, tmp_path) as fs:
+        wanted = [f"{i}/a/a/f" for i in range(60)]
+        listings, _ = await waited(fs, wanted)
+    assert listings <= 60
+    assert store.calls["list"] <= 4 * 3 * 60
+    assert store.calls["read"] <= 4 * 60
+
+
+async def test_who_reads_one_file_of_many_in_each_has_few_others_fetched(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    keys = [f"{i}/{name:02d}" for i in range(100) for name in range(30)]
+    store = MemoryStore({key: b"x" * SIZE for key in keys})
+    async with file_system(store, tmp_path) as fs:
+        await waited(fs, keys[::30])
+    assert store.calls["read"] <= 4 * 100
+
+
+async def test_who_reads_all_files_of_each_has_all_fetched_ahead(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    keys = [f"{i}/{name:02d}" for i in range(40) for name in range(12)]
+    store = MemoryStore({key: b"x" * SIZE for key in keys})
+    async with file_system(store, tmp_path) as fs:
+        listings, misses = await waited(fs, keys)
+    assert listings <= 15
+    assert misses <= 80
+    assert store.calls["read"] == len(keys)
