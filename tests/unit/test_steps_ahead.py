@@ -10,7 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import Directory
-from mountd.vfs.steps_ahead import MOST_LISTS, MOST_PARENTS
+from mountd.vfs.steps_ahead import MOST_LISTS, MOST_NUMBERS, MOST_PARENTS, by_numbers
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import content, file_system
 
@@ -198,3 +198,12 @@ async def test_who_reads_all_files_of_each_has_all_fetched_ahead(
     assert listings <= 15
     assert misses <= 80
     assert store.calls["read"] == len(keys)
+
+
+def test_names_are_in_the_order_of_their_numbers_of_which_few_count() -> None:
+    names = [b"%d.%d" % (i, j) for i in (2, 9, 10, 100) for j in (3, 20)]
+    assert sorted(reversed(names), key=by_numbers) == names
+    assert sorted([b"a10", b"a9", b"10", b"", b"b"], key=by_numbers) == [
+        *(b"", b"10", b"a9", b"a10", b"b")
+    ]
+    assert len(by_numbers(b"1a" * 120)) == MOST_NUMBERS + 1
