@@ -261,10 +261,24 @@ class HttpPool:
         elif method == "PUT" and 0 < feed.size <= direct_put.UP_TO_BYTES:
             response = self._put(connection, target, headers, feed)
         if response is None:
-            response = connection.handle_request(self._request(method, target, headers, feed))
-            stream = response.extensions.get("network_stream")
-            if isinstance(stream, DeadlineStream):
-                self._streams[connection] = stream
+            response = self._through_httpcore(
+                connection, self._request(method, target, headers, feed)
+            )
+        return response
+
+    def _through_httpcore(
+        self, connection: httpcore.ConnectionInterface, request: httpcore.Request
+    ) -> httpcore.Response:
+        known = self._streams.get(connection)
+        reads = known.reads if known is not None else -1
+        response = connection.handle_request(request)
+        stream = response.extensions.get("network_stream")
+        if isinstance(stream, DeadlineStream):
+            if stream is known and stream.reads == reads:
+                # h11 had it: it came behind the answer before.
+                connection.close()
+                raise httpcore.RemoteProtocolError("an answer that came before it was asked for")
+            self._streams[connection] = stream
         return response
 
     def _request(

@@ -103,6 +103,17 @@ def test_what_came_behind_an_answer_is_nobodys() -> None:
     assert server.connections == 2
 
 
+@pytest.mark.parametrize("size", [0, UP_TO_BYTES + 1])
+def test_an_answer_that_came_before_its_request_was_sent_is_not_its_own(size: int) -> None:
+    longer = Step(CREATED.data + CREATED.data.replace(b"v1", b"v0"))
+    with pool_at(longer, answer(201, headers={"ETag": '"v2"'})) as (pool, server):
+        assert put(pool, b"x" * size)[1] == '"v1"'
+        with pytest.raises(Unreachable, match="before"):
+            put(pool, b"y" * size)
+        assert put(pool, b"z" * size)[1] == '"v2"'
+    assert server.connections == 2
+
+
 @pytest.mark.parametrize("missing_bytes", [1, 10, len(CREATED.data)])
 def test_one_without_a_whole_answer_is_unreachable_and_not_sent_again(missing_bytes: int) -> None:
     with pool_at(CREATED, cut(CREATED, missing_bytes), CREATED) as (pool, server):
