@@ -196,6 +196,10 @@ class Upload:
     `completing` is called in the same way with the MD5 (hex) of the whole, before the request that
     makes the file of it, by stores that keep no upload ids. When its answer is lost, and the bytes
     that it was made from with it, this is how what is there is known to be ours.
+
+    `arriving` is called in the same way with the version that a copy has under its temporary name,
+    before the request that puts it in place, by stores that keep no upload ids. Where that gives it
+    another version, it is just not known by this one.
     """
 
     upload_id: str = ""
@@ -205,6 +209,7 @@ class Upload:
     resume: str = ""
     progress: Callable[[str], None] | None = None
     completing: Callable[[str], None] | None = None
+    arriving: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,6 +263,8 @@ class DavWriter:
         if proof.move_keeps_version:
             # Before the MOVE: its answer may be lost.
             self.remember(key, entry.version, upload)
+        if upload.arriving is not None:
+            upload.arriving(entry.version)
         overwrite = known != ABSENT
         try:
             done = self._changes.move(

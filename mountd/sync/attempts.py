@@ -6,13 +6,14 @@ checksum, and at last for the bytes themselves.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final, TypeVar
 
 from mountd.errors import NotFound, VersionChanged
 from mountd.remotes.base import Identity, RemoteStore
 from mountd.remotes.object_metadata import mtime_ns_of
+from mountd.sync.arrivals import Arrivals
 from mountd.sync.body import RANGE_BYTES
 from mountd.sync.call_threads import CallThreads
 from mountd.sync.upload_id import UploadId
@@ -74,7 +75,8 @@ class Doubts:
     """Attempts whose outcome is not in the journal, by key. A former process may have left some:
     then only their upload ids tell."""
 
-    def __init__(self, journal_id: str, born_ns: int) -> None:
+    def __init__(self, journal_id: str, born_ns: int, arrivals: Arrivals | None = None) -> None:
+        self.arrivals = arrivals or Arrivals()
         self._journal_id = journal_id
         self._born_ns = born_ns
         self._attempts: dict[str, list[Attempt]] = {}
@@ -116,6 +118,7 @@ class Doubts:
         """What the remote has at `key` is known."""
         self._attempts.pop(key, None)
         self._wrong.pop(key, None)
+        self.arrivals.forget(key)
 
     def is_ours(self, key: str, upload_id: UploadId, since_ns: int) -> bool:
         """Whether we have sent it to `key`. `since_ns`: when the remote fell behind there."""
@@ -201,7 +204,7 @@ class Asker:
         known = [*others, *self.doubts.attempts(key)]
         if attempt is not None:
             known.append(attempt)
-        identity, same = await self.call(_identified, self.store, key, known)
+        identity, same = await self.call(_identified, self.store, key, known, self.doubts.arrivals)
         if identity is None:
             return Found(Owner.NOBODY, None)
         if same is not None:
@@ -217,13 +220,15 @@ class Asker:
 
 
 def _identified(
-    store: RemoteStore, key: str, attempts: Sequence[Attempt]
+    store: RemoteStore, key: str, attempts: Sequence[Attempt], arrivals: Arrivals
 ) -> tuple[Identity | None, Attempt | None]:
     """What is at `key`, and which of the attempts it is."""
     try:
         found = store.identify(key)
     except NotFound:
         return None, None
+    if not found.upload_id:
+        found = replace(found, upload_id=arrivals.id_of(key, found.entry.version))
     # The last one first: with checksums, several may be alike.
     same = (a for a in reversed(attempts) if is_same(store, key, found, a))
     return found, next(same, None)

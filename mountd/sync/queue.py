@@ -101,12 +101,13 @@ class SyncQueue:
         self._remote_is_well = remote_is_well
         self._store = store
         self._real_directories = store.capabilities.real_directories
-        self._doubts = Doubts(journal.id, wall_clock())
+        unfinished = unfinished if unfinished is not None else UnfinishedUploads()
+        unfinished.arrivals.retain(self._is_behind)
+        self._doubts = Doubts(journal.id, wall_clock(), unfinished.arrivals)
         self._lanes = Lanes(self._ledger, max_transfers, small_at_once, small_now)
         self._in_flight = self._lanes.in_flight
         self._threads = CallThreads(self._lanes.at_once)
         asker = Asker(store, self._doubts, self._threads)
-        unfinished = unfinished if unfinished is not None else UnfinishedUploads()
         host = host or platform.node() or "host"
         self._lost = LostRaces(
             *(journal, view),
@@ -208,6 +209,10 @@ class SyncQueue:
         if self._giving_way is None or self._drains or self._pressed():
             return None
         return self._giving_way.at_once(trio.current_time())
+
+    def _is_behind(self, key: str) -> bool:
+        change = self._ledger.changes.get(key)
+        return change is not None and not change.is_clean
 
     def _is_quiet(self) -> bool:
         return self._giving_way is not None and self._giving_way.is_quiet

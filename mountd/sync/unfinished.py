@@ -21,6 +21,7 @@ from typing import Any, Final, Self
 from crc32c import crc32c
 
 from mountd.remotes.base import MAX_TOKEN, Upload
+from mountd.sync.arrivals import Arrivals
 from mountd.sync.note_lines import NoteLines, read_notes
 from mountd.sync.upload_id import UploadId
 from mountd_cache.changes import ZERO, Change, Content
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 MIN_BYTES: Final = 8 << 20  # smaller files go in one request, or in a moment
 _SMALL_NAME: Final = "small-1"  # with the number of its format
+_COPIES_NAME: Final = "copies-1"
 _HEAD: Final = "mountd upload, format 1"
 _MOST_BYTES: Final = 64 << 10
 _MD5: Final = re.compile("[0-9a-f]{32}")
@@ -105,6 +107,7 @@ class UnfinishedUploads:
         self._lock = threading.Lock()  # of `_known`: the loop takes it, so never for long
         self._writing = threading.Lock()  # of the files, in the order of what they say
         self._known: dict[int, Unfinished] = {}
+        self.arrivals = Arrivals()
         self._small = NoteLines(folder / _SMALL_NAME if folder is not None else None)
 
     @classmethod
@@ -112,13 +115,14 @@ class UnfinishedUploads:
         """What former processes have left. Blocks; a folder that can't be used is logged."""
         try:
             make_private_dir(folder)
-            passed = (TEMP_PREFIX, _SMALL_NAME)
+            passed = (TEMP_PREFIX, _SMALL_NAME, _COPIES_NAME)
             paths = [path for path in folder.iterdir() if not path.name.startswith(passed)]
         except (OSError, DirectoryNotPrivate) as error:
             log.warning("uploads will not be gone on with after a restart: %s", error)
             return cls()
         made = cls(folder, disk)
         made._hold_small(folder / _SMALL_NAME)
+        made.arrivals = Arrivals.load(folder / _COPIES_NAME)
         for path in paths:
             found = _read(path)
             if found is None:

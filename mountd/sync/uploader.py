@@ -161,9 +161,11 @@ class Uploader:
         store = self._store
         if store.capabilities.server_copy:
             attempt = Attempt(id_, base.size, lambda: self._sum_there(base))
+            arriving = partial(self._asker.doubts.arrivals.note, change.key, upload.upload_id)
+            noted = replace(upload, arriving=arriving)
 
             def copy(expect: str) -> Entry:
-                return store.copy(base.key, base.version, change.key, expect, upload)
+                return store.copy(base.key, base.version, change.key, expect, noted)
 
             try:
                 await self._sender.land(Sending(change, attempt, upload, copy, source=base))
