@@ -29,7 +29,6 @@ from mountd.vfs.prefetch import (
     Prefetcher,
     Sweep,
 )
-from mountd.vfs.steps_ahead import StepsAhead
 from mountd.vfs.tree import Tree, key_of
 from mountd.vfs.walk_ahead import WalkAhead
 from mountd_cache.block_cache import BlockCache
@@ -85,7 +84,7 @@ class OpenFiles:
 
     def __init__(self, store: RemoteStore, tree: Tree, blocks: BlockCache) -> None:
         self.fill = FillAhead(self.cached, blocks)
-        self.walk = WalkAhead(tree, self, self.fill, StepsAhead(tree, self))
+        self.walk = WalkAhead(tree, self, self.fill)
         self.epochs = EpochSets(tree, self, self.fill, blocks)
         self._store = store
         self._tree = tree

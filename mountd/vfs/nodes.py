@@ -51,26 +51,10 @@ class Openings:
         self.fill_row = 0  # rows before it were looked at
 
 
-@dataclass(eq=False, slots=True)
-class Steps:
-    """How names are looked up in a directory's directories, in the order of the numbers in their
-    names; steps_ahead.py decides by it. `rows` are in that order, `ranks` where each row is."""
-
-    listing: Listing
-    rows: list[int]
-    ranks: dict[int, int]
-    last: int = -1
-    length: int = 0  # how many came in order
-    done: int = -1  # up to here all is here or on its way
-    stepped: int = 0  # how often one was reached that was to come
-    entered: int = 0  # listings that were wanted: theirs and of directories below
-    read: int = 0  # files below
-
-
 class Directory(Node):
     """A directory, with its key on the remote and what its readers are doing."""
 
-    __slots__ = ("directories", "key", "openings", "scattered_below", "steps")
+    __slots__ = ("directories", "key", "openings", "scattered_below")
 
     def __init__(self, number: int, parent: Directory | None, row: int, key: str) -> None:
         super().__init__(number, parent, row)
@@ -78,7 +62,6 @@ class Directory(Node):
         self.openings: Openings | None = None  # until a file was opened
         self.scattered_below = 0  # `Openings.scattered` of its directories together
         self.directories: Walk | None = None  # None: never read as a directory
-        self.steps: Steps | None = None  # None: no listing of its directories was waited for
 
 
 @dataclass(frozen=True, slots=True)

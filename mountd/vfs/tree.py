@@ -85,10 +85,6 @@ class Tree:
         self._by_key: dict[str, Directory] = {"": self.root}
         self.new_numbers: Callable[[int], int] = cache.reserve_inodes
         self.notes: Notes = NoNotes()
-        # Directories whose listing was fetched ahead; who looks a name up in one, or waits for
-        # another's, is told of to `entered` (steps_ahead.py).
-        self.ahead: set[str] = set()
-        self.entered: Callable[[Directory], None] = lambda directory: None
         # Finds a node that a former process gave out; None: there was none (restoring.py).
         self.former: Callable[[int], Node] | None = None
         # Called with a directory's new parent, and with its keys before and now.
@@ -342,10 +338,7 @@ class Tree:
     ) -> Attributes:
         """One name, counted as one look-up. NoEntry only from a complete listing, or `known`."""
         if parent.key not in self.ledger.shown or name not in self.ledger.shown[parent.key]:
-            found = known or self.believed(parent, name)
-            if found is None or (self.ahead and parent.key in self.ahead):
-                self.entered(parent)
-            cached = found or await self.listing(parent)
+            cached = known or self.believed(parent, name) or await self.listing(parent)
         change = self.ledger.shown.get(parent.key, {}).get(name)  # it may have come meanwhile
         if change is not None:
             self.remember_change(parent, change)

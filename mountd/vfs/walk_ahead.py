@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from mountd.errors import NameNotAllowed
 from mountd.vfs.fill_ahead import FillAhead, Found
 from mountd.vfs.nodes import Directory, Node, Openings, Walk
-from mountd.vfs.steps_ahead import StepsAhead
 from mountd.vfs.tree import Tree
 from mountd_cache.listing import Listing
 
@@ -48,10 +47,9 @@ OPENED, AHEAD = 1, 2  # marks of a row
 class WalkAhead:
     """Watches opens and listings; starts fetches that nobody waits for yet. Never waits."""
 
-    def __init__(self, tree: Tree, files: "OpenFiles", fill: FillAhead, steps: StepsAhead) -> None:
+    def __init__(self, tree: Tree, files: "OpenFiles", fill: FillAhead) -> None:
         self._tree = tree
         self._files = files
-        self._steps = steps
         self._fill_ahead = fill
 
     def opened(self, node: Node, *, missed: bool) -> None:
@@ -59,7 +57,6 @@ class WalkAhead:
         `missed`: somebody waits for it now."""
         parent = node.parent
         assert parent is not None
-        self._steps.opened(parent)
         known = self._tree.cache.get(parent.key)
         if known is None:
             return

@@ -183,23 +183,6 @@ def test_an_order_as_earlier_versions_kept_it_is_forgotten(
     assert len(unpack_orders(kept.read_bytes())) == 1
 
 
-def test_a_nested_array_in_the_order_of_its_numbers_is_listed_and_fetched_ahead(
-    s3_server: S3Server, mount: Mount
-) -> None:
-    """As Zarr names chunks by default: each in directories of its own, 10 behind 9."""
-    chunks = [f"z/c/{number}/0/0" for number in range(120)]
-    s3_server.seed("b", keys=chunks, size=SIZE)
-    s3_server.set_knobs(latency_ms=10.0)
-    mounted_at = mount()
-    for name in chunks:
-        assert len((mounted_at.path / name).read_bytes()) == SIZE
-    assert misses(mounted_at) <= 60
-    gets = s3_server.log(op="GetObject")
-    assert (len(gets), len({entry.key for entry in gets})) == (120, 120)
-    # Each directory once; and what is asked of the bucket at the start.
-    assert len(s3_server.log(op="ListObjectsV2")) <= 2 * 120 + 10
-
-
 def test_a_damaged_record_is_forgotten(s3_server: S3Server, mount: Mount, tmp_path: Path) -> None:
     s3_server.seed("b", keys=keys(), size=SIZE)
     first = mount()
