@@ -67,10 +67,8 @@ class DeadlineStream(httpcore.NetworkStream):
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
-        self.reads = 0  # calls of `read`
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        self.reads += 1
         limit_s = _left_s(timeout, httpcore.ReadTimeout)
         return self._stream.read(max(max_bytes, _READ_BYTES), limit_s)
 

@@ -8,11 +8,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import httpcore
 
 KEEPALIVE_S: Final = 30.0
+
+
+def has_leftovers(connection: httpcore.ConnectionInterface) -> bool:
+    """Whether more has come behind the last answer of an idle connection than that had announced:
+    the next answer would begin with it. httpcore tells nobody, so this looks inside; where it finds
+    nothing to look at, yes, and no connection is kept, which a test sees."""
+    inner: Any = connection
+    while inner is not None and not hasattr(inner, "_h11_state"):
+        inner = getattr(inner, "_connection", None)  # within a proxy's
+    return inner is None or bool(inner._h11_state.trailing_data[0])
 
 
 class HttpConnections:

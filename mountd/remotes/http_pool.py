@@ -22,7 +22,7 @@ from typing_extensions import Buffer
 from mountd.errors import Unreachable
 from mountd.remotes import direct_get, direct_put
 from mountd.remotes.deadline import DeadlineBackend, DeadlineStream, socket_deadline
-from mountd.remotes.http_connections import KEEPALIVE_S, HttpConnections
+from mountd.remotes.http_connections import KEEPALIVE_S, HttpConnections, has_leftovers
 from mountd.remotes.late import stood_s
 from mountd.remotes.on_wire import on_wire_s
 from mountd.remotes.plain_http import LookingSocket
@@ -261,24 +261,10 @@ class HttpPool:
         elif method == "PUT" and 0 < feed.size <= direct_put.UP_TO_BYTES:
             response = self._put(connection, target, headers, feed)
         if response is None:
-            response = self._through_httpcore(
-                connection, self._request(method, target, headers, feed)
-            )
-        return response
-
-    def _through_httpcore(
-        self, connection: httpcore.ConnectionInterface, request: httpcore.Request
-    ) -> httpcore.Response:
-        known = self._streams.get(connection)
-        reads = known.reads if known is not None else -1
-        response = connection.handle_request(request)
-        stream = response.extensions.get("network_stream")
-        if isinstance(stream, DeadlineStream):
-            if stream is known and stream.reads == reads:
-                # h11 had it: it came behind the answer before.
-                connection.close()
-                raise httpcore.RemoteProtocolError("an answer that came before it was asked for")
-            self._streams[connection] = stream
+            response = connection.handle_request(self._request(method, target, headers, feed))
+            stream = response.extensions.get("network_stream")
+            if isinstance(stream, DeadlineStream):
+                self._streams[connection] = stream
         return response
 
     def _request(
@@ -366,6 +352,9 @@ class HttpPool:
     ) -> None:
         if self._width is not None and asked is not None:
             self._width.end()
+        stream = self._streams.get(connection)
+        if connection.is_idle() and (has_leftovers(connection) or (stream and stream.holds_more)):
+            connection.close()
         connections.give_back(connection)
 
     def _redirected(self, answer: Answer, location: str) -> str:
