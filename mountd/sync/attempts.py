@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 from mountd.errors import NotFound, VersionChanged
 from mountd.remotes.base import Identity, RemoteStore
@@ -16,6 +16,7 @@ from mountd.remotes.object_metadata import mtime_ns_of
 from mountd.sync.arrivals import Arrivals
 from mountd.sync.body import RANGE_BYTES
 from mountd.sync.call_threads import CallThreads
+from mountd.sync.unfinished import Unfinished
 from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
 from mountd_cache.changes import Change
@@ -36,6 +37,13 @@ class Attempt:
     md5: Callable[[], str]
     says: str = ""
     mtime_s: int = 0
+
+    @classmethod
+    def noted(cls, upload: Unfinished) -> Self:
+        """What it was to make, perhaps by a former process."""
+        id_ = UploadId.parse(upload.id)
+        assert id_ is not None  # it is proved when it is read
+        return cls(id_, upload.size, lambda: upload.md5)
 
 
 def with_another_time(

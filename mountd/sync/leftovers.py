@@ -18,7 +18,6 @@ from mountd.sync.attempts import Asker, Attempt, is_same
 from mountd.sync.base import SyncJournal
 from mountd.sync.landing import Sent, landed_before
 from mountd.sync.unfinished import Unfinished, UnfinishedUploads
-from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
 from mountd_cache.changes import Change
 
@@ -134,7 +133,7 @@ class Leftovers:
         now = self._unsettled(upload)  # as it is after that question
         if entry is None or now is None:
             # A request of a process that was killed may still be on its way.
-            self._asker.doubts.add(upload.key, _attempt(upload))
+            self._asker.doubts.add(upload.key, Attempt.noted(upload))
             return False
         log.info("%r had arrived: its upload ended without an answer", upload.key)
         content = self._ledger.content_of(now)
@@ -159,10 +158,4 @@ def _made(store: RemoteStore, upload: Unfinished) -> Entry | None:
         found = store.identify(upload.key)
     except NotFound:
         return None
-    return found.entry if is_same(store, upload.key, found, _attempt(upload)) else None
-
-
-def _attempt(upload: Unfinished) -> Attempt:
-    id_ = UploadId.parse(upload.id)
-    assert id_ is not None  # it is proved when it is read
-    return Attempt(id_, upload.size, lambda: upload.md5)
+    return found.entry if is_same(store, upload.key, found, Attempt.noted(upload)) else None

@@ -122,6 +122,7 @@ class SyncQueue:
             wall_clock=wall_clock,
             sent_content=self._content_sent,
             landing=landing,
+            unfinished=unfinished,
         )
         self._uploader = Uploader(
             journal, asker, self._sender, unfinished=unfinished, believed=view.believed

@@ -16,6 +16,7 @@ from mountd.sync.attempts import Asker, Attempt, Found, Owner, with_another_time
 from mountd.sync.base import QueueView, SyncJournal
 from mountd.sync.body import StagedBody, frozen_body
 from mountd.sync.landing import Sent, base_moved, file_landed, remainder
+from mountd.sync.unfinished import UnfinishedUploads
 from mountd.sync.upload_id import UploadId
 from mountd.types import Entry
 from mountd.vfs.row_attributes import known_there
@@ -71,6 +72,7 @@ class FileSender:
         wall_clock: Callable[[], int],
         sent_content: Callable[[int, int], None] = lambda content, sequence: None,
         landing: Landing = lambda change, body, depth, version: None,
+        unfinished: UnfinishedUploads | None = None,
     ) -> None:
         self._journal = journal
         self._ledger = journal.ledger
@@ -81,6 +83,7 @@ class FileSender:
         self._wall_clock = wall_clock
         self._sent_content = sent_content
         self._landing = landing
+        self._unfinished = unfinished if unfinished is not None else UnfinishedUploads()
 
     @property
     def is_hashed(self) -> bool:
@@ -275,6 +278,9 @@ class FileSender:
             return False
         behind = self._ledger.changes.get(base.key, change)
         others = self._frozen_attempts(change) if self.is_hashed else []
+        # The bytes of what was frozen can't be read any more where their base was replaced.
+        noted = self._unfinished.at(base.key)
+        others += [Attempt.noted(n) for n in noted if n.md5 and n.content == change.content]
         if behind is not change and self._doubts.may_be_there(behind):
             id_ = self.new_id(behind)
             others += with_another_time(self._store, id_, behind.expect, change.mtime_ns)

@@ -125,9 +125,7 @@ class Uploader:
     def landed(self, change: Change, state: Unfinished, depth: int, entry: Entry) -> None:
         """An upload that a former try, perhaps of a former process, had under way is on the remote:
         into the journal, synchronously. `depth`: of that state, which is in the change still."""
-        id_ = UploadId.parse(state.id)
-        assert id_ is not None
-        attempt = Attempt(id_, state.size, lambda: state.md5)
+        attempt = Attempt.noted(state)
         upload = Upload(state.id, state.mtime_ns, state.attributes)
         sending = Sending(change, attempt, upload, lambda expect: entry, None, depth, state.began)
         self._sender.settle(sending, entry.version, entry.attributes or state.attributes)

@@ -10,6 +10,7 @@ import trio
 
 from mountd.remotes.base import RemoteStore
 from mountd.sync.queue import SyncQueue
+from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import Directory, Node
 from mountd_cache.block_cache import BlockCache
@@ -106,6 +107,7 @@ async def mounted_files(
             host="host",
             jitter=lambda: 0.5,
             spare=fs.last_readers.spare,
+            unfinished=UnfinishedUploads.load(folder / "uploads"),
         )
         fs.writes.queue = mounted.queue
         fs.state_of = mounted.queue.state_of
