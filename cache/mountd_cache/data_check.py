@@ -69,9 +69,7 @@ class DataCheck:
             key = _key_in(path)
             if key is None or data_name(key) in self._files:
                 continue
-            content = self._state.ledger.contents.get(key[0])
-            is_wanted = content and any(layer.number == key[1] for layer in content.layers)
-            if is_wanted or key in self._state.gone:
+            if self._state.ledger.has_layer(key) or key in self._state.gone:
                 self._disk.rename(path, self._folder / data_name(key))
                 self._files.remove(name)
                 self._files.add(data_name(key))

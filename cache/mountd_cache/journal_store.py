@@ -147,10 +147,16 @@ class JournalStore:
             del torn[key]
         return found.values()
 
-    def unlinked(self) -> list[FileKey]:
-        """Data files that nobody needs and that may still be there. As `meta`."""
+    def unlinked(self, bad: list[str]) -> list[FileKey]:
+        """Data files that nobody needs and that may still be there. As `changes`."""
+        found: list[FileKey] = []
         with _errors_of(Path(FILE_NAME)):
-            return self._db.execute("SELECT content, number FROM unlinked").fetchall()
+            for row in self._any_rows("SELECT content, number FROM unlinked"):
+                if all(type(number) is int for number in row):
+                    found.append((row[0], row[1]))
+                else:
+                    bad.append(f"a row of the table unlinked: {row!r}")
+        return found
 
     def _any_rows(self, query: str) -> Iterator[tuple[Any, ...]]:
         """Its rows, with bytes for a text that is not UTF-8."""

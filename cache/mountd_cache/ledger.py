@@ -70,6 +70,11 @@ class Ledger:
     def content_of(self, change: Change) -> Content | None:
         return self.contents.get(change.content) if change.content else None
 
+    def has_layer(self, key: tuple[int, int]) -> bool:
+        """`key`: of a content and the number of a layer."""
+        content = self.contents.get(key[0])
+        return content is not None and any(layer.number == key[1] for layer in content.layers)
+
     def size_of(self, change: Change) -> int:
         content = self.contents.get(change.content) if change.content else None
         return content.size if content is not None else change.size

@@ -112,8 +112,8 @@ class _Recoverer:
         headers = [segment.header for segment in self._segments if segment.header]
         boots = {header.boot_id for header in headers} | {meta.boot_id}
         end = self._read_log(state, meta.last_lsn)
-        for key in store.unlinked():
-            state.gone.setdefault(key, 0)
+        for key in [key for key in state.gone if state.ledger.has_layer(key)]:
+            del state.gone[key]
         boot_changed = boots != {self._boot_id}
         staging = self._folder / "staging"
         found = DataCheck(staging, state, self._disk, sizes=boot_changed).run()
@@ -169,6 +169,11 @@ class _Recoverer:
         torn: dict[FileKey, ExtentMap] = {}
         contents = tuple(store.contents(self._notes, torn))
         state.load(Rows(tuple(store.changes(self._notes)), contents=contents), torn)
+        for key in store.unlinked(self._notes):
+            if state.ledger.has_layer(key):
+                self._notes.append(f"a row of the table unlinked: {key}, which is needed")
+            else:
+                state.gone[key] = 0
         return state
 
     def _without_database(self, files: list[SetAside]) -> None:

@@ -264,6 +264,48 @@ def test_the_base_of_a_content_that_is_no_utf_8_makes_no_sense_for_it_alone(
     journal.close()
 
 
+@pytest.mark.parametrize("value", ["CAST(x'FF' AS TEXT)", "'two'", "x'02'", "NULL", "1.5"])
+def test_a_data_file_to_be_removed_that_makes_no_sense_removes_nothing(
+    folder: Path, expected_log: ExpectedLog, value: str
+) -> None:
+    expected_log("1 rows of the journal's database make no sense")
+    expected_log("files were set aside")
+    journal = opened(folder)
+    create(journal, "a", b"one")
+    journal.close()
+    db = sqlite3.connect(folder / "journal.db", isolation_level=None)
+    db.execute(f"INSERT INTO unlinked VALUES ({value}, 0)")
+    db.close()
+    journal = opened(folder)
+    assert read(journal, "a") == b"one"
+    text = (next((folder / "quarantine").glob("*/README.txt"))).read_text()
+    assert "a row of the table unlinked" in text
+    journal.close()
+    journal = opened(folder)
+    assert journal.recovery.quarantined == ()
+    journal.close()
+
+
+def test_a_data_file_that_somebody_needs_is_not_removed_whatever_the_database_says(
+    folder: Path, expected_log: ExpectedLog
+) -> None:
+    expected_log("1 rows of the journal's database make no sense")
+    expected_log("files were set aside")
+    journal = opened(folder)
+    create(journal, "a", b"one")
+    content = journal.ledger.changes["a"].content
+    journal.close()
+    db = sqlite3.connect(folder / "journal.db", isolation_level=None)
+    db.execute("INSERT INTO unlinked VALUES (?, 0)", (content,))
+    db.close()
+    for _ in range(2):
+        journal = opened(folder)
+        create(journal, "b", b"two")
+        assert read(journal, "a") == b"one"
+        assert failed(journal) == {}
+        journal.close()
+
+
 @pytest.mark.parametrize("value", ["CAST(x'FF' AS TEXT)", "'one'", "NULL"])
 def test_a_format_that_nobody_understands_is_a_damaged_database(
     folder: Path, expected_log: ExpectedLog, value: str

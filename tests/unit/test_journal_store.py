@@ -78,11 +78,11 @@ def test_contents_come_back_with_their_layers(
         found: dict[tuple[int, int], ExtentMap] = {}
         assert len(list(store.contents([], found))) == len(expected)
         assert found == lost
-        assert store.unlinked() == [(5, 1)]
+        assert store.unlinked([]) == [(5, 1)]
         store.save(Update(_META, drop=[other.id]))
         del expected[other.id]
         assert contents_of(store) == expected
-        assert store.unlinked() == []
+        assert store.unlinked([]) == []
         store.close()
 
 
