@@ -31,6 +31,7 @@ from mountd.mount_point import clear_dead_mount
 from mountd.remotes.health import HealthState
 from mountd.remotes.registry import open_store
 from mountd.remotes.stack import RemoteStack
+from mountd.running.collector import collect_seldom
 from mountd.running.descriptor_limit import allow_many_descriptors
 from mountd.running.first_look import FirstLook
 from mountd.running.keeping import Keeping, room_for_writes
@@ -349,6 +350,7 @@ class Daemon:
         if warning:
             # A unit has root set them as soon as it hears that we are ready: `_on_tune`.
             log.log(logging.DEBUG if self.supervision.is_heard else logging.WARNING, "%s", warning)
+        collect_seldom()
         self.status.state = "ready"
         log.info("%s serves %s", mountpoint, self._source)
         self.going_on.serves()
