@@ -181,7 +181,7 @@ class NextcloudWriter:
                 return writer.copy(source, version, key, expect, upload)
             return writer.copy(
                 *(source, version, key, expect, upload),
-                lambda temporary, made: self._times.set_on_own(temporary, made, upload.mtime_ns),
+                lambda own, made: self._times.set_on_own(own, made, upload.mtime_ns, key),
             )
 
     def make_dir(self, key: str) -> None:

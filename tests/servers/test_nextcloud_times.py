@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,9 @@ from mountd.config.source import Source
 from mountd.errors import Locked, Throttled, Unreachable, Unsupported, VersionChanged
 from mountd.remotes.base import ABSENT, Upload
 from mountd.remotes.nextcloud import NextcloudStore, Uploading, open_nextcloud
+from mountd.remotes.nextcloud_times import MOST_REFUSALS
 from mountd.types import Entry
+from tests.conftest import ExpectedLog
 from tests.fakes.body import BytesBody
 from tests.servers.nextcloud.launch import NextcloudServer
 
@@ -48,8 +51,8 @@ def put(store: NextcloudStore, data: bytes = b"bytes", key: str = "f") -> Entry:
     return store.put(key, BytesBody(data), ABSENT, Upload("put", THEN_S * 10**9))
 
 
-def touch(store: NextcloudStore, version: str, mtime_s: float = NEW_S) -> Entry:
-    return store.copy("f", version, "f", version, Upload("touched", int(mtime_s * 10**9)))
+def touch(store: NextcloudStore, version: str, mtime_s: float = NEW_S, *, key: str = "f") -> Entry:
+    return store.copy(key, version, key, version, Upload("touched", int(mtime_s * 10**9)))
 
 
 def mtime_of(server: NextcloudServer) -> int:
@@ -129,6 +132,57 @@ def test_a_request_that_has_an_effect_and_no_answer_is_known_by_a_look(
         touch(store, made.version)
     found = store.identify("f")
     assert (found.upload_id, found.entry.mtime_ns) == ("touched", NEW_S * 10**9)
+
+
+def test_a_time_that_the_server_fails_at_again_and_again_is_given_up_and_told_once(
+    open_store: OpenStore, nextcloud_server: NextcloudServer, expected_log: ExpectedLog
+) -> None:
+    expected_log("failed 8 times to set the time of 'f', which is kept here only.*HTTP 500")
+    store = open_store()
+    made = put(store)
+    other = put(store, key="other")
+    nextcloud_server.faults({"op": "Proppatch", "status": 500})
+    for _ in range(MOST_REFUSALS - 1):
+        with pytest.raises(Unreachable):
+            touch(store, made.version)
+    with pytest.raises(Unsupported):
+        touch(store, made.version)
+    assert store.stat("f") == made
+    for _ in range(MOST_REFUSALS - 1):  # it is a file's number
+        with pytest.raises(Unreachable):
+            touch(store, other.version, key="other")
+    nextcloud_server.clear_faults()
+    assert touch(store, other.version, key="other").mtime_ns == NEW_S * 10**9
+    assert touch(store, made.version).mtime_ns == NEW_S * 10**9
+
+
+def test_a_server_that_fails_at_times_does_not_keep_a_renamed_file_from_arriving(
+    open_store: OpenStore, nextcloud_server: NextcloudServer, expected_log: ExpectedLog
+) -> None:
+    expected_log("failed 8 times to set the time of 'g'")
+    store = open_store()
+    made = put(store)
+    nextcloud_server.faults({"op": "Proppatch", "status": 500})
+    upload = Upload("renamed", NEW_S * 10**9)
+    for _ in range(MOST_REFUSALS - 1):
+        with pytest.raises(Unreachable):
+            store.copy("f", made.version, "g", ABSENT, upload)
+    assert store.copy("f", made.version, "g", ABSENT, upload).mtime_ns == THEN_S * 10**9
+    assert nextcloud_server.read("g") == b"bytes"
+
+
+@pytest.mark.parametrize("fault", [{"status": 503}, {"reset": True}])
+def test_a_time_is_not_given_up_because_the_server_is_away(
+    open_store: OpenStore, nextcloud_server: NextcloudServer, fault: dict[str, Any]
+) -> None:
+    store = open_store()
+    made = put(store)
+    nextcloud_server.faults({"op": "Proppatch", **fault})
+    for _ in range(MOST_REFUSALS + 1):
+        with pytest.raises((Throttled, Unreachable)):
+            touch(store, made.version)
+    nextcloud_server.clear_faults()
+    assert touch(store, made.version).mtime_ns == NEW_S * 10**9
 
 
 def test_a_request_that_never_came_is_not_taken_for_done(

@@ -9,6 +9,8 @@ from trio.testing import MockClock
 from mountd.errors import (
     NameNotAllowed,
     Throttled,
+    Unreachable,
+    Unsupported,
 )
 from tests.conftest import ExpectedLog
 from tests.fakes.memory_journal import MemoryJournal
@@ -227,6 +229,20 @@ async def test_attributes_set_during_an_upload_follow_it(
         await s.settled()
         assert store.upload("a").attributes == {"mode": "33261"}
         assert writes(s.faults.requests) == [("put", "a"), ("copy", "a")]
+
+
+async def test_attributes_that_a_server_fails_at_until_its_store_gives_up_are_kept_here(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    store.seed("a", b"one")
+    async with syncing(store) as s:
+        s.faults.add("copy", Unreachable("HTTP 500", answered=True), calls=range(1, 8))
+        s.faults.add("copy", Unsupported("HTTP 500"))
+        s.tree.set_mode("a", "33261")
+        await s.settled()
+        assert list(s.journal.ledger.unsent()) == []
+        assert s.faults.requests.count(("copy", "a")) == 8
+        assert not store.upload("a").attributes
 
 
 async def test_pins_are_given_back(clock: MockClock, store: MemoryStore) -> None:
