@@ -215,7 +215,7 @@ def _described(
 def send_dirty(at: MountedAt, shown: Progress) -> None:
     """Returns when all that was written there is on the remote: that is where it is read."""
     complaints: list[str] = []
-    code = flush(list(targets_at(at.path)), None, shown, complaints)
+    code = flush(list(targets_at(at.path, None)), None, shown, complaints)
     if complaints:
         error = StartError("; ".join(complaints))
         error.exit_code = code

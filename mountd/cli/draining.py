@@ -18,6 +18,7 @@ from mountd.mount_table import Mount
 
 _ASK_S = 2.0
 _ANSWER_GRACE_S = 15.0
+_LAST_GRACE_S = 2.0  # behind the deadline of who waits
 _SHORTEST_ROUND_S = 0.2  # where a daemon answers sooner than it was asked to
 
 
@@ -106,8 +107,9 @@ def drain(
             pause(max(_SHORTEST_ROUND_S - (clock() - began), 0.0))
 
 
-def asks_daemon(socket_path: Path, path: str | None) -> Ask:
-    """Asks a daemon what is left at `path` below its mount; None: of all.
+def asks_daemon(socket_path: Path, path: str | None, deadline: float | None = None) -> Ask:
+    """Asks a daemon what is left at `path` below its mount; None: of all. One that hangs is waited
+    for until `deadline` (of time.monotonic), and a moment more.
 
     `since` in its answer is what it knows the moment by; it goes back with the next question.
     """
@@ -118,7 +120,11 @@ def asks_daemon(socket_path: Path, path: str | None) -> Ask:
         message: dict[str, object] = {"op": "flush", "path": path, "timeout_s": wait_s}
         if since is not None and not anew:
             message["since"] = since
-        answer = request(socket_path, message, wait_s + _ANSWER_GRACE_S)
+        within_s = wait_s + _ANSWER_GRACE_S
+        if deadline is not None:
+            left_s = max(deadline - time.monotonic(), wait_s)
+            within_s = min(within_s, left_s + _LAST_GRACE_S)
+        answer = request(socket_path, message, within_s)
         since = answer.get("since", since)
         return read_left(answer)
 

@@ -20,8 +20,10 @@ from mountd.cli.successor import MOST_DAEMONS, WITHIN_S, daemon_at, next_daemon
 from mountd.control.client import DaemonGone, Ended, NotAnswering, find_daemon
 from mountd.errors import ExitCode, StartError
 from mountd.in_words import counted
-from mountd.mount_point import probe
+from mountd.mount_point import PROBE_TIMEOUT_S, probe
 from mountd.mount_table import Mount, is_below, mount_at, read_mounts
+
+_SHORTEST_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     deadline = None if parsed.timeout is None else time.monotonic() + parsed.timeout
     complaints: list[str] = []
     if parsed.path is None:
-        targets = list(every_mount(complaints))
+        targets = list(every_mount(complaints, deadline))
         if not any(mount.is_ours for mount in read_mounts()):
             print("nothing is mounted")
         for idle in known_idle_queues():
@@ -64,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
                 files = counted(idle.unsent, "file")
                 warn(f"{files} of {idle.source} in {idle.folder}, which no daemon serves, not sent")
     else:
-        targets = list(targets_at(parsed.path))
+        targets = list(targets_at(parsed.path, deadline))
     with progress() as shown:
         code = flush(targets, deadline, shown, complaints)
     if complaints:
@@ -106,7 +108,7 @@ def _drained(target: Target, deadline: float | None, show: Callable[[str], None]
             by_s = time.monotonic() + WITHIN_S
             daemon = next_daemon(target.mount, by_s if deadline is None else min(by_s, deadline))
             if daemon is not None:
-                ask = asks_daemon(daemon.socket_path, target.path)
+                ask = asks_daemon(daemon.socket_path, target.path, deadline)
             elif not target.is_by_path:
                 raise
     raise StartError("one daemon after the other died")
@@ -127,7 +129,7 @@ def complaint(target: Target, left: Left) -> str:
     return f"{target.shown}: not on the remote yet: {left}{reason}"
 
 
-def every_mount(complaints: list[str]) -> Iterator[Target]:
+def every_mount(complaints: list[str], deadline: float | None) -> Iterator[Target]:
     """All daemons of ours (for root: of anybody) and the mounts seen from here whose daemons are
     not; a mount that has none is a complaint."""
     mounts = read_mounts()
@@ -138,7 +140,7 @@ def every_mount(complaints: list[str]) -> Iterator[Target]:
         if status.get("state") in BAD:
             complaints.append(f"{mountpoint}: {status.get('error')}")
         elif daemon is not None:
-            yield Target(mountpoint, asks_daemon(daemon.socket_path, None), mount)
+            yield Target(mountpoint, asks_daemon(daemon.socket_path, None, deadline), mount)
         elif mount is not None:
             ask = _asks_stranger(mount)
             if ask is not None:
@@ -157,11 +159,12 @@ def _asks_stranger(mount: Mount) -> Ask | None:
     return ask
 
 
-def targets_at(path: Path) -> Iterator[Target]:
+def targets_at(path: Path, deadline: float | None) -> Iterator[Target]:
     """`path` and, where it is or goes through a symlink, what that points to in the same mount:
-    the daemon takes a path as it is spelt. Raises MountPointError, StartError."""
+    the daemon takes a path as it is spelt. `deadline`, of time.monotonic: who hangs is waited for
+    until then. Raises MountPointError, StartError."""
     mount, relative = locate(path)
-    daemon = daemon_at(mount)
+    daemon = daemon_at(mount, _within(WITHIN_S, deadline))
     if daemon is None:
         # A container that sees only the path: the whole queue is all that can be asked for there.
         by_path = asks_path(mount)
@@ -169,18 +172,27 @@ def targets_at(path: Path) -> Iterator[Target]:
         yield Target(mount.path, ask, mount, is_by_path=by_path is not None)
         return
     if not relative:
-        yield Target(mount.path, asks_daemon(daemon.socket_path, None), mount)
+        yield Target(mount.path, asks_daemon(daemon.socket_path, None, deadline), mount)
         return
     spelt = os.path.join(mount.path, relative)
-    found = probe(Path(spelt))
+    found = probe(Path(spelt), _within(PROBE_TIMEOUT_S, deadline))
     if found.error == errno.ENOENT:
         warn(f"{path} does not exist; waiting for what happened to it and below")
-    parent = probe(Path(spelt).parent).real or os.path.dirname(spelt)
+    parent = probe(Path(spelt).parent, _within(PROBE_TIMEOUT_S, deadline)).real or os.path.dirname(
+        spelt
+    )
     places = {os.path.join(parent, os.path.basename(spelt)), found.real or spelt}
     inside = sorted(place for place in places if is_below(place, mount.path)) or [spelt]
     for place in inside:
         below = place[len(mount.path) :].strip("/") or None
-        yield Target(mount.path, asks_daemon(daemon.socket_path, below), mount, below)
+        ask = asks_daemon(daemon.socket_path, below, deadline)
+        yield Target(mount.path, ask, mount, below)
+
+
+def _within(most_s: float, deadline: float | None) -> float:
+    """What is left until then; never nothing."""
+    left_s = most_s if deadline is None else deadline - time.monotonic()
+    return max(_SHORTEST_LOOK_S, min(most_s, left_s))
 
 
 def _no_daemon(mount: Mount) -> Ask:

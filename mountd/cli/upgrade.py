@@ -14,12 +14,13 @@ from mountd.cli.arguments import Parser
 from mountd.cli.refresh import daemon_of, locate
 from mountd.cli.successor import is_there
 from mountd.cli.tune import path_of
-from mountd.control.client import Daemon, DaemonGone, NotAnswering, request
+from mountd.control.client import Daemon, DaemonGone, Ended, NotAnswering, request
 from mountd.errors import ExitCode, StartError
 from mountd.mount_point import probe
 from mountd.mount_table import Mount, mount_at, read_mounts
 
 _TIMEOUT_S = 30.0
+_HANGS_AFTER_S = 15.0
 _LOOKS_WITHIN_S = 60.0  # the daemon, whether the new code can be started
 _GOES_ON_WITHIN_S = 90.0
 _DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
@@ -69,7 +70,7 @@ def _begin(
         daemon = daemon_of(mount)
         socket_path = daemon.socket_path
         try:
-            now = request(socket_path, {"op": "upgrade", "only_look": True}, _TIMEOUT_S)
+            now = _look_at(mount, daemon)
             if now["state"] != "starting" or time.monotonic() > by_s:
                 processes = list(_pid_fds(daemon, now, held))
                 message = {"op": "upgrade", "timeout_s": _LOOKS_WITHIN_S}
@@ -79,6 +80,19 @@ def _begin(
             if time.monotonic() > by_s:
                 raise
         time.sleep(_LOOK_EVERY_S)
+
+
+def _look_at(mount: Mount, daemon: Daemon) -> dict[str, Any]:
+    """Raises DaemonGone, Ended, and StartError where the daemon hangs: it can't hand over."""
+    try:
+        return request(daemon.socket_path, {"op": "upgrade", "only_look": True}, _HANGS_AFTER_S)
+    except Ended:
+        raise
+    except NotAnswering as error:
+        raise StartError(
+            f"{mount.path}: {error}; nothing was changed. If it hangs for good, end it (kill -9), "
+            "and another one goes on with the code that is installed now"
+        ) from error
 
 
 def _pid_fds(daemon: Daemon, said: dict[str, Any], held: ExitStack) -> Iterator[int]:

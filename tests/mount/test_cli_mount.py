@@ -43,6 +43,7 @@ class Machine:
     root: Path
     environment: dict[str, str]
     stopped: list[int] = field(default_factory=list)
+    patience_s: float = 90  # for a command
 
     @property
     def mountpoint(self) -> Path:
@@ -55,7 +56,7 @@ class Machine:
             cwd=self.root,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=self.patience_s,
             check=False,
         )
 
@@ -274,6 +275,19 @@ def test_a_stuck_daemon_is_shown_within_seconds_and_never_unmounted_by_a_mount(
     done = machine.run("umount", machine.mountpoint, "--timeout", "0")
     assert done.returncode == 1
     assert "does not answer; nothing was unmounted" in done.stderr
+
+
+def test_flush_and_upgrade_of_a_stuck_daemon_name_it_and_do_not_outlive_their_time(
+    machine: Machine,
+) -> None:
+    pid = machine.mount()
+    machine.stop(pid)
+    for words, machine.patience_s in ((("flush", "--timeout", "1"), 15), (("upgrade",), 60)):
+        done = machine.run(*words, machine.mountpoint)
+        assert done.returncode == 1
+        assert f"{machine.mountpoint}: the daemon (pid {pid}) does not answer" in done.stderr
+    os.kill(pid, signal.SIGCONT)
+    assert machine.run("flush", machine.mountpoint, "--timeout", "30").returncode == 0
     assert machine.is_mounted()
 
 
