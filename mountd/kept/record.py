@@ -181,6 +181,7 @@ class Record:
             self._free.append(at)
 
     def holds(self, number: int, directory: NotedDirectory) -> None:
+        self._notes[DIRECTORY].pop(number, None)  # the last one with a key is the one that has it
         self._note(DIRECTORY, number, _NUMBER.pack(directory.parent) + _bytes(directory.key))
 
     def nameless(self, number: int) -> None:
@@ -229,7 +230,7 @@ class Record:
         return {id_: NotedListing(*_LISTING.unpack(b)) for id_, b in self._notes[LISTING].items()}
 
     def directories(self) -> dict[int, NotedDirectory]:
-        """Directories by inode."""
+        """Directories by inode, as they were noted last."""
         return {
             id_: NotedDirectory(_NUMBER.unpack_from(body)[0], _text(body[_NUMBER.size :]))
             for id_, body in self._notes[DIRECTORY].items()
@@ -322,10 +323,9 @@ class Record:
         if end > len(data) or kind not in _KINDS or crc != crc32c(data[at + _CRC.size : end]):
             return 0
         body = data[at + _RECORD.size : end]
+        self._notes[kind].pop(id_, None)
         if body and _fits(kind, body):
             self._notes[kind][id_] = body
-        else:
-            self._notes[kind].pop(id_, None)
         return end
 
 

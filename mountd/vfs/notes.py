@@ -50,7 +50,9 @@ class Notes(Protocol):
 
     def released(self, handle: int) -> None: ...
 
-    def holds(self, number: int, directory: NotedDirectory) -> None: ...
+    def holds(self, number: int, directory: NotedDirectory) -> None:
+        """It is the one with that key from now on, whoever was noted with it before."""
+        ...
 
     def nameless(self, number: int) -> None:
         """The last name of a file that the kernel holds is about to go."""

@@ -34,7 +34,8 @@ MOST_SEARCHED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """What the former process has noted: directories and contents by inode, files by handle."""
+    """What the former process has noted: directories and contents by inode, files by handle. Of
+    directories with one key the last has it: the kernel still holds those that had it before."""
 
     directories: Mapping[int, NotedDirectory]
     files: Mapping[int, NotedFile]
@@ -115,13 +116,29 @@ class Former:
         node = self._changed(number) or self._noted(number) or self._listed(number)
         if node is None:
             raise Stale(f"inode {number} is not known")
-        self._tree.adopt(node)
+        if isinstance(node, Directory) and not self._has_its_key(node):
+            self._tree.adopt_nameless(node)
+        else:
+            self._tree.adopt(node)
         return node
+
+    def _has_its_key(self, directory: Directory) -> bool:
+        """Whether it is the directory that is there now, and not one that was removed or replaced
+        while the kernel held it."""
+        change = self._tree.ledger.changes.get(directory.key)
+        if change is not None and change.is_directory:
+            return change.number == directory.number
+        held = self._tree.held_directory(directory.key) or directory
+        return directory.number == held.number == self._numbers.get(directory.key, held.number)
 
     def moved(self, parent: Directory, old: str, new: str) -> None:
         """A directory is about to be elsewhere, with all that is below it: also what nobody has
         asked for yet, which is found now, so that the tree moves it along."""
-        below = [(n, noted) for n, noted in self._directories.items() if noted.key.startswith(old)]
+        below = [
+            (number, self._directories[number])
+            for key, number in self._numbers.items()
+            if key.startswith(old)
+        ]
         moved: dict[int, NotedDirectory] = {}
         for number, noted in below:
             above = parent.number if noted.key == old else noted.parent

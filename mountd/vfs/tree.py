@@ -187,6 +187,11 @@ class Tree:
             self._by_key[node.key] = node
             self._note(node)
 
+    def adopt_nameless(self, directory: Directory) -> None:
+        """As `adopt`, of one whose key is another's by now."""
+        directory.is_nameless = True
+        self._nodes[directory.number] = directory
+
     def _note(self, directory: Directory) -> None:
         if directory.parent is not None:
             noted = NotedDirectory(directory.parent.number, directory.key)

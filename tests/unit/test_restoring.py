@@ -345,6 +345,62 @@ async def test_what_a_former_process_held_below_a_directory_goes_along_when_that
         assert Record.read(found.fd).directories()[below.number].key == "e/sub/below/"
 
 
+async def kept_from(
+    mount: MountedFiles, record: Record, way: str
+) -> tuple[Directory, Directory, Node]:
+    """Two directories of which one after the other was `d`, and the kernel holds both: a program is
+    still in the first. And the file in the second."""
+    note(mount, record)
+    fs, root = mount.fs, mount.fs.tree.root
+    first = await walk(fs, "d")
+    assert isinstance(first, Directory)
+    if way == "made again":
+        await fs.remove_directory(root, b"d")
+        number = (await fs.make_directory(root, b"d", {})).number
+    else:
+        number = (await walk(fs, "e")).number
+        await fs.rename(root, b"e", root, b"d")
+    second = fs.tree.directory(number)
+    handle, made = await fs.create(second, b"file", {})
+    await fs.write(handle, 0, b"bytes")
+    fs.release(handle)
+    assert mount.metadata.flush(5)
+    mount.crashes = True
+    return first, second, fs.tree.file(made.number)
+
+
+@pytest.mark.parametrize("way", ["made again", "replaced"])
+@pytest.mark.parametrize("is_asked_for", ["never", "first", "last", "in both"])
+async def test_a_directory_whose_name_another_has_now_does_not_stand_for_that_in_a_successor(
+    tmp_path: Path, way: str, is_asked_for: str
+) -> None:
+    store, record = MemoryStore(real_directories=True), Record(GREETING, b"")
+    store.make_dir("d/")
+    store.make_dir("e/")
+    async with mounted_files(store, tmp_path) as mount:
+        first, second, file = await kept_from(mount, record, way)
+    if is_asked_for == "in both":
+        async with mounted_files(store, tmp_path) as mount:
+            record, _ = go_on(mount, record)
+            mount.fs.tree.directory(second.number)
+            mount.fs.tree.directory(first.number)
+            assert mount.metadata.flush(5)
+            mount.crashes = True
+    async with mounted_files(store, tmp_path) as mount:
+        found, _ = go_on(mount, record)
+        fs, tree = mount.fs, mount.fs.tree
+        asked = {"first": [first, second], "last": [second, first], "in both": [first]}
+        for directory in asked.get(is_asked_for, []):
+            tree.directory(directory.number)
+        await fs.rename(tree.root, b"d", tree.root, b"f")
+        assert tree.directory(second.number).key == "f/"
+        assert await read_by(mount, file.number) == b"bytes"
+        assert found.directories()[second.number].key == "f/"
+        handle, _ = await fs.create(tree.directory(second.number), b"new", {})
+        fs.release(handle)
+        assert "f/new" in mount.journal.ledger.changes
+
+
 async def read_by(mount: MountedFiles, number: int) -> bytes:
     handle = await mount.fs.open(number)
     try:
