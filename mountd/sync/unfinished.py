@@ -107,6 +107,7 @@ class UnfinishedUploads:
         self._lock = threading.Lock()  # of `_known`: the loop takes it, so never for long
         self._writing = threading.Lock()  # of the files, in the order of what they say
         self._known: dict[int, Unfinished] = {}
+        self._by_key: dict[str, set[int]] = {}  # contents; each change asks for its key
         self.arrivals = Arrivals()
         self._small = NoteLines(folder / _SMALL_NAME if folder is not None else None)
 
@@ -130,7 +131,7 @@ class UnfinishedUploads:
             elif found.is_small:  # as they were noted before they were all in one
                 made._put_small(found)
             else:
-                made._known[found.content] = found
+                made._learn(found)
                 continue
             with suppress(OSError):  # a directory
                 path.unlink(missing_ok=True)
@@ -142,7 +143,7 @@ class UnfinishedUploads:
                 with suppress(ValueError, TypeError):
                     noted = _checked(value)
                     if noted.content == number and noted.is_small:
-                        self._known[number] = noted
+                        self._learn(noted)
         self._small.hold({number: _value(noted) for number, noted in self._known.items()})
 
     def __len__(self) -> int:
@@ -157,7 +158,27 @@ class UnfinishedUploads:
 
     def at(self, key: str) -> list[Unfinished]:
         """Those that would put something at that key."""
-        return [each for each in self.all() if each.key == key] if self._known else []
+        if key not in self._by_key:
+            return []
+        with self._lock:
+            return [self._known[content] for content in self._by_key.get(key, ())]
+
+    def _learn(self, new: Unfinished) -> None:
+        """Within `_lock`. `of` takes none, and must find the one or the other."""
+        before = self._known.get(new.content)
+        if before is not None and before.key != new.key:
+            self._unlearn(new.content)
+        self._known[new.content] = new
+        self._by_key.setdefault(new.key, set()).add(new.content)
+
+    def _unlearn(self, content: int) -> None:
+        """Within `_lock`."""
+        known = self._known.pop(content, None)
+        if known is not None:
+            contents = self._by_key[known.key]
+            contents.discard(content)
+            if not contents:
+                del self._by_key[known.key]
 
     def going_on(self, state: Unfinished, upload: Upload) -> Upload:
         """`upload` of that state with what a `put` needs to go on, and to be gone on with."""
@@ -175,7 +196,7 @@ class UnfinishedUploads:
         elif md5 := self._md5_of(upload):
             # On the disk it keeps its token, which does no harm.
             with self._lock:
-                self._known[upload.content] = replace(upload, token="", md5=md5)
+                self._learn(replace(upload, token="", md5=md5))
         else:
             self.forget(upload.content)
 
@@ -196,7 +217,7 @@ class UnfinishedUploads:
     def _put(self, new: Unfinished) -> None:
         """Within `_writing`."""
         with self._lock:
-            self._known[new.content] = new
+            self._learn(new)
         if self._folder is None:
             return
         try:
@@ -206,7 +227,7 @@ class UnfinishedUploads:
 
     def _put_small(self, new: Unfinished) -> None:
         with self._lock:
-            self._known[new.content] = new
+            self._learn(new)
         self._small.put(new.content, _value(new))
 
     def forget(self, content: int, token: str | None = None) -> None:
@@ -215,7 +236,7 @@ class UnfinishedUploads:
             known = self._known.get(content)
             is_small = known is not None and known.is_small and token in (None, "")
             if is_small:
-                del self._known[content]
+                self._unlearn(content)
         if is_small:
             self._small.drop(content)
             return
@@ -224,7 +245,7 @@ class UnfinishedUploads:
                 known = self._known.get(content)
                 if known is None or token not in (None, known.token):
                     return
-                del self._known[content]
+                self._unlearn(content)
             if self._folder is not None:
                 try:
                     # Not durable: a file that comes back is about an upload that is gone.

@@ -50,6 +50,30 @@ def test_what_came_to_its_end_is_forgotten(tmp_path: Path) -> None:
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
+class CountedKey(str):
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        CountedKey.compared += 1
+        return super().__eq__(other)
+
+    __hash__ = str.__hash__
+
+
+def test_those_of_a_key_are_found_without_a_look_at_all_others() -> None:
+    uploads = UnfinishedUploads()
+    for number in range(1000):
+        uploads.note(replace(STATE, content=number, key=CountedKey(f"f{number // 2}")), "token")
+    CountedKey.compared = 0
+    assert {upload.content for upload in uploads.at("f250")} == {500, 501}
+    assert uploads.at("none") == []
+    assert CountedKey.compared < 20
+    uploads.note(replace(STATE, content=500, key="moved"), "token")
+    uploads.forget(501)
+    assert (uploads.at("f250"), [upload.content for upload in uploads.at("moved")]) == ([], [500])
+
+
 def test_a_spoilt_file_is_removed_and_the_others_count(tmp_path: Path) -> None:
     uploads = load(tmp_path)
     uploads.note(STATE, "token")
