@@ -75,17 +75,19 @@ class ChunkedUploads:
         upload: Upload,
         looks: Looks,
         max_chunk_bytes: int | None = None,
+        max_at_once: int | None = None,
     ) -> Entry:
         """What `goal` says, of these bytes. Raises as `RemoteStore.put`."""
+        at_once = min(self._at_once, max_at_once or self._at_once)
         threads = self._threads, self._beside
         at_most = min(self._chunk_bytes, max_chunk_bytes or 1 << 62)
-        chunk_bytes = chunk_bytes_for(goal.size, at_most, self._at_once)
+        chunk_bytes = chunk_bytes_for(goal.size, at_most, at_once)
         token = self._usable(Token.parse(upload.resume), body) if upload.resume else None
         looking = _Looking(looks, goal.expect, self._beside)
         for _ in range(_ROUNDS):
             attempt = _Upload(self._folders, self._assembly, *threads, goal, body, upload, looking)
             try:
-                return attempt.run(token, chunk_bytes)
+                return attempt.run(token, chunk_bytes, at_once)
             except UploadLost as error:
                 logger.info("%r is sent anew: %s", goal.key, error)
                 if self._folders.is_abandoned(attempt.folder):
@@ -159,7 +161,7 @@ class _Upload:
     def folder(self) -> str:
         return self._token.folder
 
-    def run(self, token: Token | None, chunk_bytes: int) -> Entry:
+    def run(self, token: Token | None, chunk_bytes: int, at_once: int) -> Entry:
         """Raises UploadLost where the folder turns out to be gone."""
         there: dict[int, int] = {}
         hasher = hashlib.md5(usedforsecurity=False)
@@ -178,7 +180,7 @@ class _Upload:
         try:
             self._progress()
             self._goal = replace(self._goal, before=self._looking.result())
-            return self._send(token, there, hasher)
+            return self._send(token, there, hasher, at_once)
         except UploadLost:
             self._folders.remove(token.folder)
             self._forget()
@@ -197,7 +199,9 @@ class _Upload:
             self._looking.result()
             raise
 
-    def _send(self, token: Token, there: dict[int, int], hasher: "hashlib._Hash") -> Entry:
+    def _send(
+        self, token: Token, there: dict[int, int], hasher: "hashlib._Hash", at_once: int
+    ) -> Entry:
         chunks = _chunks(self._goal.size, token.chunk_bytes)
         trusted = chunks[: token.done]
         missing = [chunk for chunk in trusted if there.get(chunk.number) != chunk.end - chunk.start]
@@ -223,7 +227,7 @@ class _Upload:
 
         self._acknowledged = {chunk.number for chunk in trusted} - {c.number for c in missing}
         self._beside.begin(self._folders.sweep)
-        self._threads.run([*missing, *rest], send, sent)
+        self._threads.run([*missing, *rest], send, sent, at_once)
         goal = replace(self._goal, md5=hasher.hexdigest())
         if self._completing is not None:
             self._completing(goal.md5)

@@ -42,7 +42,6 @@ class Features:
 
     version: str = ""
     is_chunked: bool = False
-    bulk_upload: bool = False
     keeps_trash: bool = False
     max_chunk_bytes: int | None = None
     max_chunks_at_once: int | None = None
@@ -126,7 +125,6 @@ def features_in(data: bytes) -> Features:
     return Features(
         version=version[:40],
         is_chunked=bool(_at(dav, "chunking")),
-        bulk_upload=bool(_at(dav, "bulkupload")),
         keeps_trash=_at(files, "undelete") is True,
         max_chunk_bytes=_positive(chunk_bytes),
         max_chunks_at_once=_positive(at_once),

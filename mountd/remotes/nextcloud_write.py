@@ -337,7 +337,8 @@ class NextcloudWriter:
             lambda: self._known.check(key, expect, self._pool.deadline_s()),
             lambda: self._check_room(key, body.size),
         )
-        return self._chunks.put(goal, body, upload, looks, features.max_chunk_bytes)
+        limits = features.max_chunk_bytes, features.max_chunks_at_once
+        return self._chunks.put(goal, body, upload, looks, *limits)
 
     def _check_room(self, key: str, size: int) -> None:
         """Before gigabytes of a new file go; a missing directory shows here, too. Whether what is

@@ -37,17 +37,19 @@ class SideBySide:
         parts: Sequence[_Part],
         send: Callable[[_Part, threading.Event], _Answer],
         sent: Callable[[_Part], None] = lambda part: None,
+        at_once: int | None = None,
     ) -> list[_Answer]:
         """The answers, in the parts' order. The first error sets the event, so that the others end
         soon, and is raised when all have ended. `sent` is called in this thread, for each part
-        that has its answer; an error of it is as one of a part."""
+        that has its answer; an error of it is as one of a part. `at_once`: or fewer than that."""
+        most = min(self._at_once, at_once or self._at_once)
         stop = threading.Event()
         waiting = iter(enumerate(parts))
         running: dict[Future[_Answer], int] = {}
         answers: dict[int, _Answer] = {}
         try:
             while True:
-                for number, part in islice(waiting, self._at_once - len(running)):
+                for number, part in islice(waiting, most - len(running)):
                     running[self._submit(send, part, stop)] = number
                 if not running:
                     return [answers[number] for number in range(len(parts))]

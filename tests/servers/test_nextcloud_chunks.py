@@ -284,6 +284,21 @@ def broken_off(store: NextcloudStore, server: NextcloudServer, told: Told, at: i
     server.clear_log()
 
 
+def test_no_more_chunks_go_side_by_side_than_the_server_asks_for(
+    open_store: OpenStore, nextcloud_server: NextcloudServer
+) -> None:
+    nextcloud_server.configure(max_parallel_chunks=1)
+    gone_before: list[int] = []
+
+    def before_read(start: int, end: int) -> None:
+        gone_before.append(len(nextcloud_server.log(op="PutChunk")))
+
+    body = BytesBody(DATA, before_read)
+    open_store().put("big", body, ABSENT, Upload("id", MTIME_NS))
+    assert gone_before == list(range(6))
+    assert nextcloud_server.read("big") == DATA
+
+
 def test_another_process_sends_only_what_is_missing(
     open_store: OpenStore, nextcloud_server: NextcloudServer
 ) -> None:

@@ -45,7 +45,7 @@ def test_the_capabilities_of_a_new_server_are_read() -> None:
             forbidden_filename_extensions=[".filepart"],
         )
     )
-    assert (found.version, found.is_chunked, found.bulk_upload) == ("31.0.5", True, True)
+    assert (found.version, found.is_chunked) == ("31.0.5", True)
     assert (found.max_chunk_bytes, found.max_chunks_at_once) == (7, 3)
     assert found.push_url == "wss://cloud/push/ws"
     assert found.names is not None
