@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mountd.cli.copy_sides import Place
 from mountd.cli.output import warn
+from mountd.config.manifest_reach import location_of
 from mountd.errors import StartError, UsageError, VersionChanged
 from mountd.in_words import counted
 from mountd.manifest import SUMS, Location, Manifest, ManifestFile, make_manifest, write_manifest
-from mountd.manifest_reach import location_of
 from mountd.remotes.optional_doors import checksums_in
 from mountd.transfer.checksums import md5_in, sums_of
 from mountd.transfer.items import Item

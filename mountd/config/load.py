@@ -165,7 +165,7 @@ def reach_of(
     """How the locations of a manifest are reached; None for any other source."""
     if source.scheme != "manifest":
         return None
-    from mountd.manifest_reach import reach_location
+    from mountd.config.manifest_reach import reach_location
 
     def reach(location: Location) -> tuple[Source, Settings]:
         manifest = Path("/" + source.prefix)

@@ -5,7 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-from mountd.control.runtime_dir import SUFFIX, is_dir_of, runtime_dir, socket_name
+from mountd.control.runtime_dir import SUFFIX, is_dir_of, runtime_dir, socket_path
 
 NOTE_SUFFIX = ".folder"
 _LONGEST_BYTES = 4096  # a path (PATH_MAX)
@@ -36,7 +36,7 @@ def remove_note(socket_path: Path) -> None:
 
 def noted_folder(mountpoint: str) -> Path | None:
     """The cache folder of who served this absolute mount point last, of this user."""
-    return _read(_note_of(runtime_dir() / socket_name(mountpoint)))
+    return _read(_note_of(socket_path(mountpoint)))
 
 
 def noted_cache_dirs() -> list[Path]:

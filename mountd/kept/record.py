@@ -19,7 +19,7 @@ from typing import Final, Self
 from crc32c import crc32c
 
 from mountd.fusefs.takeover import Greeting
-from mountd.kept.attempts import ATTEMPTS_BYTES, Attempts
+from mountd.kept.starts import ATTEMPTS_BYTES, Attempts
 from mountd.vfs.notes import NotedDirectory, NotedFile, NotedListing
 
 _MAGIC: Final = b"mtdkept\n"

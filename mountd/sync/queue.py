@@ -34,7 +34,7 @@ from mountd.sync.giving_way import POLL_S, GivingWay
 from mountd.sync.lanes import Lanes
 from mountd.sync.leftovers import Leftovers
 from mountd.sync.lost_race import LostRaces
-from mountd.sync.namespace import NamespaceSender
+from mountd.sync.remote_names import NamespaceSender
 from mountd.sync.retry import StillRead
 from mountd.sync.schedule import Moment, Schedule, touches
 from mountd.sync.sending import BaseGone, Conflict, FileSender, Landing

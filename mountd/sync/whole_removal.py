@@ -14,7 +14,7 @@ from typing import Final
 from mountd.errors import Locked, NotFound, RemoteError, Throttled, Unreachable, Unsupported
 from mountd.remotes.optional_doors import remove_tree_in
 from mountd.sync.attempts import Asker
-from mountd.sync.namespace import NamespaceSender
+from mountd.sync.remote_names import NamespaceSender
 from mountd.sync.retry import StillRead, Trouble
 from mountd.sync.schedule import Schedule
 from mountd_cache.changes import ABSENT, Change, ChangeKind, ChangeState

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mountd.kept.attempts import MOST, WITHIN_S, Attempts
 from mountd.kept.descriptors import KEEPER, KEPT, Left
 from mountd.kept.record import Head, Record, Unsound, note_start, supersede
+from mountd.kept.starts import MOST, WITHIN_S, Attempts
 from mountd.kept.store import STORED, Store, kept_by, left_in_store, left_to_us
 from mountd.service.sd_notify import Notifier, PassedFd
 from tests.conftest import ExpectedLog
