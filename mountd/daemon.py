@@ -36,6 +36,7 @@ from mountd.running.descriptor_limit import allow_many_descriptors
 from mountd.running.first_look import FirstLook
 from mountd.running.keeping import Keeping, room_for_writes
 from mountd.running.observing import Observing
+from mountd.running.on_remote import OnRemote
 from mountd.running.order_keeping import OrderKeeping
 from mountd.running.own_mount import answer
 from mountd.running.plain_error import plain_error
@@ -51,7 +52,7 @@ from mountd.running.upkeep import (
     tells_state,
     tidy_memory,
 )
-from mountd.running.writeback import WriteBack
+from mountd.running.writeback import UP, WriteBack
 from mountd.service.supervision import Life, Supervision, last_words, words_of
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
@@ -316,14 +317,28 @@ class Daemon:
             settings.umask,
         )
         virtual = VirtualFiles(lambda: json.dumps(self.status.as_dict(), indent=1).encode())
-        flush = self.write_back.flush_handle if settings.durability == "remote" else None
         operations = self.going_on.kind(
-            self.fs, virtual, owner, xattrs=settings.xattrs, flush=flush, room=self.room.now
+            self.fs,
+            virtual,
+            owner,
+            xattrs=settings.xattrs,
+            on_remote=self._on_remote(),
+            room=self.room.now,
         )
         self.status.disk_error = lambda: operations.requests.disk_error
         if self.observing is not None:
             self.observing.requests = operations.requests
         return operations
+
+    def _on_remote(self) -> OnRemote | None:
+        if self._plan.settings.durability != "remote":
+            return None
+        self.fs.subtree.only_whole = True
+        return OnRemote(
+            *(self.journal, self.write_back.queue, self.fs),
+            wait_s=self._plan.settings.request_timeout_s,
+            remote_is_up=lambda: self.remote.health.state in UP,
+        )
 
     def _mount_options(self) -> set[str]:
         settings = self._plan.settings

@@ -154,6 +154,10 @@ class CrossDevice(FileSystemError):
     """That can't be renamed; whoever asks has to copy and delete."""
 
 
+class ChangedElsewhere(FileSystemError):
+    """What was changed here is another version on the remote, which stays as it is."""
+
+
 class NotSent(FileSystemError):
     """The remote refused what close(2) had to bring there; it stays in the queue."""
 

@@ -245,7 +245,7 @@ OPTIONS: Mapping[str, Option] = MappingProxyType(
         "durability": _one_of(
             "local",
             "remote",
-            meaning="what close and fsync wait for: this machine's disk, or the remote",
+            meaning="what close, fsync and changes of names wait for: this disk, or the remote",
         ),
         "stop_timeout_s": Option(
             _seconds(0),

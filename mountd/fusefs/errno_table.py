@@ -41,6 +41,7 @@ ERRNO: dict[type[BaseException], int] = {
     errors.NoSpace: errno.ENOSPC,
     errors.TooLarge: errno.E2BIG,
     errors.NotSent: errno.EIO,
+    errors.ChangedElsewhere: errno.EBUSY,
     errors.Lost: errno.EIO,
     TimeoutError: errno.ETIMEDOUT,
 }

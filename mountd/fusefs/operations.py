@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyfuse3
@@ -28,6 +28,7 @@ from mountd.errors import (
 from mountd.fusefs.write_operations import (
     LINK_MODE,
     STATFS_BLOCK,
+    OnRemote,
     Ownership,
     WriteOperations,
 )
@@ -69,12 +70,12 @@ class Operations(WriteOperations):
         owner: Ownership,
         *,
         xattrs: bool,
-        flush: Callable[[int], Awaitable[None]] | None = None,
+        on_remote: OnRemote | None = None,
         room: Callable[[], Quota | None] = lambda: None,
     ) -> None:
-        """`flush` is called with a handle before close(2) returns; None: nothing hangs on it.
+        """`on_remote` is what close(2) and changes of names wait for; None: nothing hangs on it.
         `room` is what is known of the remote's, at once."""
-        super().__init__(fs, virtual, owner, flush)
+        super().__init__(fs, virtual, owner, on_remote)
         self._files = fs.files
         self._xattrs = xattrs
         self._asking = fs.asking if fs.asking.is_wanted else None
@@ -332,12 +333,12 @@ class Operations(WriteOperations):
         self._calls["flush"] += 1
         # With durability = "local" nothing hangs on FLUSH: all that came is in the journal. ENOSYS
         # makes the kernel stop asking, for the whole mount.
-        if self._flush is None:
+        if self._on_remote is None:
             raise self._refusal("flush", errno.ENOSYS)
         try:
             if fh < FIRST_HANDLE:
                 self._come(fh)
-                await self._flush(fh)
+                await self._on_remote.file(fh)
         except Exception as exc:
             self._fail("flush", exc)
 

@@ -3,9 +3,9 @@
 import errno
 import stat
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Never
+from typing import Never, Protocol
 
 import pyfuse3
 
@@ -42,6 +42,18 @@ class Ownership:
         return found & ~WRITING if is_read_only else found
 
 
+class OnRemote(Protocol):
+    """`mountd.running.on_remote.OnRemote`."""
+
+    def check(self) -> None: ...
+
+    async def file(self, fh: int) -> None: ...
+
+    async def node(self, number: int) -> None: ...
+
+    async def names(self, *where: tuple[Directory, bytes]) -> None: ...
+
+
 class WriteOperations(pyfuse3.Operations):
     """What `Operations` is built on; see there."""
 
@@ -53,12 +65,12 @@ class WriteOperations(pyfuse3.Operations):
         fs: FileSystem,
         virtual: VirtualFiles,
         owner: Ownership,
-        flush: Callable[[int], Awaitable[None]] | None,
+        on_remote: OnRemote | None,
     ) -> None:
         super().__init__()
         self.requests = RequestCounts()
         self._calls, self._refusal = self.requests.calls, self.requests.refusal
-        self._flush = flush
+        self._on_remote = on_remote
         self._fs = fs
         self._tree = fs.tree
         self._virtual = virtual
@@ -88,8 +100,8 @@ class WriteOperations(pyfuse3.Operations):
             if fh < FIRST_HANDLE:
                 self._come(fh)
                 await self._fs.sync(fh)
-                if self._flush is not None:
-                    await self._flush(fh)
+                if self._on_remote is not None:
+                    await self._on_remote.file(fh)
         except Exception as exc:
             self._fail("fsync", exc)
 
@@ -115,9 +127,10 @@ class WriteOperations(pyfuse3.Operations):
         try:
             if not stat.S_ISREG(mode):
                 raise NotPermitted("only files and directories can be made")
-            parent = self._writable(parent_inode)
+            parent = self._changeable(parent_inode)
             attributes = self._attributes_of(mode, ctx, is_directory=False)
             _, made = await self._fs.create(parent, name, attributes, opens=False)
+            await self._made_there(made.number, parent, name)
             self._tell(made.number, made.mtime_ns)
             return self._entry(made)
         except Exception as exc:
@@ -128,23 +141,29 @@ class WriteOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         self._calls["mkdir"] += 1
         try:
-            parent = self._writable(parent_inode)
+            parent = self._changeable(parent_inode)
             attributes = self._attributes_of(mode, ctx, is_directory=True)
-            return self._entry(await self._fs.make_directory(parent, name, attributes))
+            made = await self._fs.make_directory(parent, name, attributes)
+            await self._made_there(made.number, parent, name)
+            return self._entry(made)
         except Exception as exc:
             self._fail("mkdir", exc)
 
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         self._calls["unlink"] += 1
         try:
-            await self._fs.unlink(self._writable(parent_inode), name)
+            parent = self._changeable(parent_inode)
+            await self._fs.unlink(parent, name)
+            await self._changed((parent, name))
         except Exception as exc:
             self._fail("unlink", exc)
 
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         self._calls["rmdir"] += 1
         try:
-            await self._fs.remove_directory(self._writable(parent_inode), name)
+            parent = self._changeable(parent_inode)
+            await self._fs.remove_directory(parent, name)
+            await self._changed((parent, name))
         except Exception as exc:
             self._fail("rmdir", exc)
 
@@ -161,8 +180,9 @@ class WriteOperations(pyfuse3.Operations):
         try:
             if flags & ~pyfuse3.RENAME_NOREPLACE:
                 raise NotPossible("two names can't be exchanged in one step")
-            old, new = self._writable(parent_inode_old), self._writable(parent_inode_new)
+            old, new = self._changeable(parent_inode_old), self._changeable(parent_inode_new)
             await self._fs.rename(old, name_old, new, name_new, replaces=not flags)
+            await self._changed((new, name_new), (old, name_old))
         except Exception as exc:
             self._fail("rename", exc)
 
@@ -177,10 +197,12 @@ class WriteOperations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         self._calls["symlink"] += 1
         try:
-            parent = self._writable(parent_inode)
+            parent = self._changeable(parent_inode)
             uid, gid = self._owners_of(ctx)
             attributes = kept(None, uid, gid, is_directory=False)
-            return self._entry(await self._fs.make_link(parent, name, target, attributes))
+            made = await self._fs.make_link(parent, name, target, attributes)
+            await self._made_there(made.number, parent, name)
+            return self._entry(made)
         except Exception as exc:
             self._fail("symlink", exc)
 
@@ -215,6 +237,8 @@ class WriteOperations(pyfuse3.Operations):
                 attr.st_mtime_ns if fields.update_mtime else None,
             )
             entry = self._entry(await self._fs.set_attributes(inode, new, fh))
+            if self._on_remote is not None and new.size is not None and fh is None:
+                await self._on_remote.node(inode)
             if new.mtime_ns is not None and (fh is not None or inode in self._told):
                 self._tell(inode, new.mtime_ns)
             return entry
@@ -258,6 +282,24 @@ class WriteOperations(pyfuse3.Operations):
         if self._virtual.is_directory(inode):
             raise NotPermitted("nothing can be made in .mountd")
         return self._tree.directory(inode)
+
+    def _changeable(self, inode: int) -> Directory:
+        """For whoever waits for the remote once it is done here."""
+        if self._on_remote is not None:
+            self._on_remote.check()
+        return self._writable(inode)
+
+    async def _changed(self, *where: tuple[Directory, bytes]) -> None:
+        if self._on_remote is not None:
+            await self._on_remote.names(*where)
+
+    async def _made_there(self, number: int, parent: Directory, name: bytes) -> None:
+        """As `_changed`. Where that fails the kernel hears of no inode, and will forget none."""
+        try:
+            await self._changed((parent, name))
+        except BaseException:
+            self._tree.forget(number, 1)
+            raise
 
     def _attributes_of(
         self, mode: int, ctx: pyfuse3.RequestContext, *, is_directory: bool

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import trio
 
 from mountd.config import Settings
-from mountd.errors import NotSent, Stale, StartError
+from mountd.errors import StartError
 from mountd.logs import Blotter, secrets_of
 from mountd.remotes.health import HealthState
 from mountd.remotes.stack import RemoteStack
@@ -59,7 +59,6 @@ class WriteBack:
         self._journal = journal
         self._fs = fs
         self._read_only = settings.read_only
-        self._request_timeout_s = settings.request_timeout_s
         self._health = remote.health.snapshot
         self._blot = Blotter(secrets_of(settings))
         self.queue = SyncQueue(
@@ -132,34 +131,6 @@ class WriteBack:
         await trio.to_thread.run_sync(self._journal.write_checkpoint, checkpoint)
         self._journal.end_checkpoint(checkpoint)
         return True
-
-    # -- durability = "remote"
-
-    async def flush_handle(self, fh: int) -> None:
-        """close(2) and fsync(2) with durability "remote": the file is on the remote, or an error.
-
-        TimeoutError after request_timeout_s without progress; the upload goes on.
-        """
-        handle = self._fs.files.handle(fh)
-        if not handle.writes:
-            return
-        number, ledger = handle.node.number, self._journal.ledger
-        change = ledger.by_number.get(number)
-        if change is None or change.is_clean:
-            return
-        until_s = trio.current_time() + self._request_timeout_s
-        while True:
-            left = await self.queue.drain(change.key, max(0.0, until_s - trio.current_time()))
-            now = ledger.by_number.get(number)
-            if now is not None and now.conflict:
-                raise Stale(f"{now.conflict!r} changed on the remote; this is {now.key!r} now")
-            if left or now is None or now.is_clean or now.key == change.key:
-                break
-            change = now  # renamed meanwhile: at its old name nothing is left of it to be sent
-        if left and now is not None and now.reason:
-            raise NotSent(now.reason)
-        if left:
-            raise TimeoutError(f"{change.key!r} is not on the remote yet")
 
     # -- going down
 

@@ -61,6 +61,7 @@ class Subtree:
         self._tree = names.tree
         self._ledger = names.ledger
         self._wait_s = wait_s
+        self.only_whole = False  # durability = "remote": what returns is done
 
     async def rename(
         self,
@@ -116,6 +117,8 @@ class Subtree:
                 raise Exists(to_name) from error
             except Unsupported:
                 pass  # not that one, or no longer
+        if self.only_whole:
+            raise CrossDevice(f"the remote can't move {source.key!r} as a whole")
         entries = await self._on_remote(source, from_parent)
         source, target, key, expect, listing = await self._both(
             from_parent, from_name, to_parent, to_name

@@ -8,6 +8,7 @@ import trio
 from mountd.config import Settings
 from mountd.errors import Unreachable
 from mountd.remotes.stack import RemoteStack
+from mountd.running.on_remote import OnRemote
 from mountd.running.writeback import WriteBack
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
@@ -27,12 +28,15 @@ async def test_who_waits_for_a_file_that_is_renamed_meanwhile_waits_for_it_at_it
         fs = mounted.fs
         write_back = WriteBack(mounted.journal, fs, remote, settings)
         await n.start(write_back.run)
+        waits = OnRemote(
+            *(mounted.journal, write_back.queue, fs), wait_s=30.0, remote_is_up=lambda: True
+        )
         fh, _ = await fs.create(fs.tree.root, b"f", {})
         await fs.write(fh, 0, b"precious")
         on_remote: list[list[str]] = []
 
         async def close() -> None:
-            await write_back.flush_handle(fh)
+            await waits.file(fh)
             on_remote.append([*memory.keys()])
 
         async with trio.open_nursery() as closing:
