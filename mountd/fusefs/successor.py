@@ -10,6 +10,7 @@ import logging
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 
 import pyfuse3
 
@@ -151,7 +152,7 @@ class SuccessorOperations(Operations):
         again = self.successor.resent
         where = parent_inode_old, name_old, parent_inode_new, name_new
         try:
-            await super().rename(*where, flags, ctx)
+            await self._rename(again, where, flags, ctx)
         except pyfuse3.FUSEError as error:
             _unless(again, error, errno.ENOENT)
             found = await self.lookup(parent_inode_new, name_new, ctx)
@@ -163,6 +164,36 @@ class SuccessorOperations(Operations):
                 await self._move_along(number, *where)
             except (FileSystemError, RemoteError, OSError) as error:
                 log.info("%r was moved, and its inodes are new: %s", name_new, error)
+
+    async def _rename(
+        self,
+        again: bool,
+        where: tuple[int, bytes, int, bytes],
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        if again:
+            self._look_anew(*where)
+        try:
+            await super().rename(*where, flags, ctx)
+        except pyfuse3.FUSEError as error:
+            _unless(again, error, errno.ENOTEMPTY, errno.EEXIST)
+            # The remote was still at it when the old place was listed, and no longer for the new.
+            self._look_anew(*where)
+            await super().rename(*where, flags, ctx)
+
+    def _look_anew(self, parent_old: int, name: bytes, parent_new: int, _: bytes) -> None:
+        """The dead one may have had the remote move a directory. Where one end was listed before
+        and one after that, it would be at both, or at none."""
+        if not self._tree.store.capabilities.native_move:
+            return
+        with suppress(FileSystemError):
+            ends = [self._tree.directory(number) for number in (parent_old, parent_new)]
+            cached = self._tree.cache.get(ends[0].key)
+            found = self._fs.names.find(ends[0], cached, name) if cached is not None else None
+            if found is None or found.is_directory:
+                for end in ends:
+                    self._tree.expire(end.key)
 
     async def _move_along(
         self, there: int, parent_old: int, name_old: bytes, parent_new: int, name_new: bytes
@@ -234,6 +265,6 @@ def _are_only_times(fields: pyfuse3.SetattrFields) -> bool:
     return fields.update_mtime and not fields.update_atime and not any(of_others)
 
 
-def _unless(again: bool, error: pyfuse3.FUSEError, done: int) -> None:
-    if not again or error.errno != done:
+def _unless(again: bool, error: pyfuse3.FUSEError, *done: int) -> None:
+    if not again or error.errno not in done:
         raise error

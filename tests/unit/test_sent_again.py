@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -10,9 +10,11 @@ from typing import cast
 import pyfuse3
 import pytest
 
+from mountd.errors import NoEntry
 from mountd.fusefs.successor import SuccessorOperations
 from mountd.fusefs.takeover import Successor
 from mountd.kept.record import Record
+from mountd.types import Entry
 from mountd.vfs.nodes import ROOT
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import MountedFiles, mounted_files, walk
@@ -123,6 +125,81 @@ async def test_a_directory_that_the_dead_daemon_had_moved_keeps_its_numbers(tmp_
         await fs.folding.fold_waiting()
         after = [(await walk(fs, path)).number for path in ("e", "e/sub", "e/sub/file")]
         assert after == before
+
+
+class MovesMeanwhile(MemoryStore):
+    """Goes on with a MOVE whose client was killed, and has done it once the new place is listed."""
+
+    is_moving = False
+
+    def list(self, directory: str) -> Iterator[Sequence[Entry]]:
+        if self.is_moving and directory == "to/":
+            self.is_moving = False
+            self.move_dir("from/d/", "to/e/")
+        return super().list(directory)
+
+
+async def test_a_directory_that_the_remote_is_still_moving_for_the_dead_daemon_is_moved(
+    tmp_path: Path,
+) -> None:
+    store = MovesMeanwhile(native_move=True, real_directories=True)
+    record = Record(GREETING, b"")
+    for key in ("from/", "from/d/", "to/"):
+        store.make_dir(key)
+    store.seed("from/d/file", b"bytes")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        paths = ("from/d/file", "from/d", "from", "to")
+        file, moved, end, other = [(await walk(mount.fs, at)).number for at in paths]
+        assert mount.metadata.flush(5)
+        mount.crashes = True
+    store.is_moving = True
+    async with mounted_files(store, tmp_path) as mount:
+        operations = successor_of(mount, record)
+        renaming = operations.rename(end, b"d", other, b"e", 0, CONTEXT)
+        assert await error_of(renaming) == 0
+        assert mount.fs.tree.directory(moved).key == "to/e/"
+        assert (await walk(mount.fs, "to/e/file")).number == file
+
+
+@pytest.mark.parametrize("listed", ["neither", "source", "target", "both"])
+@pytest.mark.parametrize("is_empty", [False, True])
+async def test_a_directory_that_the_dead_daemon_had_moved_is_known_where_one_end_was_listed_since(
+    tmp_path: Path, listed: str, is_empty: bool
+) -> None:
+    """The kept listing of the other end still has it as it was."""
+    store, record = MemoryStore(native_move=True, real_directories=True), Record(GREETING, b"")
+    store.make_dir("from/")
+    store.make_dir("from/d/")
+    store.make_dir("to/")
+    if not is_empty:
+        store.seed("from/d/file", b"bytes")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        path = "from/d" if is_empty else "from/d/file"
+        before = (await walk(mount.fs, path)).number
+        ends = [await walk(mount.fs, name) for name in ("from", "to")]
+        for place in ends:
+            await mount.fs.tree.listing(mount.fs.tree.directory(place.number))
+        moved = mount.fs.tree.held_directory("from/d/")
+        assert moved is not None
+        assert mount.metadata.flush(5)
+        mount.crashes = True
+    store.move_dir("from/d/", "to/e/")
+    async with mounted_files(store, tmp_path) as mount:
+        operations = successor_of(mount, record)
+        tree = mount.fs.tree
+        for end, key in zip(("source", "target"), ("from/", "to/"), strict=True):
+            if listed in (end, "both"):
+                tree.expire(key)
+                await tree.listing(tree.directory(ends[key == "to/"].number))
+        renaming = operations.rename(ends[0].number, b"d", ends[1].number, b"e", 0, CONTEXT)
+        assert await error_of(renaming) == 0
+        assert tree.directory(moved.number).key == "to/e/"
+        assert (await walk(mount.fs, path.replace("from/d", "to/e"))).number == before
+        with pytest.raises(NoEntry):
+            await walk(mount.fs, "from/d")
+        assert not list(mount.journal.ledger.unsent())
 
 
 async def test_a_rename_that_the_dead_daemon_had_done_is_said_to_be(tmp_path: Path) -> None:
