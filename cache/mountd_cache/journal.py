@@ -206,6 +206,18 @@ class Journal:
             self._finish(key, offset, memoryview(view), done, mtime_ns)
         self._note_write(key, offset, view, mtime_ns, covers)
 
+    def make_ready(self, content: int) -> bool:
+        """A step towards the data file that the first write to it makes, where that has not come
+        yet; whether there is another. Never raises."""
+        found = self.ledger.contents.get(content)
+        if found is None or found.top.extents:
+            return False
+        key = (content, found.top.number)
+        try:
+            return self._staging.make_ready(key, self._sidecar(key))
+        except OSError:  # the write tries again, and tells
+            return False
+
     def set_mtime(self, content: int, mtime_ns: int) -> None:
         """The kernel sends one for each file that was written, at its close: 5 us; as rows 33."""
         dated = Dated(content, mtime_ns)

@@ -1,7 +1,7 @@
 """Data files: the bytes of staged contents, one sparse file for each layer.
 
-A file holds a sidecar page and then the data, at its offset + PAGE. It is made by the first write:
-few layers that a freeze adds ever get one. Files go by `unlink` or `retire` only. Descriptors are
+A file holds a sidecar page and then the data, at its offset + PAGE. It is made by the first write,
+or right before it: few layers that a freeze adds ever get one. Files go by `unlink` or `retire` only. Descriptors are
 kept in an LRU; those of pinned contents stay open, so that what they read outlives its name.
 
 `write` belongs to one thread; everything else may be called by any.
@@ -63,7 +63,7 @@ class _OpenFile:
     fd: int
     users: int = 0
     closing: bool = False
-    first: int = 0  # bytes that were written when it was made
+    sidecar: Callable[[], bytes] | None = None  # to be written before anything else
 
 
 class Staging:
@@ -117,13 +117,49 @@ class Staging:
         hot = self._hot
         if hot is None or hot.key != key or hot.closing:
             self._cool()
-            hot = self._hot = self._acquire(key, sidecar, b"" if offset else data)
-            if hot.first:
-                done, hot.first = hot.first, 0
+            hot = self._hot = self._acquire(key, sidecar)
+        if hot.sidecar is not None:
+            done = self._begin(hot, sidecar or hot.sidecar, b"" if offset else data)
+            if done:
                 return done
         if len(data) >= FROM_BYTES:
             return self._large.write(hot.fd, self._path(key), data, offset + PAGE)
         return self._disk.pwrite(hot.fd, data, offset + PAGE)
+
+    def make_ready(self, key: FileKey, sidecar: Callable[[], bytes]) -> bool:
+        """A step towards a file to which the first `write` has nothing to do but that; whether
+        there is another. Of the thread that writes. Raises OSError."""
+        if self._hot is None or self._hot.key != key:
+            self._cool()
+            self._hot = self._acquire(key, sidecar)
+            return self._hot.sidecar is not None
+        if self._hot.sidecar is not None:
+            self._begin(self._hot, sidecar)
+        return False
+
+    def _begin(self, file: _OpenFile, sidecar: Callable[[], bytes], data: Buffer = b"") -> int:
+        """Writes the first page, and `data`, the first bytes, in the same step where they are few;
+        how many of those were written. Raises OSError, and then there is no file."""
+        page = sidecar()
+        first = page + data if len(memoryview(data)) <= _AT_ONCE else page
+        try:
+            done = self._disk.pwrite(file.fd, first, 0)
+            if done < len(page):
+                raise OSError(errno.ENOSPC, "no room for a data file", str(self._path(file.key)))
+        except OSError:
+            self._unmake(file)
+            raise
+        file.sidecar = None
+        return done - len(page)
+
+    def _unmake(self, file: _OpenFile) -> None:
+        """The hot file, which has no bytes, is not there any more: pinned or not, what is written
+        to that layer next goes to a new one."""
+        self._hot = None
+        with self._lock:
+            del self._open[file.key]
+            self._disk.close(file.fd)
+        self._disk.unlink(self._path(file.key))
 
     def read(self, key: FileKey, start: int, end: int) -> bytes:
         """The bytes [start, end). Raises OSError: EIO where the file has fewer or isn't there."""
@@ -295,15 +331,12 @@ class Staging:
         finally:
             self._release(file)
 
-    def _acquire(
-        self, key: FileKey, sidecar: Callable[[], bytes] | None = None, data: Buffer = b""
-    ) -> _OpenFile:
-        """The open file, which stays open until `_release`. `sidecar`: see `write`. `data`: its
-        first bytes, which a file that is made here gets at once where they are few."""
+    def _acquire(self, key: FileKey, sidecar: Callable[[], bytes] | None = None) -> _OpenFile:
+        """The open file, which stays open until `_release`. `sidecar`: see `write`."""
         with self._lock:
             file = self._open.get(key)
             if file is None:
-                file = self._opened(key, sidecar, data)
+                file = self._opened(key, sidecar)
                 self._open[key] = file
             else:
                 self._open.move_to_end(key)
@@ -312,34 +345,27 @@ class Staging:
                 self._close_some()
             return file
 
-    def _opened(self, key: FileKey, sidecar: Callable[[], bytes] | None, data: Buffer) -> _OpenFile:
+    def _opened(self, key: FileKey, sidecar: Callable[[], bytes] | None) -> _OpenFile:
         path = self._prefix + data_name(key)  # a Path costs 7 us
         if sidecar is not None and not self._spares:  # nearly always there is none yet
             with suppress(FileExistsError):
-                return self._create(key, path, sidecar(), data)
+                return self._create(key, path, sidecar)
         try:
-            return _OpenFile(key, self._disk.open_file(path))
+            fd = self._disk.open_file(path)
+            is_begun = sidecar is None or os.fstat(fd).st_size >= PAGE
+            return _OpenFile(key, fd, sidecar=None if is_begun else sidecar)
         except FileNotFoundError as error:
             if sidecar is None:
                 raise OSError(errno.EIO, "a staged file is not there", path) from error
-        return self._create(key, path, sidecar(), data)
+        return self._create(key, path, sidecar)
 
-    def _create(self, key: FileKey, path: str, sidecar: bytes, data: Buffer) -> _OpenFile:
+    def _create(self, key: FileKey, path: str, sidecar: Callable[[], bytes]) -> _OpenFile:
         """A new data file. Raises OSError, and then there is none."""
         fd = self._from_spare(Path(path)) if self._spares else None
         if fd is None:
             fd = self._disk.open_file(path, create=True)
-        first = sidecar + data if len(memoryview(data)) <= _AT_ONCE else sidecar
-        try:
-            done = self._disk.pwrite(fd, first, 0)
-            if done < len(sidecar):
-                raise OSError(errno.ENOSPC, "no room for a data file", path)
-        except OSError:
-            self._disk.close(fd)
-            self._disk.unlink(Path(path))
-            raise
         self._created += 1
-        return _OpenFile(key, fd, first=done - len(sidecar))
+        return _OpenFile(key, fd, sidecar=sidecar)
 
     def _from_spare(self, path: Path) -> int | None:
         try:

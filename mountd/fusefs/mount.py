@@ -15,6 +15,7 @@ from mountd.errors import CannotGoOn, MountPointError
 from mountd.fusefs import request_loop
 from mountd.fusefs.kernel import abort, connection_of
 from mountd.fusefs.operations import Operations
+from mountd.fusefs.request_loop import Meanwhile
 from mountd.fusefs.takeover import (
     Beginning,
     ConnectionLost,
@@ -44,6 +45,7 @@ class FuseMount:
         self._serving = trio.CancelScope()
         self._connection = ""
         self._beginning: Beginning | Successor | None = None
+        self._meanwhile: Meanwhile | None = None
         self.is_left = False  # for a successor
         self._telling = 0  # threads that the kernel may keep waiting; all below this lock
         self._told = threading.Condition()
@@ -89,12 +91,13 @@ class FuseMount:
                 f"cannot mount at {self.mountpoint}: {exc}; `mountd doctor` says what is missing"
             ) from exc
         self._mounted = True
+        self._meanwhile = operations.meanwhile
         self._connection = connection_of(self.mountpoint)
 
     async def serve(self) -> None:
         """Answers requests until the mount is gone. Raises CannotGoOn where this code can't answer
         for a former process; then the mount is still there."""
-        if not request_loop.install(self._beginning) and self.is_former:
+        if not request_loop.install(self._beginning, self._meanwhile) and self.is_former:
             self.leave()
             raise CannotGoOn("this pyfuse3 can't go on with a mount of another process")
         with self._serving:

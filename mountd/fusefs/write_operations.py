@@ -5,6 +5,7 @@ import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Never, Protocol
 
 import pyfuse3
@@ -12,6 +13,7 @@ import pyfuse3
 from mountd.errors import NoSpace, NotPermitted, NotPossible, QuotaExceeded, Stale
 from mountd.fusefs import set_ids
 from mountd.fusefs.errno_table import errno_of
+from mountd.fusefs.request_loop import Meanwhile
 from mountd.fusefs.requests import RequestCounts
 from mountd.vfs.attributes import NewAttributes, kept
 from mountd.vfs.filesystem import FileSystem
@@ -71,6 +73,7 @@ class WriteOperations(pyfuse3.Operations):
         self.requests = RequestCounts()
         self._calls, self._refusal = self.requests.calls, self.requests.refusal
         self._on_remote = on_remote
+        self.meanwhile = Meanwhile()
         self._fs = fs
         self._tree = fs.tree
         self._virtual = virtual
@@ -114,6 +117,7 @@ class WriteOperations(pyfuse3.Operations):
             attributes = self._attributes_of(mode, ctx, is_directory=False)
             number, made = await self._fs.create(parent, name, attributes)
             self._tell(made.number, made.mtime_ns)
+            self.meanwhile.step = partial(self._fs.writes.make_ready, made.number)
             if ctx.uid:
                 self._of_others.add(number)
             return pyfuse3.FileInfo(fh=number, keep_cache=True), self._entry(made)

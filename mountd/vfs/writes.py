@@ -316,6 +316,12 @@ class Writes:
         self.journal.write(content, offset, data, self._now_ns())
         self._mended(number)
 
+    def make_ready(self, number: int) -> bool:
+        """A step towards what the first write to a new file will want; whether there is another.
+        Any time; never raises."""
+        change = self._ledger.by_number.get(number)
+        return change is not None and self.journal.make_ready(change.content)
+
     def _mended(self, number: int) -> None:
         """What FAILED for lost bytes is sent as soon as all of them are written again."""
         change = self._ledger.by_number.get(number)

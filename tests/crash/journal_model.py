@@ -105,7 +105,7 @@ class Actor:
         actions = [self.create, self.write, self.write, self.write, self.truncate, self.rename]
         actions += [self.unlink, self.freeze, self.release, self.sync, self.begin_sync]
         actions += [self.finish_sync, self.checkpoint, self.leave_open, self.drop_open]
-        actions += [self.date]
+        actions += [self.date, self.make_ready]
         self.rng.choice(actions)()
 
     def create(self) -> None:
@@ -116,6 +116,12 @@ class Actor:
         drop = (old.content,) if old and old.content else ()
         change = self._change(key, content=content.id)
         self.journal.commit(Rows(changes=(change,), contents=(content,), drop=drop))
+
+    def make_ready(self) -> None:
+        change = self._pick()
+        if change is not None:
+            for _ in range(self.rng.choice((1, 2))):
+                self.journal.make_ready(change.content)
 
     def write(self) -> None:
         change = self._pick()

@@ -332,3 +332,38 @@ async def test_a_write_without_a_setattr_leaves_the_mtime_that_the_kernel_was_to
         await ops.write(again.fh, 0, b"other")  # and nobody knows what the kernel has of this one
         await ops.release(again.fh)
         assert fs.attributes(made.st_ino).mtime_ns == 1006_000_000_000
+
+
+# -- what is made ready
+
+
+async def test_a_file_whose_data_file_was_made_ready_is_written_read_and_removed_as_any(
+    tmp_path: Path,
+) -> None:
+    async with file_system(MemoryStore(), tmp_path) as fs:
+        ops = operations(fs)
+        for steps in range(4):
+            name = b"file-%d" % steps
+            info, made = await ops.create(ROOT, name, 0o644, os.O_WRONLY, CONTEXT)
+            for _ in range(steps):
+                ops.meanwhile.take()
+            assert (ops.meanwhile.step is None) == (steps >= 2)
+            await ops.write(info.fh, 0, b"bytes")
+            ops.meanwhile.take()  # what comes late does nothing
+            assert ops.meanwhile.step is None
+            assert await ops.read(info.fh, 0, 100) == b"bytes"
+            await ops.release(info.fh)
+            assert fs.attributes(made.st_ino).size == 5
+            await ops.unlink(ROOT, name, CONTEXT)
+
+
+async def test_what_was_to_be_made_ready_and_is_gone_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    async with file_system(MemoryStore(), tmp_path) as fs:
+        ops = operations(fs)
+        info, _ = await ops.create(ROOT, b"gone", 0o644, os.O_WRONLY, CONTEXT)
+        await ops.unlink(ROOT, b"gone", CONTEXT)
+        await ops.release(info.fh)
+        ops.meanwhile.take()
+        assert ops.meanwhile.step is None

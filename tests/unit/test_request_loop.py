@@ -158,11 +158,17 @@ class Requests:
 
 
 async def looked_for(
-    requests: Requests, count: int, *, processors: int = 2, readers: int = 1
+    requests: Requests,
+    count: int,
+    *,
+    processors: int = 2,
+    readers: int = 1,
+    meanwhile: request_loop.Meanwhile | None = None,
 ) -> None:
     """`count` requests after one that was waited for as trio does it, which never has to wait;
     each of `readers` reads as many."""
-    low = request_loop.LowLevel(look=requests.look, clock=requests.clock, processors=processors)
+    look, clock = requests.look, requests.clock
+    low = request_loop.LowLevel(None, meanwhile, look=look, clock=clock, processors=processors)
     readable, writable = os.pipe()
 
     async def read(count: int) -> None:
@@ -238,3 +244,35 @@ async def test_who_stays_awake_sleeps_and_lets_the_loop_go_round_each_millisecon
         nursery.cancel_scope.cancel()
     assert 9 <= requests.asleep <= 12
     assert rounds >= 9
+
+
+class Steps:
+    """So many, each of which takes 60 us of the requests' clock."""
+
+    def __init__(self, requests: Requests, count: int) -> None:
+        self._requests = requests
+        self.left = count
+
+    def __call__(self) -> bool:
+        self._requests.now_s += 60e-6
+        self.left -= 1
+        return self.left > 0
+
+
+@pytest.mark.parametrize(("ready_after", "taken"), [(1, 0), (2, 1), (3, 2), (40, 5)])
+async def test_who_stays_awake_does_what_the_next_request_wants_but_not_before_a_look_for_it(
+    ready_after: int, taken: int
+) -> None:
+    requests, meanwhile = Requests([20, ready_after]), request_loop.Meanwhile()
+    meanwhile.step = steps = Steps(requests, 5)
+    await looked_for(requests, 2, meanwhile=meanwhile)
+    assert 5 - steps.left == taken
+    assert (meanwhile.step is None) == (taken == 5)
+    assert (requests.asleep, requests.awake) == (1, ready_after)  # its time counts for no look
+
+
+async def test_where_nobody_stays_awake_nothing_is_done_meanwhile() -> None:
+    requests, meanwhile = Requests([20] * 10), request_loop.Meanwhile()
+    meanwhile.step = steps = Steps(requests, 5)
+    await looked_for(requests, 10, processors=1, meanwhile=meanwhile)
+    assert steps.left == 5

@@ -87,6 +87,44 @@ def test_no_file_is_left_of_one_that_could_not_be_made(
     assert os.listdir(tmp_path) == ["1-0.data"]
 
 
+def test_what_is_made_ready_in_steps_is_what_the_first_write_makes(
+    staging: Staging, disk: FaultyDisk, tmp_path: Path
+) -> None:
+    make(staging, (1, 0))
+    for number, steps in ((2, 1), (3, 2), (4, 3)):
+        said = [staging.make_ready((number, 0), _sidecar) for _ in range(steps)]
+        assert said == [True, False, False][:steps]
+        make(staging, (number, 0))
+    made = {path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) == 4
+    assert made == {_SIDECAR + b"data"}
+
+
+def test_a_file_made_ready_has_its_sidecar_also_where_others_were_written_in_between(
+    staging: Staging, tmp_path: Path
+) -> None:
+    assert staging.make_ready((1, 0), _sidecar)
+    make(staging, *((number, 0) for number in range(2, 12)))  # its descriptor is closed by now
+    staging.write((1, 0), 7, b"data", _sidecar)
+    assert (tmp_path / "1-0.data").read_bytes() == _SIDECAR + bytes(7) + b"data"
+
+
+def test_a_first_write_without_room_leaves_no_file_where_one_was_made_ready_and_is_pinned(
+    staging: Staging, disk: FaultyDisk, tmp_path: Path
+) -> None:
+    staging.make_ready((1, 0), _sidecar)
+    staging.pin(1, [0])
+    disk.most_written = 100
+    with pytest.raises(OSError, match="no room"):
+        staging.write((1, 0), 0, b"data", _sidecar)
+    assert os.listdir(tmp_path) == []
+    disk.heal()
+    staging.write((1, 0), 0, b"data", _sidecar)
+    assert staging.read((1, 0), 0, 4) == b"data"
+    assert (tmp_path / "1-0.data").read_bytes() == _SIDECAR + b"data"
+    staging.unpin(1)
+
+
 def test_a_write_makes_a_file_only_for_a_layer_that_says_that_it_has_none(
     staging: Staging, tmp_path: Path
 ) -> None:
