@@ -1,8 +1,9 @@
 """Data files: the bytes of staged contents, one sparse file for each layer.
 
 A file holds a sidecar page and then the data, at its offset + PAGE. It is made by the first write,
-or right before it: few layers that a freeze adds ever get one. Files go by `unlink` or `retire` only. Descriptors are
-kept in an LRU; those of pinned contents stay open, so that what they read outlives its name.
+or right before it: few layers that a freeze adds ever get one. Files go by `unlink` or `retire`
+only. Descriptors are kept in an LRU; those of pinned contents stay open, so that what they read
+outlives its name.
 
 `write` belongs to one thread; everything else may be called by any.
 """
