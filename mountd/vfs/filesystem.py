@@ -458,8 +458,12 @@ class FileSystem:
         raise NoAttribute(name)
 
     async def set_xattr(self, number: int, name: bytes, value: bytes | None) -> None:
-        """None: without it."""
+        """None: without it. What the mount says itself stays as it is: programs that copy a file
+        with its attributes bring it along, or take it away, and would fail."""
         self.tree.notes.owes_times(number)
+        if name in (STATE, ETAG, URL):
+            self.check_writable()
+            return
         if name in NAMES:
             node = self.tree.node(number)
             if value is None:

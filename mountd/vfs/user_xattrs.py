@@ -16,7 +16,15 @@ from urllib.parse import quote, unquote_to_bytes
 
 import trio
 
-from mountd.errors import NoAttribute, NoSpace, NotPermitted, Stale, TooLarge, Unsupported
+from mountd.errors import (
+    NoAttribute,
+    NoSpace,
+    NotPermitted,
+    NotPossible,
+    Stale,
+    TooLarge,
+    Unsupported,
+)
 from mountd.vfs.asking import Asking
 from mountd.vfs.attributes import SetAttributes
 from mountd.vfs.nodes import Directory, Node
@@ -196,8 +204,11 @@ class UserXattrs:
 
 
 def check_name(name: bytes) -> None:
-    """Raises NotPermitted for what is the mount's own, Unsupported for other namespaces."""
+    """Raises NotPermitted for what is the mount's own, Unsupported for other namespaces, NotPossible
+    for none."""
     if name.startswith(OURS):
         raise NotPermitted(f"{name!r} says what the mount does")
     if not name.startswith(_PREFIX):
         raise Unsupported(f"{name!r}: only user.* is kept")
+    if name == _PREFIX:
+        raise NotPossible("an attribute without a name")
