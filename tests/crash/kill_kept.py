@@ -244,7 +244,7 @@ class KeptKills:
             return self._upgrade()
         if server is not None and not self.plan.is_quick and rng.random() < 0.5:
             [source] = self._mount.cache.glob("*/journal")
-            choices = points(server, source.parent, rng)
+            choices = points(server, source.parent, rng, self.remote.more_points)
             choices = [(w, p) for w, p in choices if not p.name.startswith(("checkp", "log is"))]
             [(_, point)] = rng.choices(choices, [weight for weight, _ in choices])
             point.arm()

@@ -76,7 +76,7 @@ class HeldLoad(Load):
     def __init__(self, calls: Calls, rng: random.Random, *, big: bool) -> None:
         super().__init__(calls, rng, big=big)
         self._all: list[Held] = []
-        self._ops |= {
+        self.ops |= {
             self.hold: 12,
             self.hold_new: 6,
             self.hold_unlinked: 3,
@@ -120,7 +120,7 @@ class HeldLoad(Load):
         if self._is_full() or len(self._all) >= MOST_HELD:
             return
         with ExitStack() as stack:
-            fd, file = stack.enter_context(self._calls.made(self._new("held")))
+            fd, file = stack.enter_context(self._calls.made(self.new("held", None)))
             self._write_pieces(fd, file, self._data())
             self._all.append(Held(fd, file, True, stack.pop_all()))
 
@@ -128,7 +128,7 @@ class HeldLoad(Load):
         if len(self._all) >= MOST_HELD:
             return
         with ExitStack() as stack:
-            path = self._new("nameless")
+            path = self.new("nameless", None)
             fd, file = stack.enter_context(self._calls.made(path))
             self._write_pieces(fd, file, self._data())
             self._calls.remove(path)

@@ -1,25 +1,36 @@
-"""What a kept mount is of: the scripted S3, or a remote that does nothing but serve: a bucket with
-versions (moto), a Nextcloud."""
+"""What a kept mount is of: the scripted S3 or Nextcloud, or a remote that does nothing but serve: a
+bucket with versions (moto), Azure (azurite), our GCS, a local directory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from mountd.remotes.temporary_names import is_temporary
 from mountd.remotes.webdav_leftovers import is_own
 from tests.crash.kill_loop_processes import BUCKET
+from tests.crash.kill_loop_server import ScriptedNextcloud, Server
+from tests.servers.azurite import ACCOUNT, ACCOUNT_KEY, Azurite, running_azurite
+from tests.servers.gcs_fake import TOKEN, running_gcs_fake
+from tests.servers.gcs_fake_state import GcsFake
 from tests.servers.moto import Moto, running_moto
 from tests.servers.nextcloud.launch import NextcloudServer
 from tests.servers.s3.launch import S3Server
 
-KINDS = ("s3", "versioned", "nextcloud")
+More = Sequence[tuple[int, str, str]]
+NONE: More = ()
+KINDS = ("s3", "versioned", "nextcloud", "azure", "gcs", "file")
 
 
 class Remote(Protocol):
-    """`scripted`: the server that can be told to fail or to hold a request, None for others."""
+    """`scripted`: the server that can be told to fail or to hold a request, None for others.
+    `more_points`: what only this one is asked for (kill_loop_points.points)."""
 
     @property
-    def scripted(self) -> S3Server | None: ...
+    def more_points(self) -> More: ...
+
+    @property
+    def scripted(self) -> Server | None: ...
 
     @property
     def source(self) -> str: ...
@@ -37,6 +48,7 @@ class Remote(Protocol):
 
 
 class Scripted:
+    more_points = NONE
     source = f"s3://{BUCKET}"
 
     def __init__(self, server: S3Server) -> None:
@@ -58,6 +70,7 @@ class Scripted:
 class Versioned:
     """A bucket that keeps every version."""
 
+    more_points = NONE
     scripted = None
 
     def __init__(self, moto: Moto) -> None:
@@ -88,10 +101,11 @@ class Nextcloud:
     """WebDAV as a Nextcloud speaks it. (Of plain WebDAV a successor can't tell whether a PUT whose
     answer was lost was its own: docs/remotes.md. So its kills end in conflict copies.)"""
 
-    scripted = None
+    more_points: More = ((3, "move", "Move"), (1, "directory", "Mkcol"), (1, "touch", "Proppatch"))
 
     def __init__(self, server: NextcloudServer) -> None:
         self._server = server
+        self.scripted = ScriptedNextcloud(server)
         self.source = f"nextcloud://{server.user}@cloud/"
         self.environment = {
             "MOUNTD_PASSWORD": server.password,
@@ -113,6 +127,70 @@ class Nextcloud:
         return self._server.read(key)
 
 
+class Azure:
+    more_points = NONE
+    scripted = None
+
+    def __init__(self, azurite: Azurite) -> None:
+        self._container = azurite.service.get_container_client(azurite.container)
+        self.source = f"az://{azurite.container}"
+        self.environment = {
+            "MOUNTD_ENDPOINT": azurite.endpoint,
+            "MOUNTD_ACCOUNT_NAME": ACCOUNT,
+            "MOUNTD_ACCOUNT_KEY": ACCOUNT_KEY,
+        }
+
+    def put(self, key: str, data: bytes) -> None:
+        self._container.upload_blob(key, data)
+
+    def keys(self) -> list[str]:
+        return list(self._container.list_blob_names())
+
+    def read(self, key: str) -> bytes:
+        return bytes(self._container.download_blob(key).readall())
+
+
+class Gcs:
+    more_points = NONE
+    scripted = None
+
+    def __init__(self, fake: GcsFake) -> None:
+        self._fake = fake
+        self.source = f"gs://{fake.bucket}"
+        self.environment = {"MOUNTD_ENDPOINT": fake.endpoint, "MOUNTD_TOKEN": TOKEN}
+
+    def put(self, key: str, data: bytes) -> None:
+        self._fake.put(key, data)
+
+    def keys(self) -> list[str]:
+        return list(self._fake.snapshot())
+
+    def read(self, key: str) -> bytes:
+        return self._fake.snapshot()[key].data
+
+
+class LocalDirectory:
+    more_points = NONE
+    scripted = None
+
+    def __init__(self, top: Path) -> None:
+        self._top = top
+        self.source = f"file://{top}"
+        self.environment: dict[str, str] = {}
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self._top / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    def keys(self) -> list[str]:
+        found = [path for path in self._top.rglob("*") if not is_temporary(path.name)]
+        return [f"{path.relative_to(self._top)}{'/' if path.is_dir() else ''}" for path in found]
+
+    def read(self, key: str) -> bytes:
+        return (self._top / key).read_bytes()
+
+
 @contextmanager
 def running(kind: str, folder: Path) -> Iterator[Remote]:
     """One of KINDS; a server's files are in `folder`."""
@@ -122,6 +200,15 @@ def running(kind: str, folder: Path) -> Iterator[Remote]:
     elif kind == "versioned":
         with running_moto(folder) as moto:
             yield Versioned(moto)
+    elif kind == "azure":
+        with running_azurite(folder) as azurite:
+            yield Azure(azurite)
+    elif kind == "gcs":
+        with running_gcs_fake() as fake:
+            yield Gcs(fake)
+    elif kind == "file":
+        (folder / "remote").mkdir()
+        yield LocalDirectory(folder / "remote")
     else:
         with NextcloudServer() as nextcloud:
             yield Nextcloud(nextcloud)

@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from tests.crash.kill_loop_model import File, Folder, Naming, Step, Tree
+from tests.crash.kill_loop_model import File, Folder, Link, Naming, Step, Tree
+
+XATTR = "user.crash"
 
 _T = TypeVar("_T")
 
@@ -70,6 +72,11 @@ class Calls:
         folder = Folder()
         self._name(Naming("make", path, node=folder), os.mkdir, self.top / path)
         folder.number = self.call(f"stat {path}", os.stat, self.top / path).st_ino
+
+    def make_link(self, path: str, target: str) -> None:
+        link = Link(target)
+        self._name(Naming("make", path, node=link), os.symlink, target, self.top / path)
+        link.number = self.call(f"lstat {path}", os.lstat, self.top / path).st_ino
 
     def remove(self, path: str) -> None:
         is_folder = isinstance(self.tree.nodes[path], Folder)
@@ -174,6 +181,20 @@ class Calls:
         file.mtime_ns = 0
         self.call(f"utime {path}", os.utime, self.top / path, ns=(mtime_ns, mtime_ns))
         file.mtime_ns = mtime_ns
+
+    def set_mode(self, path: str, mode: int) -> None:
+        file = self.tree.nodes[path]
+        assert isinstance(file, File)
+        file.mode = 0
+        self.call(f"chmod {path} {mode:o}", os.chmod, self.top / path, mode)
+        file.mode = mode
+
+    def set_xattr(self, path: str, data: bytes) -> None:
+        file = self.tree.nodes[path]
+        assert isinstance(file, File)
+        file.xattr = b""
+        self.call(f"setxattr {path}", os.setxattr, self.top / path, XATTR, data)
+        file.xattr = data
 
     def _change(self, file: File, text: str, function: Callable[..., _T], *arguments: object) -> _T:
         try:

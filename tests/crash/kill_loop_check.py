@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from tests.crash.kill_loop_model import File, Folder, Nodes, Tree
+from tests.crash.kill_loop_calls import XATTR
+from tests.crash.kill_loop_model import File, Folder, Link, Node, Nodes, Tree
 
 MOST_NAMED = 8
 PAUSE_S = 0.1
+LINK_SUFFIX = ".rclonelink"
 
 _T = TypeVar("_T")
 
@@ -31,10 +33,15 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    is_folder: bool
+    kind: type[Node]
     number: int
     size: int
     mtime_ns: int
+    mode: int
+
+    @property
+    def is_folder(self) -> bool:
+        return self.kind is Folder
 
 
 def look(tree: Tree, top: Path, *, is_down: bool, patience_s: float) -> Report:
@@ -59,6 +66,9 @@ def look(tree: Tree, top: Path, *, is_down: bool, patience_s: float) -> Report:
         _compare_attributes(path, node, seen[path], report)
         if isinstance(node, File):
             _compare_bytes(top / path, node, seen[path], report, until_s, is_down)
+            _compare_xattr(top / path, node, report, until_s, is_down)
+        elif isinstance(node, Link) and (target := os.readlink(top / path)) != node.target:
+            report.problems.append(f"{path}: a link to {target}, made to {node.target}")
     return report
 
 
@@ -71,19 +81,32 @@ def scan(top: Path) -> dict[str, Seen]:
         for entry in os.scandir(top / folder):
             path = f"{folder}/{entry.name}" if folder else entry.name
             facts = entry.stat(follow_symlinks=False)
-            is_folder = stat.S_ISDIR(facts.st_mode)
-            found[path] = Seen(is_folder, facts.st_ino, facts.st_size, facts.st_mtime_ns)
-            if is_folder:
+            kind = _kind(facts.st_mode)
+            mode = stat.S_IMODE(facts.st_mode)
+            found[path] = Seen(kind, facts.st_ino, facts.st_size, facts.st_mtime_ns, mode)
+            if kind is Folder:
                 waiting.append(path)
     return found
 
 
+def _kind(mode: int) -> type[Node]:
+    if stat.S_ISDIR(mode):
+        return Folder
+    return Link if stat.S_ISLNK(mode) else File
+
+
 def digests(top: Path) -> dict[str, tuple[int, str] | None]:
-    """Size and SHA-256 of each file below `top` as the mount has it now; None for a folder."""
+    """Size and SHA-256 of each file below `top` as the mount has it now, of a link as the remote
+    has it; None for a folder."""
     found: dict[str, tuple[int, str] | None] = {}
     for path, seen in scan(top).items():
-        data = b"" if seen.is_folder else (top / path).read_bytes()
-        found[path] = None if seen.is_folder else (len(data), hashlib.sha256(data).hexdigest())
+        if seen.is_folder:
+            found[path] = None
+            continue
+        is_link = seen.kind is Link
+        data = os.fsencode(os.readlink(top / path)) if is_link else (top / path).read_bytes()
+        key = path + LINK_SUFFIX if is_link else path
+        found[key] = len(data), hashlib.sha256(data).hexdigest()
     return found
 
 
@@ -105,22 +128,44 @@ def _patiently(call: Callable[[], _T], until_s: float, report: Report) -> _T:
 
 def _agreed(tree: Tree, seen: dict[str, Seen], report: Report) -> Nodes | None:
     """The state of the names that is there. None, and problems, where it is none that may be."""
-    there = {path: facts.is_folder for path, facts in seen.items()}
+    there = {path: facts.kind for path, facts in seen.items()}
     choices = tree.possible()
     for nodes in choices:
-        if there == {path: isinstance(node, Folder) for path, node in nodes.items()}:
+        if there == {path: type(node) for path, node in nodes.items()}:
             return nodes
     wanted = choices[0]
     missing = sorted(wanted.keys() - there.keys())[:MOST_NAMED]
     extra = sorted(there.keys() - wanted.keys())[:MOST_NAMED]
-    report.problems.append(f"missing {missing}, not expected {extra}, under way {tree.under_way}")
+    other = [p for p in wanted.keys() & there.keys() if there[p] is not type(wanted[p])]
+    other = [f"{path}, a {there[path].__name__}" for path in sorted(other)[:MOST_NAMED]]
+    report.problems.append(
+        f"missing {missing}, not expected {extra}, another kind {other}, under way {tree.under_way}"
+    )
     return None
 
 
-def _compare_attributes(path: str, node: File | Folder, seen: Seen, report: Report) -> None:
+def _compare_xattr(path: Path, file: File, report: Report, until_s: float, is_down: bool) -> None:
+    if not file.xattr:
+        return
+    try:
+        found = _patiently(lambda: os.getxattr(path, XATTR), until_s, report)
+    except OSError as error:
+        if not is_down:
+            report.problems.append(f"{path}: its xattr: {error}")
+            file.xattr = b""
+        return
+    if found != file.xattr:
+        report.problems.append(f"{path}: its xattr is {found!r}, set to {file.xattr!r}")
+        file.xattr = b""
+
+
+def _compare_attributes(path: str, node: Node, seen: Seen, report: Report) -> None:
     if node.number and node.number != seen.number:
         report.problems.append(f"{path}: inode {seen.number}, which was {node.number}")
     node.number = seen.number
+    if isinstance(node, File) and node.mode and node.mode != seen.mode:
+        report.problems.append(f"{path}: mode {seen.mode:o}, set to {node.mode:o}")
+        node.mode = 0
     if isinstance(node, File) and node.mtime_ns and node.mtime_ns != seen.mtime_ns:
         report.problems.append(f"{path}: mtime {seen.mtime_ns}, set to {node.mtime_ns}")
         node.mtime_ns = 0

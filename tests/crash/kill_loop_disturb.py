@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.servers.s3.launch import S3Server
+from tests.crash.kill_loop_server import Server
 
 WRITES = ("PutObject", "DeleteObject", "CopyObject", "CompleteMultipartUpload", "UploadPart")
 READS = ("GetObject", "HeadObject", "ListObjectsV2")
@@ -15,7 +15,7 @@ class Weather:
     """`begin` before the load, `end` after the kill."""
 
     name: str
-    server: S3Server
+    server: Server
     knobs: dict[str, float] = field(default_factory=dict)
     rules: tuple[dict[str, Any], ...] = ()
     gone_for_s: float = 0.0
@@ -38,7 +38,7 @@ class Weather:
         self.server.accept_connections()
 
 
-def choose_weather(server: S3Server, rng: random.Random) -> Weather:
+def choose_weather(server: Server, rng: random.Random) -> Weather:
     chance = rng.random()
     if chance < 0.5:
         return Weather("calm", server)

@@ -3,10 +3,11 @@
 import os
 import random
 import time
+from collections.abc import Callable
 
 from tests.crash.kill_loop_calls import Calls, DaemonGone, Failed
 from tests.crash.kill_loop_check import scan
-from tests.crash.kill_loop_model import File, Folder
+from tests.crash.kill_loop_model import File
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -23,9 +24,11 @@ class Load:
         self._calls = calls
         self._tree = calls.tree
         self._rng = rng
+        self.new: Callable[[str, str | None], str] = self._unused
+        self.most_nodes = MOST_NODES
         self._named = 0
         self._run_id = f"{rng.randrange(1 << 24):06x}"
-        self._ops = {
+        self.ops = {
             self.create: 18,
             self.edit_in_place: 14,
             self.append_and_sync: 12,
@@ -49,15 +52,14 @@ class Load:
             self.list_names: 3,
         }
         if big:
-            self._ops |= {self.create_big: 3, self.edit_in_place: 40}
+            self.ops |= {self.create_big: 3, self.edit_in_place: 40}
 
     def run(self, seconds: float) -> bool:
         """Until then, or until the daemon is gone: True."""
         until_s = time.monotonic() + seconds
-        ops, weights = list(self._ops), list(self._ops.values())
         try:
             while time.monotonic() < until_s:
-                [act] = self._rng.choices(ops, weights)
+                [act] = self._rng.choices(list(self.ops), list(self.ops.values()))
                 try:
                     act()
                 except Failed:
@@ -79,7 +81,7 @@ class Load:
     def _folder(self) -> str:
         return self._rng.choice(self._tree.folders())
 
-    def _new(self, kind: str, folder: str | None = None) -> str:
+    def _unused(self, kind: str, folder: str | None) -> str:
         folder = self._folder() if folder is None else folder
         self._named += 1
         name = f"{kind}-{self._run_id}-{self._named}"
@@ -90,7 +92,7 @@ class Load:
         return self._rng.randbytes(self._rng.randrange(most))
 
     def _is_full(self) -> bool:
-        return len(self._tree.nodes) >= MOST_NODES
+        return len(self._tree.nodes) >= self.most_nodes
 
     # -- bytes
 
@@ -98,14 +100,14 @@ class Load:
         if self._is_full():
             self.unlink()
             return
-        with self._calls.made(self._new("f")) as (fd, file):
+        with self._calls.made(self.new("f", None)) as (fd, file):
             self._write_pieces(fd, file, self._data())
 
     def create_big(self) -> None:
         if len([f for f in self._tree.files().values() if f.size >= BIG_BYTES]) >= MOST_BIG:
             return
         data = self._rng.randbytes(MIB) * 17 + self._rng.randbytes(self._rng.randrange(3 * MIB))
-        with self._calls.made(self._new("big")) as (fd, file):
+        with self._calls.made(self.new("big", None)) as (fd, file):
             self._write_pieces(fd, file, data)
 
     def _write_pieces(self, fd: int, file: File, data: bytes) -> None:
@@ -153,7 +155,7 @@ class Load:
             return
         path, _ = found
         folder = path.rpartition("/")[0]
-        temporary = self._new(".tmp", folder)
+        temporary = self.new(".tmp", folder)
         with self._calls.made(temporary) as (fd, file):
             self._write_pieces(fd, file, self._data())
             if self._rng.random() < 0.5:
@@ -189,7 +191,7 @@ class Load:
     def rename_file(self) -> None:
         found = self._file()
         if found is not None:
-            self._calls.move(found[0], self._new("f"))
+            self._calls.move(found[0], self.new("f", None))
 
     def rename_over(self) -> None:
         one, other = self._file(), self._file(big=False)
@@ -200,7 +202,7 @@ class Load:
         one, other = self._file(big=False), self._file(big=False)
         if one is None or other is None or one[0] == other[0]:
             return
-        aside = self._new("swap")
+        aside = self.new("swap", None)
         self._calls.move(one[0], aside)
         self._calls.move(other[0], one[0])
         self._calls.move(aside, other[0])
@@ -208,7 +210,7 @@ class Load:
     def rename_folder(self) -> None:
         folder, target = self._folder(), self._folder()
         if folder and target != folder and not target.startswith(folder + "/"):
-            self._calls.move(folder, self._new("d", target))
+            self._calls.move(folder, self.new("d", target))
 
     def rename_over_empty_folder(self) -> None:
         folder, target = self._folder(), self._folder()
@@ -235,7 +237,7 @@ class Load:
 
     def make_folder(self) -> None:
         if len(self._tree.folders()) < MOST_FOLDERS:
-            self._calls.make_folder(self._new("d"))
+            self._calls.make_folder(self.new("d", None))
 
     def remove_folder(self) -> None:
         empty = [path for path in self._tree.folders() if path and not self._tree.inside(path)]
@@ -244,8 +246,11 @@ class Load:
 
     def remove_tree(self) -> None:
         top = self._folder()
-        if not top:
-            return
+        if top:
+            self.remove_below(top)
+
+    def remove_below(self, top: str) -> None:
+        """With the directory itself."""
         below = [path for path in self._tree.nodes if path.startswith(top + "/")]
         for path in sorted(below, key=lambda path: -path.count("/")):
             self._calls.remove(path)
@@ -264,8 +269,8 @@ class Load:
 
     def list_names(self) -> None:
         seen = self._calls.call("list", scan, self._calls.top)
-        wanted = {path: isinstance(node, Folder) for path, node in self._tree.nodes.items()}
-        if {path: facts.is_folder for path, facts in seen.items()} != wanted:
+        wanted = {path: type(node) for path, node in self._tree.nodes.items()}
+        if {path: facts.kind for path, facts in seen.items()} != wanted:
             self._calls.problems.append(f"list: {sorted(seen.keys() ^ wanted.keys())[:8]}")
             return
         for path, node in self._tree.nodes.items():

@@ -31,13 +31,16 @@ class Step:
 @dataclass(slots=True, eq=False)
 class File:
     """`data` was acknowledged; `steps` came later. `number`: its inode, 0 where nobody has seen it
-    yet. `mtime_ns`: as it was set, DIRTY_MTIME where it was written since. `spoilt`: a call failed,
-    so that nothing is certain until the file was seen again after a kill."""
+    yet. `mtime_ns`: as it was set, DIRTY_MTIME where it was written since. `mode` and `xattr`: as
+    they were set, 0 and b"" where nobody did. `spoilt`: a call failed, so that nothing is certain
+    until the file was seen again after a kill."""
 
     data: bytearray = field(default_factory=bytearray)
     number: int = 0
     steps: list[Step] = field(default_factory=list)
     mtime_ns: int = DIRTY_MTIME
+    mode: int = 0
+    xattr: bytes = b""
     spoilt: bool = False
 
     def begin(self, step: Step) -> None:
@@ -139,7 +142,13 @@ class Folder:
     number: int = 0
 
 
-Node = File | Folder
+@dataclass(slots=True, eq=False)
+class Link:
+    target: str
+    number: int = 0
+
+
+Node = File | Folder | Link
 Nodes = dict[str, Node]
 
 

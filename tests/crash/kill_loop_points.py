@@ -8,13 +8,13 @@ import re
 import select
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from mountd_cache.staging import SPARE
-from tests.servers.s3.launch import LogEntry, S3Server
+from tests.crash.kill_loop_server import Logged, Server
 
 ANSWER_LATE_MS = 60_000.0
 SLOW_BYTES_S = 200_000
@@ -55,7 +55,7 @@ class AtRequest:
     """While a request is held that the server has, and has not carried out; or where `is_done` has
     carried out and not answered; or where `is_cut` while its body arrives."""
 
-    server: S3Server
+    server: Server
     name: str
     op: str
     skip: int = 0
@@ -97,7 +97,7 @@ class AtRequest:
         found = self._logged(self.op)[self.skip :]
         return bool(found) and found[0].bytes_received > 0
 
-    def _logged(self, op: str) -> list[LogEntry]:
+    def _logged(self, op: str) -> list[Logged]:
         return [entry for entry in self.server.log(op=op) if re.search(self.key, entry.key)]
 
 
@@ -164,8 +164,11 @@ def _names(events: bytes) -> list[str]:
     return found
 
 
-def points(server: S3Server, cache: Path, rng: random.Random) -> list[tuple[int, Point]]:
-    """All of them, with how often each is to be chosen. `cache`: this source's cache folder."""
+def points(
+    server: Server, cache: Path, rng: random.Random, more: Sequence[tuple[int, str, str]] = ()
+) -> list[tuple[int, Point]]:
+    """All of them, with how often each is to be chosen. `cache`: this source's cache folder.
+    `more`: requests that only this remote gets, with their weights and names."""
     found: list[tuple[int, Point]] = [(12, AtRandom(rng.uniform(0.05, 1.5)))]
     few, copy = rng.randrange(6), "CopyObject"
     for weight, what, op in (
@@ -174,6 +177,7 @@ def points(server: S3Server, cache: Path, rng: random.Random) -> list[tuple[int,
         (2, "completion of an upload in parts", "CompleteMultipartUpload"),
         (2, "copy", "CopyObject"),
         (2, "delete", "DeleteObject"),
+        *more,
     ):
         skip = few if op in ("PutObject", "DeleteObject") else rng.randrange(2)
         found.append((weight, AtRequest(server, f"{what} held", op, skip)))
@@ -243,7 +247,7 @@ def _file_points(cache: Path, rng: random.Random) -> list[Point]:
     ]
 
 
-def rename_points(server: S3Server, cache: Path, old: str, new: str) -> list[Point]:
+def rename_points(server: Server, cache: Path, old: str, new: str) -> list[Point]:
     """Between all steps of the rename of the directory `old` to `new`, which has clean files `a`
     and `sub/c`, `edited` over a base, and `queued`: each step held, and done without an answer."""
     steps = [("listing of the subtree", "ListObjectsV2", rf"^{old}/$")]

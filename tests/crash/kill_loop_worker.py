@@ -19,9 +19,10 @@ from tests.crash.kill_loop_calls import Calls, Diary, Mount
 from tests.crash.kill_loop_check import PAUSE_S, Report, digests, look
 from tests.crash.kill_loop_load import MIB, Load
 from tests.crash.kill_loop_model import Tree
+from tests.crash.kill_loop_names import names_load
 from tests.crash.kill_loop_sqlite import SqliteWork
 
-NAMES = ("w0", "w1", "big", "db")
+NAMES = ("w0", "w1", "big", "db", "names")
 KEPT_NAMES = (*NAMES, "dirs")
 
 
@@ -32,6 +33,9 @@ def first_files(name: str, seed: int) -> dict[str, bytes]:
         return {"note": b"databases"}
     if name == "dirs":
         return dict.fromkeys(kill_kept_lists.names(), b"")
+    if name.startswith("names"):
+        places = [f"{one}/{other}" for one in "abc" for other in "bcd"]
+        return {place: rng.randbytes(rng.randrange(20_000)) for place in [*places, "d/a/b/c"]}
     found = {f"seed{i % 3}/f{i}": rng.randbytes(rng.randrange(60_000)) for i in range(9)}
     found["seed0/below/deep"] = rng.randbytes(2_000)
     if name == "big":
@@ -89,8 +93,7 @@ class Worker:
             self._sqlite.commits = 0
             calls.problems += self._sqlite.failures if kept else ()
         else:
-            kind = HeldLoad if kept else Load
-            is_gone = kind(calls, rng, big=self._name == "big").run(seconds)
+            is_gone = self._load(rng, kept).run(seconds)
         return {
             "is_gone": is_gone,
             "acknowledged": dict(calls.acknowledged),
@@ -98,6 +101,11 @@ class Worker:
             "problems": calls.problems,
             "longest_s": calls.longest_s,
         }
+
+    def _load(self, rng: random.Random, kept: bool) -> Load:
+        if self._name.startswith("names"):
+            return names_load(self._calls, rng, kept=kept)
+        return (HeldLoad if kept else Load)(self._calls, rng, big=self._name == "big")
 
     def on_digests(self) -> dict[str, Any]:
         """What the mount has now; the remote is to have the same."""
