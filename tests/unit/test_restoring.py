@@ -401,6 +401,35 @@ async def test_a_directory_whose_name_another_has_now_does_not_stand_for_that_in
         assert "f/new" in mount.journal.ledger.changes
 
 
+@pytest.mark.parametrize("native", [False, True])
+async def test_a_directory_made_anew_where_a_former_process_held_another_is_renamed_itself(
+    tmp_path: Path, native: bool
+) -> None:
+    """What was below the removed one was found in its stead, and the new one kept its old key."""
+    store, record = MemoryStore(native_move=native, real_directories=native), Record(GREETING, b"")
+    store.seed("d/sub/file", b"bytes")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        node = await walk(mount.fs, "d/sub/file")
+        sub = node.parent
+        assert isinstance(sub, Directory)
+        d = sub.parent
+        assert isinstance(d, Directory)
+        assert mount.metadata.flush(5)
+        mount.crashes = True
+    async with mounted_files(store, tmp_path) as mount:
+        go_on(mount, record)
+        tree, fs = mount.fs.tree, mount.fs
+        await fs.unlink(tree.directory(sub.number), b"file")
+        await fs.remove_directory(tree.directory(d.number), b"sub")
+        await fs.remove_directory(tree.root, b"d")
+        for number in (node.number, sub.number, d.number):
+            tree.forget(number, 100)
+        made = await fs.make_directory(tree.root, b"d", {})
+        await fs.rename(tree.root, b"d", tree.root, b"e")
+        assert tree.directory(made.number).key == "e/"
+
+
 async def read_by(mount: MountedFiles, number: int) -> bytes:
     handle = await mount.fs.open(number)
     try:
