@@ -12,6 +12,7 @@ an existing name.
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat as modes
 import time
@@ -194,10 +195,8 @@ class LocalWrites:
 
     @contextlib.contextmanager
     def _temporary(self, key: str, parent_fd: int) -> Iterator[tuple[str, int]]:
-        name = temporary_name()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with self._errors(key):
-            fd = os.open(name, flags, 0o666, dir_fd=parent_fd)
+            name, fd = _locked(parent_fd)
         try:
             yield name, fd
         finally:
@@ -316,16 +315,50 @@ def _check_empty(key: str, path_fd: int) -> None:
     """Removes what crashes left; raises DirectoryNotEmpty where there is anything else."""
     with scanned(path_fd) as names:
         for name in names:
-            if not _is_leftover(name):
-                raise DirectoryNotEmpty(f"{key!r}: {name.name!r} is in it")
-            os.unlink(name.name, dir_fd=path_fd)
+            with contextlib.ExitStack() as stack:
+                if not _is_leftover(name, stack, path_fd):
+                    raise DirectoryNotEmpty(f"{key!r}: {name.name!r} is in it")
+                os.unlink(name.name, dir_fd=path_fd)
 
 
-def _is_leftover(name: os.DirEntry[str]) -> bool:
+def _locked(parent_fd: int) -> tuple[str, int]:
+    """A new temporary file, locked as long as it is written: so it is nobody's leftover."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        name = temporary_name()
+        fd = os.open(name, flags, 0o666, dir_fd=parent_fd)
+        try:
+            if _lock(fd) is not False and os.fstat(fd).st_nlink:
+                return name, fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # who removes its directory was quicker
+
+
+def _lock(fd: int) -> bool | None:
+    """Whether it is ours now; None where the file system has no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is_leftover(name: os.DirEntry[str], stack: contextlib.ExitStack, path_fd: int) -> bool:
+    """Of a daemon that was killed, or a day old. Nobody sees it, so nobody else can remove it for
+    the directory to go. It stays locked by us as long as `stack` does."""
     if not is_temporary(name.name):
         return False
-    with contextlib.suppress(FileNotFoundError):  # somebody is about to finish it
-        return name.stat(follow_symlinks=False).st_ctime < time.time() - LEFTOVER_S
+    with contextlib.suppress(OSError):  # somebody is about to finish it, or we may not look
+        if name.stat(follow_symlinks=False).st_ctime < time.time() - LEFTOVER_S:
+            return True
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(name.name, flags, dir_fd=path_fd)
+        stack.callback(os.close, fd)
+        return _lock(fd) is True
     return False
 
 

@@ -4,6 +4,7 @@ What every store does is in the contract suite.
 """
 
 import errno
+import fcntl
 import os
 import stat as modes
 import subprocess
@@ -235,14 +236,36 @@ def test_a_crash_s_leftovers_are_hidden_and_go_with_their_directory_when_they_ar
     root: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root / "d").mkdir()
-    (root / "d" / LEFTOVER).write_bytes(b"half")
-    assert names(store, "d/") == []
-    with pytest.raises(DirectoryNotEmpty):
+    with (root / "d" / LEFTOVER).open("wb") as half:
+        fcntl.flock(half, fcntl.LOCK_EX)  # as who writes it has it, and a dead one no more
+        assert names(store, "d/") == []
+        with pytest.raises(DirectoryNotEmpty):
+            store.remove_dir("d/")
+        now_s = time.time()
+        monkeypatch.setattr(time, "time", lambda: now_s + LEFTOVER_S + 60)
         store.remove_dir("d/")
-    now_s = time.time()
-    monkeypatch.setattr(time, "time", lambda: now_s + LEFTOVER_S + 60)
+    assert os.listdir(root) == []
+
+
+def test_what_a_killed_daemon_was_writing_goes_with_its_directory_at_once(
+    root: Path, store: LocalStore
+) -> None:
+    """Nobody sees it: the directory that a user has removed came back, empty, and stayed a day."""
+    (root / "d").mkdir()
+    (root / "d" / LEFTOVER).write_bytes(b"half")
     store.remove_dir("d/")
     assert os.listdir(root) == []
+
+
+def test_what_is_just_being_written_keeps_its_directory(root: Path, store: LocalStore) -> None:
+    (root / "d").mkdir()
+
+    def look(start: int, end: int) -> None:
+        with pytest.raises(DirectoryNotEmpty):
+            store.remove_dir("d/")
+
+    store.put("d/f", BytesBody(b"1", look), ABSENT, NOTHING)
+    assert names(store, "d/") == ["f"]
 
 
 def test_a_directory_removed_during_a_walk_is_left_out(root: Path, store: LocalStore) -> None:
