@@ -3,7 +3,9 @@
 A slot is held for one request only, never for a retry's sleep (`RetryingStore` is outside) nor
 while a caller works on a page of a listing. Slots are handed over by the one who frees them:
 demand requests before those marked `call.prefetching`, each in order of arrival. Prefetch also
-leaves an eighth of the slots free, so that a demand read doesn't wait for a whole window.
+leaves an eighth of the slots free, so that a demand read doesn't wait for a whole window. But who
+is passed over by PASSED_OVER others goes next: somebody may wait by now for what was begun ahead,
+and small uploads can take every slot for as long as there are some.
 """
 
 import threading
@@ -17,6 +19,8 @@ from mountd.remotes import call
 MAX_PAUSE_S = 120.0
 # Throttled answers to requests that were in flight together are one sign, not many.
 CUT_INTERVAL_S = 1.0
+# One request of so many is a prefetch that waits.
+PASSED_OVER = 4
 # How long a request waits for a slot at most, also when its caller set no deadline.
 DEFAULT_WAIT_S = 60.0
 
@@ -70,6 +74,7 @@ class Limiter:
         # Insertion order is the order of arrival; a dict because waiters leave from the middle.
         self._demand: dict[_Waiter, None] = {}
         self._prefetch: dict[_Waiter, None] = {}
+        self._passed_over = 0  # demand requests that went while a prefetch waited
         self._not_before_s = self._no_cut_before_s = float("-inf")
         self._bytes_per_s = bandwidth_down
         self._tokens = float(bandwidth_down or 0)
@@ -172,18 +177,27 @@ class Limiter:
         Who has waited for a slot sleeps till its deadline; if by now only time is missing, the
         first of the queue is told to look when that has passed, for itself and for the others.
         """
+        if self._prefetch and self._passed_over >= PASSED_OVER:
+            waiter = next(iter(self._prefetch))
+            if self._may_start(waiter.size_bytes, False, now_s):
+                self._grant(waiter, self._prefetch)
         for queue in (self._demand, self._prefetch):
             for waiter in list(queue):
                 if self._may_start(waiter.size_bytes, waiter.prefetch, now_s):
-                    self._start(waiter.size_bytes)
-                    del queue[waiter]
-                    waiter.granted = True
-                    waiter.event.set()
+                    self._grant(waiter, queue)
                 elif self._in_flight >= self.parallel:
                     return
             first = next(iter(queue), None)
             if first and now_s < self._opens_s(first.size_bytes, now_s) < first.wakes_s - 1e-3:
                 first.event.set()
+
+    def _grant(self, waiter: _Waiter, queue: dict[_Waiter, None]) -> None:
+        self._start(waiter.size_bytes)
+        del queue[waiter]
+        waiter.granted = True
+        waiter.event.set()
+        is_passed_over = bool(self._prefetch) and not waiter.prefetch
+        self._passed_over = self._passed_over + 1 if is_passed_over else 0
 
     def _opens_s(self, size_bytes: int, now_s: float) -> float:
         """When time alone (not a free slot) lets a request start; at latest now if it does."""

@@ -14,7 +14,7 @@ from typing_extensions import Buffer
 
 from mountd.errors import NotFound, Throttled, Unreachable
 from mountd.remotes import call
-from mountd.remotes.limit import CUT_INTERVAL_S, MAX_PAUSE_S, Limiter
+from mountd.remotes.limit import CUT_INTERVAL_S, MAX_PAUSE_S, PASSED_OVER, Limiter
 from mountd.remotes.limited_store import LimitedStore
 from mountd.types import Entry
 from tests.fakes.fake_clock import FakeClock
@@ -121,6 +121,18 @@ def test_prefetch_leaves_slots_for_demand() -> None:
     limiter.acquire()
     limiter.acquire()
     assert limiter.in_flight == 16
+
+
+def test_small_uploads_in_every_slot_do_not_keep_what_was_begun_ahead_from_going() -> None:
+    queue = crowd(4)
+    for _ in range(4):  # three of them don't end: only the last one's slot is passed on
+        queue.limiter.acquire()
+    listing = queue.join("listing", prefetch=True)
+    for number in range(8):
+        queue.join(f"upload {number}")
+    queue.limiter.release()
+    listing.result(SOON_S)
+    assert queue.order.index("listing") == PASSED_OVER
 
 
 def test_prefetch_works_on_a_remote_that_takes_one_request() -> None:
