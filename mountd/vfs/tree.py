@@ -43,7 +43,7 @@ from mountd.vfs.overlay import (
     is_hidden,
     seen,
 )
-from mountd.vfs.refreshing import Refreshes
+from mountd.vfs.refreshing import Refresh, Refreshes
 from mountd.vfs.row_attributes import UNKNOWN, shown, shown_in
 from mountd.vfs.settled import SETTLED_TIMEOUT_S
 from mountd_cache.changes import ABSENT, Change
@@ -51,6 +51,7 @@ from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
 
+LOOK_S = 0.25  # how often who waits for a LIST looks whether the remote is well
 STALE_TIMEOUT_S = 1.0  # how long the kernel may keep an answer that we could not check
 
 
@@ -279,7 +280,7 @@ class Tree:
             return cached
         refresh = self.refreshes.start(asked := directory.key)
         with trio.move_on_after(self.wait_s) as scope:
-            refresh = await refresh.ended()
+            refresh = await self._ended(refresh, asked)
         known = self.cache.get(directory.key)
         error: Exception | None = refresh.error
         if scope.cancelled_caught:
@@ -289,6 +290,15 @@ class Tree:
         if directory.key != asked or await self.moving.over(asked):
             return await self.listing(directory)
         raise error or Stale(f"the listing of {directory.key!r} did not stay in the cache")
+
+    async def _ended(self, refresh: Refresh, key: str) -> Refresh:
+        """The LIST when it is done; while the remote is not well, where an older one is known, as
+        it is: it goes on behind, as if it had begun by now."""
+        while True:
+            with trio.move_on_after(LOOK_S):
+                return await refresh.ended()
+            if not self.remote_is_well() and self.cache.get(key) is not None:
+                return refresh
 
     def believed(self, parent: Directory, name: bytes) -> CachedListing | None:
         """The listing in which `name` is to be found without asking anybody, else None."""

@@ -101,6 +101,26 @@ async def test_a_remote_known_to_be_down_is_not_waited_for(
         store.gate.set()
 
 
+async def test_who_waits_gets_the_old_listing_when_the_remote_is_not_well_any_more(
+    tmp_path: Path,
+) -> None:
+    store, clock = MemoryStore({"d/a": b"alpha"}), Clock()
+    well = threading.Event()
+    well.set()
+    async with file_system(store, tmp_path, clock=clock, remote_is_well=well.is_set) as fs:
+        assert await names(fs, "d") == ["a"]
+        asked = store.calls["list"]
+        clock.now_s += 1000
+        store.gate = threading.Event()  # a maintenance mode: tried again and again
+        with trio.fail_after(9):  # waiting to the end would take 10 s
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(names, fs, "d")
+                await until(lambda: store.calls["list"] > asked)
+                well.clear()
+        assert await names(fs, "d") == ["a"]
+        store.gate.set()
+
+
 async def test_an_unchanged_file_keeps_its_inode_and_a_changed_one_gets_a_new(
     tmp_path: Path,
 ) -> None:
