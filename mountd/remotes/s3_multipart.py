@@ -15,33 +15,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
-from typing_extensions import Buffer
-
-from mountd.errors import Denied, RemoteError, Throttled, Unreachable, Unsupported
+from mountd.errors import RemoteError, Throttled, Unreachable, Unsupported
 from mountd.remotes.base import Body, Upload
-from mountd.remotes.http_range import opaque_tag
-from mountd.remotes.request_body import SentBody
-from mountd.remotes.rest import RestAnswer
+from mountd.remotes.s3_body_parts import (
+    GRAIN_BYTES,
+    NOTHING_PROVED,
+    BodyParts,
+    CheckTag,
+    Md5Wanted,
+    Part,
+    Proofs,
+)
 from mountd.remotes.s3_delta import MAX_PART_BYTES, MAX_PARTS, DeltaPart
 from mountd.remotes.s3_errors import error_code, s3_error, write_error
-from mountd.remotes.s3_payload import is_sha256_quick, payload_of, payload_of_part
+from mountd.remotes.s3_payload import payload_of
 from mountd.remotes.s3_rest import S3Rest
-from mountd.remotes.s3_unfinished import Parts, S3Uploads, is_there, token_of, upload_id_of
-from mountd.remotes.s3_xml import complete_body, etag_in
+from mountd.remotes.s3_unfinished import Begun, S3Uploads, begun_of
+from mountd.remotes.s3_xml import MadePart, complete_body, etag_in
 from mountd.remotes.upload_tokens import may_go_on, tell
 
 MAX_OBJECT_BYTES = MAX_PARTS * MAX_PART_BYTES
 PART_BYTES = 16 << 20
 COPY_PART_BYTES = 512 << 20
-_GRAIN_BYTES = 1 << 20
 _THREADS = 8  # of all objects, and what one of them may have: 128 MiB
+# Made ready while the upload is begun, where no other is under way: 64 MiB.
+_READY = 4
 _PAUSES_S = (0.2, 1.0)
 _MAX_PAUSE_S = 5.0
 # A server makes the object of its parts, or a copy, before it answers.
 _COMPLETE_S_PER_PART = 0.1
 COPY_BYTES_PER_S = 20 << 20
-
-CheckTag = Callable[[RestAnswer, bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +60,7 @@ class Target:
     upload: Upload
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    key: str
-    upload_id: str
-    number: int
-    start: int
-    end: int
-    there: Parts
-
-    @property
-    def query(self) -> dict[str, str]:
-        return {"partNumber": str(self.number), "uploadId": self.upload_id}
-
-
-_SendPart = Callable[[_Part, threading.Event], str]
+_SendPart = Callable[[Part, threading.Event], MadePart]
 
 
 class S3Multipart:
@@ -87,19 +76,27 @@ class S3Multipart:
         self._uploads = S3Uploads(rest)
         self._lock = threading.Lock()
         self._threads = _Threads()
-        self._is_md5_wanted = False  # by a server that takes a SHA-256 for enough, and yet
+        self._md5_wanted = Md5Wanted()
+        self._under_way = 0  # puts; below the lock
 
     def put(
-        self, target: Target, body: Body, check_tag: CheckTag, *, checks_sha256: bool = False
+        self,
+        target: Target,
+        body: Body,
+        check_tag: CheckTag,
+        look: Callable[[], None] = lambda: None,
+        proofs: Proofs = NOTHING_PROVED,
     ) -> str:
         """Returns the version, "" where the server doesn't tell it.
 
-        `check_tag` compares a part's answer with its MD5. `checks_sha256`: the server does that
-        itself (`Proven`). What the body raises passes through.
+        `check_tag` compares a part's answer with its MD5. `look` raises what keeps it from being
+        sent. `proofs`: what the server compares itself. What the body raises passes through.
         """
         spans = part_spans(target.size, PART_BYTES)
-        by_sha256 = checks_sha256 and (self._rest.signs_bodies or is_sha256_quick())
-        return self._make(target, spans, self._of_body(body, check_tag, by_sha256), goes_on=True)
+        parts = BodyParts(self._rest, body, check_tag, proofs, self._md5_wanted)
+        with self._made_ready(target, parts, spans):
+            look()
+            return self._make(target, spans, parts.send, parts)
 
     def copy(self, target: Target, source: Mapping[str, str]) -> str:
         """As `put`; `source` are the headers that say what is copied, and what it must be."""
@@ -115,17 +112,18 @@ class S3Multipart:
     ) -> str:
         """As `put` and `copy`: some of these parts come from the body, the others from a source."""
         copied = {part.start for part in parts if part.is_copied}
-        send, copy = self._of_body(body, check_tag), self._of_source(source)
+        sent = BodyParts(self._rest, body, check_tag, NOTHING_PROVED, self._md5_wanted)
+        copy = self._of_source(source)
 
-        def send_or_copy(part: _Part, stop: threading.Event) -> str:
-            return (copy if part.start in copied else send)(part, stop)
+        def send_or_copy(part: Part, stop: threading.Event) -> MadePart:
+            return (copy if part.start in copied else sent.send)(part, stop)
 
         spans = [(part.start, part.end) for part in parts]
         return self._make(target, spans, send_or_copy)
 
     def abandon(self, key: str, token: str) -> None:
         """As `RemoteStore.abandon`."""
-        self._uploads.abort(key, upload_id_of(token))
+        self._uploads.abort(key, begun_of(token).upload_id)
 
     def close(self) -> None:
         """Parts that haven't begun never do: their objects fail with Unreachable."""
@@ -133,115 +131,107 @@ class S3Multipart:
             threads, self._threads = self._threads, _Threads()
         threads.close()
 
-    def _of_body(self, body: Body, check_tag: CheckTag, by_sha256: bool = False) -> _SendPart:
-        rest = self._rest
-
-        def send(part: _Part, stop: threading.Event) -> str:
-            # One that may be there is known by its MD5.
-            alone = by_sha256 and not self._is_md5_wanted and part.number not in part.there
-            payload = payload_of_part(
-                body, part.start, part.end, rest.signs_bodies, by_sha256=alone
-            )
-            if payload.md5:
-                tag = is_there(part.there, part.number, part.end - part.start, payload.md5)
-                if tag:
-                    return tag
-            payload = replace(payload, sent=_unless_stopped(payload.sent, stop))
-            answer = rest.send("PUT", part.key, part.query, payload=payload)
-            if answer.status >= 300:
-                error = write_error(answer, rest.what(part.key), False)
-                if answer.status != 400 or payload.md5 or isinstance(error, Denied):
-                    raise error
-                # A bucket that locks objects may want one since it was proved.
-                self._is_md5_wanted = True
-                return send(part, stop)
-            if payload.md5:
-                check_tag(answer, payload.md5)
-            return opaque_tag(answer.header("etag"))
-
-        return send
-
     def _of_source(self, source: Mapping[str, str]) -> _SendPart:
         rest = self._rest
 
-        def copy(part: _Part, stop: threading.Event) -> str:
+        def copy(part: Part, stop: threading.Event) -> MadePart:
             span = {"x-amz-copy-source-range": f"bytes={part.start}-{part.end - 1}"}
             timeout_s = rest.timeout_s + (part.end - part.start) / COPY_BYTES_PER_S
             headers = {**source, **span}
             answer = rest.send("PUT", part.key, part.query, headers, timeout_s=timeout_s)
             if answer.status >= 300 or error_code(answer.body):
                 raise s3_error(answer, rest.what(part.key))
-            return etag_in(answer.body)
+            return MadePart(etag_in(answer.body))
 
         return copy
+
+    @contextlib.contextmanager
+    def _made_ready(
+        self, target: Target, parts: BodyParts, spans: Sequence[tuple[int, int]]
+    ) -> Iterator[None]:
+        """The first parts, by the time that they are asked for."""
+        with self._lock:
+            is_alone, self._under_way = not self._under_way, self._under_way + 1
+            threads = self._threads
+        first: list[Future[None]] = []
+        try:
+            if is_alone and not target.upload.resume:
+                begun = Begun("", parts.by_crc32c)
+                for part in _parts(target, begun, spans[:_READY]):
+                    first.append(threads.make_ready(parts, part))
+            yield
+        finally:
+            wait([future for future in first if not future.cancel()])
+            with self._lock:
+                self._under_way -= 1
 
     def _make(
         self,
         target: Target,
         spans: Sequence[tuple[int, int]],
         send: _SendPart,
-        goes_on: bool = False,
+        of_body: BodyParts | None = None,
     ) -> str:
-        upload_id, there = self._begin(target, goes_on)
-        is_known = tell(target.upload, token_of(upload_id))
+        """`of_body`: all of them; only then it is gone on with."""
+        goes_on = of_body is not None
+        begun = self._begin(target, of_body)
+        is_known = tell(target.upload, begun.token)
         try:
-            parts = [
-                _Part(target.key, upload_id, number, start, end, there)
-                for number, (start, end) in enumerate(spans, 1)
-            ]
-            version = self._complete(target, upload_id, self._send_all(parts, send))
+            made = self._send_all(_parts(target, begun, spans), send)
+            version = self._complete(target, begun, made)
         except BaseException as error:
             if not (goes_on and is_known and may_go_on(error)):
                 # Also after a lost Complete: what isn't done by now should not be done later.
                 with contextlib.suppress(RemoteError):
-                    self._uploads.abort(target.key, upload_id)
+                    self._uploads.abort(target.key, begun.upload_id)
                     tell(target.upload, "")
             raise
         tell(target.upload, "")
         return version
 
-    def _begin(self, target: Target, goes_on: bool) -> tuple[str, Parts]:
-        """An upload, and what is there of it: the one of before if that is possible."""
-        before = upload_id_of(target.upload.resume)
-        if before and goes_on:
-            there = self._uploads.parts(target.key, before)
+    def _begin(self, target: Target, of_body: BodyParts | None) -> Begun:
+        """An upload: the one of before if that is possible."""
+        before = begun_of(target.upload.resume)
+        if before.upload_id and of_body is not None:
+            there = self._uploads.parts(target.key, before.upload_id)
             if there is not None:
-                return before, there
-        elif before:
-            self._uploads.give_up(target.key, before)
-        return self._uploads.create(target.key, target.headers), {}
+                return replace(before, there=there)
+        elif before.upload_id:
+            self._uploads.give_up(target.key, before.upload_id)
+        by_crc32c = of_body is not None and of_body.by_crc32c
+        return self._uploads.create(target.key, target.headers, by_crc32c=by_crc32c)
 
-    def _send_all(self, parts: Sequence[_Part], send: _SendPart) -> list[str]:
-        """The parts' ETags. The first error stops the others, and is raised when they have."""
+    def _send_all(self, parts: Sequence[Part], send: _SendPart) -> list[MadePart]:
+        """The first error stops the others, and is raised when they have."""
         threads = self._threads
         stop = threading.Event()
         waiting = iter(parts)
-        running: dict[Future[str], int] = {}
-        tags = [""] * len(parts)
+        running: dict[Future[MadePart], int] = {}
+        made: dict[int, MadePart] = {}
         try:
             while True:
                 for part in itertools.islice(waiting, _THREADS - len(running)):
                     running[threads.submit(send, part, stop)] = part.number
                 if not running:
-                    return tags
+                    return [made[part.number] for part in parts]
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    tags[running.pop(future) - 1] = future.result()
+                    made[running.pop(future)] = future.result()
         finally:
             stop.set()
             wait([future for future in running if not future.cancel()])
 
-    def _complete(self, target: Target, upload_id: str, tags: Sequence[str]) -> str:
+    def _complete(self, target: Target, begun: Begun, made: Sequence[MadePart]) -> str:
         condition = target.condition()
         headers = {"x-amz-mp-object-size": str(target.size), **condition}
-        payload = payload_of(complete_body(tags), self._rest.signs_bodies)
+        payload = payload_of(complete_body(made), self._rest.signs_bodies)
         answer = self._rest.send(
             "POST",
             target.key,
-            {"uploadId": upload_id},
+            {"uploadId": begun.upload_id},
             headers,
             payload=payload,
-            timeout_s=self._rest.timeout_s + len(tags) * _COMPLETE_S_PER_PART,
+            timeout_s=self._rest.timeout_s + len(made) * _COMPLETE_S_PER_PART,
         )
         if answer.status >= 300 or error_code(answer.body):
             # NoSuchUpload is Unreachable, too: something on the way may have sent it twice.
@@ -257,9 +247,15 @@ class _Threads:
         # `cancel_futures` would leave who waits for them waiting (`wait` isn't told).
         self._closed = threading.Event()
 
-    def submit(self, send: _SendPart, part: _Part, stop: threading.Event) -> Future[str]:
+    def submit(self, send: _SendPart, part: Part, stop: threading.Event) -> Future[MadePart]:
         try:
             return self._pool.submit(self._send, send, part, stop)
+        except RuntimeError as error:
+            raise Unreachable("the store was closed") from error
+
+    def make_ready(self, parts: BodyParts, part: Part) -> Future[None]:
+        try:
+            return self._pool.submit(parts.make_ready, part)
         except RuntimeError as error:
             raise Unreachable("the store was closed") from error
 
@@ -267,7 +263,7 @@ class _Threads:
         self._closed.set()
         self._pool.shutdown(wait=False)
 
-    def _send(self, send: _SendPart, part: _Part, stop: threading.Event) -> str:
+    def _send(self, send: _SendPart, part: Part, stop: threading.Event) -> MadePart:
         for pause_s in _PAUSES_S:
             if self._closed.is_set():
                 raise Unreachable("the store was closed")
@@ -280,26 +276,16 @@ class _Threads:
         return _told(send(part, stop))
 
 
-class _Stopped(Exception):
-    """Another part of the same object failed."""
-
-
-def _unless_stopped(sent: SentBody, stop: threading.Event) -> SentBody:
-    def buffers() -> Iterator[Buffer]:
-        for buffer in sent.buffers():
-            view = memoryview(buffer).cast("B")
-            for at in range(0, len(view), _GRAIN_BYTES):
-                if stop.is_set():
-                    raise _Stopped
-                yield view[at : at + _GRAIN_BYTES]
-
-    return SentBody(sent.size, buffers)
-
-
-def _told(tag: str) -> str:
-    if not tag:
+def _told(made: MadePart) -> MadePart:
+    if not made.tag:
         raise Unsupported("this server does not tell the ETag of a part")
-    return tag
+    return made
+
+
+def _parts(target: Target, begun: Begun, spans: Sequence[tuple[int, int]]) -> list[Part]:
+    return [
+        Part(target.key, begun, number, start, end) for number, (start, end) in enumerate(spans, 1)
+    ]
 
 
 def part_spans(size: int, part_bytes: int) -> list[tuple[int, int]]:
@@ -310,5 +296,5 @@ def part_spans(size: int, part_bytes: int) -> list[tuple[int, int]]:
     if size > MAX_OBJECT_BYTES:
         raise Unsupported(f"{size} bytes are more than an object can have")
     needed = -(-size // MAX_PARTS)
-    part_bytes = max(part_bytes, -(-needed // _GRAIN_BYTES) * _GRAIN_BYTES)
+    part_bytes = max(part_bytes, -(-needed // GRAIN_BYTES) * GRAIN_BYTES)
     return [(at, min(at + part_bytes, size)) for at in range(0, size, part_bytes)]

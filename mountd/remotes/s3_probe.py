@@ -23,9 +23,15 @@ from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.object_store import PROBE_NAME
 from mountd.remotes.rest import RestAnswer
 from mountd.remotes.s3_errors import error_code, s3_error, write_error
-from mountd.remotes.s3_payload import Payload, payload_by_sha256, payload_of
+from mountd.remotes.s3_payload import (
+    Payload,
+    payload_by_crc32c,
+    payload_by_sha256,
+    payload_of,
+)
 from mountd.remotes.s3_rest import NOTHING, S3Rest
-from mountd.remotes.s3_xml import complete_body, etag_in, upload_id_in
+from mountd.remotes.s3_unfinished import BY_CRC32C
+from mountd.remotes.s3_xml import MadePart, complete_body, etag_in, upload_id_in
 from mountd.remotes.temporary_names import naming_no_probe
 
 logger = logging.getLogger(__name__)
@@ -44,9 +50,11 @@ class Proven:
     """What one bucket's server enforces; remembered per endpoint and bucket.
 
     `checks_sha256`: a part is refused whose SHA-256 isn't what the request says, and needs no MD5.
-    `etag_is_md5`: the ETag of a plain PUT is its MD5. `copies`: CopyObject works at all.
-    `keeps_markers`: an object `dir/` is one (`rclone serve s3` makes a file `dir` of it, and
-    nothing can be put below that). `proven_s`: when, in seconds since the epoch.
+    `checks_crc32c`: the same of its CRC32C, in an upload begun for that; never where a signature
+    needs the SHA-256 anyway. `etag_is_md5`: the ETag of a plain PUT is its MD5. `copies`:
+    CopyObject works at all. `keeps_markers`: an object `dir/` is one (`rclone serve s3` makes a
+    file `dir` of it, and nothing can be put below that). `proven_s`: when, in seconds since the
+    epoch.
     """
 
     put_if_match: bool
@@ -60,6 +68,7 @@ class Proven:
     part_copy_source_if_match: bool
     copies: bool
     checks_sha256: bool
+    checks_crc32c: bool
     etag_is_md5: bool
     keeps_markers: bool
     proven_s: int
@@ -125,7 +134,7 @@ class Prover:
         threading.Thread(target=ask, name="proof", daemon=True).start()
 
     def proven(self) -> Proven:
-        """Some thirty small requests the first time, which take seven of their latencies. Raises
+        """Some forty small requests the first time, which take seven of their latencies. Raises
         what keeps it from being found out."""
         if self._proven is not None:
             return self._proven
@@ -157,7 +166,7 @@ _Act = Callable[[Mapping[str, str]], _Outcome]
 
 
 class _Probes:
-    """Six probes side by side, each with keys of its own. What they leave goes at the end."""
+    """Seven probes side by side, each with keys of its own. What they leave goes at the end."""
 
     def __init__(self, rest: S3Rest, prefix: str) -> None:
         self._rest = rest
@@ -187,7 +196,7 @@ class _Probes:
         first = self._probe()
         is_fresh = first.begins()  # alone: who may not write is told so once
         rest = (
-            *(self._probe().completes, self._probe().copies_parts),
+            *(self._probe().completes, self._probe().copies_parts, self._probe().sums),
             *(self._probe().copies, self._probe().copies_versions),
         )
         marks = partial(self._probe().marks, _NONE if is_fresh else NOTHING)
@@ -245,6 +254,14 @@ class _Probe:
             "part_copy_source_if_match": self._enforces(self._copy_part, self._key),
             "checks_sha256": self._checks_sha256(),
         }
+
+    def sums(self) -> dict[str, bool]:
+        checks = False
+        if self._rest.may_leave_unsigned:
+            # There are other ways: whatever goes wrong here must not keep us from writing.
+            with contextlib.suppress(RemoteError):
+                checks = self._has_upload(BY_CRC32C) and self._checks_crc32c()
+        return {"checks_crc32c": checks}
 
     def copies(self) -> dict[str, bool]:
         self._put_somehow()
@@ -304,7 +321,8 @@ class _Probe:
         if not self._has_upload() or not self._has_part():
             return _Outcome.UNABLE
         upload = {"uploadId": self._upload_id}
-        payload = payload_of(complete_body([self._part_tag]), self._rest.signs_bodies)
+        made = [MadePart(self._part_tag)]
+        payload = payload_of(complete_body(made), self._rest.signs_bodies)
         outcome, answer = self._ask("POST", self._key, upload, condition, payload)
         if outcome is _Outcome.DONE:
             self._upload_id = self._part_tag = ""
@@ -324,10 +342,10 @@ class _Probe:
             return _Outcome.UNABLE  # it can't be named in a Complete
         return outcome
 
-    def _has_upload(self) -> bool:
+    def _has_upload(self, headers: Mapping[str, str] = NOTHING) -> bool:
         """Begins one where none goes on."""
         if not self._upload_id:
-            outcome, answer = self._ask("POST", self._key, {"uploads": ""})
+            outcome, answer = self._ask("POST", self._key, {"uploads": ""}, headers)
             if outcome is not _Outcome.DONE:
                 return False
             self._upload_id = upload_id_in(answer.body)
@@ -345,16 +363,35 @@ class _Probe:
     def _checks_sha256(self) -> bool:
         if not self._has_upload():
             return False
-        query = {"partNumber": "3", "uploadId": self._upload_id}
         right = payload_by_sha256(_LOOKS)
         wrong = replace(right, sha256=payload_by_sha256(_LOOKS[1:]).sha256)
+        return self._takes_only(right, wrong, "3") is not None
+
+    def _checks_crc32c(self) -> bool:
+        right = payload_by_crc32c(_LOOKS)
+        wrong = replace(right, crc32c=payload_by_crc32c(_LOOKS[1:]).crc32c)
+        answer = self._takes_only(right, wrong, "1")
+        if answer is None or not (tag := opaque_tag(answer.header("etag"))):
+            return False
+        query, made = {"uploadId": self._upload_id}, complete_body([MadePart(tag, right.crc32c)])
+        payload = payload_of(made, self._rest.signs_bodies)
+        self._tags[self._key] = ""  # whatever the answer
+        outcome, _ = self._ask("POST", self._key, query, payload=payload)
+        if outcome is _Outcome.DONE:
+            self._upload_id = ""
+        return outcome is _Outcome.DONE
+
+    def _takes_only(self, right: Payload, wrong: Payload, number: str) -> RestAnswer | None:
+        """The answer to a part that is what its digest says, where the wrong one was refused."""
+        query = {"partNumber": number, "uploadId": self._upload_id}
         try:
             answer = self._rest.send("PUT", self._key, query, payload=wrong)
         except Unreachable:  # it hangs up on what is wrong: that must not keep us from writing
-            return False
+            return None
         if not isinstance(s3_error(answer, self._rest.what(self._key)), Corrupt):
-            return False
-        return self._rest.send("PUT", self._key, query, payload=right).status < 300
+            return None
+        answer = self._rest.send("PUT", self._key, query, payload=right)
+        return answer if answer.status < 300 else None
 
     def _copy(self, condition: Mapping[str, str]) -> _Outcome:
         headers = {"x-amz-copy-source": self._rest.copy_source(self._key), **condition}

@@ -8,12 +8,14 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 from xml.etree.ElementTree import Element
 
 from mountd.errors import Corrupt, NotFound, RemoteError, Unreachable
+from mountd.remotes.http_pool import proxy_for
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.http_status import mtime_ns_of_http_date
 from mountd.remotes.object_metadata import (
@@ -41,6 +43,7 @@ from mountd.remotes.xml_pages import children, parse_xml, texts
 
 _ERROR_BODY_BYTES = 1 << 16
 META = "x-amz-meta-"
+CRC32C = "x-amz-checksum-crc32c"
 NOTHING: Mapping[str, str] = MappingProxyType({})
 _NO_BODY = SentBody.of(b"")
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
@@ -87,7 +90,8 @@ class S3Rest:
     """`PlainReads` for one bucket, and the requests that `S3Bucket` makes its writes of.
 
     `credentials` answers None for anonymous. `signs_bodies`: a request's signature has to have
-    its body's SHA-256, because no TLS protects it.
+    its body's SHA-256, because no TLS protects it. `may_leave_unsigned`: or nobody is on the way
+    who could put another there.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class S3Rest:
         self._client = RestClient(place.origin, timeout_s, tls)
         self.ranges_come_as_200 = False
         self.signs_bodies = not (place.origin.startswith("https://") and tls.is_verified)
+        self.may_leave_unsigned = not self.signs_bodies or _is_this_machine(place.origin)
         self.timeout_s = timeout_s
 
     def look(self, key: str, headers: Mapping[str, str] = NOTHING) -> RestAnswer:
@@ -182,6 +187,8 @@ class S3Rest:
         if payload is not None:
             if payload.md5:
                 headers = {**headers, "Content-MD5": payload.content_md5}
+            if payload.crc32c:
+                headers = {**headers, CRC32C: payload.crc32c}
             body, sha256 = payload.sent, payload.sha256
         signed = sign(method, self.place, target, headers, self._credentials(), sha256)
         return self._client.send(method, target, signed, timeout_s, max_bytes, body)
@@ -217,6 +224,17 @@ class S3Rest:
                 return Unreachable(f"{key}: HTTP {status}, and now it is there", answered=True)
             return Corrupt(f"{key}: HEAD fails and GET does not")
         return self.error(answer, key)
+
+
+def _is_this_machine(origin: str) -> bool:
+    """Whether what is sent there leaves it not even through a proxy."""
+    parts = urlsplit(origin)
+    host = parts.hostname or ""
+    try:
+        is_here = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+    return is_here and proxy_for(parts.scheme, host) is None
 
 
 def object_of_head(key: str, answer: RestAnswer) -> ListedObject:

@@ -5,6 +5,8 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListParts.html
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from mountd.errors import Corrupt, RemoteError, Throttled, Unreachable
 from mountd.remotes.http_range import opaque_tag
@@ -16,18 +18,33 @@ from mountd.remotes.s3_xml import parts_in, upload_id_in
 logger = logging.getLogger(__name__)
 
 _LEAD = "s3-parts "
+_LEAD_CRC32C = "s3-parts-crc32c "
+BY_CRC32C: Mapping[str, str] = MappingProxyType({"x-amz-checksum-algorithm": "CRC32C"})
 
 # By part number: its size, and its ETag.
 Parts = Mapping[int, tuple[int, str]]
 
 
-def token_of(upload_id: str) -> str:
-    return _LEAD + upload_id
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """`by_crc32c`: each part, and Complete, must say it (AWS refuses them without, and refuses it
+    of any other upload). `there`: of the upload that is gone on with."""
+
+    upload_id: str
+    by_crc32c: bool = False
+    there: Parts = field(default_factory=dict)
+
+    @property
+    def token(self) -> str:
+        return (_LEAD_CRC32C if self.by_crc32c else _LEAD) + self.upload_id
 
 
-def upload_id_of(token: str) -> str:
-    """The opposite of `token_of`; "" for any other text."""
-    return token.removeprefix(_LEAD) if token.startswith(_LEAD) else ""
+def begun_of(token: str) -> Begun:
+    """The opposite of `Begun.token`; without an id for any other text."""
+    for lead in (_LEAD, _LEAD_CRC32C):
+        if token.startswith(lead):
+            return Begun(token.removeprefix(lead), lead == _LEAD_CRC32C)
+    return Begun("")
 
 
 class S3Uploads:
@@ -36,12 +53,13 @@ class S3Uploads:
     def __init__(self, rest: S3Rest) -> None:
         self._rest = rest
 
-    def create(self, key: str, headers: Mapping[str, str]) -> str:
-        """The id of a new upload."""
+    def create(self, key: str, headers: Mapping[str, str], *, by_crc32c: bool = False) -> Begun:
+        """A new upload."""
+        headers = {**headers, **BY_CRC32C} if by_crc32c else headers
         answer = self._rest.send("POST", key, {"uploads": ""}, headers)
         if answer.status >= 300:
             raise self._error(answer, key)
-        return upload_id_in(answer.body)
+        return Begun(upload_id_in(answer.body), by_crc32c)
 
     def parts(self, key: str, upload_id: str) -> Parts | None:
         """What is there of an upload. None where there is no such upload any more, and where it

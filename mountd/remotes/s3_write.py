@@ -31,6 +31,7 @@ from mountd.remotes.object_metadata import UPLOAD_ID, content_type_of, copied, m
 from mountd.remotes.object_store import CAPABILITIES, FoundObject, ListedObject, ListPage
 from mountd.remotes.obstore_puts import NotPut, ObstorePuts
 from mountd.remotes.rest import RestAnswer
+from mountd.remotes.s3_body_parts import Proofs
 from mountd.remotes.s3_checksums import CHECKSUM_MODE, checksums_in_answer
 from mountd.remotes.s3_delta import delta_parts
 from mountd.remotes.s3_errors import error_code, s3_error, write_error
@@ -41,7 +42,7 @@ from mountd.remotes.s3_multipart import (
     Target,
 )
 from mountd.remotes.s3_part_sums import sum_from_parts
-from mountd.remotes.s3_payload import HELD_BYTES, payload_of_part
+from mountd.remotes.s3_payload import HELD_BYTES, Digests, payload_of_part
 from mountd.remotes.s3_probe import Proven, Prover
 from mountd.remotes.s3_rest import META, S3Rest, attributes_in, metadata_in, object_of_head
 from mountd.remotes.s3_xml import etag_in, mtime_ns_in
@@ -168,7 +169,8 @@ class S3Bucket:
         self, proven: Proven, key: str, body: Body, expect: str | None, upload: Upload
     ) -> ListedObject:
         headers = headers_of(key, upload)
-        payload = payload_of_part(body, 0, body.size, self._rest.signs_bodies)
+        digests = Digests(md5=True, sha256=self._rest.signs_bodies, crc32c=False)
+        payload = payload_of_part(body, 0, body.size, digests)
         is_enforced = proven.put_if_none_match if expect == ABSENT else proven.put_if_match
         headers |= self._condition(key, expect, is_enforced)
         answer = self._rest.send("PUT", key, headers=headers, payload=payload)
@@ -292,14 +294,14 @@ class S3Bucket:
         expect: str | None,
         upload: Upload,
     ) -> ListedObject:
-        # Looks first, so that gigabytes aren't sent for nothing; Complete has the last word.
-        self._require(key, expect)
         target = self._target(proven, key, body.size, expect, upload)
         version = self._multipart.put(
             target,
             body,
             partial(self._check_tag, proven),
-            checks_sha256=proven.checks_sha256,
+            # Looks first, so that gigabytes aren't sent for nothing; Complete has the last word.
+            partial(self._require, key, expect),
+            Proofs(proven.checks_sha256, proven.checks_crc32c),
         )
         return self._as_listed(key, ListedObject(key, body.size, 0, version), upload)
 

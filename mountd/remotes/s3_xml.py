@@ -1,6 +1,7 @@
 """The small XML of S3's writes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from xml.sax.saxutils import escape
 
@@ -13,11 +14,20 @@ from mountd.remotes.xml_pages import children, parse_xml, texts
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
-def complete_body(tags: Sequence[str]) -> bytes:
-    """The body of CompleteMultipartUpload for the parts 1, 2, ... with these ETags."""
+@dataclass(frozen=True, slots=True)
+class MadePart:
+    """`crc32c`: as its request said it, where its upload was begun for that; else ""."""
+
+    tag: str
+    crc32c: str = ""
+
+
+def complete_body(made: Sequence[MadePart]) -> bytes:
+    """The body of CompleteMultipartUpload for the parts 1, 2, ..."""
     parts = "".join(
-        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(tag)}</ETag></Part>"
-        for number, tag in enumerate(tags, 1)
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(part.tag)}</ETag>"
+        f"{f'<ChecksumCRC32C>{part.crc32c}</ChecksumCRC32C>' if part.crc32c else ''}</Part>"
+        for number, part in enumerate(made, 1)
     )
     text = f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">{parts}</CompleteMultipartUpload>'
     return text.encode()

@@ -187,11 +187,13 @@ def test_what_can_not_succeed_is_thrown_away_at_once(trying: Trying) -> None:
 
 
 def test_a_refusal_is_no_reason_to_throw_parts_away(trying: Trying) -> None:
-    trying.server.faults({"op": "UploadPart", "skip": 3, "status": 403})
+    # The refusal ends the others: those that are under way by then are sent again.
+    trying.server.faults({"op": "UploadPart", "skip": 3, "status": 403, "latency_ms": 2000.0})
     assert isinstance(failure(trying.put), Denied)
     trying.server.clear_faults()
+    arrived = len(_parts_sent(trying.server))
     trying.put()
-    assert (trying.sent_parts, trying.is_clean) == (1, True)
+    assert (trying.sent_parts, trying.is_clean) == (4 - arrived, True)
 
 
 def test_an_upload_can_be_abandoned_and_nothing_else_goes(trying: Trying) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from dataclasses import fields
 
+import crc32c
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,10 +25,10 @@ from mountd.remotes.base import Upload
 from mountd.remotes.rest import RestAnswer
 from mountd.remotes.s3_errors import error_code, write_error
 from mountd.remotes.s3_multipart import MAX_OBJECT_BYTES, PART_BYTES, part_spans
-from mountd.remotes.s3_payload import HELD_BYTES, payload_of_part
+from mountd.remotes.s3_payload import HELD_BYTES, Digests, crc32c_text, payload_of_part
 from mountd.remotes.s3_probe import Proven
 from mountd.remotes.s3_write import capabilities_of, headers_of
-from mountd.remotes.s3_xml import complete_body, etag_in, mtime_ns_in, upload_id_in
+from mountd.remotes.s3_xml import MadePart, complete_body, etag_in, mtime_ns_in, upload_id_in
 from tests.fakes.body import BytesBody
 
 _FLAGS = [each.name for each in fields(Proven) if each.name != "proven_s"]
@@ -52,9 +53,11 @@ def test_what_is_larger_than_all_parts_is_unsupported() -> None:
 
 
 def test_a_complete_lists_the_parts_in_order() -> None:
-    body = complete_body(['"a"', '"b<"'])
+    body = complete_body([MadePart('"a"'), MadePart('"b<"', "AAAAAA==")])
     assert body.index(b'<PartNumber>1</PartNumber><ETag>"a"') < body.index(b"<PartNumber>2")
     assert b"b&lt;" in body
+    assert body.count(b"Checksum") == 2
+    assert b"<ChecksumCRC32C>AAAAAA==</ChecksumCRC32C></Part></Complete" in body
 
 
 def test_results_are_read_after_the_white_space_that_kept_the_connection() -> None:
@@ -152,9 +155,10 @@ def test_a_large_part_is_read_twice_and_a_small_one_once(size: int) -> None:
     data = bytes(size)
     read: list[int] = []
     body = BytesBody(data, lambda start, end: read.append(end - start))
-    payload = payload_of_part(body, 0, size, True)
+    payload = payload_of_part(body, 0, size, Digests(md5=True, sha256=True, crc32c=True))
     assert payload.md5 == hashlib.md5(data, usedforsecurity=False).digest()
     assert payload.sha256 == hashlib.sha256(data).hexdigest()
+    assert payload.crc32c == crc32c_text(crc32c.crc32c(data))
     assert sum(len(memoryview(buffer)) for buffer in payload.sent.buffers()) == size
     assert sum(read) == (2 * size if size > HELD_BYTES else size)
 
@@ -167,4 +171,4 @@ def test_a_body_that_gives_too_little_is_corrupt() -> None:
             return b"1"
 
     with pytest.raises(Corrupt):
-        payload_of_part(Short(), 0, 10, False)
+        payload_of_part(Short(), 0, 10, Digests(md5=True, sha256=False, crc32c=False))

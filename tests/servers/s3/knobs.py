@@ -32,8 +32,9 @@ class Effects:
     Content-Range but status 200, as rclone serve s3 does).
 
     Semantics: `ignore_conditionals`, `page_size` (0: 1000), `allow_anonymous`, `token_expired`,
-    `small_parts` (no EntityTooSmall), `opaque_etag` (an ETag that is no MD5), `ignore_sha256` (of
-    a body), `wants_md5` (InvalidRequest without Content-MD5, as buckets that lock objects).
+    `small_parts` (no EntityTooSmall), `opaque_etag` (an ETag that is no MD5), `ignore_sha256` and
+    `ignore_crc32c` (of a body), `wants_md5` (InvalidRequest without Content-MD5, as buckets that
+    lock objects).
     """
 
     latency_ms: float = 0.0
@@ -61,6 +62,7 @@ class Effects:
     small_parts: bool = False
     opaque_etag: bool = False
     ignore_sha256: bool = False
+    ignore_crc32c: bool = False
     wants_md5: bool = False
 
 

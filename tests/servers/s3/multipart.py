@@ -32,7 +32,14 @@ MAX_LISTED = 1000
 def create_upload(service: Service, request: Request) -> Response:
     bucket = service.store.require(request.bucket)
     check_key(request.key)
-    upload = Upload(os.urandom(16).hex(), request.key, time.time(), object_headers(request.headers))
+    upload = Upload(
+        os.urandom(16).hex(),
+        request.key,
+        time.time(),
+        object_headers(request.headers),
+        request.headers.get("x-amz-checksum-algorithm", "").lower(),
+        request.headers.get("x-amz-checksum-type", "COMPOSITE").upper() == "COMPOSITE",
+    )
     bucket.uploads[upload.upload_id] = upload
     inner = tag("Bucket", bucket.name) + tag("Key", request.key)
     response = document("InitiateMultipartUploadResult", inner + tag("UploadId", upload.upload_id))
@@ -73,9 +80,26 @@ def upload_part(
     service: Service, request: Request, effects: Effects, received: Received
 ) -> Response:
     _bucket, upload = require_upload(service, request)
+    _check_algorithm(upload, request, received)
     part = Part(received.body, received.etag, time.time(), received.checksums)
     upload.parts[part_number(request)] = part
     return Response(200, {"ETag": f'"{received.etag}"', **received.checksums})
+
+
+def _check_algorithm(upload: Upload, request: Request, received: Received) -> None:
+    """A part has the checksum that its upload was begun for, and no other."""
+    named = {f"{LEAD}{each}" for each in ("crc32", "crc32c", "crc64nvme", "sha1", "sha256")}
+    given = {name.removeprefix(LEAD) for name in named & (request.headers.keys())}
+    given |= {name.removeprefix(LEAD) for name in received.checksums}
+    actual = next(iter(given), "")
+    is_missing = upload.algorithm and upload.is_composite and not actual
+    if is_missing or (actual and actual != upload.algorithm):
+        raise S3Error(
+            400,
+            "InvalidRequest",
+            "Checksum Type mismatch occurred, expected checksum Type: "
+            f"{upload.algorithm or 'null'}, actual checksum Type: {actual or 'null'}",
+        )
 
 
 def upload_part_copy(service: Service, request: Request, effects: Effects) -> Response:
@@ -178,6 +202,8 @@ def _chosen_parts(upload: Upload, asked: list[ElementTree.Element]) -> list[Part
             raise S3Error(400, "InvalidPartOrder", "The list of parts was not in ascending order.")
         last = number
         part = upload.parts.get(number)
+        if upload.algorithm and upload.is_composite:
+            _require_checksum(upload.algorithm, element, number)
         if part is None or part.etag != etag or not _checksums_agree(part, element):
             raise S3Error(
                 400,
@@ -187,6 +213,17 @@ def _chosen_parts(upload: Upload, asked: list[ElementTree.Element]) -> list[Part
             )
         parts.append(part)
     return parts
+
+
+def _require_checksum(algorithm: str, element: ElementTree.Element, number: int) -> None:
+    if element.findtext(f"Checksum{algorithm.upper()}") is None:
+        raise S3Error(
+            400,
+            "InvalidRequest",
+            f"The upload was created using a {algorithm} checksum. The complete request must "
+            "include the checksum for each part. It was missing for part "
+            f"{number} in the request.",
+        )
 
 
 def _checksums_agree(part: Part, element: ElementTree.Element) -> bool:

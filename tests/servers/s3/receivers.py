@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tests.servers.s3.bodies import EMPTY_BODY, Body, Extent, SpoolRegion, body_of_bytes
-from tests.servers.s3.checksums import STREAMING, BodyDigests
+from tests.servers.s3.checksums import LEAD, STREAMING, BodyDigests
 from tests.servers.s3.framing import ChunkDecoder
 from tests.servers.s3.knobs import Effects
 from tests.servers.s3.message import BadMessage, Request, Response, S3Error
@@ -91,6 +91,8 @@ class ObjectReceiver:
         headers = request.headers
         if effects.ignore_sha256:
             headers = {**headers, "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
+        if effects.ignore_crc32c:
+            headers = {name: headers[name] for name in headers if name != LEAD + "crc32c"}
         self._digests = BodyDigests(headers, with_md5=self._has_md5_etag)
         self._got = 0
         self._small = bytearray()

@@ -58,6 +58,8 @@ class Upload:
     key: str
     initiated_s: float
     headers: dict[str, str]
+    algorithm: str = ""  # of its parts' checksums, in lower case
+    is_composite: bool = True
     parts: dict[int, Part] = field(default_factory=dict)
 
 
