@@ -141,8 +141,10 @@ class Daemon:
         stack.callback(self.block_files.close)
         self.metadata = MetadataCache(folder.path / "metadata")
         stack.callback(self.metadata.close)
-        if self._native.capabilities.lists_for_nothing:
-            self.metadata.expire("")  # it is another manifest, perhaps, and asking costs nothing
+        # It is another manifest, perhaps, and asking costs nothing. Or what the journal knew, and
+        # the kept listings did not yet, is known no more.
+        if self._native.capabilities.lists_for_nothing or self.journal.recovery.quarantined:
+            self.metadata.expire("")
         wait_s = settings.request_timeout_s + WAIT_GRACE_S
         self.blocks = BlockCache(
             self.block_files,

@@ -204,8 +204,8 @@ class UserXattrs:
 
 
 def check_name(name: bytes) -> None:
-    """Raises NotPermitted for what is the mount's own, Unsupported for other namespaces, NotPossible
-    for none."""
+    """Raises NotPermitted for what is the mount's own, Unsupported for other namespaces,
+    NotPossible for no name."""
     if name.startswith(OURS):
         raise NotPermitted(f"{name!r} says what the mount does")
     if not name.startswith(_PREFIX):

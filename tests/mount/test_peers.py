@@ -89,16 +89,43 @@ def test_p2_a_damaged_database_never_deletes_what_was_written(
         time.sleep(6)  # the log has been absorbed by the database
         mount.kill()
     [database] = (tmp_path / "cache").rglob("journal.db")
-    content = database.read_bytes()
-    for suffix in ("", "-wal"):
-        path = database.with_name(database.name + suffix)
-        if path.exists():
-            path.write_bytes(b"torn" + content[4:2000])
+    damage(database)
     with mount_of(s3_server, tmp_path) as mount:
         assert (mount.path / "other").read_bytes() == b"1"
         found = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
         assert any(data in p.read_bytes() for p in found if p.stat().st_size >= len(data))
         assert "quarantine" in mount.log.read_text()
+
+
+def damage(database: Path) -> None:
+    content = database.read_bytes()
+    for suffix in ("", "-wal"):
+        path = database.with_name(database.name + suffix)
+        if path.exists():
+            path.write_bytes(b"torn" + content[4:2000])
+
+
+def test_after_the_journal_was_lost_a_file_of_the_remote_is_seen_that_only_the_journal_knew(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    """It was sent, and edited before the kept listing had it."""
+    s3_server.put("b", "other", b"1")
+    with mount_of(s3_server, tmp_path) as mount:
+        assert os.listdir(mount.path) == ["other"]
+    with mount_of(s3_server, tmp_path, write_back_s=0.1) as mount:
+        (mount.path / "sent").write_bytes(b"on the remote")
+        until(lambda: "sent" in s3_server.keys("b"), "sent")
+        s3_server.faults({"op": "PutObject", "status": 503})
+        write_at(mount.path / "sent", 0, b"EDITED")
+        mount.kill()
+    s3_server.clear_faults()
+    [database] = (tmp_path / "cache").rglob("journal.db")
+    damage(database)
+    for log in (database.parent / "log").iterdir():
+        log.write_bytes(b"torn" + bytes(2000))
+    with mount_of(s3_server, tmp_path) as mount:
+        assert (mount.path / "sent").read_bytes() == b"on the remote"
+        assert sorted(os.listdir(mount.path)) == ["other", "sent"]
 
 
 def test_p3_a_full_remote_is_told_to_whoever_closes_the_file(
