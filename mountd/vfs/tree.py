@@ -215,7 +215,9 @@ class Tree:
     def moved_whole(self, number: int, parent: Directory, old_key: str, new_key: str) -> None:
         """As `moved`, of a directory with all that is known of what is below it."""
         self.former_moved(parent, old_key, new_key)
-        self.cache.move_below(old_key, new_key, [k for k in self._by_key if k.startswith(old_key)])
+        below = [key for key in self._by_key if key.startswith(old_key)]
+        # A successor may have found the directory itself at its new place already.
+        self.cache.move_below(old_key, new_key, [old_key, *below])
         self.moved(number, parent, old_key, new_key)
         self.refreshes.void_below(old_key, new_key)
 

@@ -326,10 +326,12 @@ async def test_what_a_former_process_held_below_a_directory_goes_along_when_that
 ) -> None:
     store, record = MemoryStore(native_move=native, real_directories=native), Record(GREETING, b"")
     store.seed("d/sub/below/file", b"bytes")
+    store.seed("d/other", b"others")
     async with mounted_files(store, tmp_path) as mount:
         note(mount, record)
         tree = mount.fs.tree
         node = await walk(mount.fs, "d/sub/below/file")
+        other = await walk(mount.fs, "d/other")
         assert isinstance(below := node.parent, Directory)
         assert isinstance(sub := below.parent, Directory)
         assert mount.metadata.flush(5)
@@ -342,6 +344,7 @@ async def test_what_a_former_process_held_below_a_directory_goes_along_when_that
         assert tree.directory(sub.number).key == "e/sub/"
         assert tree.directory(below.number).key == "e/sub/below/"
         assert await read_by(mount, node.number) == b"bytes"
+        assert await read_by(mount, other.number) == b"others"
         assert Record.read(found.fd).directories()[below.number].key == "e/sub/below/"
 
 
