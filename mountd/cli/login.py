@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import socket
 import sys
 import time
@@ -49,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         print(json.dumps(told))
     else:
         print_line(f"signed in to {login.server} as {login.user}; the app password is in {path}")
-        print_line(f"mount it: mountd mount {_source(login)} /storage")
+        print_line(f"mount it: mountd mount {_source(login)}{_also(options)} /storage")
     return ExitCode.OK
 
 
@@ -136,3 +137,10 @@ def _source(login: Login) -> str:
     source = f"nextcloud://{login.user}@{parts.netloc}/"
     is_plain = parts.scheme == "https" and not parts.path
     return source if is_plain else f"{source} -o endpoint={login.server}"
+
+
+def _also(options: Mapping[str, object]) -> str:
+    """What the mount needs, too, to take the server for the one that it is."""
+    ca_file, is_verified = options.get("ca_file"), options.get("tls_verify")
+    also = f" -o ca_file={shlex.quote(str(ca_file))}" if ca_file else ""
+    return f"{also} -o tls_verify=no" if is_verified is False else also

@@ -20,8 +20,12 @@ _LOOK_AFTER_S: Final = 3.0
 _LOOK_AGAIN_AFTER_S: Final = 0.2
 _LOOK_TIMEOUT_S: Final = 2.0
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})")
-# What a server says to plain HTTP on its port for HTTPS, or that sends us to another.
-_NO_PROOF: Final = frozenset((400, 421, 426, 497, *range(300, 400)))
+# What a server says to plain HTTP on its port for HTTPS.
+_NO_PROOF: Final = frozenset((400, 421, 426, 497))
+# Who sends us on within plain HTTP speaks it, as a Nextcloud to its login page; else it may be a
+# port for HTTPS that sends us there.
+_STAYS_PLAIN: Final = re.compile(rb"\r\nlocation:[ \t]*(?:http:|/)", re.IGNORECASE)
+_MAX_HEAD_BYTES: Final = 16 << 10
 
 _seen_plain: Final[set[object]] = set()  # addresses that are looked at sooner; no more hangs on it
 
@@ -67,5 +71,14 @@ def speaks_plain_http(address: tuple[str, int] | tuple[str, int, int, int]) -> b
     with socket.create_connection(address[:2], _LOOK_TIMEOUT_S) as plain:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         plain.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-        found = _STATUS.match(plain.recv(64))
+        until_s = time.monotonic() + _LOOK_TIMEOUT_S
+        head = b""
+        while b"\r\n\r\n" not in head and len(head) < _MAX_HEAD_BYTES:
+            more = plain.recv(4096)
+            head += more
+            if not more or time.monotonic() > until_s:
+                break
+    found = _STATUS.match(head)
+    if found is not None and found[1].startswith(b"3"):
+        return _STAYS_PLAIN.search(head) is not None
     return found is not None and int(found[1]) not in _NO_PROOF

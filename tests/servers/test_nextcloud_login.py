@@ -16,6 +16,7 @@ from mountd.cli.login import run, server_named, sign_in
 from mountd.config.logins import find
 from mountd.errors import CredentialsError, Unsupported, UsageError
 from tests.servers.nextcloud.launch import NextcloudServer
+from tests.servers.tls_front import certificates
 
 pytestmark = pytest.mark.server
 
@@ -54,6 +55,21 @@ def test_a_granted_sign_in_is_stored_and_the_password_is_never_shown(
     assert re.search(rf"{url}/index.php/login/v2/flow/\w+", shown.out)
     assert f"signed in to {url} as tester" in shown.out
     assert f"mountd mount nextcloud://tester@{nextcloud_server.authority}/ -o endpoint" in shown.out
+
+
+def test_the_line_to_mount_it_with_names_the_servers_own_certificate(
+    nextcloud_server: NextcloudServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    ca_file, _ = certificates(tmp_path)
+    options = ["-o", f"endpoint={nextcloud_server.url},ca_file={ca_file}", "--no-browser"]
+    with granting(nextcloud_server):
+        assert run(["nextcloud", "cloud", *options]) == 0
+    line = f"endpoint={nextcloud_server.url} -o ca_file={ca_file} /storage"
+    assert line in capfd.readouterr().out
 
 
 def test_json_is_one_object_on_stdout_and_the_page_goes_to_stderr(

@@ -79,8 +79,29 @@ def test_a_server_that_answers_the_greeting_in_plain_http_is_named_for_it() -> N
         ask(port)
 
 
+@pytest.mark.parametrize("there", [b"http://127.0.0.1/index.php/login", b"/login"])
+def test_a_nextcloud_that_sends_on_to_its_login_page_is_named_for_plain_http(there: bytes) -> None:
+    def serve(connection: socket.socket, first: bytes) -> None:
+        connection.recv(4096)
+        if first == GREETING:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            return
+        for piece in (b"HTTP/1.1 302 Found\r\nX-Powered-By: PHP\r\n", b"Location: ", there):
+            connection.sendall(piece)
+        connection.sendall(b"\r\n\r\n")
+
+    with served(serve) as port, pytest.raises(Unreachable, match=PLAIN):
+        ask(port)
+
+
 @pytest.mark.parametrize(
-    "said", [b"HTTP/1.1 400 Bad Request", b"HTTP/1.1 301 Moved Permanently", b"220 mail ready"]
+    "said",
+    [
+        b"HTTP/1.1 400 Bad Request",
+        b"HTTP/1.1 301 Moved Permanently",
+        b"HTTP/1.1 301 Moved Permanently\r\nLocation: https://127.0.0.1/",
+        b"220 mail ready",
+    ],
 )
 def test_what_a_tls_server_in_trouble_says_to_plain_http_proves_nothing(said: bytes) -> None:
     def serve(connection: socket.socket, first: bytes) -> None:
