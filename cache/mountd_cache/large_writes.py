@@ -1,11 +1,12 @@
 """Large writes to a data file, past the page cache where that is sooner done.
 
 Linux 6.14 and later forgets the pages of a write as soon as the disk has them (RWF_DONTCACHE) and
-does not wait for that; before it there is O_DIRECT, which does. Whoever writes waits for either
-way, so both are timed; the slower one is tried again now and then, and ever more seldom. Which it
-is depends on the machine, and on the hour: 1 GiB in pieces of 1 MiB took 2.3 to 3.0 s through the
-page cache (all of it processor time: in that virtual machine a page that nobody had lately is a
-fault of the host's), 0.65 to 0.69 s with RWF_DONTCACHE (0.24 to 0.32), 0.7 to 0.9 s with O_DIRECT
+does not wait for that; O_DIRECT waits, and needs no page of the page cache at all. Whoever writes
+waits for any way, so all are timed; those that are slower are tried again now and then, and ever
+more seldom. Which it is depends on the machine, and on the hour: 1 GiB in pieces of 1 MiB took 2.3
+to 3.0 s through the page cache (all of it processor time: in that virtual machine a page that
+nobody had lately is a fault of the host's), 0.65 to 0.69 s with RWF_DONTCACHE (0.24 to 0.32, and 1
+to 1.5 s where what the disk did not take yet was all in such pages), 0.7 to 0.9 s with O_DIRECT
 (0.1); through pages that were just freed 0.2 s; and a disk that spins is slower than any. What went
 past the page cache is read from the disk when it is sent.
 """
@@ -14,7 +15,8 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -26,41 +28,64 @@ _MOST_BYTES: Final = 1 << 20  # what the kernel sends at once
 _ALIGN: Final = 4096
 _FIRST: Final = 8  # pieces that are written before the disk is tried
 _MOST_BETWEEN: Final = 2048
-# It may take that much longer: it leaves the processor to others, and fsync nothing to do.
-_WORTH: Final = 1.25
 _CLOSED: Final = -1
+
+USUAL: Final = 0  # through the page cache
+FORGETS: Final = 1
+DIRECT: Final = 2
+# That much longer it may take: it leaves the processor to others, and fsync nothing to do.
+_WORTH: Final = (1.0, 1.25, 1.25)
 
 
 class Pace:
-    """Which of two ways takes less time per byte: False, the usual one, or True."""
+    """Which of the ways takes the least time per byte."""
 
     def __init__(self) -> None:
-        self._cost_s = [0.0, 0.0]
-        self._is_better = False
-        self._between = _FIRST
-        self._left = _FIRST
+        self._cost_s: list[float | None] = [None] * len(_WORTH)
+        self._between = [_FIRST] * len(_WORTH)
+        self._left = [_FIRST] * len(_WORTH)
+        self._best = self._asked = USUAL
+        self._is_try = False
+        self._gone: set[int] = set()
 
-    def next(self) -> bool:
-        """The way to go now."""
-        return self._is_better if self._left else not self._is_better
+    def next(self, ways: Collection[int] = (USUAL, FORGETS, DIRECT)) -> int:
+        """The way to go now, of these."""
+        best = self._best_of(ways)
+        others = (way for way in ways if way != best and way not in self._gone)
+        self._asked = next((way for way in others if self._left[way] <= 0), best)
+        self._is_try = self._asked != best
+        return self._asked
 
-    def took(self, way: bool, cost_s: float) -> None:
-        """What `next` said took so long, per byte."""
-        known = self._cost_s[way]
-        self._cost_s[way] = (3 * known + cost_s) / 4 if known and self._left else cost_s
-        usual_s, other_s = self._cost_s
-        is_better = 0 < other_s <= _WORTH * usual_s
-        if self._left:
-            self._left -= 1
+    def took(self, way: int, cost_s: float) -> None:
+        """What was asked of `next` last took so long, per byte; `way`: in the end."""
+        known_s = self._cost_s[way]
+        if known_s is None or self._is_try:
+            known_s = cost_s
+        self._cost_s[way] = (3 * known_s + cost_s) / 4
+        if self._is_try:
+            self._between[self._asked] = min(2 * self._between[self._asked], _MOST_BETWEEN)
+            self._left[self._asked] = self._between[self._asked]
         else:
-            self._between = _FIRST if is_better == way else min(2 * self._between, _MOST_BETWEEN)
-            self._left = self._between
-        self._is_better = is_better
+            self._left = [left - 1 for left in self._left]
+        self._choose()
 
-    def never(self) -> None:
-        """There is no other way, also where it was the better one so far."""
-        self._is_better, self._left = False, -1
-        self._cost_s[True] = 0.0
+    def never(self, way: int) -> None:
+        """There is no such way, also where it was the best one so far."""
+        self._gone.add(way)
+        self._choose()
+
+    def _choose(self) -> None:
+        before, self._best = self._best, self._best_of(range(len(_WORTH)))
+        if before != self._best:
+            self._between[before] = self._left[before] = _FIRST
+
+    def _best_of(self, ways: Iterable[int]) -> int:
+        found, least_s = USUAL, inf
+        for way in ways:
+            cost_s = self._cost_s[way]
+            if cost_s is not None and way not in self._gone and cost_s / _WORTH[way] < least_s:
+                found, least_s = way, cost_s / _WORTH[way]
+        return found
 
 
 class LargeWrites:
@@ -82,13 +107,21 @@ class LargeWrites:
 
     def write(self, fd: int, path: Path, data: bytes | memoryview, offset: int) -> int:
         """As `pwrite`. `fd`: the file, and `path`: where it lies, if it was not unlinked."""
-        is_past = self._pace.next()
+        size = len(data)
+        is_whole = not (size % _ALIGN or offset % _ALIGN or size > _MOST_BYTES)
+        way = self._pace.next((USUAL, FORGETS, DIRECT) if is_whole else (USUAL, FORGETS))
         started_s = self._clock()
-        done = self._past(fd, path, data, offset) if is_past else -1
+        done = -1
+        if way == FORGETS:
+            done = self._forgetting(fd, data, offset)
+            if done < 0 and is_whole and not self._forgets:
+                way = DIRECT
+        if way == DIRECT and self._is_open(path):
+            done = self._direct(data, size, offset)
         if done < 0:
-            is_past = False
+            way = USUAL
             done = self._disk.pwrite(fd, data, offset)
-        self._pace.took(is_past, (self._clock() - started_s) / len(data))
+        self._pace.took(way, (self._clock() - started_s) / size)
         return done
 
     def cool(self) -> None:
@@ -97,19 +130,15 @@ class LargeWrites:
             self._disk.close(self._fd)
             self._fd = _CLOSED
 
-    def _past(self, fd: int, path: Path, data: bytes | memoryview, offset: int) -> int:
+    def _forgetting(self, fd: int, data: bytes | memoryview, offset: int) -> int:
         """-1 where it did not go that way, now or at all."""
-        if self._forgets:
-            try:
-                return self._disk.pwrite_once(fd, data, offset)
-            except OSError as error:
-                if error.errno not in NOT_HERE:
-                    return -1
+        try:
+            return self._disk.pwrite_once(fd, data, offset)
+        except OSError as error:
+            if error.errno in NOT_HERE:
                 self._forgets = False
-        size = len(data)
-        if size % _ALIGN or offset % _ALIGN or size > _MOST_BYTES or not self._is_open(path):
+                self._pace.never(FORGETS)
             return -1
-        return self._direct(data, size, offset)
 
     def _is_open(self, path: Path) -> bool:
         if self._fd != _CLOSED:
@@ -122,14 +151,14 @@ class LargeWrites:
             fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
         except OSError:
             self._disk.close(fd)
-            self._pace.never()
+            self._pace.never(DIRECT)
             return False
         self._fd = fd
         return True
 
     def _direct(self, data: bytes | memoryview, size: int, offset: int) -> int:
-        """As `_past`. The page cache tells how far it comes: past it a disk that is full, or fails,
-        says so after it took a part, and not how much."""
+        """As `_forgetting`. The page cache tells how far it comes: past it a disk that is full, or
+        fails, says so after it took a part, and not how much."""
         if self._aligned is None:
             self._aligned = memoryview(mmap.mmap(-1, _MOST_BYTES))
         piece = self._aligned[:size]
@@ -138,5 +167,5 @@ class LargeWrites:
             return self._disk.pwrite(self._fd, piece, offset)
         except OSError as error:
             if error.errno in NOT_HERE:
-                self._pace.never()
+                self._pace.never(DIRECT)
             return -1

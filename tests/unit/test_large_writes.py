@@ -3,12 +3,13 @@
 import errno
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from typing_extensions import Buffer
 
-from mountd_cache.large_writes import LargeWrites, Pace
+from mountd_cache.large_writes import DIRECT, FORGETS, USUAL, LargeWrites, Pace
 from mountd_cache.sidecar import PAGE
 from mountd_cache.staging import Staging, data_name
 from tests.fakes.faulty_disk import FaultyDisk
@@ -47,12 +48,14 @@ class Disk(FaultyDisk):
         self.refused = 0
         self.past: list[int] = []  # offsets
         self.usual: list[int] = []
+        self.directly = False
 
     def pwrite(self, fd: int, data: Buffer, offset: int, /) -> int:
         is_past = bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT)
         if is_past and self.refuses:
             self.refused += 1
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self.directly |= is_past
         self.clock.now_s += self.past_s if is_past else self.usual_s
         (self.past if is_past else self.usual).append(offset)
         return super().pwrite(fd, data, offset)
@@ -91,8 +94,8 @@ def write(disk: Disk, path: Path, pieces: int, size: int = PIECE) -> bytes:
 
 def tries_past() -> Pace:
     pace = Pace()
-    while not pace.next():
-        pace.took(False, 1.0)
+    while pace.next() == USUAL:
+        pace.took(USUAL, 1.0)
     return pace
 
 
@@ -127,18 +130,62 @@ def test_a_file_system_without_such_ways_is_asked_once_for_each(path: Path) -> N
     assert (disk.past, disk.refused) == ([], 2)
 
 
-def test_a_way_that_is_there_no_more_is_asked_once_although_it_was_the_better_one() -> None:
-    pace = Pace()
-    for _ in range(20):
-        way = pace.next()
-        pace.took(way, 0.5 if way else 1.0)
-    assert pace.next()
-    pace.never()
+def taken(pace: Pace, pieces: int, costs: Sequence[float]) -> list[int]:
+    """Which way each of so many pieces goes, where each way costs that."""
     ways = []
-    for _ in range(100):
-        ways.append(pace.next())
-        pace.took(False, 1.0)
-    assert ways == [False] * 100
+    for _ in range(pieces):
+        way = pace.next()
+        pace.took(way, costs[way])
+        ways.append(way)
+    return ways
+
+
+@pytest.mark.parametrize("way", [FORGETS, DIRECT])
+def test_a_way_that_is_there_no_more_is_asked_once_although_it_was_the_better_one(way: int) -> None:
+    pace = Pace()
+    costs = [1.0, 3.0, 3.0]
+    costs[way] = 0.5
+    assert taken(pace, 20, costs)[-1] == way
+    pace.never(way)
+    assert way not in taken(pace, 100, costs)
+
+
+def test_the_best_of_three_ways_is_taken_and_the_others_ever_more_seldom() -> None:
+    for costs, best in (([1, 0.3, 0.9], FORGETS), ([2, 1.2, 0.9], DIRECT), ([0.2, 0.5, 0.9], 0)):
+        ways = taken(Pace(), 500, costs)
+        assert ways[20:].count(best) > 465
+
+
+def test_a_way_that_has_become_the_better_one_is_found() -> None:
+    """As when pages that were free for long are all used up."""
+    pace = Pace()
+    taken(pace, 100, [3, 1.5, 0.9])
+    assert pace.next() == DIRECT
+    assert taken(pace, 400, [3, 0.3, 0.9])[-1] == FORGETS
+    assert taken(pace, 800, [3, 1.5, 0.9])[-1] == DIRECT
+
+
+def test_of_two_ways_the_better_one_is_taken_by_what_can_not_go_the_third() -> None:
+    pace = Pace()
+    taken(pace, 100, [3, 1.5, 0.1])
+    assert {pace.next((USUAL, FORGETS)) for _ in range(3)} == {FORGETS}
+
+
+def test_pieces_that_need_no_whole_pages_keep_none_of_the_ways_from_being_tried(
+    path: Path,
+) -> None:
+    disk = Disk(forgets=True)
+    writes = LargeWrites(disk, clock=disk.clock)
+    fd = os.open(path, os.O_RDWR)
+    for number in range(30):
+        assert writes.write(fd, path, bytes(PIECE - 1), number * PIECE) == PIECE - 1
+    assert len(disk.past) > 15
+    for number in range(30):
+        assert writes.write(fd, path, bytes(PIECE), number * PIECE) == PIECE
+    writes.cool()
+    os.close(fd)
+    assert disk.refused == 0
+    assert disk.directly
 
 
 @pytest.mark.parametrize(("offset", "size"), [(1, MIB), (0, MIB - 1), (0, MIB + 4096)])
