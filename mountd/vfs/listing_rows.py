@@ -44,7 +44,7 @@ def merged(
     is_taken: Callable[[int], bool] = _never,
 ) -> Listing:
     """The new listing; `old` itself where nothing changed. `new_numbers(n)` gives the first of n
-    unused inode numbers; `gone` are names of files that were taken away here; `is_taken`: whether a
+    unused inode numbers; `gone` are names of what was taken away here; `is_taken`: whether a
     number that is made of a file's identity stands for something else here. Runs in a worker
     thread: 100,000 rows take a while."""
     known = {old.name(i): i for i in range(len(old))} if old is not None else {}
@@ -116,15 +116,22 @@ def _number(
 
 
 def without_replaced(entries: Sequence[Entry], gone: Collection[str]) -> Sequence[Entry]:
-    """Without the files that were replaced by a link here and are not gone on the remote yet: the
-    link would be shown as a plain file beside them until they are."""
+    """Without the files that were replaced by a link here, and the directories that were replaced
+    by a file or a link, and are not gone on the remote yet: what is in their place would be shown
+    under another name, as a file beside them, until they are."""
     if not gone:
         return entries
-    names = {entry.name for entry in entries}
-    replaced = {name for name in gone if name in names and name + LINK_SUFFIX in names}
+    there = {(entry.name, entry.kind is Kind.DIRECTORY) for entry in entries}
+    replaced: set[tuple[str, bool]] = set()
+    for each in gone:
+        key = name, is_directory = each.removesuffix("/"), each.endswith("/")
+        if key not in there:
+            continue
+        if (name + LINK_SUFFIX, False) in there or (is_directory and (name, False) in there):
+            replaced.add(key)
     if not replaced:
         return entries
-    return [e for e in entries if e.kind is Kind.DIRECTORY or e.name not in replaced]
+    return [e for e in entries if (e.name, e.kind is Kind.DIRECTORY) not in replaced]
 
 
 def raw_segment(listing: Listing, row: int, at_root: bool) -> str:

@@ -29,11 +29,11 @@ def is_change_of_link(change: Change) -> bool:
     return is_link(raw, change.name, at_root=not change.directory)
 
 
-def gone_files(ledger: Ledger, directory: str) -> list[str]:
-    """The remote's names of the files in `directory` that were taken away here and may still be
-    there. What is there after the remote has removed ours is somebody else's."""
+def still_going(ledger: Ledger, directory: str) -> list[str]:
+    """The remote's names, of directories with a slash, of what was taken away here in `directory`
+    and may still be there. What is there after the remote has removed ours is somebody else's."""
     gone = ledger.gone.get(directory, {}).values()
-    return [c.key[len(directory) :] for c in gone if not c.is_clean and c.key[-1:] != "/"]
+    return [change.key[len(directory) :] for change in gone if not change.is_clean]
 
 
 def is_hidden(ledger: Ledger, directory: str, listing: Listing, row: int) -> bool:

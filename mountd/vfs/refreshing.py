@@ -19,7 +19,7 @@ from mountd.vfs.branch_proof import BranchProof, parent_of
 from mountd.vfs.following import Following
 from mountd.vfs.known_attributes import KnownAttributes
 from mountd.vfs.moving import Moving
-from mountd.vfs.overlay import gone_files, waiting_below
+from mountd.vfs.overlay import still_going, waiting_below
 from mountd.vfs.remote_listing import Listed, Wanted, list_now
 from mountd.vfs.row_attributes import packed
 from mountd.vfs.settled import Settled
@@ -191,7 +191,7 @@ class Refreshes:
         taken = self.before_list(key)
         old = self._cache.get(key)
         listing = old.listing if old else None
-        gone = gone_files(self._ledger, key)
+        gone = still_going(self._ledger, key)
         wanted = Wanted(key, listing, waiting_below(self._ledger, key), gone, ahead)
         token = self._proof.token(key)  # said before it is asked for: it is at least as new
         began = self._wall_clock()

@@ -16,7 +16,7 @@ from mountd_cache.listing import Listing
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What a LIST must know of a directory. `waiting`: see `waiting_below`; what is in those
-    directories may be on the remote later than what was in them is gone. `gone`: see `gone_files`.
+    directories may be on the remote later than what was in them is gone. `gone`: see `still_going`.
     `ahead`: nobody waits for it yet."""
 
     key: str

@@ -175,6 +175,11 @@ class Subtree:
                     )
                 except Unsupported:
                     return await self._walk(directory)
+                except NotFound:
+                    now = self._ledger.changes.get(source.key)
+                    if now is None or now.is_clean or not now.is_directory:
+                        raise
+                    return []  # removed and made anew, of which the remote has done the first half
         except trio.TooSlowError:
             raise CrossDevice(f"{source.key!r} could not be listed in time") from None
 

@@ -136,3 +136,66 @@ async def test_a_kill_between_two_steps_of_the_journal_never_loses_an_emptied_di
             assert await mounted.queue.drain("", 10) == 0
             mounted.fs.tree.expire_below("")
             assert "d" in await names(mounted.fs)
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+async def test_what_is_made_at_the_name_of_a_removed_directory_has_that_name_at_once(
+    tmp_path: Path, is_link: bool
+) -> None:
+    """A bucket takes the file before all that was in the directory is gone: it was shown as
+    `d␛file` until then, with another inode afterwards."""
+    store = MemoryStore({"d/old": b"old", "d/sub/old": b"old"})
+    faults = FaultStore(store)
+    faults.add("delete", Unreachable("down"))
+    async with mounted_files(faults, tmp_path, queue=True) as mounted:
+        fs, queue = mounted.fs, mounted.queue
+        assert queue is not None
+        root, d = fs.tree.root, await directory(fs, "d")
+        await fs.unlink(await directory(fs, "d/sub"), b"old")
+        await fs.unlink(d, b"old")
+        await fs.remove_directory(d, b"sub")
+        await fs.remove_directory(root, b"d")
+        if is_link:
+            await fs.make_link(root, b"d", b"target", {})
+        else:
+            await make(fs, "d", b"new")
+        number = (await walk(fs, "d")).number
+        await queue.drain("", 0.5)
+        assert sorted(store.keys())[-2:] == ["d/old", "d/sub/old"]
+        for _ in range(2):
+            await fs.folding.fold_waiting()
+            fs.refresh(b"")
+            assert await names(fs) == ["d"]
+            assert (await walk(fs, "d")).number == number
+        faults.remove()
+        assert await queue.drain("", 30.0) == 0
+        assert list(store.keys()) == ["d.rclonelink" if is_link else "d"]
+        for _ in range(2):
+            await fs.folding.fold_waiting()
+            fs.refresh(b"")
+            assert await names(fs) == ["d"]
+            assert (await walk(fs, "d")).number == number
+
+
+async def test_a_directory_made_anew_is_renamed_also_when_the_remote_has_only_removed_the_former(
+    tmp_path: Path,
+) -> None:
+    """As it is when that was under way, or when the daemon was killed right after it: ENOENT."""
+    store = MemoryStore({"d/old": b"old", "other": b"1"}, real_directories=True)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs, queue = mounted.fs, mounted.queue
+        assert queue is not None
+        root = fs.tree.root
+        await fs.unlink(await directory(fs, "d"), b"old")
+        await fs.remove_directory(root, b"d")
+        made = await fs.make_directory(root, b"d", {})
+        store.delete("d/old", None)
+        store.remove_dir("d/")
+        await fs.rename(root, b"d", root, b"e")
+        await make(fs, "e/new", b"new")
+        assert await names(fs) == ["e", "other"]
+        assert await queue.drain("", 30.0) == 0
+        fs.refresh(b"")
+        assert (await walk(fs, "e")).number == made.number
+        assert await names(fs, "e") == ["new"]
+        assert list(store.keys()) == ["e/", "e/new", "other"]
