@@ -20,16 +20,17 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.crash.kill_kept_remotes import KINDS, Remote, running
+from tests.crash.kill_kept_shared import NAME, Other, missing_lines
 from tests.crash.kill_loop_disturb import choose_weather
 from tests.crash.kill_loop_figures import Figures
 from tests.crash.kill_loop_points import points
-from tests.crash.kill_loop_processes import Broken, WorkerProcess
+from tests.crash.kill_loop_processes import BUCKET, Broken, WorkerProcess
 from tests.crash.kill_loop_remote import differences_in, digests_seen_by
 from tests.crash.kill_loop_worker import KEPT_NAMES, first_files
 from tests.mount.mounting import is_mounted
@@ -166,6 +167,7 @@ class KeptKills:
         self._server = self.remote.scripted
         self._was_down = False
         self._workers: list[WorkerProcess] = []
+        self._lines: list[str] = []  # that were acknowledged in files which others change, too
         began_s = time.monotonic()
         try:
             self._begin_workers()
@@ -202,9 +204,11 @@ class KeptKills:
             weather.begin()
         for worker in self._workers:
             worker.ask("load", seconds=seconds, number=number, kept=True)
-        names = [self._kill_one() for _ in range(most)]
-        if ends:
-            self._kill_keeper(names)
+        with self._others() as others:
+            names = [self._kill_one() for _ in range(most)]
+            if ends:
+                self._kill_keeper(names)
+        self._lines += others.lines if others is not None else []
         self._release()
         is_calm = (weather is None or weather.is_calm) and not self._was_down
         for worker in self._workers:
@@ -215,6 +219,11 @@ class KeptKills:
         sky = weather.name if weather is not None else "calm"
         print(f"{number:4} {sky}; killed: {', '.join(names)}", flush=True)
         self._end_round(ends)
+
+    def _others(self) -> AbstractContextManager[Other | None]:
+        if NAME not in self.plan.workers:
+            return nullcontext()
+        return Other(self.remote.environment, BUCKET, self._rng.randrange(1 << 30))
 
     def _end_round(self, ends: bool) -> None:
         if ends:
@@ -297,6 +306,7 @@ class KeptKills:
     ) -> None:
         self.figures.acknowledged.update(found["acknowledged"])
         self.figures.errors.update(found["errors"])
+        self._lines += found["lines"]
         self.figures.longest_s = max(self.figures.longest_s, found["longest_s"])
         problems = list(found["problems"])
         problems += [
@@ -340,7 +350,12 @@ class KeptKills:
         wanted = digests_seen_by(self._workers)
         self.figures.drains += 1
         self.figures.objects += len(wanted)
-        self._lose("remote", differences_in(self.remote.keys(), self.remote.read, wanted))
+        keys, shared = self.remote.keys(), f"{NAME}/"
+        ours = [key for key in keys if not key.startswith(shared)]
+        wanted = {key: digest for key, digest in wanted.items() if not f"{key}/".startswith(shared)}
+        self._lose("remote", differences_in(ours, self.remote.read, wanted))
+        texts = {key: self.remote.read(key) for key in keys if key.startswith(shared)}
+        self._lose(NAME, missing_lines(self._lines, texts))
 
     def _last_look(self) -> None:
         """Drained and unmounted; then a mount that knows nothing shows the same."""

@@ -12,9 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.crash import kill_kept_lists
+from tests.crash import kill_kept_lists, kill_kept_shared
 from tests.crash.kill_kept_lists import ListWork
 from tests.crash.kill_kept_load import HeldLoad
+from tests.crash.kill_kept_shared import SharedWork
 from tests.crash.kill_loop_calls import Calls, Diary, Mount
 from tests.crash.kill_loop_check import PAUSE_S, Report, digests, look
 from tests.crash.kill_loop_load import MIB, Load
@@ -33,6 +34,8 @@ def first_files(name: str, seed: int) -> dict[str, bytes]:
         return {"note": b"databases"}
     if name == "dirs":
         return dict.fromkeys(kill_kept_lists.names(), b"")
+    if name == kill_kept_shared.NAME:
+        return dict.fromkeys(kill_kept_shared.FILES, b"begin\n")
     if name.startswith("names"):
         places = [f"{one}/{other}" for one in "abc" for other in "bcd"]
         return {place: rng.randbytes(rng.randrange(20_000)) for place in [*places, "d/a/b/c"]}
@@ -53,6 +56,9 @@ class Worker:
         self._diary = Diary(diaries / f"{name}.log")
         self._calls = Calls(self._mount, self._top, self._tree, self._diary)
         self._lists = ListWork(self._calls, self._top) if name == "dirs" else None
+        self._shared: SharedWork | None = None
+        if name == kill_kept_shared.NAME:
+            self._shared = SharedWork(self._calls, self._top)
         self._sqlite: SqliteWork | None = None
         if name == "db":
             self._sqlite = SqliteWork(self._mount, self._top, diaries / f"{name}.log")
@@ -66,7 +72,9 @@ class Worker:
     def on_look(self, *, is_down: bool, patience_s: float) -> dict[str, Any]:
         self._mount.arrive()
         self._diary.note(f"looks, remote {'down' if is_down else 'up'}")
-        if self._lists is not None:
+        if self._shared is not None:
+            report = self._shared.look()
+        elif self._lists is not None:
             report = self._lists.look()
         elif self._sqlite is None:
             report = look(self._tree, self._top, is_down=is_down, patience_s=patience_s)
@@ -85,7 +93,9 @@ class Worker:
         calls.problems.clear()
         calls.longest_s = 0.0
         self._diary.note(f"works, round {number}")
-        if self._lists is not None:
+        if self._shared is not None:
+            is_gone = self._shared.run(seconds, rng)
+        elif self._lists is not None:
             is_gone = self._lists.run(seconds, rng)
         elif self._sqlite is not None:
             is_gone = self._sqlite.run(seconds, rng)
@@ -94,8 +104,12 @@ class Worker:
             calls.problems += self._sqlite.failures if kept else ()
         else:
             is_gone = self._load(rng, kept).run(seconds)
+        lines: list[str] = []
+        if self._shared is not None:
+            lines, self._shared.lines = self._shared.lines, lines
         return {
             "is_gone": is_gone,
+            "lines": lines,
             "acknowledged": dict(calls.acknowledged),
             "errors": dict(calls.errors),
             "problems": calls.problems,
