@@ -370,6 +370,13 @@ class KeptKills:
         self._mount.umount()
 
 
+def workers_for(remote: str) -> tuple[str, ...]:
+    if remote == "s3":
+        return (*KEPT_NAMES, NAME)
+    # moto lists prefixes that have nothing but delete markers as directories, for ever.
+    return tuple(name for name in KEPT_NAMES if remote != "versioned" or name != "names")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/crash-test --kept", description=__doc__)
     parser.add_argument("--kills", type=int, default=60)
@@ -378,12 +385,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="only at random moments")
     parser.add_argument("--keep-going", action="store_true", help="also after a loss")
     parser.add_argument("--folder", type=Path, help="to work in; default: a new one below /tmp")
-    parser.add_argument("--workers", default=",".join(KEPT_NAMES), help="default: %(default)s")
+    parser.add_argument("--workers", help=f"default: {','.join(KEPT_NAMES)}, on s3 {NAME} too")
     parser.add_argument("--remote", choices=KINDS, default=KINDS[0], help="default: %(default)s")
     found = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # nothing stays mounted
     seed = found.seed if found.seed is not None else random.SystemRandom().randrange(1 << 31)
-    workers = tuple(found.workers.split(","))
+    workers = tuple(found.workers.split(",")) if found.workers else workers_for(found.remote)
     plan = Plan(found.kills, seed, found.time, found.keep_going, found.quick, workers)
     folder = (found.folder or Path(tempfile.mkdtemp(prefix="mountd-kept-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
