@@ -202,7 +202,7 @@ class Operations(WriteOperations):
         remember, reply = self._tree.remember, pyfuse3.readdir_reply
         owner = self._owner
         file_mode, directory_mode = owner.file_mode, owner.directory_mode
-        no_mtime_ns = self._no_mtime_ns
+        no_mtime_ns, times = self._no_mtime_ns, self._directory_times
         changed = self._tree.ledger.by_number
         current = self._fs.changed_since(directory, opened.cached)
         told = self._tree.known.told
@@ -232,6 +232,8 @@ class Operations(WriteOperations):
             except NameNotAllowed as exc:
                 log.warning("%r in %r is left out: %s", name, directory.key, exc)
                 continue
+            if is_dir:
+                mtime_ns = times.of(number, mtime_ns or no_mtime_ns)
             if told and number in told:
                 attributes = told[number].text
                 mtime_ns = told[number].mtime_ns or mtime_ns

@@ -12,6 +12,7 @@ import pyfuse3
 
 from mountd.errors import NoSpace, NotPermitted, NotPossible, QuotaExceeded, Stale
 from mountd.fusefs import set_ids
+from mountd.fusefs.directory_times import DirectoryTimes
 from mountd.fusefs.errno_table import errno_of
 from mountd.fusefs.request_loop import Meanwhile
 from mountd.fusefs.requests import RequestCounts
@@ -81,6 +82,7 @@ class WriteOperations(pyfuse3.Operations):
         # For what has no time (prefixes, the root): 1970 would be taken for one. Told once, so
         # that it doesn't change under whoever compares it.
         self._no_mtime_ns = time.time_ns()
+        self._directory_times = DirectoryTimes()
         self._told: dict[int, int] = {}  # see `_tell`; oldest first
         self._of_others: set[int] = set()  # handles for writing that root did not open
 
@@ -116,6 +118,7 @@ class WriteOperations(pyfuse3.Operations):
             parent = self._writable(parent_inode)
             attributes = self._attributes_of(mode, ctx, is_directory=False)
             number, made = await self._fs.create(parent, name, attributes)
+            self._directory_times.changed(parent_inode, made.mtime_ns)
             self._tell(made.number, made.mtime_ns)
             self.meanwhile.step = partial(self._fs.writes.make_ready, made.number)
             if ctx.uid:
@@ -240,7 +243,10 @@ class WriteOperations(pyfuse3.Operations):
                 attr.st_gid if fields.update_gid else None,
                 attr.st_mtime_ns if fields.update_mtime else None,
             )
-            entry = self._entry(await self._fs.set_attributes(inode, new, fh))
+            made = await self._fs.set_attributes(inode, new, fh)
+            if made.is_dir and new.mtime_ns is not None:
+                self._directory_times.dated(inode)
+            entry = self._entry(made)
             if self._on_remote is not None and new.size is not None and fh is None:
                 await self._on_remote.node(inode)
             if new.mtime_ns is not None and (fh is not None or inode in self._told):
@@ -294,6 +300,8 @@ class WriteOperations(pyfuse3.Operations):
         return self._writable(inode)
 
     async def _changed(self, *where: tuple[Directory, bytes]) -> None:
+        for directory, _ in where:
+            self._directory_times.changed(directory.number)
         if self._on_remote is not None:
             await self._on_remote.names(*where)
 
@@ -340,6 +348,8 @@ class WriteOperations(pyfuse3.Operations):
         entry.st_blksize = STATFS_BLOCK
         entry.st_blocks = (attributes.size + 511) // 512
         mtime_ns = attributes.mtime_ns or self._no_mtime_ns
+        if attributes.is_dir:
+            mtime_ns = self._directory_times.of(attributes.number, mtime_ns)
         entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime_ns
         entry.entry_timeout = entry.attr_timeout = attributes.ttl_s
         return entry

@@ -2,9 +2,11 @@
 
 import errno
 import os
+import subprocess
+import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from mountd.vfs.file_clock import file_time_ns
 from tests.mount.mounting import Mounted, mounted
 
 pytestmark = [pytest.mark.fuse]
+
+SECOND_NS = 1_000_000_000
 
 
 @pytest.fixture
@@ -228,3 +232,32 @@ def test_special_files_are_refused(mount: Mounted) -> None:
         os.mkfifo(mount.path / "fifo")
     os.mknod(mount.path / "plain", 0o100644)
     assert (mount.path / "plain").read_bytes() == b""
+
+
+def test_a_directorys_time_moves_with_the_names_in_it(slow_mount: Mounted, remote: Path) -> None:
+    """Else Python finds no module that was written since it looked, and git no new file."""
+    (remote / "there").mkdir()
+    path = slow_mount.path
+    slow_mount.cli("refresh", str(path))
+    (path / "made").mkdir()
+    changes: list[Callable[[Path], object]] = [
+        lambda at: (at / "f").write_bytes(b""),
+        lambda at: (at / "d").mkdir(),
+        lambda at: (at / "l").symlink_to("f"),
+        lambda at: (at / "f").rename(at / "g"),
+        lambda at: (at / "g").unlink(),
+        lambda at: (at / "d").rmdir(),
+    ]
+    for directory in (path / "there", path / "made"):
+        for change in changes:
+            os.utime(directory, ns=(SECOND_NS, SECOND_NS))
+            assert directory.stat().st_mtime_ns == SECOND_NS
+            change(directory)
+            assert directory.stat().st_mtime_ns > SECOND_NS
+            [entry] = [each for each in os.scandir(path) if each.name == directory.name]
+            assert entry.stat().st_mtime_ns == directory.stat().st_mtime_ns
+    program = "import sys; sys.path.insert(0, '.')\n"
+    program += "try: import written\nexcept ImportError: pass\n"
+    program += "open('written.py', 'w').close()\nimport written\n"
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, cwd=path / "there", check=True, timeout=60)
