@@ -139,11 +139,6 @@ METRICS: Final = (
         {"mountd_fuse_errors_total": "Those of them that were answered with an errno."},
     ),
 )
-# What prometheus-client itself reads from /proc/self.
-PROCESS_METRICS: Final = (
-    *("process_virtual_memory_bytes", "process_resident_memory_bytes", "process_open_fds"),
-    *("process_start_time_seconds", "process_cpu_seconds_total", "process_max_fds"),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,16 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from mountd.control.metrics import METRICS, PROCESS_METRICS, Reading, exposition
+from mountd.control.metrics import METRICS, Reading, exposition
 from mountd.fusefs.requests import RequestCounts
 from mountd.remotes.latency import BOUNDS_S, Latencies
 
 DOCS = Path(__file__).parents[2] / "docs"
+# What prometheus-client itself reads from /proc/self.
+PROCESS_METRICS = (
+    *("process_virtual_memory_bytes", "process_resident_memory_bytes", "process_open_fds"),
+    *("process_start_time_seconds", "process_cpu_seconds_total", "process_max_fds"),
+)
 KNOWN = {metric.name for metric in METRICS} | set(PROCESS_METRICS)
 
 
