@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mountd_cache.journal import Journal
+from mountd_cache.journal_folder import collector_off
 from tests.unit.journal_steps import checkpoint, create
 
 _FILES = 300
@@ -52,6 +53,18 @@ def test_a_start_takes_few_calls_for_each_file_that_waits(
     queue(tmp_path / "two", 2 * _FILES, folded=folded)
     more = calls_of_a_start(tmp_path / "two") - calls_of_a_start(tmp_path / "one")
     assert more <= most * _FILES
+
+
+def test_who_has_the_collector_off_keeps_it_off_over_a_start(tmp_path: Path) -> None:
+    queue(tmp_path / "journal", _FILES, folded=True)
+    with collector_off():
+        before = [each["collections"] for each in gc.get_stats()]
+        journal = Journal.open(tmp_path / "journal", boot_id="one")
+        kept = [[number] for number in range(100_000)]
+        assert [each["collections"] for each in gc.get_stats()] == before
+    assert gc.isenabled()
+    assert len(kept) > len(journal.ledger.changes) == _FILES
+    journal.abandon()
 
 
 def test_a_file_that_waits_takes_seven_objects_after_a_start(tmp_path: Path) -> None:
