@@ -21,7 +21,8 @@ SIZE = 20_000  # two pages, and a header: 36 KiB on disk
 
 
 def remote(count: int, directories: int = 1) -> MemoryStore:
-    return MemoryStore({key(i, directories): b"x" * SIZE for i in range(count)})
+    data = b"x" * SIZE  # one for all: 400 MB would stay with the test's process
+    return MemoryStore({key(i, directories): data for i in range(count)})
 
 
 def key(number: int, directories: int = 1) -> str:
