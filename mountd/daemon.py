@@ -238,6 +238,8 @@ class Daemon:
             await nursery.start(self.keeping.run)
             await self._prove_remote(nursery)
             nursery.start_soon(scan_cache, self.block_files.scan)
+            # Two fsyncs, which the first new name would have waited for, and all others with it.
+            nursery.start_soon(trio.to_thread.run_sync, self.metadata.reserve_inodes, 1)
             nursery.start_soon(tidy_memory, self._moved)
             nursery.start_soon(self.prober.run)
             nursery.start_soon(self.room.keep)
