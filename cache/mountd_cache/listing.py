@@ -382,3 +382,6 @@ def _kind(row: Row) -> int:
 
 def _common_length(one: bytes, other: bytes) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+
+
+EMPTY: Final = Listing.build(())  # of each directory that is made: 17 us to build another

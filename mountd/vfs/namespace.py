@@ -172,10 +172,18 @@ class Namespace:
             raise Exists(name)
         self.rights.check_make(parent, is_directory=True)
         key = self.key_of_directory(parent, cached, name)
-        change = replace(
-            self._change(key, parent, name, self.new_number(), ChangeKind.DIRECTORY),
+        before, now_ns = self.ledger.changes.get(key), self._now_ns()
+        change = Change(  # as in `create`
+            key=key,
+            directory=parent.key,
+            name=name,
+            number=self.new_number(),
+            kind=ChangeKind.DIRECTORY,
             expect=self.expected(parent, cached.listing, name, key),
-            mtime_ns=self._now_ns(),
+            mtime_ns=now_ns,
+            sequence=self.journal.next_sequence(),
+            since_ns=before.since_ns if before and not before.is_clean else now_ns,
+            changed_ns=now_ns,
             attributes=attributes,
         )
         self.commit(Rows(changes=(change,)))

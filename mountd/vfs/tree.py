@@ -48,7 +48,7 @@ from mountd.vfs.row_attributes import UNKNOWN, shown, shown_in
 from mountd.vfs.settled import SETTLED_TIMEOUT_S
 from mountd_cache.changes import ABSENT, Change
 from mountd_cache.ledger import Ledger
-from mountd_cache.listing import Listing
+from mountd_cache.listing import EMPTY, Listing
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
 
 LOOK_S = 0.25  # how often who waits for a LIST looks whether the remote is well
@@ -265,7 +265,7 @@ class Tree:
         is_ours = own is not None and own.is_directory and not own.is_clean
         if is_ours and own is not None and (cached is not None or own.expect == ABSENT):
             # Made here and not on the remote yet: nobody else can know what is in it.
-            return cached or CachedListing(Listing.build(()), self._wall_clock(), b"")
+            return cached or CachedListing(EMPTY, self._wall_clock(), b"")
         if cached is None:
             return None
         if self._proof.age_s(cached.fetched_at) < self.ttl_s:
@@ -317,7 +317,7 @@ class Tree:
 
     def made(self, key: str) -> None:
         """The directory `key` was just made here, so it is known to be empty."""
-        self.cache.put(key, Listing.build(()), self._wall_clock())
+        self.cache.put(key, EMPTY, self._wall_clock())
 
     def removed(self, key: str) -> None:
         """The directory `key` was removed here."""
