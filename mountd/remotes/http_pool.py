@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
 from urllib.parse import urljoin, urlsplit
@@ -258,7 +258,7 @@ class HttpPool:
         response: _Response | None = None
         if is_large:
             response = self._got(connection, target, headers)
-        elif method == "PUT" and 0 < feed.size <= direct_put.UP_TO_BYTES:
+        elif method == "PUT" and feed.size:
             response = self._put(connection, target, headers, feed)
         if response is None:
             response = connection.handle_request(self._request(method, target, headers, feed))
@@ -268,13 +268,18 @@ class HttpPool:
         return response
 
     def _request(
-        self, method: str, target: str, headers: Mapping[str, str], feed: BodyFeed
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        feed: BodyFeed,
+        content: Iterable[bytes] | None = None,
     ) -> httpcore.Request:
         return httpcore.Request(
             method,
             httpcore.URL(scheme=self._scheme, host=self._host, port=self._port, target=target),
             headers=self._fields(method, headers, feed.size),
-            content=feed if feed.size else None,
+            content=content or (feed if feed.size else None),
         )
 
     def _fields(self, method: str, headers: Mapping[str, str], size: int) -> list[tuple[str, str]]:
@@ -315,13 +320,14 @@ class HttpPool:
         stream = self._directly(connection, target, fields) if self._puts_directly else None
         if stream is None:
             return None
-        data = feed.whole()
+        is_one = feed.size <= direct_put.IN_ONE_BYTES
+        body = (feed.whole(),) if is_one else feed.views()
         close = connection.close
         try:
-            found, came = direct_put.put(stream, target, fields, data, close, feed.sent)
+            found, came = direct_put.put(stream, target, fields, body, close, feed.sent)
             if found is not None:
                 return found
-            request = self._request("PUT", target, headers, feed)
+            request = self._request("PUT", target, headers, feed, direct_put.nothing(feed.size))
             response = direct_put.heard(stream, request, came, close)
         except BaseException:
             close()

@@ -58,6 +58,15 @@ class BodyFeed:
         self._error: Exception | None = None
 
     def __iter__(self) -> Iterator[bytes]:
+        yield from map(bytes, self.views())
+        self.sent()
+
+    @property
+    def size(self) -> int:
+        return self._body.size
+
+    def views(self) -> Iterator[memoryview]:
+        """Piece by piece, each with a time of its own. Call `sent` after the last."""
         try:
             for piece in self._pieces():
                 self._renew()
@@ -65,11 +74,6 @@ class BodyFeed:
         except Exception as error:
             self._error = error
             raise BodyFailed from error
-        self.sent()
-
-    @property
-    def size(self) -> int:
-        return self._body.size
 
     def whole(self) -> bytes:
         """All of it, and its time begins now: what is sent in one piece. Call `sent` after it."""
@@ -88,7 +92,7 @@ class BodyFeed:
     def failure(self) -> Exception:
         return self._error or AssertionError("a body that didn't fail")
 
-    def _pieces(self) -> Iterator[bytes]:
+    def _pieces(self) -> Iterator[memoryview]:
         sent = 0
         for buffer in self._body.buffers():
             view = memoryview(buffer).cast("B")
@@ -96,7 +100,7 @@ class BodyFeed:
             if sent > self._body.size:
                 break
             for at in range(0, len(view), _PIECE_BYTES):
-                yield bytes(view[at : at + _PIECE_BYTES])
+                yield view[at : at + _PIECE_BYTES]
         if sent != self._body.size:
             raise Corrupt(f"a body of {self._body.size} bytes turned out to have {sent}")
 

@@ -1,4 +1,4 @@
-"""Small PUTs that go past httpcore: sent once, whatever the answer looks like."""
+"""PUTs that go past httpcore: sent once, whatever the answer looks like."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import httpcore
 import pytest
+from typing_extensions import Buffer
 
-from mountd.errors import Unreachable
+from mountd.errors import Corrupt, Unreachable
 from mountd.remotes import direct_put
 from mountd.remotes.deadline import DeadlineStream
-from mountd.remotes.direct_put import UP_TO_BYTES
+from mountd.remotes.direct_put import IN_ONE_BYTES
 from mountd.remotes.http_pool import HttpPool
 from mountd.remotes.request_body import SentBody
 from mountd.remotes.tls import Tls
@@ -19,6 +20,7 @@ from tests.servers.raw_http import RawServer, Step, answer, cut, raw_http
 from tests.servers.tls_front import running_tls_front
 
 BODY = bytes(range(256)) * 80
+LARGE = BODY * 50  # 1 MB
 HEADERS = {"If-None-Match": "*", "OC-Checksum": "MD5:00"}
 CREATED = answer(201, headers={"ETag": '"v1"'})
 
@@ -53,7 +55,7 @@ def test_the_second_on_a_connection_says_what_the_first_has_said_through_httpcor
 
 
 def test_one_with_nothing_in_it_and_one_too_large_go_as_well() -> None:
-    sizes = (1, 0, UP_TO_BYTES, UP_TO_BYTES + 1)
+    sizes = (1, 0, IN_ONE_BYTES, IN_ONE_BYTES + 1)
     with pool_at(CREATED) as (pool, server):
         for size in sizes:
             assert put(pool, b"x" * size) == (201, '"v1"', b"")
@@ -74,13 +76,50 @@ ODD = {
 }
 
 
+@pytest.mark.parametrize("body", [BODY, LARGE], ids=len)
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
-def test_an_answer_of_another_form_is_understood_and_nothing_sent_twice(odd: Step) -> None:
+def test_an_answer_of_another_form_is_understood_and_nothing_sent_twice(
+    odd: Step, body: bytes
+) -> None:
     with pool_at(CREATED, odd) as (pool, server):
-        assert put(pool) == (201, '"v1"', b"")
+        assert put(pool, body) == (201, '"v1"', b"")
         for _ in range(3):
-            assert put(pool) == (201, '"v1"', b"abc")
-    assert bodies(server) == 4 * [BODY]
+            assert put(pool, body) == (201, '"v1"', b"abc")
+    assert bodies(server) == 4 * [body]
+
+
+def test_a_large_one_goes_in_the_pieces_in_which_it_is_read() -> None:
+    read: list[int] = []
+
+    def buffers() -> Iterator[bytes]:
+        for at in range(0, len(LARGE), 100_000):
+            read.append(at)
+            yield LARGE[at : at + 100_000]
+
+    with pool_at(CREATED) as (pool, server):
+        put(pool)
+        with pool.ask("PUT", "/f", HEADERS, SentBody(len(LARGE), buffers)) as got:
+            assert got.status == 201
+        with pytest.raises(Corrupt):
+            pool.ask("PUT", "/f", HEADERS, SentBody(len(LARGE) + 1, buffers))
+        put(pool)
+    assert bodies(server)[:2] == [BODY, LARGE]
+    assert read == 2 * list(range(0, len(LARGE), 100_000))
+    assert server.connections == 2  # that with the half of one is closed
+
+
+def test_what_a_large_body_raises_on_its_way_is_raised_and_ends_the_connection() -> None:
+    def broken() -> Iterator[bytes]:
+        yield LARGE
+        raise OSError("the disk")
+
+    with pool_at(CREATED) as (pool, server):
+        put(pool)
+        with pytest.raises(OSError, match="the disk"):
+            pool.ask("PUT", "/f", HEADERS, SentBody(2 * len(LARGE), broken))
+        put(pool)
+    assert [body for body in bodies(server) if body == BODY] == [BODY, BODY]
+    assert server.connections == 2
 
 
 def test_a_204_needs_no_length_and_keeps_its_connection() -> None:
@@ -108,7 +147,7 @@ IN_A_HEADER = LEFT_BEHIND.index(b"v0") + 3
 
 
 @pytest.mark.parametrize("left", [1, IN_A_HEADER, len(LEFT_BEHIND) - 1, len(LEFT_BEHIND)])
-@pytest.mark.parametrize("size", [0, 1, UP_TO_BYTES + 1])
+@pytest.mark.parametrize("size", [0, 1, IN_ONE_BYTES + 1])
 def test_what_a_server_says_behind_an_answer_is_no_part_of_the_next(size: int, left: int) -> None:
     longer = Step(CREATED.data + LEFT_BEHIND[:left])
     with pool_at(longer, answer(201, headers={"ETag": '"v2"'})) as (pool, server):
@@ -171,7 +210,7 @@ def test_a_head_that_is_too_long_is_not_taken_for_whole() -> None:
 def test_an_answer_to_a_body_that_did_not_go_whole_ends_its_connection() -> None:
     stream = _Halfway(CREATED.data)
     closed: list[bool] = []
-    got, _ = direct_put.put(stream, "/f", [], b"body", lambda: closed.append(True), lambda: None)
+    got, _ = direct_put.put(stream, "/f", [], (b"body",), lambda: closed.append(True), lambda: None)
     assert got is not None
     got.close()
     assert (got.status, closed) == (201, [True])
@@ -199,7 +238,7 @@ class _Halfway(DeadlineStream):
     def __init__(self, data: bytes) -> None:
         self._data = data
 
-    def write_all(self, data: bytes) -> None:
+    def write_all(self, data: Buffer) -> None:
         raise httpcore.WriteError("reset")
 
     @property
