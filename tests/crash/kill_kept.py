@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -63,6 +64,7 @@ class KeptFigures(Figures):
     keepers: int = 0
     not_there: int = 0  # kills that came before the successor served
     upgrades: int = 0
+    commands: Counter[str] = field(default_factory=Counter)
     downs: int = 0  # kills at which the remote went away, so that no successor reaches it
 
     def summary(self) -> str:
@@ -70,7 +72,8 @@ class KeptFigures(Figures):
         return (
             f"{sum(self.kills.values())} kills ({self.not_there} of a daemon that did not serve "
             f"yet, {self.downs} while the remote went away, {self.keepers} with the keeper), "
-            f"{self.upgrades} upgrades, {calls} acknowledged calls, the longest "
+            f"{self.upgrades} upgrades, {sum(self.commands.values())} commands "
+            f"({', '.join(sorted(self.commands))}), {calls} acknowledged calls, the longest "
             f"{self.longest_s:.1f} s; {self.files} files ({self.bytes / 1e9:.1f} GB) compared, "
             f"{self.drains} drains with {self.objects} objects; {len(self.losses)} losses"
         )
@@ -246,6 +249,8 @@ class KeptKills:
 
     def _kill_one(self) -> str:
         rng, name = self._rng, "at random"
+        if not self.plan.is_quick and rng.random() < 0.2:
+            self._command()
         if rng.random() < 0.7:
             self._mount.wait_ready()
         server = self._server
@@ -277,6 +282,16 @@ class KeptKills:
         if self._server is not None:
             self._server.clear_faults()
             self._server.release()
+
+    def _command(self) -> None:
+        """What a user may ask for meanwhile of a directory that others work in; or of none."""
+        rng = self._rng
+        what = rng.choice((["pin", "--no-wait"], ["pin"], ["unpin"], ["refresh"], ["warm"]))
+        top = self._mount.path / rng.choice(self.plan.workers)
+        done = self._mount.cli(*what, str(top))
+        self.figures.commands[f"{what[0]}: {done.returncode}"] += 1
+        if "Traceback" in done.stderr:
+            self._lose(what[0], [done.stderr])
 
     def _upgrade(self) -> str:
         """Alone, or while a daemon dies: then it is the successor's, or begins anew with it."""
