@@ -9,7 +9,6 @@ from collections.abc import Callable
 from mountd.errors import ChangedElsewhere, FileSystemError, NotEmpty, NotSent, Stale, Unreachable
 from mountd.sync.queue import SyncQueue
 from mountd.vfs.filesystem import FileSystem
-from mountd.vfs.listing_rows import row_of
 from mountd.vfs.nodes import Directory
 from mountd_cache.changes import Change
 from mountd_cache.journal import Journal
@@ -37,6 +36,13 @@ class OnRemote:
         self._ledger = journal.ledger
         self._wait_s = wait_s
         self._remote_is_up = remote_is_up
+        # Keys that are to go, and whether somebody else's is there.
+        self._awaited: dict[str, bool] = {}
+        fs.queue_view.found_foreign = self._found_foreign
+
+    def _found_foreign(self, key: str) -> None:
+        if key in self._awaited:
+            self._awaited[key] = True
 
     def check(self) -> None:
         """Before a name is changed. Raises Unreachable where the remote is known to be away: better
@@ -81,12 +87,13 @@ class OnRemote:
         if change.is_clean:
             return
         key = change.key
-        left = await self._sent(key)
-        now = self._ledger.changes.get(key)
-        self._check(left, key, now)
-        cached = self._fs.tree.cache.get(change.directory)
-        is_listed = cached is not None and row_of(cached.listing, change.directory, key) >= 0
-        if is_listed if now is None else not now.is_gone:
+        self._awaited[key] = False
+        try:
+            left = await self._sent(key)
+        finally:
+            is_lost = self._awaited.pop(key, False)
+        self._check(left, key, self._ledger.changes.get(key))
+        if is_lost:
             if key.endswith("/"):
                 raise NotEmpty(change.name)
             raise ChangedElsewhere(f"{key!r} changed on the remote, and is not removed")

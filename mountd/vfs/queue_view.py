@@ -28,8 +28,8 @@ class SentBody(Body, Protocol):
 
 
 class QueueView:
-    """Never waits. `invalidate` is told (directory inode, name) pairs that the kernel must forget;
-    it must not wait either."""
+    """Never waits. `invalidate` is told (directory inode, name) pairs that the kernel must forget,
+    `found_foreign` keys at which somebody else's was found; they must not wait either."""
 
     def __init__(
         self, tree: Tree, files: OpenFiles, writes: Writes, names: Namespace, folding: Folding
@@ -40,6 +40,7 @@ class QueueView:
         self._names = names
         self._folding = folding
         self.invalidate: Callable[[list[tuple[int, bytes]]], None] = lambda entries: None
+        self.found_foreign: Callable[[str], None] = lambda key: None
 
     def is_open_for_writing(self, number: int) -> bool:
         return self._writes.is_open_for_writing(number)
@@ -67,6 +68,7 @@ class QueueView:
         What the kernel has of the inode that was there, pages and size, is not what the remote has,
         and the inode may live on under another name: what is at `key` gets a new one.
         """
+        self.found_foreign(key)
         name = key.removesuffix("/")
         directory = name[: name.rfind("/") + 1]
         self._tree.disown(directory, key, self._names.new_number())

@@ -106,6 +106,10 @@ def test_what_somebody_else_has_changed_is_busy_and_stays(
     assert (mount.path / "theirs").stat().st_size == len(b"and another, longer one")
     s3_server.put("b", "theirs", b"and a last one")
     assert errno_of(lambda: os.truncate(mount.path / "theirs", 0)) == "EBUSY"
+    (mount.path / "just-made").write_bytes(b"which no listing has")
+    s3_server.put("b", "just-made", b"of others")
+    assert errno_of((mount.path / "just-made").unlink) == "EBUSY"
+    s3_server.delete("b", "just-made")
     mount.cli("flush", str(mount.path))
     found = {key: s3_server.read("b", key) for key in keys(s3_server) if key[0] != "d"}
     assert found.pop("theirs") == b"and a last one"
