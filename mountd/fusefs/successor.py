@@ -50,7 +50,9 @@ class SuccessorOperations(Operations):
             return await super().mkdir(parent_inode, name, mode, ctx)
         except pyfuse3.FUSEError as error:
             _unless(again, error, errno.EEXIST)
-            return await self._made(error, parent_inode, name, ctx)
+            entry = await self._made(error, parent_inode, name, ctx)
+            await self._wait_for("mkdir", (parent_inode, name))
+            return entry
 
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
@@ -60,7 +62,9 @@ class SuccessorOperations(Operations):
             return await super().mknod(parent_inode, name, mode, rdev, ctx)
         except pyfuse3.FUSEError as error:
             _unless(again, error, errno.EEXIST)
-            return await self._made(error, parent_inode, name, ctx)
+            entry = await self._made(error, parent_inode, name, ctx)
+            await self._wait_for("mknod", (parent_inode, name))
+            return entry
 
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
@@ -70,7 +74,9 @@ class SuccessorOperations(Operations):
             return await super().symlink(parent_inode, name, target, ctx)
         except pyfuse3.FUSEError as error:
             _unless(again, error, errno.EEXIST)
-            return await self._made(error, parent_inode, name, ctx)
+            entry = await self._made(error, parent_inode, name, ctx)
+            await self._wait_for("symlink", (parent_inode, name))
+            return entry
 
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
@@ -98,6 +104,13 @@ class SuccessorOperations(Operations):
         if is_noted or number in self._tree.ledger.by_number:
             return entry
         raise error
+
+    async def _wait_for(self, handler: str, *where: tuple[int, bytes]) -> None:
+        """What the dead one has done may not be on the remote yet."""
+        try:
+            await self._changed(*((self._tree.directory(inode), name) for inode, name in where))
+        except Exception as error:
+            self._fail(handler, error)
 
     async def setattr(
         self,
@@ -132,6 +145,7 @@ class SuccessorOperations(Operations):
             await super().unlink(parent_inode, name, ctx)
         except pyfuse3.FUSEError as error:
             _unless(again, error, errno.ENOENT)
+            await self._wait_for("unlink", (parent_inode, name))
 
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         again = self.successor.resent
@@ -139,6 +153,7 @@ class SuccessorOperations(Operations):
             await super().rmdir(parent_inode, name, ctx)
         except pyfuse3.FUSEError as error:
             _unless(again, error, errno.ENOENT)
+            await self._wait_for("rmdir", (parent_inode, name))
 
     async def rename(
         self,
@@ -164,6 +179,9 @@ class SuccessorOperations(Operations):
                 await self._move_along(number, *where)
             except (FileSystemError, RemoteError, OSError) as error:
                 log.info("%r was moved, and its inodes are new: %s", name_new, error)
+            await self._wait_for(
+                "rename", (parent_inode_new, name_new), (parent_inode_old, name_old)
+            )
 
     async def _rename(
         self,

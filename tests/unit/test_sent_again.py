@@ -11,11 +11,13 @@ import pyfuse3
 import pytest
 
 from mountd.errors import NoEntry
+from mountd.fusefs.operations import ownership
 from mountd.fusefs.successor import SuccessorOperations
 from mountd.fusefs.takeover import Successor
 from mountd.kept.record import Record
 from mountd.types import Entry
-from mountd.vfs.nodes import ROOT
+from mountd.vfs.nodes import ROOT, Directory
+from mountd.vfs.virtual_files import VirtualFiles
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import MountedFiles, mounted_files, walk
 from tests.unit.test_kept_record import GREETING
@@ -31,8 +33,33 @@ class SentAgain:
     resent: bool = True
 
 
-def successor_of(mount: MountedFiles, record: Record) -> SuccessorOperations:
+class WaitedFor:
+    """durability = "remote": the names that somebody has waited for."""
+
+    def __init__(self) -> None:
+        self.waited: list[bytes] = []
+
+    def check(self) -> None:
+        pass
+
+    async def file(self, fh: int) -> None:
+        pass
+
+    async def node(self, number: int) -> None:
+        pass
+
+    async def names(self, *where: tuple[Directory, bytes]) -> None:
+        self.waited += [name for _, name in where]
+
+
+def successor_of(
+    mount: MountedFiles, record: Record, on_remote: WaitedFor | None = None
+) -> SuccessorOperations:
     found, operations = go_on(mount, record)
+    if on_remote is not None:
+        virtual, owner = VirtualFiles(lambda: b""), ownership(0, 0, 0o022)
+        operations = SuccessorOperations(mount.fs, virtual, owner, xattrs=True, on_remote=on_remote)
+        operations.notes = found
     operations.successor = cast(Successor, SentAgain())
     operations.former_directories = found.directories()
     return operations
@@ -78,6 +105,23 @@ async def test_a_name_that_the_dead_daemon_has_made_is_what_was_asked_for(
         operations = successor_of(mount, record)
         for _ in range(2):
             assert await error_of(made_by(operations, kind, b"new")) == 0
+
+
+async def test_what_the_dead_daemon_has_done_is_waited_for_where_the_remote_is_to_have_it(
+    tmp_path: Path,
+) -> None:
+    record, waited = Record(GREETING, b""), WaitedFor()
+    async with mounted_files(MemoryStore(), tmp_path) as mount:
+        note(mount, record)
+        operations = successor_of(mount, record, waited)
+        for kind in ("mkdir", "symlink", "mknod"):
+            for _ in range(2):
+                assert await error_of(made_by(operations, kind, kind.encode())) == 0
+        for _ in range(2):
+            assert await error_of(operations.rmdir(ROOT, b"mkdir", CONTEXT)) == 0
+            assert await error_of(operations.unlink(ROOT, b"mknod", CONTEXT)) == 0
+    made_twice = [b"mkdir"] * 2 + [b"symlink"] * 2 + [b"mknod"] * 2
+    assert waited.waited == [*made_twice, b"mkdir", b"mknod", b"mkdir", b"mknod"]
 
 
 async def test_a_directory_that_the_dead_daemon_had_noted_is_its_own_also_when_it_was_sent(
