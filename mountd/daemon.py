@@ -54,6 +54,7 @@ from mountd.running.upkeep import (
 )
 from mountd.running.writeback import UP, WriteBack
 from mountd.service.supervision import Life, Supervision, last_words, words_of
+from mountd.sync.open_moves import OpenMoves
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.virtual_files import VirtualFiles
@@ -177,7 +178,9 @@ class Daemon:
             *(plan, folder, self.fs, self.block_files, self.journal), max_parallel=max_parallel
         )
         unfinished = UnfinishedUploads.load(folder.path / "uploads")
-        self.write_back = WriteBack(self.journal, self.fs, self.remote, settings, unfinished)
+        moves = OpenMoves(folder.path / "moves")
+        moves.load()
+        self.write_back = WriteBack(self.journal, self.fs, self.remote, settings, unfinished, moves)
         self.prober = Prober(self.remote.health, self.write_back.queue.wake)
         self.write_back.hurry = self.prober.hurry
         self.fuse = FuseMount(plan.mountpoint)

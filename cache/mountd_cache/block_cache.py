@@ -374,7 +374,8 @@ def _fetched(begun: deque[Fetch]) -> tuple[Fetch, memoryview | None, Exception |
     if fetch.given_up:
         return fetch, None, TimeoutError("given up before it was begun")
     try:
-        data = memoryview(fetch.file.fetch(fetch.start, fetch.end, fetch.urgent))
+        fetch.by = fetch.file.fetch
+        data = memoryview(fetch.by(fetch.start, fetch.end, fetch.urgent))
     except Exception as exc:
         return fetch, None, exc
     except BaseException as exc:

@@ -37,6 +37,7 @@ class Fetch:
     given_up: bool = False  # nobody finds it any more; what it brings is dropped
     is_background: bool = False  # for no reader at all
     is_streamed: bool = False  # its reader comes for all of it soon, and takes it from memory
+    by: FetchFn | None = None  # what the worker thread called
     written: trio.Event | None = None  # set when no part of it waits for a writer any more
     idle_since_s: float = 0.0
 
@@ -344,13 +345,14 @@ class CachedFile:
 
 
 async def _ended(fetches: list[Fetch]) -> Exception | None:
-    """Waits for all; raises an urgent fetch's error, returns that of one that was not."""
+    """Waits for all; raises an urgent fetch's error. Returns that of one that was not, or that
+    came by a way that is no longer the file's: it has another name by now."""
     last_error: Exception | None = None
     for fetch in fetches:
         await fetch.done.wait()
         if fetch.error is not None:
             last_error = fetch.error
-            if fetch.urgent:
+            if fetch.urgent and fetch.by in (None, fetch.file.fetch):
                 raise fetch.error
     return last_error
 

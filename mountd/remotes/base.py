@@ -115,7 +115,8 @@ class Capabilities:
     `root_denied`: which of those letters hold for the root, whatever anybody's rights.
     `tree_versions`: a directory's version, where it isn't "", changes with anything below it, and
     never comes back.
-    `tells_quota`, `native_move`, `removes_trees`: the doors of `optional_doors` work.
+    `tells_quota`, `native_move`, `moves_files`, `removes_trees`: the doors of `optional_doors`
+    work.
     `lists_for_nothing`: listings and stats are answered from memory and are no requests.
     """
 
@@ -134,6 +135,7 @@ class Capabilities:
     key_limit: KeyLimit | None = None
     tells_quota: bool = False
     native_move: bool = False
+    moves_files: bool = False
     removes_trees: bool = False
     keeps_modes: bool = False
     sets_mtime: bool = False

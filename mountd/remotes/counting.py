@@ -16,6 +16,7 @@ from mountd.remotes.latency import Latencies, tell
 from mountd.remotes.optional_doors import (
     keeps_version_in,
     move_dir_in,
+    move_file_in,
     prepare_changes_in,
     quota_of,
     remove_tree_in,
@@ -222,6 +223,11 @@ class CountingStore:
         self._count_put()
         with self._timing("move_dir", source):
             move_dir_in(self._store, source, key)
+
+    def move_file(self, source: str, version: str, key: str) -> Entry:
+        self._count_put()
+        with self._timing("move_file", source):
+            return move_file_in(self._store, source, version, key)
 
     def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
         self._count_put()

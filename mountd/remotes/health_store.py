@@ -18,6 +18,7 @@ from mountd.remotes.health import RemoteHealth
 from mountd.remotes.optional_doors import (
     keeps_version_in,
     move_dir_in,
+    move_file_in,
     prepare_changes_in,
     quota_of,
     remove_tree_in,
@@ -81,6 +82,9 @@ class HealthStore:
 
     def move_dir(self, source: str, key: str) -> None:
         self._write(lambda: move_dir_in(self._store, source, key))
+
+    def move_file(self, source: str, version: str, key: str) -> Entry:
+        return self._write(lambda: move_file_in(self._store, source, version, key))
 
     def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
         self._write(lambda: remove_tree_in(self._store, key, inside))

@@ -159,6 +159,7 @@ class NextcloudStore:
             sets_mtime=may_be_nextcloud,
             name_rules=known.names,
             native_move=known.is_nextcloud,
+            moves_files=known.is_nextcloud,
             removes_trees=known.keeps_trash,
             tree_versions=may_be_nextcloud,
         )
@@ -222,6 +223,10 @@ class NextcloudStore:
     def move_dir(self, source: str, key: str) -> None:
         """One MOVE: what is inside keeps its ids, shares and old versions."""
         self._writer.move_dir(source, key)
+
+    def move_file(self, source: str, version: str, key: str) -> Entry:
+        """One MOVE: it keeps its id, shares and old versions."""
+        return self._writer.move_file(source, version, key)
 
     def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
         """Into the trash, as one thing."""

@@ -34,6 +34,7 @@ from mountd.remotes.nextcloud_assembly import Goal
 from mountd.remotes.nextcloud_chunks import ChunkedUploads, Looks
 from mountd.remotes.nextcloud_dav import Details, all_sums_in
 from mountd.remotes.nextcloud_features import FeaturesDoor
+from mountd.remotes.nextcloud_moves import move_file
 from mountd.remotes.nextcloud_removal import remove_tree
 from mountd.remotes.nextcloud_times import SECOND_NS, NextcloudTimes
 from mountd.remotes.nextcloud_version import has_lost_its_sum, version_made
@@ -207,6 +208,15 @@ class NextcloudWriter:
             until_s = self._pool.deadline_s()
             if not self._changes.move(source, key, until_s, overwrite=False):
                 raise VersionChanged(f"something is at {key!r}")
+
+    def move_file(self, source: str, version: str, key: str) -> Entry:
+        """See `optional_doors`, and `nextcloud_moves`."""
+        if self._writer() is self._plain:
+            raise Unsupported("this server gives what it moves another id")
+        self._prover.for_change(key)
+        with self._locks_explained(source):
+            until_s = self._pool.deadline_s()
+            return move_file(self._reader, self._changes, until_s, source, version, key)
 
     def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
         """See `optional_doors`, and `nextcloud_removal` for what is proved."""

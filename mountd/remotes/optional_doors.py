@@ -29,6 +29,20 @@ class MovesDirectories(Protocol):
 
 
 @runtime_checkable
+class MovesFiles(Protocol):
+    def move_file(self, source: str, version: str, key: str) -> Entry:
+        """Gives that version of a file another key, on the remote's side and in one step; what
+        hangs on it there goes along, as does its mtime. The entry is as it is at `key`.
+
+        NotFound where it, or the new parent, is missing; VersionChanged where it is another
+        version, or something is at `key`; Unsupported where it can't be told that this is one
+        step. After Unreachable, Throttled and Locked it may have happened, or may happen yet; a
+        proxy may have sent it twice, so after NotFound and VersionChanged, too: then look.
+        """
+        ...
+
+
+@runtime_checkable
 class RemovesTrees(Protocol):
     def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
         """Removes a directory with all that is in it, by one request. `inside`: every key that may
@@ -139,6 +153,13 @@ def move_dir_in(store: RemoteStore, source: str, key: str) -> None:
     if not isinstance(store, MovesDirectories):
         raise Unsupported("this remote moves no directories")
     store.move_dir(source, key)
+
+
+def move_file_in(store: RemoteStore, source: str, version: str, key: str) -> Entry:
+    """As `MovesFiles.move_file`. Unsupported where a file is copied and deleted."""
+    if not isinstance(store, MovesFiles):
+        raise Unsupported("this remote moves no files")
+    return store.move_file(source, version, key)
 
 
 def remove_tree_in(store: RemoteStore, key: str, inside: Mapping[str, str]) -> None:

@@ -32,6 +32,7 @@ from mountd.remotes.optional_doors import (
     checksums_in,
     keeps_version_in,
     move_dir_in,
+    move_file_in,
     prepare_changes_in,
     quota_of,
     remove_tree_in,
@@ -225,6 +226,10 @@ class RetryingStore:
     def move_dir(self, source: str, key: str) -> None:
         with self._deadline(self._timeout_s):
             move_dir_in(self._store, source, key)
+
+    def move_file(self, source: str, version: str, key: str) -> Entry:
+        with self._deadline(self._timeout_s):
+            return move_file_in(self._store, source, version, key)
 
     def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
         with self._deadline(self._timeout_s):

@@ -18,6 +18,7 @@ from mountd.remotes.stack import RemoteStack
 from mountd.repeated_warnings import GoesOn
 from mountd.sync.base import QueueItem
 from mountd.sync.giving_way import GivingWay
+from mountd.sync.open_moves import OpenMoves
 from mountd.sync.queue import SyncQueue
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
@@ -55,6 +56,7 @@ class WriteBack:
         remote: RemoteStack,
         settings: Settings,
         unfinished: UnfinishedUploads | None = None,
+        open_moves: OpenMoves | None = None,
     ) -> None:
         self._journal = journal
         self._fs = fs
@@ -74,6 +76,7 @@ class WriteBack:
             pressed=lambda: fs.writes.is_pressed,
             spare=fs.last_readers.spare,
             unfinished=unfinished,
+            open_moves=open_moves,
             giving_way=GivingWay(
                 lambda: fs.writes.opens,
                 lambda: fs.writes.is_little,

@@ -1,6 +1,6 @@
 """The doors of the sync queue: the journal below it, the file system above it, what it tells."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -70,6 +70,14 @@ class QueueView(Protocol):
 
     def sent(self, change: Change) -> None:
         """This change is CLEAN now."""
+        ...
+
+    def moved(self, old: Base, new: Base) -> None:
+        """The remote has given the version `old` the key of `new`: who reads it reads it there."""
+        ...
+
+    def nameless_over(self, base: Base) -> Sequence[Content]:
+        """Those of open files without a name that are made from that version."""
         ...
 
     def foreign(self, key: str) -> None:

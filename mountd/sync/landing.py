@@ -116,7 +116,7 @@ def base_moved(ledger: Ledger, old: Base, new: Base, keys: Sequence[str]) -> Row
             changes.append(replace(change, base=new))
         content = ledger.content_of(change)
         if content is not None and _is_of(content.base, old):
-            contents.append(_with_base(content, new))
+            contents.append(with_base(content, new))
     return Rows(changes=tuple(changes), contents=tuple(contents))
 
 
@@ -143,7 +143,7 @@ def _moved_contents(ledger: Ledger, sent: Sent) -> tuple[Content, ...]:
     content = ledger.contents.get(sent.change.content)
     if content is None or content.base is None or content.base.key != sent.change.key:
         return ()
-    return (_with_base(content, Base(sent.change.key, sent.version, sent.size)),)
+    return (with_base(content, Base(sent.change.key, sent.version, sent.size)),)
 
 
 def _rebased(ledger: Ledger, sent: Sent, rows: Rows) -> Rows:
@@ -162,7 +162,7 @@ def _is_of(base: Base | None, old: Base) -> bool:
     return base is not None and (base.key, base.version) == (old.key, old.version)
 
 
-def _with_base(content: Content, base: Base) -> Content:
+def with_base(content: Content, base: Base) -> Content:
     made = content.copy()
     made.base = base
     return made

@@ -30,10 +30,12 @@ from mountd.sync.by_hand import ByHand
 from mountd.sync.call_threads import CallThreads
 from mountd.sync.drain import Drain
 from mountd.sync.failures import Failures
+from mountd.sync.file_move import FileMoves
 from mountd.sync.giving_way import POLL_S, GivingWay
 from mountd.sync.lanes import Lanes
 from mountd.sync.leftovers import Leftovers
 from mountd.sync.lost_race import LostRaces
+from mountd.sync.open_moves import OpenMoves
 from mountd.sync.remote_names import NamespaceSender
 from mountd.sync.retry import StillRead
 from mountd.sync.schedule import Moment, Schedule, touches
@@ -83,14 +85,15 @@ class SyncQueue:
         pressed: Callable[[], bool] = lambda: False,
         spare: Callable[[Change], Awaitable[bool]] | None = None,
         unfinished: UnfinishedUploads | None = None,
+        open_moves: OpenMoves | None = None,
         giving_way: GivingWay | None = None,
     ) -> None:
         """`small_at_once`: how many may be under way when they are small, if that is more than
         `max_transfers`; `small_now`: how many of these by now. `pressed`: whether there is so
         little room left for staged bytes that nothing may wait; who makes it so calls `wake`.
         `spare`: awaited before a change is sent,
-        False where what it replaces is still read. `unfinished`: uploads that former
-        processes have begun. `giving_way`: None to send whatever programs do."""
+        False where what it replaces is still read. `unfinished`, `open_moves`: uploads and renames
+        that former processes have begun. `giving_way`: None to send whatever programs do."""
         self._pressed = pressed
         self._spare = spare
         self._journal = journal
@@ -140,6 +143,11 @@ class SyncQueue:
             self._ledger, asker, self._namespace, self._in_flight, self._failures.troubles
         )
         self._bring_in = BringIn(journal, asker, view)
+        self._held: list[str] = []
+        self._moves = FileMoves(
+            *(journal, asker, view, open_moves or OpenMoves(), self._in_flight, self.holding),
+            wall_clock=wall_clock,
+        )
         self._contents_in_flight: dict[int, str] = {}
         self._troubles = self._failures.troubles
         self._tally = Tally(self._ledger, self._in_flight, self._troubles)
@@ -149,7 +157,6 @@ class SyncQueue:
         self._schedule: Schedule | None = None
         self._drains: list[Drain] = []
         self._urgent: set[str] = set()  # what must go before what somebody waits for
-        self._held: list[str] = []
         self._woken = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._look_cost_s = 0.0
@@ -169,6 +176,7 @@ class SyncQueue:
     async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._moves.begin(nursery)
             task_status.started()
             while True:
                 await self._give_way()
@@ -283,12 +291,13 @@ class SyncQueue:
 
     async def find_base(self, key: str, base: Base) -> bool:
         """For a reader of the change at `key`: see `FileSender.find_base`. Raises RemoteErrors."""
-        return await self._sender.find_base(key, base)
+        return await self._moves.find(base) or await self._sender.find_base(key, base)
 
     def is_sending(self, *below: str) -> bool:
         """See `mountd.vfs.writes.Queue`."""
         flights = self._in_flight.values()
-        return any(touches(self._ledger, flight.change, below) for flight in flights)
+        is_sent = any(touches(self._ledger, flight.change, below) for flight in flights)
+        return is_sent or self._moves.is_at(*below)
 
     @contextmanager
     def holding(self, *below: str) -> Iterator[None]:
@@ -449,7 +458,7 @@ class SyncQueue:
             self._lost.conflict(change)
             self._doubts.clear(change.key)
         except BaseGone as gone:
-            if await self._sender.find_base(change.key, gone.base):
+            if await self.find_base(change.key, gone.base):
                 return
             if not await self._bring_in.from_cache(change.key, gone.base.key):
                 self._lost.base_gone(change.key, gone.base)
@@ -468,6 +477,9 @@ class SyncQueue:
             return
         if change.kind is not ChangeKind.FILE:
             await self._namespace.send(change)
+            return
+        is_moved = await self._moves.send(change, self._make_way)
+        if is_moved or self._ledger.changes.get(change.key) is not change:
             return
         began_s = trio.current_time()
         await self._uploader.send(change)

@@ -186,6 +186,17 @@ class OpenFiles:
         """Others have moved the file, and its inode is at its new place now."""
         self.rebind(node.number, self.remote_file_of(node))
 
+    def followed(self, old: Base, new: Base) -> None:
+        """That version is at another key now: who reads it there goes on."""
+        self._rebound += 1
+        for handle in list(self._by_key.get(old.key, ())):
+            if handle.file.version == old.version:
+                self._leave_key(handle)
+                file = self.file_at(new.key, new.version, new.size, handle.file.mtime_ns)
+                _rebind(handle, file)
+                self._by_key.setdefault(new.key, []).append(handle)
+                self.note(handle.node.number)
+
     def moved(self, old: str, new: str) -> None:
         """All that was below a directory is below another now."""
         self._rebound += 1

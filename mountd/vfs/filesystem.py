@@ -1,14 +1,13 @@
 """The file system without FUSE: tree, open files, writes and names together, as fusefs calls them
 and as tests do without a kernel."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 
 import trio
 from typing_extensions import Buffer
 
-from mountd.errors import NoAttribute, ReadOnly, RemoteError, Stale
+from mountd.errors import NoAttribute, ReadOnly, Stale
 from mountd.remotes.base import RemoteStore
 from mountd.vfs.asking import Asking
 from mountd.vfs.attributes import NewAttributes, SetAttributes
@@ -23,6 +22,7 @@ from mountd.vfs.namespace import Namespace
 from mountd.vfs.nodes import Attributes, Directory, Node
 from mountd.vfs.overlay import is_changed
 from mountd.vfs.queue_view import QueueView
+from mountd.vfs.replaced_by_us import ReplacedByUs
 from mountd.vfs.subtree import Subtree
 from mountd.vfs.tree import Tree
 from mountd.vfs.user_xattrs import UserXattrs, check_name
@@ -30,11 +30,9 @@ from mountd.vfs.whole_move import WholeMoves
 from mountd.vfs.writes import Writes
 from mountd_cache.block_cache import BlockCache
 from mountd_cache.block_folder import FULL_ERRNOS
-from mountd_cache.changes import Base, Content
+from mountd_cache.changes import Content
 from mountd_cache.journal import Journal
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
-
-log = logging.getLogger(__name__)
 
 STATE, ETAG, URL = b"user.mountd.state", b"user.mountd.etag", b"user.mountd.url"
 # A state of more blocks than this is told from this many, evenly spread: a 5 TB file has 5 million.
@@ -105,6 +103,7 @@ class FileSystem:
         self.folding = Folding(journal, self.tree, metadata)
         self.asking = Asking(self.tree, wait_s=wait_s, is_wanted=asks_for_metadata)
         self.user_xattrs = UserXattrs(self.tree, journal, self.asking, self.attributes_of_files)
+        self._replaced_by_us = ReplacedByUs(self.tree, self.files, self.writes)
         self.last_readers = LastReaders(self.files, self.writes, keeps=self.files.keeps)
         self.queue_view = QueueView(self.tree, self.files, self.writes, self.names, self.folding)
         self.keeping: Keeping = NothingKept()
@@ -134,7 +133,9 @@ class FileSystem:
             try:
                 return await self.files.open(node, writes=writes)
             except Stale:
-                if not await self._has_other_key(node) and not await self._found_sent(number):
+                if not await self._has_other_key(node) and not await self._replaced_by_us.found(
+                    number
+                ):
                     raise
                 return await self.files.open(node, writes=writes)
         except BaseException:
@@ -155,7 +156,7 @@ class FileSystem:
                 # It may have been our own upload that replaced what was being read.
                 if self._has_moved(handle, file, content):
                     continue
-                await self._has_other_key(handle.node) or await self._found_sent(number)
+                await self._has_other_key(handle.node) or await self._replaced_by_us.found(number)
                 if not self._has_moved(handle, file, content):
                     raise
 
@@ -167,28 +168,6 @@ class FileSystem:
     async def _has_other_key(self, node: Node) -> bool:
         """Whether the remote was moving a directory that it is in; waits for the end of that."""
         return node.parent is not None and await self.tree.moving.over(node.parent.key)
-
-    async def _found_sent(self, number: int) -> bool:
-        """Whether it was a state of this file, sent before a crash or without an answer, that
-        replaced the version that the ledger believes in; now ledger and handles know it."""
-        change = self.tree.ledger.by_number.get(number)
-        if change is None or change.is_clean or change.is_directory:
-            return False
-        content = self.tree.ledger.content_of(change)
-        base = content.base if content is not None else change.base
-        if content is None and base is None:
-            base = Base(change.key, change.expect, change.size)
-        if base is None:
-            return False
-        is_found = False
-        try:
-            with trio.move_on_after(self.tree.wait_s):
-                is_found = await self.writes.queue.find_base(change.key, base)
-        except RemoteError as error:
-            log.debug("whose %r is could not be asked: %s", base.key, error)
-        if is_found and content is None and self.files.is_open(number):
-            self.files.rebind(number, self.files.remote_file_of(self.tree.node(number)))
-        return is_found
 
     async def _read_start(self, number: int, size: int) -> bytes:
         """The first bytes of a file."""

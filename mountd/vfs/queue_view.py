@@ -1,6 +1,6 @@
 """What the sync queue may know of the file system, and what it tells it."""
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Protocol
 
 from typing_extensions import Buffer
@@ -14,7 +14,7 @@ from mountd.vfs.namespace import Namespace
 from mountd.vfs.row_attributes import carried, is_partial, known
 from mountd.vfs.tree import Tree
 from mountd.vfs.writes import Writes
-from mountd_cache.changes import BASE, Base, Change
+from mountd_cache.changes import BASE, Base, Change, Content
 
 # Larger files (checkpoints, archives) are rarely read again soon, and would push out what is.
 MAX_KEPT_BYTES = 64 << 20
@@ -61,6 +61,16 @@ class QueueView:
         if not change.is_gone and not change.is_directory and not change.content:
             file = self._files.file_at(change.key, change.expect, change.size, change.mtime_ns)
             self._files.rebind(change.number, file)
+
+    def moved(self, old: Base, new: Base) -> None:
+        """As `QueueView.moved`."""
+        self._files.followed(old, new)
+
+    def nameless_over(self, base: Base) -> Sequence[Content]:
+        """As `QueueView.nameless_over`."""
+        nameless = (content for _, content in self._writes.unlinked_contents())
+        at = base.key, base.version
+        return [c for c in nameless if c.base and (c.base.key, c.base.version) == at]
 
     def foreign(self, key: str) -> None:
         """What the remote has at `key` is not ours (any more): its directory is looked at again.

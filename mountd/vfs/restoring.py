@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from mountd.errors import FileSystemError, Stale
-from mountd.vfs.files import Handle
+from mountd.vfs.files import Handle, RemoteFile
 from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.following import mark_of
 from mountd.vfs.listing_rows import FIRST_DERIVED
@@ -59,8 +59,7 @@ def restore(fs: FileSystem, noted: Noted) -> None:
         lost = file.number in noted.gone and _lost_its_name(fs.tree, file)
         node.is_nameless = file.is_nameless or lost
         node.lookups = HELD
-        remote = fs.files.file_at(file.key, file.version, file.size, file.mtime_ns)
-        fs.files.put(handle, Handle(node, remote, file.writes))
+        fs.files.put(handle, Handle(node, _remote_file(fs, node, file), file.writes))
         if file.writes:
             fs.writes.reopened(file.number)
     closed: list[int] = []
@@ -75,6 +74,17 @@ def restore(fs: FileSystem, noted: Noted) -> None:
     if closed:
         with suppress(OSError):  # then the next start drops them
             fs.writes.journal.commit(Rows(drop=tuple(closed)), reserve=True)
+
+
+def _remote_file(fs: FileSystem, node: Node, file: NotedFile) -> RemoteFile:
+    """What its handle read; at another key where the journal knew that before it was noted."""
+    noted = fs.files.file_at(file.key, file.version, file.size, file.mtime_ns)
+    if file.version and not node.is_nameless:
+        with suppress(FileSystemError):
+            now = fs.files.remote_file_of(node)
+            if (now.version, now.size) == (file.version, file.size):
+                return now
+    return noted
 
 
 def _node_of(tree: Tree, file: NotedFile) -> Node:

@@ -22,13 +22,26 @@ from typing_extensions import Buffer
 
 from mountd.errors import Unreachable
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
-from mountd.remotes.optional_doors import move_dir_in, prepare_changes_in, remove_tree_in
+from mountd.remotes.optional_doors import (
+    move_dir_in,
+    move_file_in,
+    prepare_changes_in,
+    remove_tree_in,
+)
 from mountd.types import Entry
 
 # "write" is any of those that change something.
 Reads = Literal["stat", "list", "read", "identify", "list_tree"]
 Writes = Literal[
-    "put", "put_delta", "delete", "copy", "make_dir", "remove_dir", "move_dir", "remove_tree"
+    "put",
+    "put_delta",
+    "delete",
+    "copy",
+    "make_dir",
+    "remove_dir",
+    "move_dir",
+    "move_file",
+    "remove_tree",
 ]
 Operation = Reads | Writes | Literal["abandon", "write", "*"]
 HANG_LIMIT_S = 30.0
@@ -180,6 +193,11 @@ class FaultStore:
 
     def move_dir(self, source: str, key: str) -> None:
         self._around("move_dir", key, lambda: move_dir_in(self._store, source, key))
+
+    def move_file(self, source: str, version: str, key: str) -> Entry:
+        return self._around(
+            "move_file", key, lambda: move_file_in(self._store, source, version, key)
+        )
 
     def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
         self._around("remove_tree", key, lambda: remove_tree_in(self._store, key, inside))

@@ -1,6 +1,6 @@
 """A tiny file system over a journal, which builds the rows that the vfs builds."""
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 
 from mountd.remotes.base import RemoteStore
@@ -78,6 +78,13 @@ class LocalTree:
             self._see(change.key, entry)
         self.journal.commit(Rows(forget=(change.key,)))
 
+    def moved(self, old: Base, new: Base) -> None:
+        if (old.key, old.version) in self.cached:
+            self.cached[new.key, new.version] = self.cached[old.key, old.version]
+
+    def nameless_over(self, base: Base) -> Sequence[Content]:
+        return ()
+
     def foreign(self, key: str) -> None:
         self.foreigners.append(key)
         self._numbers.pop(key, None)
@@ -149,6 +156,8 @@ class LocalTree:
                 made = replace(made, base=None, state=ChangeState.CLEAN)
         gone = self._new(key, ChangeKind.GONE_FILE)
         gone = replace(gone, expect=change.expect, number=change.number)
+        if change.is_clean:
+            gone = replace(gone, mtime_ns=change.mtime_ns, attributes=change.attributes)
         drop = (target.content,) if target is not None and target.content else ()
         self._commit((made, gone), drop=drop)
 

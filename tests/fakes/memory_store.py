@@ -165,9 +165,8 @@ class MemoryStore:
         """Removes an object, or a marker or directory with its slash; KeyError if missing."""
         with self._lock:
             self._changed(key)
-            if key in self._objects:
-                del self._objects[key]
-            else:
+            self._identities.pop(key, None)
+            if self._objects.pop(key, None) is None:
                 self._directories.remove(key)
 
     def paged(self, page_size: int) -> "MemoryStore":
@@ -310,6 +309,7 @@ class MemoryStore:
             self._object(key)
             self._check_version(key, expect)
             del self._objects[key]
+            self._identities.pop(key, None)
             self._changed(key)
 
     def copy(
@@ -370,6 +370,7 @@ class MemoryStore:
             for name in below:
                 self._directories.discard(name)
                 self._objects.pop(name, None)
+                self._identities.pop(name, None)
             self._changed(key)
 
     def move_dir(self, source: str, key: str) -> None:
@@ -388,11 +389,12 @@ class MemoryStore:
                 self._changes[key + name[len(source) :]] = self._changes.pop(name, 0)
             for name in [name for name in self._objects if name.startswith(source)]:
                 self._objects[key + name[len(source) :]] = self._objects.pop(name)
+                if name in self._identities:
+                    self._identities[key + name[len(source) :]] = self._identities.pop(name)
             self._changed(source.removesuffix("/"))
             self._changed(key.removesuffix("/"))
 
-    def close(self) -> None:
-        pass
+    def close(self) -> None: ...
 
     def _look(self, key: str, expect: str | None) -> str | None:
         """Where nothing is enforced: the check that a later change escapes."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 
 from mountd.remotes.base import RemoteStore
+from mountd.sync.open_moves import OpenMoves
 from mountd.sync.queue import SyncQueue
 from mountd.sync.unfinished import UnfinishedUploads
 from mountd.vfs.filesystem import FileSystem
@@ -96,6 +97,8 @@ async def mounted_files(
     )
     mounted = MountedFiles(fs, journal, metadata, None, files)
     if queue:
+        moves = OpenMoves(folder / "moves")
+        moves.load()
         mounted.queue = SyncQueue(
             journal,
             store,
@@ -108,6 +111,7 @@ async def mounted_files(
             jitter=lambda: 0.5,
             spare=fs.last_readers.spare,
             unfinished=UnfinishedUploads.load(folder / "uploads"),
+            open_moves=moves,
         )
         fs.writes.queue = mounted.queue
         fs.state_of = mounted.queue.state_of

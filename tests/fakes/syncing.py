@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from mountd.remotes.base import RemoteStore
 from mountd.sync.base import SyncJournal
 from mountd.sync.giving_way import GivingWay
+from mountd.sync.open_moves import OpenMoves
 from mountd.sync.queue import SyncQueue
 from mountd.sync.unfinished import UnfinishedUploads
 from tests.fakes.fault_store import FaultStore
@@ -52,6 +53,7 @@ async def syncing(
     write_back_s: float = 1.0,
     max_transfers: int = 4,
     unfinished: UnfinishedUploads | None = None,
+    open_moves: OpenMoves | None = None,
     giving_way: GivingWay | None = None,
     pressed: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Syncing]:
@@ -71,6 +73,7 @@ async def syncing(
         host="box",
         jitter=lambda: 0.0,
         unfinished=unfinished,
+        open_moves=open_moves,
         giving_way=giving_way,
         pressed=pressed,
     )

@@ -40,6 +40,7 @@ Operation = Literal[
     "make_dir",
     "remove_dir",
     "move_dir",
+    "move_file",
     "remove_tree",
 ]
 

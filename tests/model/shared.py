@@ -16,6 +16,7 @@ from mountd.types import Entry
 from mountd.vfs.names import LINK_SUFFIX
 from mountd_cache.changes import Change
 from tests.fakes.memory_store import MemoryStore
+from tests.fakes.moving_store import MovingStore
 from tests.model.daemon import Daemon
 from tests.model.reference import Path
 
@@ -33,6 +34,7 @@ class Witness(MemoryStore):
         tree_versions: bool = False,
         native_move: bool = False,
         removes_trees: bool = False,
+        identifies: bool = False,
     ) -> None:
         super().__init__(
             real_directories=real_directories,
@@ -40,6 +42,7 @@ class Witness(MemoryStore):
             tree_versions=tree_versions,
             native_move=native_move,
             removes_trees=removes_trees,
+            identifies=identifies,
         )
         self.theirs: set[str] = set()
         self.violations: list[str] = []
@@ -99,6 +102,10 @@ class Log:
     fh: int
     number: int
     is_nameless: bool = False
+
+
+class MovingWitness(MovingStore, Witness):
+    """Also gives a file another name in one step."""
 
 
 class Shared:

@@ -29,7 +29,7 @@ ENDS = st.sampled_from(["", "", "", "crash", "restart", "crash"])
 operations = st.sampled_from(
     [
         *("put", "put", "put", "delete", "copy", "identify", "read"),
-        *("make_dir", "remove_dir", "move_dir", "remove_tree"),
+        *("make_dir", "remove_dir", "move_dir", "move_file", "move_file", "remove_tree"),
     ]
 )
 kinds = st.sampled_from(["before", "after", "slow down", "hang", "answer held", "cut"])

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from mountd.vfs.names import LINK_SUFFIX
 from tests.model.daemon import Daemon
 from tests.model.reference import Path
-from tests.model.shared import Shared, Witness
+from tests.model.shared import MovingWitness, Shared, Witness
 from tests.model.steps import ENDS, SETTINGS, events, happen, user_step
 
 PATHS: list[Path] = [("a",), ("b",), ("c",), ("d", "x"), ("d", "y")]
@@ -45,17 +45,20 @@ class WithOthers(RuleBasedStateMachine):
     """Versions are enforced: where they are not, the docs say what is lost."""
 
     @initialize(
-        kind=st.sampled_from(["objects", "files", "trees", "moves"]),
+        kind=st.sampled_from(["objects", "files", "trees", "moves", "moves"]),
         seeds=st.lists(paths, max_size=3),
+        identifies=st.booleans(),
     )
-    def begin(self, kind: str, seeds: list[Path]) -> None:
+    def begin(self, kind: str, seeds: list[Path], identifies: bool) -> None:
         is_files = kind != "objects"
-        store = Witness(
+        made = MovingWitness if kind == "moves" else Witness
+        store = made(
             real_directories=is_files,
             server_copy=kind in ("objects", "moves"),
             tree_versions=kind in ("trees", "moves"),
             native_move=kind == "moves",
             removes_trees=kind == "moves",
+            identifies=kind == "moves" and identifies,
         )
         self.shared = Shared(store)
         for name in FURTHER if kind == "moves" else FURTHER[:1]:

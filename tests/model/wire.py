@@ -11,7 +11,7 @@ from typing_extensions import Buffer
 
 from mountd.errors import Unreachable
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
-from mountd.remotes.optional_doors import move_dir_in, remove_tree_in
+from mountd.remotes.optional_doors import move_dir_in, move_file_in, remove_tree_in
 from mountd.types import Entry
 
 _T = TypeVar("_T")
@@ -105,6 +105,9 @@ class Wire:
 
     def move_dir(self, source: str, key: str) -> None:
         self._call(lambda: move_dir_in(self._store, source, key))
+
+    def move_file(self, source: str, version: str, key: str) -> Entry:
+        return self._call(lambda: move_file_in(self._store, source, version, key))
 
     def remove_tree(self, key: str, inside: Mapping[str, str]) -> None:
         self._call(lambda: remove_tree_in(self._store, key, inside))

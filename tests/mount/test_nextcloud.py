@@ -107,6 +107,71 @@ def test_a_directory_is_renamed_by_one_move_whatever_is_in_it(
     assert len([path for path in nextcloud_server.tree() if "/f" in path]) == 30
 
 
+def test_a_file_is_renamed_by_one_move_and_stays_the_same_on_the_server(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    before = nextcloud_server.put("d/f", b"theirs", mtime_s=1_700_000_000)
+    at = mount(write_back_s=1)
+    number = (at.path / "d" / "f").stat().st_ino
+    for old, new, looks in (("d/f", "d/g", 2), ("d/g", "top", 3)):
+        nextcloud_server.clear_log()
+        with (at.path / old).open("rb") as opened:
+            (at.path / old).rename(at.path / new)
+            flush(at)
+            assert opened.read() == b"theirs"
+        changing = [e.method for e in nextcloud_server.log() if e.method not in ("PROPFIND", "GET")]
+        assert changing == ["MOVE"]
+        looked = [e.headers.get("depth") for e in nextcloud_server.log() if e.method == "PROPFIND"]
+        assert looked.count("0") <= looks + 1  # and one at the root, whether all is as it was
+        after = nextcloud_server.node(new)
+        assert after is not None
+        assert (after.fileid, after.etag) == (before.fileid, before.etag)
+    assert nextcloud_server.trash() == []
+    assert (at.path / "top").stat().st_ino == number
+    again = mount()
+    assert (again.path / "top").read_bytes() == b"theirs"
+    assert [path.name for path in again.path.rglob("*")] == ["d", "top"]
+
+
+@pytest.mark.parametrize("fault", [{"lose_reply": True}, {"status": 504}, {"status": 423}])
+def test_a_move_whose_answer_is_lost_is_settled_by_a_look(
+    mount: Mount, nextcloud_server: NextcloudServer, fault: dict[str, Any]
+) -> None:
+    before = nextcloud_server.put("f", b"theirs")
+    at = mount()
+    list(at.path.iterdir())
+    nextcloud_server.faults({"op": "Move", "times": 1, **fault})
+    (at.path / "f").rename(at.path / "g")
+    flush(at)
+    after = nextcloud_server.node("g")
+    assert after is not None
+    assert after.fileid == before.fileid
+    assert nextcloud_server.tree() == ["g"]
+    assert {e.method for e in nextcloud_server.log()} <= {"PROPFIND", "GET", "MOVE"}
+
+
+def test_a_daemon_killed_after_a_move_finds_the_file_where_it_is(
+    mount: Mount, nextcloud_server: NextcloudServer
+) -> None:
+    before = nextcloud_server.put("f", b"theirs")
+    at = mount(write_back_s=0.1)
+    list(at.path.iterdir())
+    nextcloud_server.faults({"op": "Move", "latency_ms": 9_000})  # done at once
+    (at.path / "f").rename(at.path / "g")
+    until(lambda: nextcloud_server.tree() == ["g"])
+    (at.path / "g").rename(at.path / "h")
+    (at.path / "f").write_bytes(b"new")
+    at.kill()
+    nextcloud_server.clear_faults()
+    again = mount()
+    flush(again)
+    assert sorted(nextcloud_server.tree()) == ["f", "h"]
+    assert nextcloud_server.read("f") == b"new"
+    after = nextcloud_server.node("h")
+    assert after is not None
+    assert after.fileid == before.fileid
+
+
 def test_a_tree_is_removed_by_one_request_and_is_one_thing_in_the_trash(
     mount: Mount, nextcloud_server: NextcloudServer
 ) -> None:

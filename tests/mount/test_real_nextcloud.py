@@ -242,3 +242,32 @@ def test_names_that_the_server_forbids_are_refused_at_once_and_odd_ones_arrive(d
     for name in odd:
         assert day.server.read(name) == name.encode()
     assert at.status()["queue"]["failed"] == 0
+
+
+def test_a_file_is_renamed_by_one_request_and_keeps_its_id_favourite_share_and_versions(
+    day: Day,
+) -> None:
+    day.server.mkdir("d")
+    day.server.put("paper.tex", b"first")
+    day.server.put("paper.tex", b"second, which is longer")
+    day.server.favour("paper.tex")
+    number = day.server.value("paper.tex", "oc:fileid")
+    link = day.server.link("paper.tex")
+    before = day.server.versions(number)
+    assert before
+    at = day.mount()
+    assert (at.path / "paper.tex").read_bytes() == b"second, which is longer"
+    trashed = day.server.trash()
+    for old, new in (("paper.tex", "thesis ü.tex"), ("thesis ü.tex", "d/thesis.tex")):
+        day.forget_requests()
+        with (at.path / old).open("rb") as reader:
+            (at.path / old).rename(at.path / new)
+            flush(at)
+            assert day.requests() == {"MOVE": 1}
+            assert reader.read() == b"second, which is longer"
+    assert day.server.value("d/thesis.tex", "oc:fileid") == number
+    assert day.server.value("d/thesis.tex", "oc:favorite") == "1"
+    assert day.server.versions(number) == before
+    assert day.server.path_of(link) == "d/thesis.tex"
+    assert day.server.trash() == trashed
+    assert day.server.names("") == ["d"]

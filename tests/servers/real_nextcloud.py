@@ -106,14 +106,35 @@ class RealNextcloud:
 
     def share(self, path: str, with_user: str, permissions: int) -> str:
         """1 read, 2 change, 4 create, 8 delete, 16 share again. Returns the share's id."""
-        kind = {"Content-Type": "application/x-www-form-urlencoded", "OCS-APIRequest": "true"}
         asked = {"path": f"/{self.folder}/{path}", "shareType": "0", "shareWith": with_user}
         body = urlencode({**asked, "permissions": str(permissions)}).encode()
-        at = "/ocs/v2.php/apps/files_sharing/api/v1/shares"
-        text = self._send("POST", at, body, kind, (200,)).decode()
+        text = self._shares("POST", "", body)
         found = re.search(r"<id>(\d+)</id>", text)
         assert found, text
         return found[1]
+
+    def link(self, path: str) -> str:
+        """A public link; its id."""
+        body = urlencode({"path": f"/{self.folder}/{path}", "shareType": "3"}).encode()
+        found = re.search(r"<id>(\d+)</id>", self._shares("POST", "", body))
+        assert found
+        return found[1]
+
+    def path_of(self, share: str) -> str:
+        """Where what was shared is now, relative to the folder."""
+        found = re.search(r"<path>(.*?)</path>", self._shares("GET", f"/{share}", b""))
+        assert found
+        return html.unescape(found[1]).removeprefix(f"/{self.folder}/")
+
+    def _shares(self, method: str, target: str, body: bytes) -> str:
+        kind = {"Content-Type": "application/x-www-form-urlencoded", "OCS-APIRequest": "true"}
+        at = f"/ocs/v2.php/apps/files_sharing/api/v1/shares{target}"
+        return self._send(method, at, body, kind, (200,)).decode()
+
+    def versions(self, fileid: str) -> list[str]:
+        """The former versions that the server keeps of a file."""
+        found = self._propfind(f"versions/{self.user}/versions/{fileid}", "d:getetag", depth="1")
+        return sorted(name for name, _ in found[1:])
 
     def _files(self, path: str) -> str:
         return f"files/{self.user}/{self.folder}" + (f"/{path}" if path else "")

@@ -25,6 +25,7 @@ from mountd.errors import NotFound, Throttled, Unreachable, VersionChanged
 from mountd.remotes.base import Body, Capabilities, Identity, RemoteStore, Upload
 from mountd.sync.base import SyncJournal
 from mountd.sync.conflict import is_base_gone
+from mountd.sync.open_moves import OpenMoves
 from mountd.sync.queue import SyncQueue
 from mountd.types import Entry
 from mountd_cache.journal import Journal
@@ -32,13 +33,16 @@ from tests.fakes.fault_store import FaultStore
 from tests.fakes.local_tree import LocalTree
 from tests.fakes.memory_journal import MemoryJournal, reopened
 from tests.fakes.memory_store import MemoryStore
+from tests.fakes.moving_store import MovingStore
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
 FILES = ("a", "b", "c", "d", "d/x", "d/y")
 TOKEN = 8  # bytes
 
 _file = st.sampled_from([*FILES, "a", "b", "a"])
-_fault = st.sampled_from(["put", "put", "put", "write", "write", "copy", "identify", "read"])
+_fault = st.sampled_from(
+    ["put", "put", "put", "write", "write", "copy", "identify", "read", "move_file"]
+)
 _kind = st.sampled_from(["before", "after", "after", "slow", "hang", "cut"])
 LOCAL = [
     st.tuples(st.just("save"), _file),
@@ -104,6 +108,16 @@ class Witness(MemoryStore):
             self.violations.append(f"{call} {key} over {expect}")
 
 
+class Moving(MovingStore, Witness):
+    """Gives a file another name in one step, as a Nextcloud does."""
+
+    def move_file(self, source: str, version: str, key: str) -> Entry:
+        made = super().move_file(source, version, key)
+        self._check("move_file", source, version)
+        self.known.setdefault(key, set()).add(version)
+        return made
+
+
 class WithoutIds(Witness):
     """Keeps neither attributes nor upload ids, and tells no checksums."""
 
@@ -156,6 +170,7 @@ class World:
     log: list[str] = field(default_factory=list)
     hangs: list[threading.Event] = field(default_factory=list)
     folder: Path | None = None  # of a real journal
+    open_moves: OpenMoves = field(default_factory=OpenMoves)  # as the notes of it, after a kill
 
     def __post_init__(self) -> None:
         self.directories = {"d/"}
@@ -188,6 +203,7 @@ class World:
             wall_clock=self.now,
             host="host",
             jitter=lambda: 0.5,
+            open_moves=self.open_moves,
         )
         self.tree.wake = self.queue.wake
 
@@ -382,6 +398,10 @@ def make(kind: str, folder: Path | None = None) -> World:
         return World(Witness(real_directories=True, server_copy=False))
     if kind == "loose":
         return World(Witness(enforces=False))
+    if kind == "moves":
+        return World(Moving())
+    if kind == "moved files":
+        return World(Moving(real_directories=True))
     return World(Witness(), folder=folder)
 
 
@@ -394,7 +414,7 @@ _settings = settings(
 )
 
 
-@pytest.mark.parametrize("kind", ["objects", "files", "ids"])
+@pytest.mark.parametrize("kind", ["objects", "files", "ids", "moves", "moved files"])
 @_settings
 @given(steps=_steps)
 def test_where_nobody_else_writes_the_remote_becomes_what_the_user_sees(
@@ -406,7 +426,7 @@ def test_where_nobody_else_writes_the_remote_becomes_what_the_user_sees(
     run(world, steps, looks=False)
     assert world.on_remote() == world.files, world.log
     assert not [c for c in world.journal.ledger.changes.values() if not c.is_clean]
-    if kind == "files":
+    if kind in ("files", "moved files"):
         assert ("d/" in list(world.remote.keys())) == bool(world.directories)
 
 
@@ -425,14 +445,15 @@ def test_with_the_real_journal_the_remote_becomes_what_the_user_sees(
         world.journal.close()
 
 
+@pytest.mark.parametrize("kind", ["objects", "moves"])
 @_settings
 @given(steps=_foreign_steps)
 def test_with_others_writing_too_every_living_word_is_on_the_remote(
-    steps: Sequence[Sequence[Any]], expected_log: Any
+    kind: str, steps: Sequence[Sequence[Any]], expected_log: Any
 ) -> None:
     expected_log("conflict")
     expected_log("changed on the remote")
-    world = make("objects")
+    world = make(kind)
     run(world, steps, looks=True)
     on_remote = b" ".join(world.on_remote().values())
     unsent = [c for c in world.journal.ledger.changes.values() if not c.is_clean]
