@@ -4,8 +4,9 @@ A slot is held for one request only, never for a retry's sleep (`RetryingStore` 
 while a caller works on a page of a listing. Slots are handed over by the one who frees them:
 demand requests before those marked `call.prefetching`, each in order of arrival. Prefetch also
 leaves an eighth of the slots free, so that a demand read doesn't wait for a whole window. But who
-is passed over by PASSED_OVER others goes next: somebody may wait by now for what was begun ahead,
-and small uploads can take every slot for as long as there are some.
+is passed over by PASSED_OVER others goes next, as long as no more of them are in flight than that:
+somebody may wait by now for what was begun ahead, and small uploads can take every slot for as long
+as there are some.
 """
 
 import threading
@@ -69,7 +70,7 @@ class Limiter:
         self._lock = threading.Lock()
         self._max_parallel = self._parallel = max(1, max_parallel)
         self._parallel_now = parallel_now
-        self._in_flight = 0
+        self._in_flight = self._prefetches = 0  # the latter among the former
         self._round = 0  # requests that ended since the parallelism last changed
         # Insertion order is the order of arrival; a dict because waiters leave from the middle.
         self._demand: dict[_Waiter, None] = {}
@@ -106,7 +107,7 @@ class Limiter:
             if not self._demand and not self._prefetch:
                 now_s = self._clock()
                 if self._may_start(size_bytes, prefetch, now_s):
-                    self._start(size_bytes)
+                    self._start(size_bytes, prefetch)
                     return
             if self._interrupt.is_set():
                 raise Unreachable("the remote is down or was closed")
@@ -114,10 +115,11 @@ class Limiter:
             (self._prefetch if prefetch else self._demand)[waiter] = None
         self._wait_for_turn(waiter)
 
-    def release(self) -> None:
-        """Ends what `acquire` began, and starts who is next."""
+    def release(self, prefetch: bool = False) -> None:
+        """Ends what `acquire` began, and starts who is next. `prefetch`: what that was then."""
         with self._lock:
             self._in_flight -= 1
+            self._prefetches -= prefetch
             if self._parallel < self._max_parallel:
                 self._round += 1
                 if self._round >= self._parallel:
@@ -152,12 +154,15 @@ class Limiter:
                 waiter.event.set()
 
     def _may_start(self, size_bytes: int, prefetch: bool, now_s: float) -> bool:
-        slots = self.parallel
-        if prefetch:
-            slots = max(1, slots - (slots + 7) // 8)
+        slots = self._slots_ahead if prefetch else self.parallel
         if self._in_flight >= slots or now_s < self._not_before_s:
             return False
         return not (size_bytes and self._bytes_per_s) or self._refilled(now_s) > 0
+
+    @property
+    def _slots_ahead(self) -> int:
+        slots = self.parallel
+        return max(1, slots - (slots + 7) // 8)
 
     def _refilled(self, now_s: float) -> float:
         if self._bytes_per_s:
@@ -166,8 +171,9 @@ class Limiter:
             self._filled_s = now_s
         return self._tokens
 
-    def _start(self, size_bytes: int) -> None:
+    def _start(self, size_bytes: int, prefetch: bool) -> None:
         self._in_flight += 1
+        self._prefetches += prefetch
         if self._bytes_per_s:
             self._tokens -= size_bytes
 
@@ -177,7 +183,8 @@ class Limiter:
         Who has waited for a slot sleeps till its deadline; if by now only time is missing, the
         first of the queue is told to look when that has passed, for itself and for the others.
         """
-        if self._prefetch and self._passed_over >= PASSED_OVER:
+        is_next = self._passed_over >= PASSED_OVER and self._prefetches < self._slots_ahead
+        if self._prefetch and is_next:
             waiter = next(iter(self._prefetch))
             if self._may_start(waiter.size_bytes, False, now_s):
                 self._grant(waiter, self._prefetch)
@@ -192,7 +199,7 @@ class Limiter:
                 first.event.set()
 
     def _grant(self, waiter: _Waiter, queue: dict[_Waiter, None]) -> None:
-        self._start(waiter.size_bytes)
+        self._start(waiter.size_bytes, waiter.prefetch)
         del queue[waiter]
         waiter.granted = True
         waiter.event.set()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from typing_extensions import Buffer
@@ -124,7 +125,7 @@ class Uploads:
         limiter, at_once = self.limiter, self._max_parallel
         if body.size <= LIGHT_BYTES:
             limiter, at_once = self.light, self._max_light
-        began_s = self._clock()
+        prefetch, began_s = call.prefetching.get(), self._clock()
         limiter.acquire()
         try:
             more_s = self._clock() - began_s
@@ -136,7 +137,7 @@ class Uploads:
             finally:
                 call.deadline_s.reset(token)
         finally:
-            limiter.release()
+            limiter.release(prefetch)
 
 
 class _PacedBody:
@@ -288,8 +289,9 @@ class LimitedStore:
     @contextmanager
     def _slot(self, size_bytes: int = 0) -> Iterator[Callable[[], None]]:
         """Gives what ends it early."""
+        prefetch = call.prefetching.get()
         self._limiter.acquire(size_bytes)
-        held = [self._limiter.release]
+        held = [partial(self._limiter.release, prefetch)]
 
         def end() -> None:
             if held:

@@ -7,12 +7,13 @@ first parts of an object that is done while the upload is still being begun.
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import Final
 
 from typing_extensions import Buffer
 
-from mountd.errors import Corrupt, Denied
+from mountd.errors import Corrupt, Denied, Throttled, Unreachable
 from mountd.remotes.base import Body
 from mountd.remotes.http_range import opaque_tag
 from mountd.remotes.request_body import SentBody
@@ -74,36 +75,10 @@ class BodyParts:
         self._wanted = wanted
         self.by_crc32c = proofs.crc32c and rest.may_leave_unsigned
         self._by_sha256 = proofs.sha256 and (rest.signs_bodies or is_sha256_quick())
-        self._ready: dict[int, Payload] = {}  # by number
+        self._ready: dict[int, Future[Payload]] = {}  # by number
 
-    def make_ready(self, part: Part) -> None:
-        """Reads and adds up what `send` will ask for. What the body raises passes through."""
-        self._ready[part.number] = self._payload(part)
-
-    def send(self, part: Part, stop: threading.Event) -> MadePart:
-        """Raises as any request, what the body raises, and Stopped."""
-        payload = self._ready.pop(part.number, None) or self._payload(part)
-        if payload.md5:
-            size = part.end - part.start
-            tag = is_there(part.begun.there, part.number, size, payload.md5)
-            if tag:
-                return MadePart(tag, payload.crc32c)
-        payload = replace(payload, sent=_unless_stopped(payload.sent, stop))
-        answer = self._rest.send("PUT", part.key, part.query, payload=payload)
-        if answer.status >= 300:
-            error = write_error(answer, self._rest.what(part.key), False)
-            if answer.status != 400 or payload.md5 or isinstance(error, Denied):
-                raise error
-            # A bucket that locks objects may want one since it was proved.
-            self._wanted.is_so = True
-            return self.send(part, stop)
-        if payload.md5:
-            self._check_tag(answer, payload.md5)
-        if payload.crc32c and answer.header(CRC32C) not in ("", payload.crc32c):
-            raise Corrupt(f"{self._rest.what(part.key)}: a part has arrived as something else")
-        return MadePart(opaque_tag(answer.header("etag")), payload.crc32c)
-
-    def _payload(self, part: Part) -> Payload:
+    def payload(self, part: Part) -> Payload:
+        """Reads and adds it up. What the body raises passes through."""
         begun = part.begun
         by_crc32c = begun.by_crc32c and self.by_crc32c
         # One that may be there is known by its MD5.
@@ -113,6 +88,40 @@ class BodyParts:
         is_signed = self._rest.signs_bodies and (by_md5 or by_sha256)
         digests = Digests(by_md5, by_sha256 or is_signed, begun.by_crc32c)
         return payload_of_part(self._body, part.start, part.end, digests)
+
+    def expect(self, number: int, payload: Future[Payload]) -> None:
+        """`send` takes what `payload` gives to another thread, unless that has not begun then."""
+        self._ready[number] = payload  # nobody else keeps it: it has the part's bytes
+
+    def end(self) -> None:
+        """Waits for what is made ready for nobody."""
+        left, self._ready = list(self._ready.values()), {}
+        wait([payload for payload in left if not payload.cancel()])
+
+    def send(self, part: Part, stop: threading.Event) -> MadePart:
+        """Raises as any request, what the body raises, and Stopped."""
+        ready = self._ready.pop(part.number, None)
+        payload = self.payload(part) if ready is None or ready.cancel() else ready.result()
+        if payload.md5:
+            size = part.end - part.start
+            tag = is_there(part.begun.there, part.number, size, payload.md5)
+            if tag:
+                return MadePart(tag, payload.crc32c)
+        payload = replace(payload, sent=_unless_stopped(payload.sent, stop))
+        answer = self._rest.send("PUT", part.key, part.query, payload=payload)
+        if answer.status >= 300:
+            error = write_error(answer, self._rest.what(part.key), False)
+            is_other = isinstance(error, Denied | Throttled | Unreachable)  # RequestTimeout is 400
+            if answer.status != 400 or payload.md5 or is_other:
+                raise error
+            # A bucket that locks objects may want one since it was proved.
+            self._wanted.is_so = True
+            return self.send(part, stop)
+        if payload.md5:
+            self._check_tag(answer, payload.md5)
+        if payload.crc32c and answer.header(CRC32C) not in ("", payload.crc32c):
+            raise Corrupt(f"{self._rest.what(part.key)}: a part has arrived as something else")
+        return MadePart(opaque_tag(answer.header("etag")), payload.crc32c)
 
 
 class Stopped(Exception):

@@ -28,7 +28,7 @@ from mountd.remotes.s3_body_parts import (
 )
 from mountd.remotes.s3_delta import MAX_PART_BYTES, MAX_PARTS, DeltaPart
 from mountd.remotes.s3_errors import error_code, s3_error, write_error
-from mountd.remotes.s3_payload import payload_of
+from mountd.remotes.s3_payload import Payload, payload_of
 from mountd.remotes.s3_rest import S3Rest
 from mountd.remotes.s3_unfinished import Begun, S3Uploads, begun_of
 from mountd.remotes.s3_xml import MadePart, complete_body, etag_in
@@ -77,6 +77,7 @@ class S3Multipart:
         self._lock = threading.Lock()
         self._threads = _Threads()
         self._md5_wanted = Md5Wanted()
+        self._goes_without_crc32c = False  # one refused an object made of parts that had theirs
         self._under_way = 0  # puts; below the lock
 
     def put(
@@ -93,6 +94,8 @@ class S3Multipart:
         sent. `proofs`: what the server compares itself. What the body raises passes through.
         """
         spans = part_spans(target.size, PART_BYTES)
+        if self._goes_without_crc32c:
+            proofs = replace(proofs, crc32c=False)
         parts = BodyParts(self._rest, body, check_tag, proofs, self._md5_wanted)
         with self._made_ready(target, parts, spans):
             look()
@@ -153,15 +156,14 @@ class S3Multipart:
         with self._lock:
             is_alone, self._under_way = not self._under_way, self._under_way + 1
             threads = self._threads
-        first: list[Future[None]] = []
         try:
             if is_alone and not target.upload.resume:
                 begun = Begun("", parts.by_crc32c)
                 for part in _parts(target, begun, spans[:_READY]):
-                    first.append(threads.make_ready(parts, part))
+                    parts.expect(part.number, threads.make_ready(parts, part))
             yield
         finally:
-            wait([future for future in first if not future.cancel()])
+            parts.end()
             with self._lock:
                 self._under_way -= 1
 
@@ -192,7 +194,8 @@ class S3Multipart:
     def _begin(self, target: Target, of_body: BodyParts | None) -> Begun:
         """An upload: the one of before if that is possible."""
         before = begun_of(target.upload.resume)
-        if before.upload_id and of_body is not None:
+        is_refused = before.by_crc32c and self._goes_without_crc32c
+        if before.upload_id and of_body is not None and not is_refused:
             there = self._uploads.parts(target.key, before.upload_id)
             if there is not None:
                 return replace(before, there=there)
@@ -234,6 +237,9 @@ class S3Multipart:
             timeout_s=self._rest.timeout_s + len(made) * _COMPLETE_S_PER_PART,
         )
         if answer.status >= 300 or error_code(answer.body):
+            if answer.status == 400 and begun.by_crc32c:
+                # It was proved with a small object of one part. Again and again would be in vain.
+                self._goes_without_crc32c = True
             # NoSuchUpload is Unreachable, too: something on the way may have sent it twice.
             raise write_error(answer, self._rest.what(target.key), "If-Match" in condition)
         return etag_in(answer.body)
@@ -253,9 +259,9 @@ class _Threads:
         except RuntimeError as error:
             raise Unreachable("the store was closed") from error
 
-    def make_ready(self, parts: BodyParts, part: Part) -> Future[None]:
+    def make_ready(self, parts: BodyParts, part: Part) -> Future[Payload]:
         try:
-            return self._pool.submit(parts.make_ready, part)
+            return self._pool.submit(parts.payload, part)
         except RuntimeError as error:
             raise Unreachable("the store was closed") from error
 

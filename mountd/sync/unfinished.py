@@ -166,19 +166,22 @@ class UnfinishedUploads:
     def _learn(self, new: Unfinished) -> None:
         """Within `_lock`. `of` takes none, and must find the one or the other."""
         before = self._known.get(new.content)
-        if before is not None and before.key != new.key:
-            self._unlearn(new.content)
         self._known[new.content] = new
         self._by_key.setdefault(new.key, set()).add(new.content)
+        if before is not None and before.key != new.key:
+            self._drop_key(before)
 
     def _unlearn(self, content: int) -> None:
         """Within `_lock`."""
         known = self._known.pop(content, None)
         if known is not None:
-            contents = self._by_key[known.key]
-            contents.discard(content)
-            if not contents:
-                del self._by_key[known.key]
+            self._drop_key(known)
+
+    def _drop_key(self, known: Unfinished) -> None:
+        contents = self._by_key[known.key]
+        contents.discard(known.content)
+        if not contents:
+            del self._by_key[known.key]
 
     def going_on(self, state: Unfinished, upload: Upload) -> Upload:
         """`upload` of that state with what a `put` needs to go on, and to be gone on with."""

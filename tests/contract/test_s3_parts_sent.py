@@ -142,6 +142,55 @@ def test_the_first_parts_are_read_while_the_upload_is_begun(
     assert not read.acquire(blocking=False)  # and only once
 
 
+def test_what_is_still_being_read_as_the_upload_has_begun_is_not_read_twice(
+    s3_server: S3Server, make_store: MakeStore
+) -> None:
+    store = make_store()
+    write(store, "file", b"1")
+    read: list[int] = []
+
+    def before(start: int, end: int) -> None:
+        read.append(start)
+        if read.count(0) == 1 and start == 0:
+            # Those behind it are sent: so somebody waits for this one.
+            s3_server.wait_for_requests(5, op="UploadPart", prefix="p/large")
+
+    store.put("large", BytesBody(bytes(96 * MIB), before), ABSENT, UPLOAD)
+    assert sorted(read) == [number * 16 * MIB for number in range(6)]
+
+
+def test_an_object_of_such_parts_that_is_refused_is_made_without_their_crc32c(
+    s3_server: S3Server, make_store: MakeStore
+) -> None:
+    store = make_store()
+    write(store, "file", b"1")
+    tokens: list[str] = []
+    upload = replace(UPLOAD, progress=tokens.append)
+    s3_server.faults(
+        {"op": "CompleteMultipartUpload", "status": 400, "code": "InvalidPart", "times": 1}
+    )
+    failure(lambda: write(store, "large", LARGE, ABSENT, upload))
+    write(store, "large", LARGE, ABSENT, replace(upload, resume=tokens[-1]))
+    assert content(store, "large") == LARGE
+    assert checksum_of(s3_server, "p/large") == ""
+    assert not uploads_left(s3_server)
+
+
+def test_a_connection_that_stood_still_is_no_wish_for_an_md5(
+    s3_server: S3Server, make_store: MakeStore
+) -> None:
+    store = make_store()
+    write(store, "file", b"1")
+    still = {"op": "UploadPart", "status": 400, "code": "RequestTimeout"}
+    s3_server.faults({**still, "times": 1})
+    write(store, "large", LARGE)
+    assert content(store, "large") == LARGE
+    assert len(s3_server.log(op="UploadPart", prefix="p/large")) == 4
+    s3_server.faults({"op": "UploadPart", "wants_md5": True})
+    write(store, "second", LARGE)  # without one, until now
+    assert len(s3_server.log(op="UploadPart", prefix="p/second")) > 3
+
+
 def test_nobody_reads_on_of_what_is_not_to_be_sent(
     s3_server: S3Server, make_store: MakeStore
 ) -> None:

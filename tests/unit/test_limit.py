@@ -135,6 +135,23 @@ def test_small_uploads_in_every_slot_do_not_keep_what_was_begun_ahead_from_going
     assert queue.order.index("listing") == PASSED_OVER
 
 
+def test_long_prefetches_never_take_the_slots_that_are_left_for_demand() -> None:
+    queue = crowd(8)
+    token = call.prefetching.set(True)
+    for _ in range(7):  # of large blocks on a slow line
+        queue.limiter.acquire()
+    call.prefetching.reset(token)
+    queue.limiter.acquire()
+    ahead = queue.join("ahead", prefetch=True)
+    small = [queue.join(f"small {number}") for number in range(2 * PASSED_OVER)]
+    queue.limiter.release()
+    for each in small:
+        each.result(SOON_S)
+    assert not ahead.done()
+    queue.limiter.release(prefetch=True)
+    ahead.result(SOON_S)
+
+
 def test_prefetch_works_on_a_remote_that_takes_one_request() -> None:
     limiter, _ = fake_limiter(1)
     token = call.prefetching.set(True)

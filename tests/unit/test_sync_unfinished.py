@@ -74,6 +74,31 @@ def test_those_of_a_key_are_found_without_a_look_at_all_others() -> None:
     assert (uploads.at("f250"), [upload.content for upload in uploads.at("moved")]) == ([], [500])
 
 
+class AskingKey(str):
+    """Somebody else looks in the midst of whatever is done with it."""
+
+    ask: Callable[[], object] = staticmethod(lambda: None)
+
+    def __hash__(self) -> int:
+        self.ask()
+        return super().__hash__()
+
+    __eq__ = str.__eq__
+
+
+def test_an_upload_whose_key_is_another_now_is_known_all_the_while() -> None:
+    uploads = UnfinishedUploads()
+    key = AskingKey("from")
+    uploads.note(replace(STATE, key=key), "token")
+    found: list[Unfinished | None] = []
+    key.ask = lambda: found.append(uploads.of(STATE.content))
+    uploads.note(replace(STATE, key="to"), "token")
+    del key.ask
+    assert found
+    assert None not in found
+    assert [upload.key for upload in (*uploads.at("from"), *uploads.at("to"))] == ["to"]
+
+
 def test_a_spoilt_file_is_removed_and_the_others_count(tmp_path: Path) -> None:
     uploads = load(tmp_path)
     uploads.note(STATE, "token")
