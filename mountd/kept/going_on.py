@@ -29,6 +29,7 @@ from mountd.kept.record import Record, Unsound, supersede
 from mountd.kept.store import kept_by
 from mountd.mount_table import Mount, mount_at, read_mounts
 from mountd.vfs.filesystem import FileSystem
+from mountd.vfs.half_renamed import completed
 from mountd.vfs.restoring import Noted, restore
 
 log = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ class GoingOn:
         if record is not None:
             noted = record.directories(), record.files(), record.contents()
             numbers = record.edited_numbers(), record.gone_numbers()
-            restore(fs, Noted(*noted, *numbers))
+            restore(fs, completed(fs.tree, Noted(*noted, *numbers), record))
             # From here on: what the queue stages for who reads a removed file is noted, too.
             self._use(record, fs)
             self._keep(record.fd)

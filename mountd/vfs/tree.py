@@ -215,9 +215,12 @@ class Tree:
     def moved_whole(self, number: int, parent: Directory, old_key: str, new_key: str) -> None:
         """As `moved`, of a directory with all that is known of what is below it."""
         self.former_moved(parent, old_key, new_key)
-        below = [key for key in self._by_key if key.startswith(old_key)]
-        # A successor may have found the directory itself at its new place already.
-        self.cache.move_below(old_key, new_key, [old_key, *below])
+        # A successor may have found some at their new place already: what has a change in the
+        # journal, as the directory itself.
+        below = {key for key in self._by_key if key.startswith(old_key)} | {
+            old_key + key[len(new_key) :] for key in self._by_key if key.startswith(new_key)
+        }
+        self.cache.move_below(old_key, new_key, below | {old_key})
         self.moved(number, parent, old_key, new_key)
         self.refreshes.void_below(old_key, new_key)
 

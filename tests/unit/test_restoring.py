@@ -13,6 +13,7 @@ from mountd.errors import NameNotAllowed, Stale
 from mountd.fusefs.operations import ownership
 from mountd.fusefs.successor import SuccessorOperations
 from mountd.kept.record import Record
+from mountd.vfs.half_renamed import completed
 from mountd.vfs.listing_rows import FIRST_DERIVED, number_of
 from mountd.vfs.nodes import Directory, Node
 from mountd.vfs.notes import NotedListing
@@ -56,7 +57,7 @@ def go_on(mount: MountedFiles, record: Record) -> tuple[Record, SuccessorOperati
     found = Record.read(record.fd)
     noted = found.directories(), found.files(), found.contents()
     numbers = found.edited_numbers(), found.gone_numbers()
-    restore(mount.fs, Noted(*noted, *numbers))
+    restore(mount.fs, completed(mount.fs.tree, Noted(*noted, *numbers), found))
     note(mount, found)
     virtual = VirtualFiles(lambda: b"")
     made = SuccessorOperations(mount.fs, virtual, ownership(0, 0, 0o022), xattrs=True)
