@@ -193,8 +193,9 @@ def _static(given: Mapping[str, str]) -> StaticCredentials | None:
     return StaticCredentials(S3Keys(key, secret, given.get("session_token")))
 
 
-def _endpoint_of_profile(given: Mapping[str, str]) -> str:
-    return configured_endpoint(profile_named(given.get("profile", ""), os.environ), os.environ)
+def _endpoint_of_profile(given: Mapping[str, str]) -> str | None:
+    profile = profile_named(given.get("profile", ""), os.environ)
+    return configured_endpoint(profile, os.environ) or None
 
 
 def _style(given: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from mountd.remotes.azure_credentials import AzureAccount, azure_account
 from mountd.remotes.gcs_credentials import BearerToken, GoogleTokens, gcs_access
 from mountd.remotes.registry import open_store
 from mountd.remotes.s3_credentials import ChainCredentials, region_of_endpoint, s3_access
-from mountd.remotes.s3_rest import S3Keys, S3Place
+from mountd.remotes.s3_rest import S3Keys, S3Place, sign
 
 KEY = "a2V5"
 
@@ -64,6 +64,20 @@ def test_s3_keys_of_the_environment_are_found(monkeypatch: pytest.MonkeyPatch) -
     access = s3_access(settings())
     assert access.credentials() == S3Keys("env", "secret", "token")
     assert access.credentials.for_obstore()["expires_at"] is not None
+
+
+@pytest.mark.parametrize("profile", ["", "[default]\nregion = eu-west-3\n"])
+def test_a_bucket_of_whoever_has_no_endpoint_is_at_amazon(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str
+) -> None:
+    (tmp_path / "config").write_text(profile)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "env")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    access = s3_access(settings())
+    region = "eu-west-3" if profile else "us-east-1"
+    place = access.place("lab")
+    assert place == S3Place(f"https://lab.s3.{region}.amazonaws.com", "", "lab", region)
+    assert "Authorization" in sign("GET", place, "/?list-type=2", {}, access.credentials())
 
 
 def test_an_s3_profile_gives_keys_region_endpoint_and_style(tmp_path: Path) -> None:
