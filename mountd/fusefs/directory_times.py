@@ -20,6 +20,7 @@ class DirectoryTimes:
 
     def changed(self, number: int, at_ns: int = 0) -> None:
         """A name was made, moved or taken away in it just now, or at that time."""
+        self._changed_ns.pop(number, None)  # the one that rests longest goes first, not the first
         self._changed_ns[number] = at_ns or file_time_ns()
         if len(self._changed_ns) > MOST_KEPT:
             del self._changed_ns[next(iter(self._changed_ns))]
