@@ -52,28 +52,51 @@ def completed(tree: Tree, noted: Noted, notes: Notes) -> Noted:
 
 
 def _moved(ledger: Ledger, noted: Mapping[int, NotedDirectory]) -> dict[int, _Place]:
-    """Noted directories that are elsewhere by the journal, in the order of the notes."""
+    """Noted directories that are elsewhere by the journal, those above others first."""
     left: dict[int, list[str]] = {}  # by inode: the keys from which a directory was renamed
     for gone in ledger.gone.values():
         for change in gone.values():
             now = _directory(ledger, change.number)
             if change.key.endswith("/") and now is not None:
                 left.setdefault(change.number, []).append(change.key)
+    places: dict[int, _Place] = {}
+    for number, directory in noted.items():
+        if left or number in ledger.by_number:
+            place = _place(ledger, noted, left, number)
+            if place is not None and place.key != directory.key:
+                places[number] = place
     numbers = {directory.key: number for number, directory in noted.items()}
     moved: dict[int, _Place] = {}
-    for number, directory in noted.items():
-        if not left and number not in ledger.by_number:
-            continue
-        place = _place(ledger, noted, left, number)
-        if place is not None and place.key != directory.key:
-            own = _directory(ledger, number)
-            if own is not None:
-                above = ledger.changes.get(own.directory)
-                is_made = above is not None and above.is_directory
-                parent = above.number if above and is_made else numbers.get(own.directory, ROOT)
-                place = place._replace(parent=parent)
+    for number in sorted(places, key=lambda number: noted[number].key.count("/")):
+        place, own = places[number], _directory(ledger, number)
+        if own is not None:
+            above = ledger.changes.get(own.directory)
+            is_made = above is not None and above.is_directory
+            parent = above.number if above and is_made else numbers.get(own.directory, ROOT)
+            moved[number] = place._replace(parent=parent)
+        elif _has_its_key(noted, numbers, number, place) and (
+            place.parent in moved
+            or _directory(ledger, place.parent) is not None
+            or _is_at(noted, numbers, place.parent, _parted(place.key)[0])
+        ):
             moved[number] = place
     return moved
+
+
+def _has_its_key(
+    noted: Mapping[int, NotedDirectory], numbers: Mapping[str, int], number: int, place: _Place
+) -> bool:
+    """Not where it had been removed, and another is noted in its place before or behind."""
+    there = numbers.get(place.key)
+    is_other = there is not None and noted[there].parent == place.parent
+    return numbers[noted[number].key] == number and not is_other
+
+
+def _is_at(
+    noted: Mapping[int, NotedDirectory], numbers: Mapping[str, int], number: int, key: str
+) -> bool:
+    """Whether it was noted there before the kill."""
+    return number in noted and noted[number].key == key and numbers[key] == number
 
 
 def _place(

@@ -7,6 +7,7 @@ import pytest
 
 from mountd.fusefs.successor import SuccessorOperations
 from mountd.kept.record import Record
+from mountd.vfs.filesystem import FileSystem
 from mountd.vfs.nodes import ROOT, Directory
 from mountd.vfs.notes import NotedDirectory
 from tests.fakes.memory_store import MemoryStore
@@ -137,3 +138,47 @@ async def test_a_rename_that_only_the_journal_has_is_completed_by_a_successor(
 
 def killed(parent: Directory, old: str, new: str) -> None:
     raise Killed
+
+
+@pytest.mark.parametrize("native", [False, True])
+async def test_a_directory_that_was_removed_below_a_renamed_one_is_not_the_one_made_in_its_place(
+    tmp_path: Path, native: bool
+) -> None:
+    """The kernel holds both; only the one that is there went along."""
+    store, record = MemoryStore(native_move=native, real_directories=native), Record(GREETING, b"")
+    store.seed("d/file", b"bytes")
+    async with mounted_files(store, tmp_path, queue=True) as mount:
+        note(mount, record)
+        fs = mount.fs
+        assert mount.queue is not None
+        d = await walk(fs, "d")
+        assert isinstance(d, Directory)
+        removed, removed_below = await made_in(fs, d)
+        await fs.remove_directory(fs.tree.directory(removed), b"below")
+        await fs.remove_directory(d, b"sub")
+        made, below = await made_in(fs, d)
+        assert await mount.queue.drain() == 0
+        await fs.folding.fold_waiting()
+        assert not mount.journal.ledger.changes
+        await fs.rename(fs.tree.root, b"d", fs.tree.root, b"e")
+        if not native:
+            assert await mount.queue.drain() == 0
+        assert mount.metadata.flush(5)
+        mount.crashes = True
+    async with mounted_files(store, tmp_path, queue=True) as mount:
+        go_on(mount, record)
+        tree = mount.fs.tree
+        for number in (removed, removed_below):
+            assert tree.directory(number).number == number
+        await mount.fs.rename(tree.root, b"e", tree.root, b"f")
+        keys = [tree.directory(number).key for number in (made, below)]
+        assert keys == ["f/sub/", "f/sub/below/"]
+        handle, _ = await mount.fs.create(tree.directory(below), b"new", {})
+        mount.fs.release(handle)
+        assert "f/sub/below/new" in mount.journal.ledger.changes
+
+
+async def made_in(fs: FileSystem, d: Directory) -> tuple[int, int]:
+    sub = await fs.make_directory(d, b"sub", {})
+    below = await fs.make_directory(fs.tree.directory(sub.number), b"below", {})
+    return sub.number, below.number
