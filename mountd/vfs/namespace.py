@@ -112,6 +112,24 @@ class Namespace:
             at.is_link,
         )
 
+    def known(self, parent: Directory, name: bytes) -> Found | None:
+        """What `name` is without a request: what the kernel has been told, which comes here with
+        no more than the name."""
+        cached = self.tree.cache.get(parent.key)
+        if cached is not None:
+            return self.find(parent, cached, name)
+        change = self.ledger.shown.get(parent.key, {}).get(name)
+        return self.found(change) if change is not None else None
+
+    def _as_seen(self, seen: Found | None, found: Found) -> Found:
+        """What an operation takes away: `found`, unless others have put that in the place of
+        `seen` while it waited for a listing. Nobody here knows theirs, and the remote then finds
+        that another version is there than the one that was meant."""
+        if seen is None or found.change is not None or found.number == seen.number:
+            return found
+        was_told = self.tree.has_node(found.number) or not self.tree.holds(seen.number)
+        return found if was_told or seen.is_directory else replace(seen, change=None)
+
     def found(self, change: Change) -> Found:
         size, mtime_ns = self.ledger.size_of(change), self.ledger.mtime_ns_of(change)
         return Found(
@@ -193,13 +211,17 @@ class Namespace:
     # -- taking away
 
     async def unlink(self, parent: Directory, name: bytes) -> None:
-        cached = await self.listing(parent)
+        seen, cached = None, self.tree.fresh(parent)
+        if cached is None:
+            seen = self.known(parent, name)
+            cached = await self.tree.listing(parent)
         found = self.find(parent, cached, name)
         if found is None:
             raise NoEntry(name)
         if found.is_directory:
             raise IsADirectory(name)
         self.rights.check_remove(parent, name, found.number)
+        found = self._as_seen(seen, found)
         self._note_nameless(found)
         self.commit(self.keeping(parent, cached.listing, self.without(parent, found)))
         self._keep_if_open(found)
@@ -295,9 +317,10 @@ class Namespace:
         to_name: bytes,
         *,
         replaces: bool = True,
+        seen: Found | None = None,
     ) -> Found:
         """Moves a file; a directory is subtree.py's, which calls this with its rows. Returns what
-        was moved, as it was."""
+        was moved, as it was. `seen`: what was `known` at its new name when this was asked for."""
         from_cached = await self.listing(from_parent)
         to_cached = await self.listing(to_parent)
         from_cached = self.now(from_parent, from_cached)
@@ -320,6 +343,8 @@ class Namespace:
         expect = self.expected(to_parent, to_cached.listing, to_name, key)
         if target is not None and target.key != key and target.is_link == source.is_link:
             raise NotPossible(to_name)  # the suffixed name of a file beside a directory
+        if target is not None and (was := self._as_seen(seen, target)) is not target:
+            target, expect = was, was.version if was.key == key else ABSENT
         moved, away = self.moved(source, from_parent, key, to_parent, to_name, expect)
         replaced = self.without(to_parent, target) if target is not None else Rows()
         if target is not None and target.key != key:  # a link and a file have two keys

@@ -27,6 +27,7 @@ from mountd.errors import (
     NoEntry,
     NotADirectory,
     NotFound,
+    RemoteError,
     Stale,
 )
 from mountd.remotes.base import RemoteStore
@@ -52,6 +53,7 @@ from mountd_cache.listing import EMPTY, Listing
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
 
 LOOK_S = 0.25  # how often who waits for a LIST looks whether the remote is well
+_NOTHING = CachedListing(EMPTY, 0.0, b"")
 STALE_TIMEOUT_S = 1.0  # how long the kernel may keep an answer that we could not check
 
 
@@ -357,9 +359,10 @@ class Tree:
         self, parent: Directory, name: bytes, known: CachedListing | None = None
     ) -> Attributes:
         """One name, counted as one look-up. NoEntry only from a complete listing, or `known`."""
-        if parent.key not in self.ledger.shown or name not in self.ledger.shown[parent.key]:
-            cached = known or self.believed(parent, name) or await self.listing(parent)
-        change = self.ledger.shown.get(parent.key, {}).get(name)  # it may have come meanwhile
+        change = self.ledger.shown.get(parent.key, {}).get(name)
+        if change is None or change.is_clean:  # others may have replaced what the remote has
+            cached = known or self.believed(parent, name) or await self._asked(parent, name)
+            change = self.ledger.shown.get(parent.key, {}).get(name)  # it may have come meanwhile
         if change is not None:
             self.remember_change(parent, change)
             return self.change_attributes(change)
@@ -375,6 +378,17 @@ class Tree:
                 cached = replace(cached, listing=listing)
         self.remember(parent, cached.listing, row)
         return self.row_attributes(cached, row, parent.key)
+
+    async def _asked(self, parent: Directory, name: bytes) -> CachedListing:
+        """As `listing`. What we have sent ourselves is known while the remote says nothing."""
+        if name in self.ledger.shown.get(parent.key, ()) and not self.remote_is_well():
+            return _NOTHING
+        try:
+            return await self.listing(parent)
+        except (RemoteError, TimeoutError):
+            if name not in self.ledger.shown.get(parent.key, ()):
+                raise
+            return _NOTHING
 
     def seen(self, directory: Directory, cached: CachedListing) -> CachedListing:
         """A directory's listing with the local changes in it."""

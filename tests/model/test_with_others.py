@@ -199,6 +199,34 @@ def test_a_link_that_replaces_ours_is_not_put_over_theirs() -> None:
         shared.daemon.close()
 
 
+@pytest.mark.parametrize("how", ["unlink", "rename", "link", "link over link"])
+def test_what_others_put_in_the_place_of_what_a_killed_daemon_had_sent_stays(how: str) -> None:
+    """No listing of its directory is kept: one is asked for before anything is replaced."""
+    shared = Shared(Witness())
+    try:
+        shared.store.seed("d/z", shared.word())
+        shared.save(("d", "x"))
+        key = "d/y" + LINK_SUFFIX * (how == "link over link")
+        if key == "d/y":
+            shared.save(("d", "y"))
+        else:
+            shared.link(("d", "y"), replaces=False)
+        shared.daemon.drain()
+        shared.crash()
+        shared.see(("d", "x"))
+        shared.see(("d", "y"))
+        shared.put(key)
+        if how == "unlink":
+            shared.unlink(("d", "y"))
+        elif how == "rename":
+            shared.rename(("d", "x"), ("d", "y"))
+        else:
+            shared.link(("d", "y"), replaces=True)
+        shared.finish()
+    finally:
+        shared.daemon.close()
+
+
 @pytest.mark.parametrize("is_link", [True, False])
 def test_what_others_make_at_the_key_of_what_we_never_sent_is_seen_where_versions_prove(
     is_link: bool,

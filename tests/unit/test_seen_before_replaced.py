@@ -1,0 +1,111 @@
+"""What others put in the place of a file, while an operation on its name waits for a listing, is
+not what the kernel was told of: it is neither replaced nor removed."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from mountd.errors import Unreachable
+from mountd.vfs.filesystem import FileSystem
+from tests.conftest import ExpectedLog
+from tests.fakes.fault_store import FaultStore
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.mounted import Clock, MountedFiles, mounted_files, walk
+from tests.unit.test_links import contents, link, sent, target, unlink
+from tests.unit.test_writing import make, read, rename
+
+TTL_S = 60.0
+
+
+async def removed(fs: FileSystem) -> None:
+    await unlink(fs, "d/x")
+
+
+async def replaced(fs: FileSystem) -> None:
+    await rename(fs, "d/new", "d/x")
+
+
+async def replaced_by_a_link(fs: FileSystem) -> None:
+    await rename(fs, "d/link", "d/x")
+
+
+OPERATIONS = [removed, replaced, replaced_by_a_link]
+Operation = Callable[[FileSystem], Awaitable[None]]
+
+
+async def begun(mounted: MountedFiles) -> None:
+    """What the operations need, sent; and the kernel has looked all of it up."""
+    await make(mounted.fs, "d/new", b"ours")
+    await link(mounted.fs, "d/link", b"target")
+    await sent(mounted)
+    for path in ("d/new", "d/link", "d/x"):
+        await walk(mounted.fs, path)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_what_a_listing_brings_in_the_middle_of_an_operation_stays(
+    operation: Operation, tmp_path: Path, expected_log: ExpectedLog
+) -> None:
+    expected_log("conflict|'d/x'")
+    store, clock = MemoryStore({"d/x": b"before"}), Clock()
+    async with mounted_files(store, tmp_path, ttl_s=TTL_S, clock=clock, queue=True) as mounted:
+        await begun(mounted)
+        store.seed("d/x", b"theirs")
+        clock.now_s += TTL_S + 1
+        await operation(mounted.fs)
+        await sent(mounted)
+        mounted.fs.refresh(b"")
+        assert await read(mounted.fs, "d/x") == b"theirs"
+        assert b"theirs" in contents(store).values()
+        if operation is replaced:
+            assert b"ours" in contents(store).values()
+        if operation is replaced_by_a_link:
+            assert b"target" in contents(store).values()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_what_was_looked_up_since_is_replaced(operation: Operation, tmp_path: Path) -> None:
+    store, clock = MemoryStore({"d/x": b"before"}), Clock()
+    async with mounted_files(store, tmp_path, ttl_s=TTL_S, clock=clock, queue=True) as mounted:
+        await begun(mounted)
+        store.seed("d/x", b"theirs")
+        clock.now_s += TTL_S + 1
+        assert await read(mounted.fs, "d/x") == b"theirs"
+        await operation(mounted.fs)
+        await sent(mounted)
+        assert b"theirs" not in contents(store).values()
+
+
+async def test_what_was_sent_is_looked_up_with_a_listing_where_none_is_kept(tmp_path: Path) -> None:
+    """Others may have replaced it since, and the kernel is not told of the old one."""
+    store = MemoryStore({"d/z": b"1"})
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        await make(mounted.fs, "d/x", b"ours")
+        assert mounted.queue is not None
+        assert await mounted.queue.drain("", 5.0) == 0
+        store.seed("d/x", b"theirs")
+        mounted.metadata.forget("d/")
+        assert mounted.journal.ledger.changes["d/x"].is_clean
+        assert await read(mounted.fs, "d/x") == b"theirs"
+
+
+@pytest.mark.parametrize("is_well", [True, False])
+async def test_what_was_sent_is_found_where_no_listing_can_be_had(
+    is_well: bool, tmp_path: Path, expected_log: ExpectedLog
+) -> None:
+    if is_well:
+        expected_log("listing ")
+    memory, wells = MemoryStore({}), [True]
+    store = FaultStore(memory)
+    async with mounted_files(
+        store, tmp_path, queue=True, remote_is_well=lambda: wells[0]
+    ) as mounted:
+        number = await link(mounted.fs, "x", b"ours")
+        assert mounted.queue is not None
+        assert await mounted.queue.drain("", 5.0) == 0
+        mounted.metadata.forget("")
+        wells[0] = is_well
+        store.add("list", Unreachable("no network"))
+        assert (await walk(mounted.fs, "x")).number == number
+        assert await target(mounted.fs, "x") == b"ours"
