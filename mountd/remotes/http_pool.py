@@ -243,7 +243,11 @@ class HttpPool:
             wire_s = on_wire_s(response)
             late_s = max(stood_s() - feed.stood_s, 0.0) if wire_s is None else 0.0
             self._width.answered(asked, response.status, feed.sent_s, late_s, wire_s)
-        ended = functools.partial(self._ended, connections, connection, asked)
+        # A server that refused it before it came may go on with the body as if that were requests.
+        # (Of a Google's upload 308 says how much has come.)
+        is_refused = response.status >= 300 and response.status != 308
+        is_unread = is_refused and body.size > direct_put.IN_ONE_BYTES
+        ended = functools.partial(self._ended, connections, connection, asked, is_unread=is_unread)
         return Answer(response, target, what, feed.until_s, ended)
 
     def _answered(
@@ -355,11 +359,14 @@ class HttpPool:
         connections: HttpConnections,
         connection: httpcore.ConnectionInterface,
         asked: Asked | None,
+        *,
+        is_unread: bool = False,
     ) -> None:
         if self._width is not None and asked is not None:
             self._width.end()
         stream = self._streams.get(connection)
-        if connection.is_idle() and (has_leftovers(connection) or (stream and stream.holds_more)):
+        is_left = connection.is_idle() and has_leftovers(connection)
+        if is_unread or is_left or (connection.is_idle() and stream and stream.holds_more):
             connection.close()
         connections.give_back(connection)
 

@@ -135,6 +135,15 @@ def test_a_refusal_tells_why_and_keeps_its_connection() -> None:
     assert server.connections == 1
 
 
+def test_a_large_one_that_is_refused_ends_its_connection() -> None:
+    # Whoever has not read its body may take that for requests, and answer them.
+    to_another = answer(307, headers={"Location": "/other"})
+    script = answer(412, b"not met"), CREATED, answer(503), to_another, CREATED
+    with pool_at(*script) as (pool, server):
+        assert [put(pool, LARGE)[0] for _ in range(4)] == [412, 201, 503, 201]
+    assert server.connections == 4
+
+
 def test_what_came_behind_an_answer_is_nobodys() -> None:
     longer = Step(CREATED.data + CREATED.data.replace(b"v1", b"v0"))
     with pool_at(CREATED, longer, answer(201, headers={"ETag": '"v2"'})) as (pool, server):
