@@ -11,7 +11,7 @@ from mountd.cli.doctor_mounts import check_mounts
 from mountd.cli.findings import Finding, ok, problem, warning
 from mountd.cli.output import print_table
 from mountd.config.file import ConfigFile, find_config, load_config
-from mountd.config.load import configured_cache_dir, default_cache_dir
+from mountd.config.load import configured_cache_dir, default_cache_dir, read_command_line
 from mountd.errors import ExitCode, UsageError
 
 
@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_options()
     parsed = parser.read(arguments)
     config, findings = _check_config(parsed.config)
-    cache_dir = _cache_dir(config)
+    cache_dir = _cache_dir(config, parsed.options)
     findings = [*check_machine(cache_dir), *findings, *check_mounts(cache_dir)]
     code = ExitCode.OK
     if parsed.source:
@@ -52,9 +52,10 @@ def _check_config(named: str | None) -> tuple[ConfigFile, list[Finding]]:
     return config, secrets or [ok("config file", found)]
 
 
-def _cache_dir(config: ConfigFile) -> Path:
+def _cache_dir(config: ConfigFile, options: Sequence[str]) -> Path:
     try:
-        return configured_cache_dir(config)
+        given = read_command_line(options).options.get("cache_dir")
+        return given if isinstance(given, Path) else configured_cache_dir(config)
     except UsageError:
         return default_cache_dir()
 

@@ -12,7 +12,7 @@ _SAID = {
     "uid": "who mounts",
     "gid": "who mounts",
     "metadata_ttl_s": "60, Nextcloud 10",
-    "max_transfers": "16, Nextcloud 4 to 16",
+    "max_transfers": "16, Nextcloud 4 to 32",
     "bandwidth_up": "unlimited",
     "bandwidth_down": "unlimited",
     "endpoint": "the provider's",

@@ -16,7 +16,9 @@ _TIMEOUT_S = 10.0
 def run(arguments: Sequence[str]) -> int:
     """0 when the levers are set, or a warning has said which could not be. Nothing waits for the
     remote, and the mount itself is not touched."""
-    parser = Parser("tune", "Sets read_ahead_kb and max_background of a mount. Only root can.")
+    parser = Parser(
+        "tune", "Sets read_ahead_kb, max_ratio and max_background of a mount. Only root can."
+    )
     parser.add_argument(
         "mount", metavar="MOUNTPOINT | NAME", help="NAME: a mount of the config file"
     )

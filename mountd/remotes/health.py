@@ -72,7 +72,8 @@ def _utc_now() -> datetime:
 
 def _one_line(error: RemoteError) -> str:
     text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    kind = Denied if isinstance(error, Denied) else type(error)
+    return f"{kind.__name__}: {text}" if text else kind.__name__
 
 
 class RemoteHealth:

@@ -258,6 +258,12 @@ def test_doctor_gives_every_finding_as_json(tmp_path: Path) -> None:
     assert all(one["fix"] for one in findings if one["state"] != "ok")
 
 
+def test_the_cache_that_an_option_names_is_the_one_that_is_looked_at(tmp_path: Path) -> None:
+    done = run_doctor(tmp_path, "--json", "-o", f"cache_dir={tmp_path}/elsewhere")
+    (found,) = [one["found"] for one in json.loads(done.stdout) if one["check"] == "cache_dir"]
+    assert found.startswith(f"{tmp_path}/elsewhere: ")
+
+
 def test_a_config_that_cannot_be_read_is_a_finding_and_no_end(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("[defaults\n")
     done = run_doctor(tmp_path, "--config", str(tmp_path / "c.toml"))

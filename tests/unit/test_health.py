@@ -274,6 +274,7 @@ def test_a_write_whose_sign_in_is_refused_is_a_denied_remote_at_once() -> None:
     with pytest.raises(SignInRefused):
         bench.store.delete("f", None)
     assert bench.health.state is DENIED
+    assert bench.health.snapshot().last_error == "Denied: 401"
 
 
 def test_what_was_answered_before_the_sign_in_was_refused_delays_that_by_a_second() -> None:
