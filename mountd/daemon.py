@@ -31,7 +31,7 @@ from mountd.mount_point import clear_dead_mount
 from mountd.remotes.health import HealthState
 from mountd.remotes.registry import open_store
 from mountd.remotes.stack import RemoteStack
-from mountd.running.collector import collect_seldom
+from mountd.running.collector import collect_seldom, collect_what_grows
 from mountd.running.descriptor_limit import allow_many_descriptors
 from mountd.running.first_look import FirstLook
 from mountd.running.keeping import Keeping, room_for_writes
@@ -244,6 +244,7 @@ class Daemon:
             # Two fsyncs, which the first new name would have waited for, and all others with it.
             nursery.start_soon(trio.to_thread.run_sync, self.metadata.reserve_inodes, 1)
             nursery.start_soon(tidy_memory, self._moved)
+            nursery.start_soon(collect_what_grows)
             nursery.start_soon(self.prober.run)
             nursery.start_soon(self.room.keep)
             nursery.start_soon(self.order.run)
