@@ -1,5 +1,8 @@
 """S3's errors as ours: by its code where there is one, else by the status."""
 
+import re
+from collections.abc import Mapping
+
 from mountd.errors import (
     ContainerMissing,
     Corrupt,
@@ -50,22 +53,30 @@ _THROTTLED = frozenset(
 _UNREACHABLE = frozenset(
     ("RequestTimeout", "IncompleteBody", "InternalError", "NoSuchUpload", "InvalidPart")
 )
+_REGION = re.compile(r"[a-z0-9-]{1,40}")  # what a remote says goes into a line that people type
 
 
 def s3_error(answer: RestAnswer, what: str) -> RemoteError:
-    code = error_code(answer.body)
+    told = _told(answer.body)
+    code = told.get("Code", "")
     shown = f"{what}: {code or 'HTTP'} ({answer.status})"
     if code == "RequestTimeTooSkewed":
         shown += ": the clock of this machine is wrong, or the remote's"
+    region = answer.header("x-amz-bucket-region") or told.get("Region", "")
+    if answer.status in (301, 307, 400) and _REGION.fullmatch(region):
+        elsewhere = f"{shown}: the bucket is in region {region}; set -o region={region}"
+    else:
+        elsewhere = ""
+    if code == "AuthorizationHeaderMalformed" and elsewhere:
+        return Denied(elsewhere)
     if code in _OF_CODE:
         return _OF_CODE[code](shown)
     if code in _THROTTLED:
         return Throttled(shown, retry_after_s(answer.headers.get("retry-after")))
     if code in _UNREACHABLE and answer.status != 507:
         return Unreachable(shown, answered=True)
-    region = answer.header("x-amz-bucket-region")
-    if answer.status in (301, 307, 400) and region:
-        return Denied(f"{shown}: the bucket is in region {region}; set -o region={region}")
+    if elsewhere:
+        return Denied(elsewhere)
     if answer.status < 300:
         # Complete and copy begin their 200 before they know how it ends.
         return Unreachable(f"{shown}: a success without a result", answered=True)
@@ -91,11 +102,16 @@ def write_error(answer: RestAnswer, what: str, is_conditional: bool) -> RemoteEr
 
 def error_code(body: bytes) -> str:
     """S3's code in an error's body, or ""."""
+    return _told(body).get("Code", "")
+
+
+def _told(body: bytes) -> Mapping[str, str]:
+    """The texts of an error's body; none where it is no error of S3's."""
     if not body.lstrip().startswith(b"<"):
-        return ""
+        return {}
     try:
         root = parse_xml(body.strip())
     except Corrupt:
         # A proxy's page of HTML.
-        return ""
-    return texts(root).get("Code", "") if root.tag.rpartition("}")[2] == "Error" else ""
+        return {}
+    return texts(root) if root.tag.rpartition("}")[2] == "Error" else {}

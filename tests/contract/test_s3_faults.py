@@ -260,6 +260,15 @@ def test_a_clock_that_is_wrong_is_said_in_words(s3_server: S3Server, open_store:
     assert "the clock of this machine is wrong, or the remote's" in str(error)
 
 
+def test_a_bucket_in_another_region_names_that(s3_server: S3Server) -> None:
+    login = S3Login(s3_server.endpoint, s3_server.access_key, s3_server.secret_key)
+    store = open_s3(s3_source(BUCKET, ""), replace(s3_settings(login), region="eu-west-9"))
+    error = failure(lambda: entries(store, ""))
+    store.close()
+    assert type(error) is Denied
+    assert str(error).endswith("the bucket is in region us-east-1; set -o region=us-east-1")
+
+
 def test_a_server_that_went_away_is_unreachable_at_once(
     s3_server: S3Server, open_store: OpenStore
 ) -> None:
