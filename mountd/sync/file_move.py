@@ -86,7 +86,24 @@ class FileMoves:
         """Before anything is sent: what a former process had under way is looked at."""
         self._nursery = nursery
         for move in self._open.all():
-            self._settle_later(move)
+            if self._is_open_still(move):
+                self._settle_later(move)
+            else:
+                self._open.close(move)
+                self._is_over(move, self._over[move.source, move.version])
+
+    def _is_open_still(self, move: Move) -> bool:
+        """Of one that was noted before a power cut. That may have taken that it was settled, and
+        what is done with its names since is no part of it: a look at both would seem to tell that
+        a file which was moved, known to a listing alone by now, is to be removed again."""
+        changes = self._ledger.changes
+        left, made = changes.get(move.source), changes.get(move.key)
+        if left is not None and left.expect == move.version:
+            return True
+        if made is None or made.is_clean:
+            return False
+        content = self._ledger.content_of(made)
+        return move.base in (made.base, content.base if content is not None else None)
 
     async def send(self, change: Change, make_way: _MakeWay) -> bool:
         """Whether the remote has it now; False: it is to be sent as any other. `make_way`: what

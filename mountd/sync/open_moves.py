@@ -2,7 +2,7 @@
 
 The ledger doesn't say that a MOVE was sent; as long as nobody renames or writes meanwhile, a look
 at both names says it. So these are noted for who is killed meanwhile, and settled first by the
-next process. What a power cut takes is the note alone.
+next process. What a power cut takes is the note alone, or that it was settled.
 """
 
 from collections.abc import Mapping

@@ -175,6 +175,33 @@ async def test_a_power_cut_takes_the_note_and_a_look_tells_the_same(
         assert remote(store) == {"b": b"data", "x": b"other"}
 
 
+@pytest.mark.parametrize("then", ["nothing", "made again", "on", "edited", "removed"])
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_a_note_of_what_was_settled_that_a_power_cut_brings_back_says_nothing(
+    clock: MockClock, store: Store, then: str, is_listed: bool
+) -> None:
+    journal, moves = MemoryJournal(), OpenMoves()
+    async with syncing(store, journal=journal, open_moves=moves) as s:
+        hang = threading.Event()
+        fault = s.faults.add("move_file", hang=hang, calls=[1])
+        s.tree.rename("a", "b")
+        await reached(fault.reached)
+        (noted,) = moves.all()
+        hang.set()
+        await s.settled()
+        if is_listed and then in ("nothing", "made again"):
+            s.journal.commit(Rows(forget=("a", "b")))
+        s.faults.add("write", Unreachable("down"))
+        s.faults.add("identify", Unreachable("down"))
+        THEN[then][0](s)
+    moves.put(noted)
+    async with syncing(store, journal=reopened(journal), open_moves=moves) as s:
+        await s.settled()
+        assert remote(store) == expected(then)
+        assert is_settled(s)
+        assert moves.all() == []
+
+
 async def test_what_somebody_has_put_at_the_old_name_since_stays(
     clock: MockClock, store: Store
 ) -> None:
