@@ -144,6 +144,9 @@ class Tree:
                     node.mark = mark_of(listing, row)
         elif number < FIRST_DERIVED or node.is_in(parent):
             node.row = row
+            if node.is_nameless and isinstance(node, Directory):
+                node.parent = parent
+                self._named_again(node, key_of(parent, listing, row) + "/")
         node.lookups += 1
 
     def checked(self, parent: Directory, listing: Listing, row: int) -> Listing:
@@ -195,6 +198,11 @@ class Tree:
         directory.is_nameless = True
         self._nodes[directory.number] = directory
 
+    def _named_again(self, directory: Directory, key: str) -> None:
+        """It has that name, although another was noted there last."""
+        directory.key, directory.is_nameless = key, False
+        self.adopt(directory)
+
     def _note(self, directory: Directory) -> None:
         if directory.parent is not None:
             noted = NotedDirectory(directory.parent.number, directory.key)
@@ -213,6 +221,8 @@ class Tree:
             directory.key = new_key + key[len(old_key) :]
             self._by_key[directory.key] = directory
             self._note(directory)
+        if isinstance(node, Directory) and node.is_nameless:
+            self._named_again(node, new_key)
 
     def moved_whole(self, number: int, parent: Directory, old_key: str, new_key: str) -> None:
         """As `moved`, of a directory with all that is known of what is below it."""

@@ -182,3 +182,27 @@ async def made_in(fs: FileSystem, d: Directory) -> tuple[int, int]:
     sub = await fs.make_directory(d, b"sub", {})
     below = await fs.make_directory(fs.tree.directory(sub.number), b"below", {})
     return sub.number, below.number
+
+
+@pytest.mark.parametrize("is_looked_up", [False, True])
+async def test_a_directory_that_is_found_by_its_name_has_it_whatever_was_noted_last(
+    tmp_path: Path, is_looked_up: bool
+) -> None:
+    """Others had removed it and made it again, and the listing with the new number was not on the
+    disk yet as the daemon was killed: what was made in it after a rename went to the old name."""
+    store, record = MemoryStore(), Record(GREETING, b"")
+    store.seed("d/file", b"bytes")
+    async with mounted_files(store, tmp_path) as mount:
+        note(mount, record)
+        d = await walk(mount.fs, "d")
+        assert mount.metadata.flush(5)
+        record.holds(mount.fs.names.new_number(), NotedDirectory(ROOT, "d/"))
+        mount.crashes = True
+    async with mounted_files(store, tmp_path) as mount:
+        found, _ = go_on(mount, record)
+        fs, tree = mount.fs, mount.fs.tree
+        assert tree.directory(d.number).number == d.number
+        if is_looked_up:
+            assert (await walk(fs, "d")).number == d.number
+        await fs.rename(tree.root, b"d", tree.root, b"e")
+        assert tree.directory(d.number).key == found.directories()[d.number].key == "e/"
