@@ -149,13 +149,15 @@ class Former:
             for key, number in self._numbers.items()
             if key.startswith(old)
         ]
+        for number, noted in below:
+            if self._tree.held_directory(noted.key) is None:
+                with suppress(Stale):
+                    self.find(number)
+        # Not before all are found: whose the old keys are tells those that had them earlier apart.
         moved: dict[int, NotedDirectory] = {}
         for number, noted in below:
             above = parent.number if noted.key == old else noted.parent
             now = NotedDirectory(above, new + noted.key[len(old) :])
-            if self._tree.held_directory(noted.key) is None:
-                with suppress(Stale):
-                    self.find(number)
             moved[number] = now
             self._numbers.pop(noted.key, None)
             self._numbers[now.key] = number

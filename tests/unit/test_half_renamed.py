@@ -206,3 +206,39 @@ async def test_a_directory_that_is_found_by_its_name_has_it_whatever_was_noted_l
             assert (await walk(fs, "d")).number == d.number
         await fs.rename(tree.root, b"d", tree.root, b"e")
         assert tree.directory(d.number).key == found.directories()[d.number].key == "e/"
+
+
+@pytest.mark.parametrize("native", [False, True])
+async def test_a_removed_directory_with_others_below_it_does_not_take_the_name_of_its_successor(
+    tmp_path: Path, native: bool
+) -> None:
+    """What was below the removed one was found first, and brought it back under the key that had
+    just been left: after two renames new files went to the first one's name."""
+    store, record = MemoryStore(native_move=native, real_directories=native), Record(GREETING, b"")
+    store.seed("d/sub/file", b"")
+    store.seed("e/file", b"bytes")
+    async with mounted_files(store, tmp_path, queue=True) as mount:
+        note(mount, record)
+        fs, root = mount.fs, mount.fs.tree.root
+        sub, d = await walk(fs, "d/sub"), await walk(fs, "d")
+        assert isinstance(sub, Directory)
+        assert isinstance(d, Directory)
+        await fs.unlink(sub, b"file")
+        await fs.remove_directory(d, b"sub")
+        await fs.remove_directory(root, b"d")
+        number = (await walk(fs, "e")).number
+        if native:
+            assert mount.queue is not None
+            assert await mount.queue.drain() == 0
+        await fs.rename(root, b"e", root, b"d")
+        assert mount.metadata.flush(5)
+        mount.crashes = True
+    async with mounted_files(store, tmp_path) as mount:
+        go_on(mount, record)
+        fs, root = mount.fs, mount.fs.tree.root
+        await fs.rename(root, b"d", root, b"f")
+        await fs.rename(root, b"f", root, b"g")
+        assert fs.tree.directory(number).key == "g/"
+        handle, _ = await fs.create(fs.tree.directory(number), b"new", {})
+        fs.release(handle)
+        assert "g/new" in mount.journal.ledger.changes
