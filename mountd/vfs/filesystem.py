@@ -304,7 +304,7 @@ class FileSystem:
         replaces: bool = True,
     ) -> None:
         self.check_writable()
-        seen = self.names.known(to_parent, to_name)
+        told = self.names.told(to_parent, to_name)
         cached = await self.names.listing(from_parent)
         source = self.names.find(from_parent, cached, from_name)
         if source is not None and source.is_directory:
@@ -320,7 +320,7 @@ class FileSystem:
                 if self.names.find(to_parent, there, to_name) is not None:
                     await self.writes.settle(source.number)
             where = (from_parent, from_name, to_parent, to_name)
-            await self.names.rename(*where, replaces=replaces, seen=seen)
+            await self.names.rename(*where, replaces=replaces, told=told)
         self.folding.sent(to_parent.key)
 
     async def read_directory(self, directory: Directory) -> CachedListing:

@@ -54,6 +54,13 @@ class Found:
     is_link: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """`found` is None where a name was known to be free."""
+
+    found: Found | None
+
+
 class Namespace:
     """All changes of names. Coroutines may raise what `Tree` raises, Exists, NoEntry, NotEmpty,
     IsADirectory, NotADirectory, NameNotAllowed, and OSError from the local disk; cancelled, they
@@ -112,23 +119,26 @@ class Namespace:
             at.is_link,
         )
 
-    def known(self, parent: Directory, name: bytes) -> Found | None:
+    def told(self, parent: Directory, name: bytes) -> Told | None:
         """What `name` is without a request: what the kernel has been told, which comes here with
-        no more than the name."""
+        no more than the name. None where nothing is known."""
         cached = self.tree.cache.get(parent.key)
         if cached is not None:
-            return self.find(parent, cached, name)
+            return Told(self.find(parent, cached, name))
         change = self.ledger.shown.get(parent.key, {}).get(name)
-        return self.found(change) if change is not None else None
+        return Told(self.found(change)) if change is not None else None
 
-    def _as_seen(self, seen: Found | None, found: Found) -> Found:
-        """What an operation takes away: `found`, unless others have put that in the place of
-        `seen` while it waited for a listing. Nobody here knows theirs, and the remote then finds
-        that another version is there than the one that was meant."""
-        if seen is None or found.change is not None or found.number == seen.number:
+    def _as_told(self, told: Told | None, found: Found) -> Found | None:
+        """What an operation takes away: `found`, unless others have put that where the kernel was
+        `told` of something else, or of nothing, while a listing was waited for. Nobody here knows
+        theirs, and the remote then finds that it has another version than the one meant."""
+        if told is None or found.change is not None or self.tree.has_node(found.number):
             return found
-        was_told = self.tree.has_node(found.number) or not self.tree.holds(seen.number)
-        return found if was_told or seen.is_directory else replace(seen, change=None)
+        was = told.found
+        if was is None:
+            return None
+        is_same = was.number == found.number or was.is_directory or not self.tree.holds(was.number)
+        return found if is_same else replace(was, change=None)
 
     def found(self, change: Change) -> Found:
         size, mtime_ns = self.ledger.size_of(change), self.ledger.mtime_ns_of(change)
@@ -211,9 +221,9 @@ class Namespace:
     # -- taking away
 
     async def unlink(self, parent: Directory, name: bytes) -> None:
-        seen, cached = None, self.tree.fresh(parent)
+        told, cached = None, self.tree.fresh(parent)
         if cached is None:
-            seen = self.known(parent, name)
+            told = self.told(parent, name)
             cached = await self.tree.listing(parent)
         found = self.find(parent, cached, name)
         if found is None:
@@ -221,7 +231,7 @@ class Namespace:
         if found.is_directory:
             raise IsADirectory(name)
         self.rights.check_remove(parent, name, found.number)
-        found = self._as_seen(seen, found)
+        found = self._as_told(told, found) or found
         self._note_nameless(found)
         self.commit(self.keeping(parent, cached.listing, self.without(parent, found)))
         self._keep_if_open(found)
@@ -317,10 +327,10 @@ class Namespace:
         to_name: bytes,
         *,
         replaces: bool = True,
-        seen: Found | None = None,
+        told: Told | None = None,
     ) -> Found:
         """Moves a file; a directory is subtree.py's, which calls this with its rows. Returns what
-        was moved, as it was. `seen`: what was `known` at its new name when this was asked for."""
+        was moved, as it was. `told`: of its new name, when this was asked for."""
         from_cached = await self.listing(from_parent)
         to_cached = await self.listing(to_parent)
         from_cached = self.now(from_parent, from_cached)
@@ -343,8 +353,8 @@ class Namespace:
         expect = self.expected(to_parent, to_cached.listing, to_name, key)
         if target is not None and target.key != key and target.is_link == source.is_link:
             raise NotPossible(to_name)  # the suffixed name of a file beside a directory
-        if target is not None and (was := self._as_seen(seen, target)) is not target:
-            target, expect = was, was.version if was.key == key else ABSENT
+        if target is not None and (was := self._as_told(told, target)) is not target:
+            target, expect = was, was.version if was and was.key == key else ABSENT
         moved, away = self.moved(source, from_parent, key, to_parent, to_name, expect)
         replaced = self.without(to_parent, target) if target is not None else Rows()
         if target is not None and target.key != key:  # a link and a file have two keys

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mountd.errors import Unreachable
+from mountd.errors import NoEntry, Unreachable
 from mountd.vfs.filesystem import FileSystem
 from tests.conftest import ExpectedLog
 from tests.fakes.fault_store import FaultStore
@@ -62,6 +62,25 @@ async def test_what_a_listing_brings_in_the_middle_of_an_operation_stays(
             assert b"ours" in contents(store).values()
         if operation is replaced_by_a_link:
             assert b"target" in contents(store).values()
+
+
+async def test_what_comes_under_a_name_that_the_kernel_was_told_is_free_stays(
+    tmp_path: Path, expected_log: ExpectedLog
+) -> None:
+    expected_log("conflict")
+    store, clock = MemoryStore({"d/z": b"1"}), Clock()
+    async with mounted_files(store, tmp_path, ttl_s=TTL_S, clock=clock, queue=True) as mounted:
+        await make(mounted.fs, "d/new", b"ours")
+        await sent(mounted)
+        with pytest.raises(NoEntry):
+            await walk(mounted.fs, "d/x")
+        store.seed("d/x", b"theirs")
+        clock.now_s += TTL_S + 1
+        await rename(mounted.fs, "d/new", "d/x")
+        await sent(mounted)
+        assert sorted(contents(store).values()) == [b"1", b"ours", b"theirs"]
+        mounted.fs.refresh(b"")
+        assert await read(mounted.fs, "d/x") == b"theirs"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
