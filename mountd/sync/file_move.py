@@ -240,6 +240,11 @@ class FileMoves:
                         self._open.close(move)
                 except Exception as error:  # must not end the queue
                     log.debug("what became of %r is not known yet: %s", move.source, error)
+                    if isinstance(error, Denied) and not isinstance(error, SignInRefused):
+                        # Who sends to either name is told so, and a base that is gone looked for.
+                        self._may_come(move)
+                        self._open.close(move)
+                        break
                     await trio.sleep(delay_s)
                     delay_s = min(2 * delay_s, _MAX_BACKOFF_S)
             self._is_over(move, self._over[move.source, move.version])

@@ -277,6 +277,25 @@ async def test_while_nobody_can_say_what_became_of_it_nothing_goes_to_either_nam
         assert remote(store) == {"a": b"data", "x": b"other"}
 
 
+async def test_who_may_not_look_what_became_of_it_is_told_so_after_an_edit_too(
+    clock: MockClock, store: Store, expected_log: ExpectedLog
+) -> None:
+    expected_log("the share is gone")
+    async with syncing(store) as s:
+        s.faults.add("move_file", Unreachable("cut"), after_effect=True, calls=[1])
+        looks = s.faults.add("identify", Denied("the share is gone"))
+        s.tree.rename("a", "b")
+        await trio.sleep(300.0)
+        s.tree.write("b", b"D", 0)
+        await trio.sleep(300.0)
+        assert "the share is gone" in s.journal.ledger.changes["b"].reason
+        s.faults.remove(looks)
+        s.tree.write("b", b"E", 3)
+        await s.settled()
+        assert remote(store) == {"b": b"DatE", "x": b"other"}
+        assert is_settled(s)
+
+
 async def test_who_reads_it_meanwhile_waits_and_asks_again(clock: MockClock, store: Store) -> None:
     hang = threading.Event()
     async with syncing(store) as s:
