@@ -13,6 +13,7 @@ from mountd.running.collector import (
     MANY,
     YOUNG,
     collect_what_grows,
+    objects_since,
     resident_bytes,
 )
 
@@ -43,11 +44,12 @@ class Failed:
 
 class Process:
     """One that has so many MiB each time that somebody looks, and then the last for ever. A
-    collection finds `cycles` objects."""
+    collection finds `cycles` of so many new `objects`."""
 
-    def __init__(self, *mib: int, cycles: int = 0) -> None:
+    def __init__(self, *mib: int, cycles: int = 0, objects: int = 0) -> None:
         self.mib = list(mib)
         self.cycles = cycles
+        self.objects = objects
         self.collected_at: list[int] = []
         self._now = 0
 
@@ -62,7 +64,7 @@ class Process:
 
     async def run(self) -> None:
         with trio.move_on_after(20.5 * LOOK_EVERY_S):
-            await collect_what_grows(self.memory, self.collect, lambda: None)
+            await collect_what_grows(self.memory, self.collect, lambda: None, lambda: self.objects)
 
 
 async def test_cycles_go_where_memory_has_grown_by_much(autojump_clock: MockClock) -> None:
@@ -98,6 +100,21 @@ async def test_what_a_large_process_has_is_not_looked_at_for_little(
     process = Process(600, 700, 800, 890, 910, 905, 1000, 1200)
     await process.run()
     assert process.collected_at == [910]
+
+
+async def test_what_many_new_objects_take_is_no_reason_to_look_at_them(
+    autojump_clock: MockClock,
+) -> None:
+    process = Process(100, 160, 220, 250, objects=700_000)
+    await process.run()
+    assert process.collected_at == []
+
+
+def test_new_objects_are_counted_roughly() -> None:
+    gc.collect()
+    before = objects_since()
+    kept: list[list[int]] = [[] for _ in range(600)]
+    assert 0 <= before < objects_since() <= 100 * YOUNG * len(kept)
 
 
 def test_this_process_takes_some_memory() -> None:
