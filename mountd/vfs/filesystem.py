@@ -17,6 +17,7 @@ from mountd.vfs.folding import Folding
 from mountd.vfs.keeping import NAMES, Keeping, NothingKept
 from mountd.vfs.last_readers import LastReaders
 from mountd.vfs.links import Links
+from mountd.vfs.moved_before import take_along
 from mountd.vfs.names import raw_name
 from mountd.vfs.namespace import Namespace
 from mountd.vfs.nodes import Attributes, Directory, Node
@@ -94,6 +95,7 @@ class FileSystem:
             key_limit=store.capabilities.key_limit,
             wall_clock_ns=wall_clock_ns,
         )
+        take_along(journal.ledger, metadata)
         whole = WholeMoves(self.names, self.files, wait_s=wait_s)
         self.subtree = Subtree(self.names, whole, wait_s=wait_s)
         self.links = Links(self.names, self._read_start)
