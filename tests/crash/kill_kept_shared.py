@@ -63,6 +63,7 @@ class SharedWork:
             os.close(fd)
             raise
         call("close", os.close, fd)
+        self._calls.check_alive()
 
 
 class Other:

@@ -42,6 +42,14 @@ class Mount:
         except OSError:
             return True
 
+    def is_dead(self) -> bool:
+        """Whether nobody answers there any more, and nobody ever will. It asks the daemon."""
+        try:
+            os.statvfs(self.path)
+            return os.stat(self.path).st_dev != self._device
+        except OSError as error:
+            return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+
 
 class Diary:
     """What was begun (>), what has returned (<) and what failed (!), outside the mount."""
@@ -129,7 +137,15 @@ class Calls:
                 os.close(fd)
             raise
         self._change(file, "close", os.close, fd)
+        if file.steps:
+            self.check_alive()
         file.settle()
+
+    def check_alive(self) -> None:
+        """After a close that returned 0. Of a mount that died the kernel forgets what it had not
+        handed over yet, and such a close may well return 0. Who answers now has answered then."""
+        if self._mount.is_dead():
+            raise DaemonGone
 
     def write(self, fd: int, file: File, start: int, data: bytes) -> None:
         file.begin(Step(start, data))
