@@ -51,13 +51,14 @@ def restore(fs: FileSystem, noted: Noted) -> None:
     fs.tree.following.were_edited(noted.edited)
     ledger = fs.tree.ledger
     for handle, file in noted.files.items():
+        lost = file.number in noted.gone and _lost_its_name(fs.tree, file)
+        is_nameless = file.is_nameless or lost
         try:
-            node = _node_of(fs.tree, file)
+            node = _node_of(fs.tree, file, is_nameless)
         except FileSystemError as error:
             log.warning("a handle of %r is lost: %s", file.key, error)
             continue
-        lost = file.number in noted.gone and _lost_its_name(fs.tree, file)
-        node.is_nameless = file.is_nameless or lost
+        node.is_nameless = is_nameless
         node.lookups = HELD
         fs.files.put(handle, Handle(node, _remote_file(fs, node, file), file.writes))
         if file.writes:
@@ -87,14 +88,20 @@ def _remote_file(fs: FileSystem, node: Node, file: NotedFile) -> RemoteFile:
     return noted
 
 
-def _node_of(tree: Tree, file: NotedFile) -> Node:
+def _node_of(tree: Tree, file: NotedFile, is_nameless: bool) -> Node:
     """The node of an open file, as its handle had it."""
     if tree.has_node(file.number):
         return tree.node(file.number)
     change = tree.ledger.by_number.get(file.number)
     if change is not None and not file.is_nameless:
         return tree.node(file.number)
-    node = Node(file.number, tree.directory(file.parent), -1)
+    try:
+        parent = tree.directory(file.parent)
+    except Stale:
+        if not is_nameless:
+            return tree.node(file.number)
+        parent = tree.root  # what has no name is in no directory: its own may be gone, too
+    node = Node(file.number, parent, -1)
     if not file.is_nameless and not tree.is_named(node):
         # Killed before it was noted again where it is now.
         with suppress(FileSystemError):
