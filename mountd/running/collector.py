@@ -12,6 +12,7 @@ then, and most of that was being sent.
 
 import gc
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -26,8 +27,8 @@ LOOK_EVERY_S: Final = 2.0
 GROWN_BYTES: Final = 64 << 20  # at least; what is known of many files is looked at more seldom
 _GROWN_PART: Final = 2  # of what it was
 MANY: Final = 300  # objects; where all goes well some ten come in a second of work
-# At most, on average. 100,000 files that wait: 700,000 objects, 110 MiB; a look takes 0.4 s.
-OBJECT_BYTES: Final = 200
+# Of CPython's small objects, at most on average. 100,000 files that wait: a look takes 0.4 s.
+OBJECT_BYTES: Final = 100
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -46,26 +47,22 @@ def resident_bytes() -> int:
         return 0
 
 
-def objects_since() -> int:
-    """About how many there are more than after the last full collection."""
-    made, young, older = gc.get_count()
-    return made + YOUNG * (young + OFTEN * older)
-
-
 async def collect_what_grows(
     memory: Callable[[], int] = resident_bytes,
     collect: Callable[[], int] = gc.collect,
     give_back: Callable[[], object] = return_freed_memory,
-    new_objects: Callable[[], int] = objects_since,
+    objects: Callable[[], int] = sys.getallocatedblocks,
 ) -> None:
-    """Collects all cycles where memory has grown by much since it last had, and by more than what
-    is new in it explains, and gives back what they held where there were many. Until cancelled."""
-    least = memory()
+    """Collects all cycles where memory has grown by much since it last had, and by more than there
+    are new objects for, and gives back what they held where there were many. Until cancelled."""
+    least, had = memory(), objects()
     while True:
         await trio.sleep(LOOK_EVERY_S)
-        now = memory()
-        if now - least - OBJECT_BYTES * new_objects() > max(GROWN_BYTES, least // _GROWN_PART):
+        now, has = memory(), objects()
+        explained = OBJECT_BYTES * max(0, has - had)
+        if now - least - explained > max(GROWN_BYTES, least // _GROWN_PART):
             if collect() > MANY:
                 await trio.to_thread.run_sync(give_back, abandon_on_cancel=True)
-            now = least = memory()
-        least = min(least, now)
+            least, had = memory(), objects()
+        elif now < least:
+            least, had = now, has
