@@ -39,18 +39,25 @@ class HttpConnections:
         self._freed = threading.Condition(self._lock)
         self._idle: deque[tuple[httpcore.ConnectionInterface, float]] = deque()  # since when
         self._active: set[httpcore.ConnectionInterface] = set()
+        self._is_closed = False
 
     def take(self, until_s: float) -> httpcore.ConnectionInterface:
-        """One that nobody else has, until `give_back`. Raises httpcore.PoolTimeout."""
+        """One that nobody else has, until `give_back`. Raises httpcore.PoolTimeout, and
+        httpcore.ConnectError where `close` was called."""
         self._acquire(until_s)
         try:
             found = self._kept() or self._make()
+            with self._lock:
+                is_late = self._is_closed
+                if not is_late:
+                    self._active.add(found)
+            if is_late:
+                found.close()  # nobody else would
+                raise httpcore.ConnectError("the connections were closed")
         except BaseException:
             with self._lock:
                 self._release()
             raise
-        with self._lock:
-            self._active.add(found)
         return found
 
     def give_back(self, connection: httpcore.ConnectionInterface) -> None:
@@ -70,8 +77,9 @@ class HttpConnections:
             each.close()
 
     def close(self) -> None:
-        """Closes all; exchanges under way fail. New ones may begin."""
+        """Closes all, for good; exchanges under way fail."""
         with self._lock:
+            self._is_closed = True
             found = [*(connection for connection, _ in self._idle), *self._active]
             self._idle.clear()
             self._active.clear()

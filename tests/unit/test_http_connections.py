@@ -127,7 +127,21 @@ def test_close_closes_also_what_is_under_way(server: _Server) -> None:
     pool.close()
     assert (first.is_closed(), second.is_closed()) == (True, True)
     pool.give_back(second)
-    assert pool.take(until_s) not in (first, second)
+
+
+def test_a_connection_that_is_made_while_all_are_closed_is_closed_too() -> None:
+    made: list[_NeverMade] = []
+
+    def make() -> _NeverMade:
+        made.append(_NeverMade())
+        pool.close()
+        return made[-1]
+
+    pool = HttpConnections(make, lambda: 1)
+    for _ in range(2):
+        with pytest.raises(httpcore.ConnectError, match="closed"):
+            pool.take(time.monotonic() + 60.0)
+    assert [each.is_closed() for each in made] == [True, True]
 
 
 class _NeverMade(httpcore.ConnectionInterface):
