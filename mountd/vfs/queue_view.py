@@ -41,6 +41,7 @@ class QueueView:
         self._folding = folding
         self.invalidate: Callable[[list[tuple[int, bytes]]], None] = lambda entries: None
         self.found_foreign: Callable[[str], None] = lambda key: None
+        tree.refreshes.on_replaced = self._replaced
 
     def is_open_for_writing(self, number: int) -> bool:
         return self._writes.is_open_for_writing(number)
@@ -89,6 +90,23 @@ class QueueView:
             names = {raw, raw.removesuffix(LINK_SUFFIX)}
             at_root = not directory
             self.invalidate([(held.number, shown_name(n, at_root=at_root)) for n in sorted(names)])
+
+    def _replaced(self, directory: str, files: Sequence[tuple[bytes, int]]) -> None:
+        """The remote has other files under these names than those that had these numbers. What was
+        written here the kernel believes for a whole TTL, also where a listing is asked for before:
+        it would take theirs away by a name for which it was told of ours."""
+        held = self._tree.held_directory(directory)
+        if held is None or not files:
+            return
+        ledger = self._tree.ledger
+        shown = ledger.shown.get(directory, {})
+        names = [
+            name
+            for name, number in files
+            if self._tree.holds(number) and number not in ledger.by_number and name not in shown
+        ]
+        if names:
+            self.invalidate([(held.number, name) for name in names])
 
     def new_number(self) -> int:
         return self._names.new_number()

@@ -8,7 +8,7 @@ meanwhile.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -23,7 +23,7 @@ from mountd.vfs.overlay import still_going, waiting_below
 from mountd.vfs.remote_listing import Listed, Wanted, list_now
 from mountd.vfs.row_attributes import packed
 from mountd.vfs.settled import Settled
-from mountd_cache.changes import Change
+from mountd_cache.changes import Change, ChangeKind
 from mountd_cache.ledger import Ledger
 from mountd_cache.listing import Listing
 from mountd_cache.metadata_cache import CachedListing, MetadataCache
@@ -98,6 +98,9 @@ class Refreshes:
         # with what the first call answered and the new listing. folding.py fills them in.
         self.before_list: Callable[[str], list[Change]] = lambda key: []
         self.after_list: Callable[[str, list[Change], Listing], None] = lambda k, c, listing: None
+        # Behind those, with names of files in the directory, and the numbers that they had until
+        # now: the kernel may still believe them. queue_view.py fills it in.
+        self.on_replaced: Callable[[str, Sequence[tuple[bytes, int]]], None] = lambda k, files: None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Owns the LISTs under way, until cancelled."""
@@ -216,6 +219,8 @@ class Refreshes:
             fetched_at = 0.0 if refresh.outdated else self._proof.asked_at(began)
             self._put(key, old, new, fetched_at, token)
             self.after_list(key, taken, new.listing)
+            made = () if old is not None else [c for c in taken if c.kind is ChangeKind.FILE]
+            self.on_replaced(key, [*new.replaced, *((c.name, c.number) for c in made)])
 
     def _put(
         self, key: str, old: CachedListing | None, new: Listed, fetched_at: float, token: str

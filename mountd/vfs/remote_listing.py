@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from mountd.errors import NotFound
@@ -28,10 +28,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """`is_theirs`: it is what the remote has, with nothing in it because of what waits here."""
+    """`is_theirs`: it is what the remote has, with nothing in it because of what waits here.
+    `replaced`: names of files in the old one, and their numbers, that are others' now, or gone."""
 
     listing: Listing
     is_theirs: bool
+    replaced: Sequence[tuple[bytes, int]]
 
 
 def list_now(
@@ -55,4 +57,12 @@ def list_now(
     is_theirs = is_theirs and not missing
     is_theirs = is_theirs and without_replaced(entries, wanted.gone) is entries
     listing = merged(entries, wanted.old, new_numbers, not wanted.key, wanted.gone, is_taken)
-    return Listed(listing, is_theirs)
+    return Listed(listing, is_theirs, _replaced(wanted.old, listing))
+
+
+def _replaced(old: Listing | None, new: Listing) -> Sequence[tuple[bytes, int]]:
+    if old is None or new is old:
+        return ()
+    there = {new.name(row): new.ino(row) for row in range(len(new))}
+    files = ((old.name(row), old.ino(row)) for row in range(len(old)) if not old.is_dir(row))
+    return [(name, number) for name, number in files if there.get(name) != number]

@@ -11,7 +11,7 @@ from mountd.vfs.filesystem import FileSystem
 from tests.conftest import ExpectedLog
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
-from tests.fakes.mounted import Clock, MountedFiles, mounted_files, walk
+from tests.fakes.mounted import Clock, MountedFiles, mounted_files, names, walk
 from tests.unit.test_links import contents, link, sent, target, unlink
 from tests.unit.test_writing import make, read, rename
 
@@ -128,3 +128,45 @@ async def test_what_was_sent_is_found_where_no_listing_can_be_had(
         store.add("list", Unreachable("no network"))
         assert (await walk(mounted.fs, "x")).number == number
         assert await target(mounted.fs, "x") == b"ours"
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True])
+@pytest.mark.parametrize("is_kept", [False, True])
+async def test_the_kernel_hears_of_every_listing_in_which_others_have_replaced_what_it_believes(
+    tmp_path: Path, is_forgotten: bool, is_kept: bool
+) -> None:
+    """It believes what was written here for a whole TTL, and the listing may be asked for before:
+    an rm or mv within it would take theirs."""
+    store, clock = MemoryStore({"d/z": b"1"}), Clock()
+    async with mounted_files(store, tmp_path, ttl_s=TTL_S, clock=clock, queue=True) as mounted:
+        told: list[tuple[int, bytes]] = []
+        mounted.fs.queue_view.invalidate = told.extend
+        await walk(mounted.fs, "d/z")
+        clock.now_s += TTL_S - 1
+        for name in ("x", "own"):
+            await make(mounted.fs, f"d/{name}", b"ours")
+        assert mounted.queue is not None
+        assert await mounted.queue.drain("", 5.0) == 0
+        if is_forgotten:
+            await mounted.fs.folding.fold_waiting()
+            assert "d/x" not in mounted.journal.ledger.changes
+        if not is_kept:
+            mounted.metadata.forget("d/")
+        store.seed("d/x", b"theirs")
+        clock.now_s += 2
+        assert await names(mounted.fs, "d") == ["own", "x", "z"]
+        directory = (await walk(mounted.fs, "d")).number
+        if is_kept:
+            assert told == [(directory, b"x")]
+        elif not is_forgotten:
+            assert (directory, b"x") in told
+        told.clear()
+        handle = await mounted.fs.open((await walk(mounted.fs, "d/own")).number, writes=True)
+        await mounted.fs.write(handle, 0, b"again")
+        mounted.fs.release(handle)
+        clock.now_s += TTL_S + 1
+        assert await names(mounted.fs, "d") == ["own", "x", "z"]
+        await sent(mounted)
+        clock.now_s += TTL_S + 1
+        assert await names(mounted.fs, "d") == ["own", "x", "z"]
+        assert told == []
