@@ -4,8 +4,10 @@ diskcache unpickles what it finds (CVE-2025-69872); `_RawDisk` stores and return
 of them inside SQLite. The table holds clean data: one that is damaged is deleted and begun anew.
 """
 
+import errno
+import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -29,6 +31,11 @@ _NOT_DAMAGE: Final = frozenset(
 # What diskcache lets out: SQLite's errors; Timeout when a transaction can't begin; and ValueError
 # or TypeError when a damaged table answers with other rows or types than it expects.
 _FAILURES: Final = (sqlite3.Error, diskcache.Timeout, OSError, ValueError, TypeError)
+# SQLite stores its index of the log (32 KiB, more with 16 MiB of log) by way of mapped memory, for
+# which it has a byte written in each 4 KiB. Where a file system's blocks are smaller, or are copied
+# when written, a store that finds no room is SIGBUS, the end of this process (seen on ext4 with
+# 1 KiB blocks). EXCLUSIVE would need none, but readers would wait for the writer's fsync.
+_LEAST_FREE_BYTES: Final = 256 << 10
 
 
 class _RawDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
@@ -61,17 +68,30 @@ def _refuse(found: object) -> NoReturn:
     raise ValueError(f"only bytes are kept here, not {type(found).__name__}")
 
 
+def _free_bytes(folder: Path) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
 class MetadataStore:
     """Keys and values are bytes. Any thread reads; one thread writes.
 
     `limit_bytes` bounds the database; the values stored longest ago go first.
     Nothing here raises for the disk or for damage: `last_error` says what happened.
+    On a disk that is nearly full by `free_bytes` nothing is opened or written.
     """
 
-    def __init__(self, folder: Path, *, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limit_bytes: int,
+        free_bytes: Callable[[Path], int] = _free_bytes,
+    ) -> None:
         make_private_dir(folder)
         self._folder = folder
         self._limit_bytes = limit_bytes
+        self._free_bytes = free_bytes
         self._cache: Any = None
         self._damaged = False
         self.errors = 0
@@ -100,7 +120,7 @@ class MetadataStore:
         except _FAILURES as error:
             self._failed(error)
 
-    def write(self, items: Iterable[tuple[bytes, bytes | None]]) -> bool:
+    def write(self, items: Sequence[tuple[bytes, bytes | None]]) -> bool:
         """Sets or (None) deletes, all or nothing. False: nothing was changed.
 
         The place where a damaged database is begun anew.
@@ -110,6 +130,7 @@ class MetadataStore:
             if self._cache is None:
                 return False
         try:
+            self._expect_room(sum(len(value or b"") for _, value in items))
             with self._cache.transact():
                 for key, value in items:
                     if value is None:
@@ -130,6 +151,7 @@ class MetadataStore:
 
     def _opened(self) -> Any:
         try:
+            self._expect_room(0)
             make_private_file(self._folder / "cache.db")
             return diskcache.Cache(
                 str(self._folder),
@@ -149,6 +171,10 @@ class MetadataStore:
         except _FAILURES as error:
             self._failed(error)
             return None
+
+    def _expect_room(self, size_bytes: int) -> None:
+        if self._free_bytes(self._folder) < _LEAST_FREE_BYTES + size_bytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
 
     def _begun_anew(self) -> Any:
         """An empty database in the place of one that can't be used; None when the disk refuses."""
