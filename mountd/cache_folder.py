@@ -304,7 +304,7 @@ def _held(source: Source, folder: Path, pid: int) -> str:
     who = f"pid {pid}" if pid else "another daemon"
     return (
         f"{source.text} is already served by {who}, which holds the cache folder {folder}; "
-        "umount that one, or give another with -o cache_dir=DIR"
+        "mountd status says where: umount that one, or give another with -o cache_dir=DIR"
     )
 
 

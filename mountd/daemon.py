@@ -16,7 +16,7 @@ from mountd.allocator import keep_freed_memory
 from mountd.cache_folder import CacheFolder
 from mountd.control.folder_note import remove_note, write_note
 from mountd.control.runtime_dir import ensure_runtime_dir, socket_name
-from mountd.control.server import ControlServer
+from mountd.control.server import ControlServer, SocketTaken
 from mountd.errors import (
     CannotGoOn,
     ExitCode,
@@ -27,7 +27,7 @@ from mountd.fusefs.mount import FuseMount, mount_options
 from mountd.fusefs.operations import Operations, ownership
 from mountd.kept import told
 from mountd.kept.going_on import GoingOn
-from mountd.mount_point import clear_dead_mount
+from mountd.mount_point import clear_dead_mount, held_by_another
 from mountd.remotes.health import HealthState
 from mountd.remotes.registry import open_store
 from mountd.remotes.stack import RemoteStack
@@ -227,8 +227,7 @@ class Daemon:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.stopping.on_signals, nursery.cancel_scope)
             nursery.start_soon(self.supervision.run)
-            control = ControlServer(self._socket_path(), self._handlers())
-            await nursery.start(control.serve)
+            await self._listen_to_commands(nursery)
             write_note(self._socket_path(), self._folder.path)
             if self.observing is not None:
                 await nursery.start(self.observing.serve)
@@ -280,6 +279,14 @@ class Daemon:
         self.status.state = "ended"
         self.supervision.look()
         return self._exit_code()
+
+    async def _listen_to_commands(self, nursery: trio.Nursery) -> None:
+        control = ControlServer(self._socket_path(), self._handlers())
+        try:
+            await nursery.start(control.serve)
+        except SocketTaken as error:
+            held = partial(held_by_another, self._plan.mountpoint)
+            raise await trio.to_thread.run_sync(held) from error
 
     def _let_kernel_forget(self, nursery: trio.Nursery) -> None:
         """Names that turned out to be somebody else's are invalidated in a thread of their own."""

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from mountd.config import MountPlan
-from mountd.control.client import find_daemon
+from mountd.control.client import find_daemon, request
 from mountd.errors import MountPointError, StartError
 from mountd.in_a_child import abandon, run_in_child
 from mountd.mount_table import Mount, is_below, mount_at, read_mounts
 
 PROBE_TIMEOUT_S = 3.0
+_STATUS_TIMEOUT_S = 3.0
 _UNMOUNT_TIMEOUT_S = 20.0
 FUSE_DEVICE = Path("/dev/fuse")
 _DEAD = frozenset((errno.ENOTCONN, errno.ECONNABORTED, errno.ETIMEDOUT))
@@ -141,6 +142,35 @@ def clear_dead_mount(path: Path, *, on_volume: bool = False) -> None:
         raise MountPointError(f"mount point {path}: {error.strerror}") from error
     if not is_empty:
         raise MountPointError(f"mount point {path} is not empty; give an empty directory")
+
+
+def held_by_another(path: Path) -> MountPointError:
+    """Who answers for `path` (absolute, real) although nothing need be mounted there: it comes up,
+    or ends. The error tells that and what to do. Blocking; some seconds where it is stuck."""
+    daemon = find_daemon(str(path))
+    if daemon is None:
+        return MountPointError(f"mount point {path} was held by a daemon that has ended; try again")
+    who = f"pid {daemon.pid}" if daemon.pid else "another daemon"
+    try:
+        said = request(daemon.socket_path, {"op": "status"}, _STATUS_TIMEOUT_S)
+    except StartError:
+        end = f"; end it: kill -9 {daemon.pid}" if daemon.pid else ""
+        return MountPointError(f"mount point {path} is held by {who}, which does not answer{end}")
+    who += f" ({said.get('source')})"
+    if said.get("state") == "starting":
+        return MountPointError(
+            f"mount point {path} is just being mounted by {who}; wait for that mount and use it, "
+            f"or then type: mountd umount {path}"
+        )
+    if said.get("state") == "stopping":
+        return MountPointError(
+            f"mount point {path} was unmounted, but {who} still sends what was written there; "
+            f"wait until mountd status {path} does not show it any more, and mount again"
+        )
+    return MountPointError(
+        f"mount point {path} is held by {who}, perhaps in another container; unmount it there, or "
+        "give another directory"
+    )
 
 
 def check_fuse(allow_other: bool, device: Path = FUSE_DEVICE) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import struct
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ MAX_CLIENTS = 32  # at once; a 33rd is closed unheard
 _LONGEST_WAIT_S = 7 * 86400.0
 
 log = logging.getLogger(__name__)
+
+
+class SocketTaken(StartError):
+    """Another daemon answers on this socket."""
 
 
 class ControlServer:
@@ -54,7 +59,7 @@ class ControlServer:
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serves until cancelled, then removes the socket; `started` when it can be connected to.
 
-        Raises StartError where another daemon answers on this socket or it can't be made.
+        Raises SocketTaken where another daemon answers on it, StartError where it can't be made.
         """
         listener, inode = self._listen()
         try:
@@ -67,11 +72,10 @@ class ControlServer:
             self._remove_socket(inode)
 
     def _listen(self) -> tuple[trio.socket.SocketType, int]:
-        if is_alive(self._path):
-            raise StartError(f"another daemon answers on {self._path}; stop it first")
+        self._check_free()
         raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         # Renamed into place when it listens, so that nobody takes it for a dead daemon's.
-        fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        fresh = self._path.with_name(f".{self._path.name}.{threading.get_native_id()}")
         try:
             fresh.unlink(missing_ok=True)
             with short_address(fresh) as address:
@@ -79,13 +83,34 @@ class ControlServer:
             os.chmod(fresh, 0o600)
             raw.listen(MAX_CLIENTS)
             inode = os.stat(fresh).st_ino
-            os.rename(fresh, self._path)
+            self._put_in_place(fresh)
+        except StartError:
+            raw.close()
+            raise
         except OSError as error:
             raw.close()
             raise StartError(
                 f"cannot make the control socket {self._path}: {error.strerror}"
             ) from error
         return trio.socket.from_stdlib_socket(raw), inode
+
+    def _put_in_place(self, fresh: Path) -> None:
+        """A link, which takes nobody's place: of two daemons that start at once one is refused."""
+        try:
+            os.link(fresh, self._path)
+        except OSError:  # taken since we looked; or a dead one's that stays; or there are no links
+            try:
+                self._check_free()
+            except SocketTaken:
+                fresh.unlink()
+                raise
+            os.rename(fresh, self._path)
+        else:
+            fresh.unlink()
+
+    def _check_free(self) -> None:
+        if is_alive(self._path):
+            raise SocketTaken(f"another daemon answers on {self._path}; stop it first")
 
     def _remove_socket(self, inode: int) -> None:
         try:
