@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from mountd.config import MIB, Settings
 from mountd.config.credentials import has_s3_keys, is_anonymous
 from mountd.config.source import Source
 from mountd.errors import MountPointError, StartError
-from mountd.mount_table import is_below, mount_containing, read_mounts
+from mountd.mount_table import Mount, is_below, mount_containing, read_mounts
 from mountd.remotes.aws_profile import configured_endpoint, profile_named
 from mountd.safe_place import why_not_safe
 
@@ -75,7 +75,8 @@ class CacheFolder:
         """Makes and locks the folder of `source`. Warns once in the log where it is volatile.
 
         Raises StartError naming the pid where another daemon holds it, or where the folder can't
-        be made, read or written; MountPointError where it lies inside the mount point.
+        be made, read or written; MountPointError where it lies inside the mount point, or in
+        another mount of ours.
         """
         path = prepare_folder(source, settings, mountpoint)
         lock_fd = _lock(path, source)
@@ -111,12 +112,21 @@ class CacheFolder:
         self.release()
 
 
-def prepare_folder(source: Source, settings: Settings, mountpoint: Path) -> Path:
+def prepare_folder(
+    source: Source,
+    settings: Settings,
+    mountpoint: Path,
+    *,
+    mounts: Callable[[], list[Mount]] = read_mounts,
+) -> Path:
     """Makes the folder of `source` (0700) and proves that it can be written; without locking it.
 
     Raises as `CacheFolder.claim`, except for another daemon.
     """
+    # As it is spelt first: a mount that hangs is not to be looked into.
+    _check_on_no_mount(os.path.abspath(settings.cache_dir), settings, mounts())
     cache_dir = Path(os.path.realpath(settings.cache_dir))
+    _check_on_no_mount(str(cache_dir), settings, mounts())
     if is_below(str(cache_dir), str(mountpoint)):
         raise MountPointError(
             f"cache_dir {settings.cache_dir} lies inside the mount point {mountpoint}; "
@@ -137,6 +147,17 @@ def prepare_folder(source: Source, settings: Settings, mountpoint: Path) -> Path
     if found.st_mode & 0o077:
         os.chmod(folder, 0o700)  # others could look at it, and no more
     return folder
+
+
+def _check_on_no_mount(path: str, settings: Settings, mounts: Sequence[Mount]) -> None:
+    """A cache in a mount of ours would be sent away, and its queue wait for another queue. A volume
+    that is a part of one is seen, too."""
+    mount = mount_containing(path, mounts)
+    if mount is not None and mount.is_ours:
+        raise MountPointError(
+            f"cache_dir {settings.cache_dir} lies inside the mountd mount at {mount.path} "
+            f"({mount.source}); give one on a local disk with -o cache_dir=DIR"
+        )
 
 
 def _check_place(cache_dir: Path) -> None:

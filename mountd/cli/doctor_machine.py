@@ -135,9 +135,12 @@ def _check_cache_dir(cache_dir: Path) -> list[Finding]:
         what = "cannot be written" if existing.is_dir() else "is no directory"
         fix = "give another with cache_dir"
         return [problem("cache_dir", f"{existing} {what}", fix)]
+    mount = mount_containing(os.path.realpath(existing), read_mounts())
+    if mount is not None and mount.is_ours:
+        what = f"{existing} lies inside the mountd mount at {mount.path}"
+        return [problem("cache_dir", what, "give a cache_dir on a local disk")]
     disk = os.statvfs(existing)
     free = disk.f_bavail * disk.f_frsize
-    mount = mount_containing(os.path.realpath(existing), read_mounts())
     kind = mount.fs_type if mount else "unknown file system"
     size = disk.f_blocks * disk.f_frsize
     found = f"{cache_dir}: {kind}, {human_bytes(free)} free of {human_bytes(size)}"

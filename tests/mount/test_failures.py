@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -244,6 +245,31 @@ def test_what_lies_below_a_dead_mount_is_not_hidden_again(
         ):
             pass
         assert os.listdir(first.path) == ["in the way"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a volume as docker does, which takes root")
+def test_a_cache_in_a_mount_of_ours_is_refused_also_as_a_volume(
+    mount: Mounted, tmp_path: Path
+) -> None:
+    (volume := tmp_path / "volume").mkdir()
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    command: list[str | Path] = [sys.executable, "-m", "mountd", "mount", "s3://b/known"]
+    subprocess.run(["mount", "--bind", mount.path / "known", volume], check=True)
+    try:
+        for cache_dir in (mount.path / "known/cache", volume / "cache"):
+            done = subprocess.run(
+                [*command, elsewhere, "-o", f"cache_dir={cache_dir}"],
+                env=mount.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=90,
+            )
+            assert f"cache_dir {cache_dir} lies inside the mountd mount" in done.stderr
+            assert (done.returncode, done.stderr.count("\n")) == (5, 1)
+    finally:
+        subprocess.run(["umount", volume], check=True)
+    assert sorted(os.listdir(mount.path / "known")) == ["large", "small"]
 
 
 def test_after_sigkill_the_cache_is_still_good(s3_server: S3Server, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from mountd.cache_folder import (
 from mountd.config import Settings
 from mountd.config.source import Source, parse_source
 from mountd.errors import MountPointError, StartError
+from mountd.mount_table import parse_mountinfo
 from mountd.remotes.aws_profile import configured_endpoint
 from tests.conftest import ExpectedLog
 
@@ -202,6 +203,20 @@ def test_a_cache_inside_the_mount_point_is_refused(tmp_path: Path, inside: str) 
     with pytest.raises(MountPointError, match="lies inside the mount point"):
         CacheFolder.claim(LAB, settings(tmp_path / inside), tmp_path / "m")
     CacheFolder.claim(LAB, settings(tmp_path / "mm"), tmp_path / "m").release()
+
+
+@pytest.mark.parametrize("cache_dir", ["m/cache", "link/cache"])
+def test_a_cache_inside_another_mount_of_ours_is_refused(tmp_path: Path, cache_dir: str) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    line = f"9 1 0:9 /sub {tmp_path}/m rw - fuse.mountd s3://b rw,user_id=0"
+    table = parse_mountinfo(line.encode())
+    with pytest.raises(MountPointError, match=f"the mountd mount at {tmp_path}/m .s3://b.; give"):
+        prepare_folder(LAB, settings(tmp_path / cache_dir), MOUNTPOINT, mounts=lambda: table)
+    assert not (tmp_path / "m/cache").exists()
+    disk = parse_mountinfo(f"{line}\n10 9 0:10 / {tmp_path}/m/disk rw - ext4 /dev/d rw".encode())
+    on_disk = settings(tmp_path / "m/disk/cache")
+    assert prepare_folder(LAB, on_disk, MOUNTPOINT, mounts=lambda: disk).is_dir()
 
 
 def test_a_cache_dir_that_cannot_be_used_is_named(tmp_path: Path) -> None:
