@@ -41,6 +41,7 @@ _DEFAULT_TIMEOUT_S = 300.0  # stop_timeout_s, for a daemon that doesn't say
 _SHORTEST_GOODBYE_S = 10.0
 _GOODBYE_GRACE_S = 5.0
 _PATIENCE_S = 1.0
+_BUSY_AGAIN_S = 0.1
 _WITH_ABANDON = "With --abandon it is, and what is open there is lost"
 
 
@@ -309,13 +310,21 @@ def _newest(left: Left, answer: Left) -> Left:
 
 
 def _unmount_or_name_holders(path: str, *, lazy: bool) -> None:
-    try:
-        unmount(path, lazy=lazy)
-    except Busy as error:
-        raise StartError(
-            f"{path} is in use by {describe_holders(path)}; end that, or type: "
-            f"mountd umount --abandon {path}"
-        ) from error
+    """Whoever only looks at it for a moment (`mountd status` in another container, say) is waited
+    for."""
+    until_s = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            unmount(path, lazy=lazy)
+            return
+        except Busy as error:
+            if time.monotonic() < until_s:
+                time.sleep(_BUSY_AGAIN_S)
+                continue
+            raise StartError(
+                f"{path} is in use by {describe_holders(path)}; end that, or type: "
+                f"mountd umount --abandon {path}"
+            ) from error
 
 
 class DaemonProcess:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -227,6 +228,27 @@ def test_what_was_written_is_handed_over_although_a_listing_of_the_root_hangs(
                 os.close(file)
             looks.wait(SOON_S)
         assert s3_server.read("b", "new") == b"in the kernel's pages"
+
+
+BUSY_ONCE = """#!/bin/sh
+mv "$0.first" "$0.was" 2>/dev/null && echo "umount: target is busy." >&2 && exit 32
+exec {umount} "$@"
+"""
+
+
+def test_who_looks_at_a_mount_for_a_moment_keeps_nobody_from_unmounting_it(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "bin").mkdir()
+    for name in ("umount", "fusermount3"):
+        program, real = tmp_path / "bin" / name, shutil.which(name)
+        program.write_text(BUSY_ONCE.format(umount=real))
+        program.chmod(0o755)
+        program.with_name(f"{name}.first").touch()
+    with mounted(f"file://{tmp_path / 'data'}", tmp_path) as found:
+        found.environment["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        found.cli("umount", str(found.path))
+        assert len(list((tmp_path / "bin").glob("*.was"))) == 1
+        assert found.process.wait(SOON_S) == 0
 
 
 def test_a_part_that_hangs_does_not_keep_the_daemon_when_the_time_to_stop_is_over(
