@@ -296,8 +296,7 @@ def test_a_foreign_change_of_a_copied_subtree_appears_whole(
     s3_server.put("b", "in/set/d00000/f000000.bin", b"other" * 1000)
     s3_server.put("b", "in/set/d00000/new", b"new" * 1000)
     s3_server.delete("b", "in/set/d00000/f000001.bin")
-    s3_server.clear_faults()
-    s3_server.faults({"op": "GetObject", "hold": True})
+    s3_server.faults({"op": "GetObject", "hold": True}, replace=True)
     s3_server.release()
     s3_server.wait_for_requests(2, op="GetObject", prefix="in/set/d00000")
     assert read_tree(top) == expected

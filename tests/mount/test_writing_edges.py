@@ -168,12 +168,16 @@ def test_the_kernels_mtime_is_the_uploads_also_where_it_sends_none(
 
 
 def test_most_files_that_are_made_and_written_send_no_times(counted: Mounted) -> None:
-    """On a machine that does nothing else 97 of 100; one is enough here."""
-    for number in range(50):
+    """On a machine that does nothing else 97 of 100: made and written within one tick of the
+    kernel's clock. One is enough here, and on a busy one that takes some tries."""
+    for number in range(2000):
         (counted.path / str(number)).write_bytes(b"x" * 10_000)
-    calls = requests(counted)
-    assert calls["create"] == 50
-    assert calls["setattr"] < 50
+        if number % 50 == 49:
+            calls = requests(counted)
+            assert calls["create"] == number + 1
+            if calls["setattr"] < calls["create"]:
+                break
+    assert calls["setattr"] < calls["create"]
 
 
 def test_only_the_first_write_to_a_file_asks_for_its_capabilities(counted: Mounted) -> None:
