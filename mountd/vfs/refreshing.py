@@ -243,5 +243,8 @@ class Refreshes:
         if not isinstance(error, (RemoteError, OSError)):
             log.error("listing %r failed in an unforeseen way", key, exc_info=error)
         else:
-            level = logging.WARNING if self._remote_is_well() else logging.DEBUG
+            # That a directory is gone is an answer: removed here a moment ago, or by others.
+            is_gone = isinstance(error, NotFound) and key != ""
+            is_told = self._remote_is_well() and not is_gone
+            level = logging.WARNING if is_told else logging.DEBUG
             log.log(level, "listing %r failed: %s", key, error)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from mountd.errors import NoEntry, Stale, Unreachable
+from mountd.errors import NoEntry, NotFound, Stale, Unreachable
 from mountd.vfs.nodes import Directory
 from tests.conftest import ExpectedLog
 from tests.fakes.dict_blocks import until
@@ -84,6 +84,24 @@ async def test_an_unreachable_remote_serves_the_old_listing_and_never_an_empty_o
             await walk(fs, "d/other")
         with pytest.raises(Unreachable):
             await names(fs, "z/never")
+
+
+async def test_a_directory_that_is_gone_is_no_warning_and_a_root_that_is_gone_is_one(
+    tmp_path: Path, expected_log: ExpectedLog
+) -> None:
+    store, clock = MemoryStore({"d/a": b"alpha"}, real_directories=True), Clock()
+    async with file_system(store, tmp_path, clock=clock) as fs:
+        assert await names(fs, "d") == ["a"]
+        store.delete("d/a", expect=None)
+        store.remove_dir("d/")
+        fs.tree.expire("d/")
+        with pytest.raises(NotFound):
+            await names(fs, "d")
+        expected_log("listing '' failed: no such container")
+        clock.now_s += 61
+        store.fail_always(NotFound("no such container"))
+        with pytest.raises(NotFound):
+            await names(fs)
 
 
 async def test_a_remote_known_to_be_down_is_not_waited_for(
