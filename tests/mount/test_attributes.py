@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.mounting import Mounted, mounted
+from tests.mount.proving import wait_until_proved
 from tests.servers.s3.launch import S3Server
 
 pytestmark = [pytest.mark.fuse, pytest.mark.server]
@@ -105,6 +106,7 @@ def test_chmod_is_one_copy_and_keeps_what_others_put_beside_the_bytes(
     found = mount()
     (found.path / "first").write_bytes(b"what the server enforces is proved now")
     flush(found)
+    wait_until_proved(s3_server)
     s3_server.clear_log()
     (found.path / "f").chmod(0o700)
     flush(found)

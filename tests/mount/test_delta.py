@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.mounting import Mounted, mounted
+from tests.mount.proving import file_keys
 from tests.servers.s3.launch import S3Server
 from tests.servers.s3.seeding import synthetic_bytes
 
@@ -51,10 +52,6 @@ def flush(mount: Mounted, within_s: int = 25) -> None:
     mount.cli("flush", str(mount.path), "--timeout", str(within_s))
 
 
-def names(server: S3Server) -> list[str]:
-    return [key for key in server.keys("b") if not key.endswith("/")]
-
-
 def test_a_small_edit_of_a_large_object_sends_little(s3_server: S3Server, mount: Mount) -> None:
     big = seeded(s3_server, SIZE)
     mounted = mount()
@@ -62,7 +59,7 @@ def test_a_small_edit_of_a_large_object_sends_little(s3_server: S3Server, mount:
     edit(mounted)
     flush(mounted)
     assert s3_server.read("b", "big") == big
-    assert names(s3_server) == ["big"]
+    assert file_keys(s3_server) == ["big"]
     assert sum(entry.bytes_received for entry in s3_server.log()) <= 6 * MIB
     assert mounted.status()["transfer"]["up_bytes"] <= 6 * MIB
     assert mounted.status()["transfer"]["down_bytes"] <= 16 * MIB
@@ -92,7 +89,7 @@ def test_a_killed_delta_is_sent_by_the_next_daemon(
     second = mount()
     flush(second)
     assert s3_server.read("b", "big") == big
-    assert names(s3_server) == ["big", "first"]
+    assert file_keys(s3_server) == ["big", "first"]
 
 
 def test_a_delta_that_landed_without_an_answer_is_no_conflict(
@@ -107,7 +104,7 @@ def test_a_delta_that_landed_without_an_answer_is_no_conflict(
     edit(mounted)
     flush(mounted)
     assert s3_server.read("b", "big") == big
-    assert names(s3_server) == ["big", "first"]
+    assert file_keys(s3_server) == ["big", "first"]
     assert len(s3_server.log(op="CompleteMultipartUpload")) == 1
 
 
@@ -122,7 +119,7 @@ def test_a_foreign_change_between_edit_and_upload_is_a_conflict_and_never_a_mix(
     with pytest.raises(subprocess.CalledProcessError):
         flush(mounted, within_s=3)
     assert s3_server.read("b", "big") == theirs
-    assert names(s3_server) == ["big"]
+    assert file_keys(s3_server) == ["big"]
     assert mounted.status()["queue"]["conflicts"] == 1
 
 
@@ -161,6 +158,6 @@ def test_a_file_larger_than_the_cache_is_written_through_it(
     assert len(data) == size
     for number in range(size // MIB):
         assert data[number * MIB : (number + 1) * MIB] == number.to_bytes(8, "big") + piece[8:]
-    assert names(s3_server) == ["long"]
+    assert file_keys(s3_server) == ["long"]
     # What is staged lies side by side: 1.09 times, in ten objects.
     assert mounted.status()["transfer"]["up_bytes"] <= 1.5 * size

@@ -1,7 +1,7 @@
 """How many requests it takes to see what was changed on a Nextcloud, through the real daemon."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.server]
 TTL_S = 2.0
 DIRECTORIES = 8  # few, and few files: a walk must not last as long as the TTL
 FILES = 3
+TRIES = 8
 
 
 @pytest.fixture
@@ -39,11 +40,19 @@ def walk(path: Path) -> list[str]:
     return sorted(str(entry.relative_to(path)) for entry in found)
 
 
-def cost(path: Path, server: NextcloudServer) -> list[str]:
-    """The requests of a walk after the TTL: what was looked at, a listing with a slash."""
-    time.sleep(1.1 * TTL_S)
-    server.clear_log()
-    walk(path)
+def cost(
+    path: Path, server: NextcloudServer, change: Callable[[int], object] = lambda number: None
+) -> list[str]:
+    """The requests of a walk after the TTL: what was looked at, a listing with a slash. On a busy
+    machine a walk may last as long as the TTL; then it is done again, after another `change`."""
+    for number in range(TRIES):
+        change(number)
+        time.sleep(1.1 * TTL_S)
+        server.clear_log()
+        began_s = time.monotonic()
+        walk(path)
+        if time.monotonic() - began_s < 0.8 * TTL_S:
+            break
     return sorted(
         entry.path + ("" if entry.headers.get("depth") == "0" else "/")
         for entry in server.log(method="PROPFIND")
@@ -59,18 +68,22 @@ def test_nothing_changed_is_one_request(at: Mounted, nextcloud_server: Nextcloud
 def test_a_change_deep_below_lists_only_its_branch(
     at: Mounted, nextcloud_server: NextcloudServer
 ) -> None:
-    nextcloud_server.put("tree/d00007/new", b"x")
-    looked = cost(at.path / "tree", nextcloud_server)
+    def change(number: int) -> None:
+        nextcloud_server.put(f"tree/d00007/new{number}", b"x")
+
+    looked = cost(at.path / "tree", nextcloud_server, change)
     assert looked == ["", "/", "tree/", "tree/d00007/"]
-    assert (at.path / "tree/d00007/new").read_bytes() == b"x"
+    assert (at.path / "tree/d00007/new0").read_bytes() == b"x"
 
 
 def test_a_change_on_an_external_storage_is_seen_after_the_ttl(
     at: Mounted, nextcloud_server: NextcloudServer
 ) -> None:
-    nextcloud_server.put("disk/sub/new", b"x")
-    assert cost(at.path, nextcloud_server) == ["", "disk/", "disk/sub/"]
-    assert (at.path / "disk/sub/new").read_bytes() == b"x"
+    def change(number: int) -> None:
+        nextcloud_server.put(f"disk/sub/new{number}", b"x")
+
+    assert cost(at.path, nextcloud_server, change) == ["", "disk/", "disk/sub/"]
+    assert (at.path / "disk/sub/new0").read_bytes() == b"x"
 
 
 def test_a_file_that_others_move_keeps_its_blocks_and_its_inode_number(

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.mounting import Mounted, mounted
+from tests.mount.proving import file_keys
 from tests.servers.s3.launch import S3Server
 
 pytestmark = [pytest.mark.fuse, pytest.mark.server]
@@ -131,8 +132,7 @@ class Lab:
     def remote(self) -> dict[str, bytes]:
         """What is on the remote once everything was sent."""
         self.mount.cli("flush", str(self.mount.path), "--timeout", "25")
-        keys = [key for key in self.server.keys("b") if not key.endswith("/")]
-        return {key: self.server.read("b", key) for key in keys}
+        return {key: self.server.read("b", key) for key in file_keys(self.server)}
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.mounting import Mounted, mounted
+from tests.mount.proving import file_keys
 from tests.servers.s3.launch import S3Server
 
 pytestmark = [pytest.mark.fuse, pytest.mark.server]
@@ -59,8 +60,7 @@ class Lab:
 
     def arrived(self) -> None:
         self.mount.cli("flush", str(self.mount.path), "--timeout", "60")
-        keys = [key for key in self.server.keys("b") if not key.endswith("/")]
-        sent = {key: self.server.read("b", key) for key in keys}
+        sent = {key: self.server.read("b", key) for key in file_keys(self.server)}
         assert sent == contents(self.mount.path)
 
 

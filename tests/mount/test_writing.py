@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.mounting import Mounted, mounted
+from tests.mount.proving import file_keys
 from tests.servers.s3.launch import S3Server
 
 pytestmark = [pytest.mark.fuse, pytest.mark.server]
@@ -60,8 +61,7 @@ class Sent:
         if self._server is None:
             files = [p for p in self._folder.rglob("*") if p.is_file()]
             return {str(p.relative_to(self._folder)): p.read_bytes() for p in files}
-        keys = [key for key in self._server.keys("b") if not key.endswith("/")]
-        return {key: self._server.read("b", key) for key in keys}
+        return {key: self._server.read("b", key) for key in file_keys(self._server)}
 
 
 def run(*command: object, cwd: Path | None = None) -> str:
