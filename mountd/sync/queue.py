@@ -184,15 +184,16 @@ class SyncQueue:
                 self._look_cost_s = 0.0
                 try:
                     wait_s = await self._look()
+                    until_s = trio.current_time() + wait_s
                     pause_s = _REST * self._look_cost_s
                     self._failures.no_fault()
                 except Exception as error:  # must not end what carries the data away
                     # Not to be woken from that: what fails wakes us again at once.
                     pause_s = self._failures.fault(error)
-                    wait_s = 0.0
+                    until_s = 0.0
                 await trio.sleep(pause_s)
                 await self._rest_more()
-                with trio.move_on_after(wait_s):
+                with trio.move_on_at(until_s):
                     await self._woken.wait()
 
     async def _rest_more(self) -> None:
@@ -323,7 +324,7 @@ class SyncQueue:
         self._whole.plan(schedule)
         self._lanes.fill(schedule.ready)
         if not schedule.ready and not self._in_flight:
-            self._threads.rest()
+            self._threads.expect(schedule.soon if self._remote_is_well() else 0)
         for change in schedule.stage:
             is_free = self._lanes.has_room(change) and not schedule.is_held(change)
             if self._remote_is_well() and is_free:

@@ -22,6 +22,7 @@ OPEN_AT_MOST_EVER_S: Final = 3600.0
 SNAPSHOT_EVERY_S: Final = 1.0  # of a file that is open, while there is no room for all of it
 SNAPSHOT_BYTES: Final = 4 << 20  # this much of it is worth a snapshot at any time
 UPLOADS_LONGER: Final = 10.0  # a file that is written all the time costs at most a tenth of these
+_SOON_S: Final = 0.5  # programs have mostly written by then what goes with it
 _FILES: Final = (ChangeKind.FILE, ChangeKind.GONE_FILE)
 
 
@@ -52,7 +53,8 @@ class Moment:
 class Schedule:
     """`ready`: oldest first. `stage`: changes whose base must come into their staged content before
     anything else can move. `waits_for`: the keys that a change waits for. `full`: keys for which
-    the remote has no room. `look_again_s`: seconds, inf for never."""
+    the remote has no room. `soon`: how many go within half a second. `look_again_s`: seconds, inf
+    for never."""
 
     def __init__(self, ledger: Ledger, moment: Moment) -> None:
         self.ready: list[Change] = []
@@ -62,6 +64,7 @@ class Schedule:
         self.whole: set[str] = set()  # directories that go with all that was removed below them
         self.staging: set[str] = set()  # keys of `stage`, and those that rest after a failure
         self.failed = 0
+        self.soon = 0
         self.look_again_s = math.inf
         self._ledger = ledger
         self._at = moment
@@ -177,6 +180,7 @@ class Schedule:
         if wait_s <= 0:
             return False
         self.look_again_s = min(self.look_again_s, wait_s)
+        self.soon += wait_s <= _SOON_S
         if trouble is not None and trouble.is_full:
             self.full.add(change.key)
         return True

@@ -182,3 +182,58 @@ async def test_where_no_further_thread_can_be_started_those_that_are_there_do_th
         await trio.testing.wait_all_tasks_blocked()
         gate.set()
     threads.rest()
+
+
+async def test_who_starts_the_others_takes_the_place_of_one_that_can_not_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads, gate, start = CallThreads(4), threading.Event(), threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == "queue":
+            raise RuntimeError("no more")
+        start(thread)
+
+    for _ in range(2):  # after `rest`, too, nobody has taken what ends a thread for another
+        gate.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(threads.run, gate.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            with monkeypatch.context() as none_left:
+                none_left.setattr(threading.Thread, "start", refused)
+                with trio.fail_after(5):
+                    assert await threads.run(divmod, 7, 2) == (3, 1)
+                    nursery.start_soon(threads.run, gate.wait)
+                    nursery.start_soon(threads.run, gate.wait)
+                    await trio.testing.wait_all_tasks_blocked()
+            gate.set()
+        threads.rest()
+
+
+async def test_threads_are_started_before_their_calls_come_if_those_are_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads, started, start = CallThreads(20), threading.Semaphore(0), threading.Thread.start
+    names: list[str] = []
+
+    def counted(thread: threading.Thread) -> None:
+        names.append(thread.name)
+        start(thread)
+        if thread.name == "queue":
+            started.release()
+
+    def all_started() -> None:
+        for _ in range(12):
+            assert started.acquire(timeout=5)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", counted)
+        threads.expect(3)
+        assert not names
+        threads.expect(12)
+        threads.expect(12)
+        await trio.to_thread.run_sync(all_started)
+        for number in range(12):
+            assert await threads.run(divmod, number, 2) == divmod(number, 2)
+        threads.expect(0)
+    assert names.count("queue") == 12
