@@ -65,6 +65,13 @@ class Engine:
     largest_pipe_bytes: int = 8 << 20
 
 
+def load_package(source: Source) -> None:
+    """Imports what `open_engine` will need: a second of CPU, and more on a busy machine, that says
+    nothing about a remote. Raises UsageError for a package that is not installed."""
+    protocol = source.scheme.removesuffix("+http")
+    _class_of("az" if protocol.startswith("abfs") else protocol)
+
+
 def open_engine(source: Source, settings: Settings) -> Engine:
     """Raises UsageError for a package that is not installed or a SOURCE that it can't serve, and
     CredentialsError where it is clear without a request that there are none."""

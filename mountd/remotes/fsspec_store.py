@@ -27,7 +27,7 @@ from mountd.errors import (
 from mountd.remotes.base import Body, Capabilities, Identity, Upload
 from mountd.remotes.bounded_call import call_bounded
 from mountd.remotes.fsspec_calls import FsspecCalls
-from mountd.remotes.fsspec_engines import TAKES_TLS, Engine, open_engine
+from mountd.remotes.fsspec_engines import TAKES_TLS, Engine, load_package, open_engine
 from mountd.remotes.fsspec_errors import remote_error
 from mountd.remotes.fsspec_info import entry_of, md5_of, name_below
 from mountd.remotes.fsspec_writes import FsspecWrites
@@ -45,6 +45,7 @@ def open_fsspec(source: Source, settings: Settings) -> "FsspecStore":
     its like connect at once). Raises UsageError and CredentialsError."""
     if source.scheme not in TAKES_TLS:
         refuse_tls(settings, f"{source.text} through fsspec")
+    load_package(source)
     try:
         engine = call_bounded(
             lambda: open_engine(source, settings), settings.request_timeout_s, source.text

@@ -73,7 +73,7 @@ class AzureTarget:
                 container = "no-such-container"
             case Broken.DEAD_PORT:
                 endpoint = f"http://127.0.0.1:{dead_port()}/{ACCOUNT}"
-        settings = azure_settings(endpoint, timeout_s=5.0, account_key=key)
+        settings = azure_settings(endpoint, timeout_s=20.0, account_key=key)
         return open_azure(azure_source(container, self._prefix), settings)
 
 

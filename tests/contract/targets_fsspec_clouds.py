@@ -61,7 +61,7 @@ class EngineTarget:
 
 def _timeout_s(how: Broken | None) -> float:
     # Both packages try again by themselves, and only our time limit ends that.
-    return {None: 20.0, Broken.DEAD_PORT: 1.0}.get(how, 5.0)
+    return 2.0 if how is Broken.DEAD_PORT else 20.0
 
 
 @contextmanager

@@ -74,7 +74,7 @@ class GcsTarget:
                 bucket = "no-such-bucket"
             case Broken.DEAD_PORT:
                 endpoint = f"http://127.0.0.1:{dead_port()}"
-        return open_gcs(gcs_source(bucket, self._prefix), gcs_settings(endpoint, timeout_s=5.0))
+        return open_gcs(gcs_source(bucket, self._prefix), gcs_settings(endpoint, timeout_s=20.0))
 
 
 @contextmanager

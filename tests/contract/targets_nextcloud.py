@@ -88,7 +88,7 @@ class NextcloudTarget:
     def _open(self, url: str, password: str) -> RemoteStore:
         settings = Settings(
             cache_dir=Path("/nonexistent"),
-            request_timeout_s=5.0 if url != self.server.url else self.timeout_s,
+            request_timeout_s=self.timeout_s,
             endpoint=url,
             max_transfers=4,
             credentials={"user": self.server.user, "password": password},

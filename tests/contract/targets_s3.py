@@ -107,7 +107,7 @@ class S3Target:
                 bucket = "no-such-bucket"
             case Broken.DEAD_PORT:
                 login = replace(login, endpoint=f"http://127.0.0.1:{dead_port()}")
-        return open_s3(s3_source(bucket, self._prefix), s3_settings(login, timeout_s=5.0))
+        return open_s3(s3_source(bucket, self._prefix), s3_settings(login, timeout_s=20.0))
 
 
 def _prepare_patiently(store: RemoteStore) -> None:

@@ -116,7 +116,7 @@ class WebdavTarget:
     def _open(self, authority: str, password: str) -> RemoteStore:
         settings = Settings(
             cache_dir=Path("/nonexistent"),
-            request_timeout_s=5.0 if password != PASSWORD else 20.0,
+            request_timeout_s=20.0,
             engine="fsspec" if self.engine == "fsspec" else "native",
             credentials={"user": USER, "password": password},
         )

@@ -33,7 +33,7 @@ def open_store(nextcloud_server: NextcloudServer) -> Iterator[OpenStore]:
     def opener() -> NextcloudStore:
         settings = Settings(
             cache_dir=Path("/nonexistent"),
-            request_timeout_s=5.0,
+            request_timeout_s=20.0,
             endpoint=nextcloud_server.url,
             max_transfers=4,
             credentials={"user": nextcloud_server.user, "password": nextcloud_server.password},

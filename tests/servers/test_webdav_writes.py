@@ -83,7 +83,7 @@ OpenAt = Callable[[str], WebdavStore]
 def settings() -> Settings:
     return Settings(
         cache_dir=Path("/nonexistent"),
-        request_timeout_s=5.0,
+        request_timeout_s=20.0,
         credentials={"user": USER, "password": PASSWORD},
     )
 

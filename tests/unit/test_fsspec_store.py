@@ -378,6 +378,21 @@ def test_a_refused_login_of_a_package_that_connects_at_once_is_denied(
         open_fsspec(Source("sftp", "h", "dir", "sftp://h/dir"), Settings(cache_dir=Path("/n")))
 
 
+def test_a_package_that_is_slow_to_import_is_no_remote_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The time limit is for another thread; who opens the store imports first."""
+    asked_by: list[threading.Thread] = []
+
+    def found(protocol: str) -> Any:
+        asked_by.append(threading.current_thread())
+        return MemoryFileSystem
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", found)
+    open_fsspec(Source("sftp", "h", "dir", "sftp://h/dir"), settings()).close()
+    assert asked_by[0] is threading.current_thread()
+
+
 def test_two_stores_never_share_an_instance() -> None:
     given = settings({"access_key_id": "K", "secret_access_key": "S"})
     assert engine_of("s3", given).fs is not engine_of("s3", given).fs
