@@ -67,8 +67,8 @@ def look(tree: Tree, top: Path, *, is_down: bool, patience_s: float) -> Report:
         if isinstance(node, File):
             _compare_bytes(top / path, node, seen[path], report, until_s, is_down)
             _compare_xattr(top / path, node, report, until_s, is_down)
-        elif isinstance(node, Link) and (target := os.readlink(top / path)) != node.target:
-            report.problems.append(f"{path}: a link to {target}, made to {node.target}")
+        elif isinstance(node, Link):
+            _compare_target(top / path, node, report, until_s, is_down)
     return report
 
 
@@ -142,6 +142,18 @@ def _agreed(tree: Tree, seen: dict[str, Seen], report: Report) -> Nodes | None:
         f"missing {missing}, not expected {extra}, another kind {other}, under way {tree.under_way}"
     )
     return None
+
+
+def _compare_target(path: Path, link: Link, report: Report, until_s: float, is_down: bool) -> None:
+    try:
+        target = _patiently(lambda: os.readlink(path), until_s, report)
+    except OSError as error:
+        report.unreadable += 1
+        if not is_down:
+            report.problems.append(f"{path}: its target: {error}")
+        return
+    if target != link.target:
+        report.problems.append(f"{path}: a link to {target}, made to {link.target}")
 
 
 def _compare_xattr(path: Path, file: File, report: Report, until_s: float, is_down: bool) -> None:
