@@ -29,6 +29,8 @@ from typing import Any, Final, Protocol
 import pyfuse3
 import trio
 
+from mountd.fusefs.read_buffers import ReadBuffers
+
 AWAKE_S: Final = 0.00005  # for the next request
 MOST_ASLEEP: Final = 64  # requests after which it is tried again
 ALONE_S: Final = 0.00002  # what a look takes where nobody else wants interpreter or processor
@@ -133,7 +135,9 @@ class LowLevel:
         look: Callable[[int, float], bool] = is_there,
         clock: Callable[[], float] = time.perf_counter,
         processors: int | None = None,
+        buffers: ReadBuffers | None = None,
     ) -> None:
+        self._buffers = buffers or ReadBuffers()
         self._until_s = 0.0
         self._is_dense = False  # the last one came soon
         self._reader: trio.lowlevel.Task | None = None
@@ -153,13 +157,19 @@ class LowLevel:
             await self._beginning.next(fd)
             if self._beginning.is_over:
                 self._beginning = None
+            reader = trio.lowlevel.current_task()
+            if self._buffers.is_due(reader):
+                self._buffers.begin(reader)
             return
-        reader = trio.lowlevel.current_task()
+        reader, is_new = trio.lowlevel.current_task(), False
         if reader is not self._reader:  # the former one has its request still in hand
             self._reader, self._is_dense = reader, False
+            is_new = self._buffers.is_due(reader)
         if fd < MOST_SELECTED:
             if self._clock() < self._until_s:
                 if self._comes(fd):
+                    if is_new:
+                        self._buffers.begin(reader)
                     return
             elif self._is_dense:
                 await trio.lowlevel.checkpoint()
@@ -168,6 +178,8 @@ class LowLevel:
                     return
         await trio.lowlevel.wait_readable(fd)
         self._until_s = self._clock() + AT_MOST_S
+        if is_new:
+            self._buffers.begin(reader)
 
     def _comes(self, fd: int) -> bool:
         """Whether the next request comes soon."""
