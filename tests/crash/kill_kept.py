@@ -43,6 +43,10 @@ CALL_WITHIN_S = 60.0
 POINT_WITHIN_S = 3.0
 PATIENCE_S = 20.0
 FLUSH_WITHIN_S = 90
+# The kernel kept a thread of a dead daemon waiting, so the keeper answered whoever it waited for,
+# with an error that says nothing of what has happened (docs/semantics.md).
+FREED = "calls on the mount get an error, so that another one can go on"
+FREED_ERRORS = ("EINTR", "EIO")
 WEATHER_ERRORS = ("EIO", "ETIMEDOUT", "EBUSY", "EXDEV", "ESTALE")
 
 
@@ -65,6 +69,7 @@ class KeptFigures(Figures):
     not_there: int = 0  # kills that came before the successor served
     upgrades: int = 0
     commands: Counter[str] = field(default_factory=Counter)
+    freed: int = 0  # rounds in which the keeper answered calls
     downs: int = 0  # kills at which the remote went away, so that no successor reaches it
 
     def summary(self) -> str:
@@ -72,7 +77,8 @@ class KeptFigures(Figures):
         return (
             f"{sum(self.kills.values())} kills ({self.not_there} of a daemon that did not serve "
             f"yet, {self.downs} while the remote went away, {self.keepers} with the keeper), "
-            f"{self.upgrades} upgrades, {sum(self.commands.values())} commands "
+            f"{self.upgrades} upgrades, {self.freed} rounds with calls that the keeper answered, "
+            f"{sum(self.commands.values())} commands "
             f"({', '.join(sorted(self.commands))}), {calls} acknowledged calls, the longest "
             f"{self.longest_s:.1f} s; {self.files} files ({self.bytes / 1e9:.1f} GB) compared, "
             f"{self.drains} drains with {self.objects} objects; {len(self.losses)} losses"
@@ -82,6 +88,7 @@ class KeptFigures(Figures):
 class KeptMount(Background):
     """`mountd mount SOURCE FOLDER/mnt`, in the background. Raises Broken."""
 
+    frees = 0  # FREED that were seen
     starts = 0  # the lines that say that one serves, once the present one does
     source = ""
 
@@ -102,6 +109,11 @@ class KeptMount(Background):
         self._wait(lambda: children(self.keeper) not in ([], [dead]), "no successor came")
         self.starts = self.log().count(" serves ") + 1
         return serves
+
+    def has_freed(self) -> bool:
+        """Whether the keeper answered calls since this was asked last."""
+        before, self.frees = self.frees, self.log().count(FREED)
+        return self.frees > before
 
     def upgrade(self) -> None:
         """By the command, which a kill may meet."""
@@ -214,9 +226,15 @@ class KeptKills:
         self._lines += others.lines if others is not None else []
         self._release()
         is_calm = (weather is None or weather.is_calm) and not self._was_down
-        for worker in self._workers:
-            found = worker.answer(seconds + CALL_WITHIN_S)
-            self._count_load(worker, found, is_calm=is_calm, ends=ends)
+        answers = [worker.answer(seconds + CALL_WITHIN_S) for worker in self._workers]
+        expected: tuple[str, ...] = () if is_calm else WEATHER_ERRORS
+        if freed := self._mount.has_freed():
+            expected += FREED_ERRORS
+            self.figures.freed += 1
+        for worker, found in zip(self._workers, answers, strict=True):
+            self._count_load(worker, found, expected, ends=ends)
+            happened = [] if freed else found["happened"]
+            self._lose(worker.name, [f"failed, and yet it happened: {what}" for what in happened])
         if weather is not None:
             weather.end()
         sky = weather.name if weather is not None else "calm"
@@ -317,7 +335,7 @@ class KeptKills:
         self.figures.keepers += 1
 
     def _count_load(
-        self, worker: WorkerProcess, found: dict[str, Any], *, is_calm: bool, ends: bool
+        self, worker: WorkerProcess, found: dict[str, Any], expected: tuple[str, ...], *, ends: bool
     ) -> None:
         self.figures.acknowledged.update(found["acknowledged"])
         self.figures.errors.update(found["errors"])
@@ -325,9 +343,7 @@ class KeptKills:
         self.figures.longest_s = max(self.figures.longest_s, found["longest_s"])
         problems = list(found["problems"])
         problems += [
-            f"a call failed: {error}"
-            for error in found["errors"]
-            if is_calm or not error.endswith(WEATHER_ERRORS)
+            f"a call failed: {error}" for error in found["errors"] if not error.endswith(expected)
         ]
         if found["is_gone"] and not ends:
             problems.append("the mount was dead")

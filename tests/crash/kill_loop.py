@@ -217,6 +217,7 @@ class KillLoop:
         self.figures.acknowledged.update(found["acknowledged"])
         self.figures.errors.update(found["errors"])
         self._lose(worker.name, found["problems"])
+        self._lose(worker.name, [f"failed, and yet it happened: {c}" for c in found["happened"]])
         for error in found["errors"]:
             expected = ("EIO", "ETIMEDOUT", "EBUSY", "EXDEV", "ESTALE")
             if is_calm or not error.endswith(expected):

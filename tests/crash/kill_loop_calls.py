@@ -21,7 +21,12 @@ class DaemonGone(Exception):
 
 
 class Failed(Exception):
-    """The daemon answered a call with an error."""
+    """A call was answered with an error, `name`. EINTR and EIO may be the keeper's, who knows of no
+    more than that the daemon is dead."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
 
 
 class Mount:
@@ -70,6 +75,7 @@ class Calls:
         self.acknowledged: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.problems: list[str] = []
+        self.happened: list[str] = []  # changes of names that were answered with an error
         self.longest_s = 0.0  # that one took, also if it failed
         self._mount = mount
         self._diary = diary
@@ -99,11 +105,28 @@ class Calls:
         text = f"{naming.kind} {naming.path}" + (f" to {naming.to}" if naming.to else "")
         try:
             result = self.call(text, function, *arguments)
-        except Failed:
-            self.tree.failed()
+        except Failed as failed:
+            if failed.name in ("EINTR", "EIO") and self._has_happened(naming):
+                self.happened.append(f"{text} {failed.name}")
+                self.tree.done()
+            else:
+                self.tree.failed()
             raise
         self.tree.done()
         return result
+
+    def _has_happened(self, naming: Naming) -> bool:
+        try:
+            os.lstat(self.top / naming.path)
+        except FileNotFoundError:
+            return naming.kind != "make"
+        except OSError as error:
+            if self._mount.is_gone():
+                raise DaemonGone from error
+            return False
+        if isinstance(naming.node, File):
+            naming.node.spoilt = True
+        return naming.kind == "make"
 
     # -- bytes
 
@@ -235,7 +258,7 @@ class Calls:
                 raise DaemonGone from error
             name = errno.errorcode.get(error.errno or 0, "?")
             self.errors[f"{text.split()[0]} {name}"] += 1
-            raise Failed(text) from error
+            raise Failed(text, name) from error
         self._diary.note("< " + text)
         self.acknowledged[text.split()[0]] += 1
         return result

@@ -91,6 +91,7 @@ class Worker:
         calls.acknowledged.clear()
         calls.errors.clear()
         calls.problems.clear()
+        calls.happened.clear()
         calls.longest_s = 0.0
         self._diary.note(f"works, round {number}")
         if self._shared is not None:
@@ -113,6 +114,7 @@ class Worker:
             "acknowledged": dict(calls.acknowledged),
             "errors": dict(calls.errors),
             "problems": calls.problems,
+            "happened": calls.happened,
             "longest_s": calls.longest_s,
         }
 
