@@ -153,6 +153,11 @@ class Journal:
         """The same without those that are about to be unlinked."""
         return self._state.unsent_bytes
 
+    @property
+    def freed_bytes(self) -> int:
+        """How many bytes of data files were given back to the disk since the start."""
+        return self._state.freed_bytes
+
     # ---- changes
 
     def commit(self, rows: Rows, *, reserve: bool = False) -> None:

@@ -46,6 +46,7 @@ class JournalState:
         self.torn: dict[FileKey, ExtentMap] = {}
         self.dirty = Dirty()
         self.staged_bytes = 0
+        self.freed_bytes = 0  # of data files that were unlinked since the start
 
     def load(self, rows: Rows, torn: dict[FileKey, ExtentMap]) -> None:
         """As `rows`, from the database: nothing of it is dirty."""
@@ -151,13 +152,17 @@ class JournalState:
         """These data files take no room any more; they may come back in a power cut."""
         for key in keys:
             if self.gone.get(key, _UNLINKED) != _UNLINKED:
-                self.staged_bytes -= self.gone[key]
+                self._freed(self.gone[key])
                 self.gone[key] = _UNLINKED
 
     def forget_gone(self, keys: Iterable[FileKey]) -> None:
         """These data files were unlinked and stay so."""
         for key in keys:
-            self.staged_bytes -= max(0, self.gone.pop(key, 0))
+            self._freed(max(0, self.gone.pop(key, 0)))
+
+    def _freed(self, size_bytes: int) -> None:
+        self.staged_bytes -= size_bytes
+        self.freed_bytes += size_bytes
 
     def replay(self, lsn: int, record: Record, *, volatile: bool) -> None:
         """A record of the log, after a crash. Raises Inconsistent, and then nothing changed."""

@@ -73,13 +73,13 @@ class WriteBack:
             small_now=remote.small_uploads,
             remote_is_well=lambda: remote.health.state in UP,
             landing=fs.queue_view.landing,
-            pressed=lambda: fs.writes.is_pressed,
+            pressed=lambda: fs.writes.room.is_pressed,
             spare=fs.last_readers.spare,
             unfinished=unfinished,
             open_moves=open_moves,
             giving_way=GivingWay(
                 lambda: fs.writes.opens,
-                lambda: fs.writes.is_little,
+                lambda: fs.writes.room.is_little,
                 write_back_s=settings.write_back_s,
             ),
         )
@@ -121,7 +121,7 @@ class WriteBack:
                 going.failed(exc)
                 # The disk may be full, and of what was sent.
                 with contextlib.suppress(OSError):
-                    await self._fs.writes.give_back()
+                    await self._fs.writes.room.give_back()
             except Exception as exc:
                 going.failed(exc)
 

@@ -182,7 +182,7 @@ class FileSystem:
     async def write(self, fh: int, offset: int, data: Buffer) -> int:
         handle = self.files.handle(fh)
         size = memoryview(data).nbytes
-        await self.writes.room(size)
+        await self.writes.room.wait_for(size)
         try:
             self.writes.write(handle, offset, data)
         except OSError as error:  # and nothing has changed
@@ -195,7 +195,7 @@ class FileSystem:
         """What was sent, and clean blocks, give way to what is written."""
         for tries_left in reversed(range(FULL_TRIES)):
             async with self._disk_is_full:  # or they take it from each other
-                await self.writes.give_back()
+                await self.writes.room.give_back()
                 await self.blocks.give_way(memoryview(data).nbytes)
                 try:
                     self.writes.write(handle, offset, data)
@@ -267,7 +267,7 @@ class FileSystem:
         except OSError as error:  # and nothing has changed
             if error.errno not in FULL_ERRNOS:
                 raise
-            await self.writes.give_back()
+            await self.writes.room.give_back()
             node, change = await self.names.create(parent, name, attributes)
         handle = await self.open(node.number, writes=True) if opens else 0
         return handle, self.tree.change_attributes(change)

@@ -134,7 +134,7 @@ class LastReaders:
 
     @property
     def _most_bytes(self) -> int:
-        return min(MAX_BYTES, self._writes.room_bytes // 2)
+        return min(MAX_BYTES, self._writes.room.free_bytes // 2)
 
     async def _fill(self, id_: int, start: int, data: memoryview) -> None:
         """Only what is still a hole: whoever has it open may have written there meanwhile."""

@@ -14,21 +14,19 @@ from typing import Protocol
 import trio
 from typing_extensions import Buffer
 
-from mountd.errors import Denied, IsADirectory, Lost, NoSpace, Stale
+from mountd.errors import Denied, IsADirectory, Lost, Stale
 from mountd.vfs.file_clock import file_time_ns
 from mountd.vfs.files import Handle, OpenFiles, RemoteFile
 from mountd.vfs.names import shown_name
 from mountd.vfs.nodes import Node
 from mountd.vfs.overlay import is_hidden
 from mountd.vfs.quota import RemoteQuota
+from mountd.vfs.room_to_write import RoomToWrite
 from mountd.vfs.tree import Tree
 from mountd_cache.changes import BASE, ZERO, Base, Change, ChangeKind, ChangeState, Content, Rows
 from mountd_cache.journal import Journal
 
 log = logging.getLogger(__name__)
-
-LOOK_AGAIN_S = 0.05  # while a writer waits for room
-IN_TURN_BYTES = 128 << 10  # from here on no write overtakes one that waits for it
 
 
 class Queue(Protocol):
@@ -76,15 +74,19 @@ class Writes:
         self._ledger = journal.ledger
         self._tree = tree
         self._files = files
-        self._limit_bytes = limit_bytes
-        self._wait_s = wait_s
         self._now_ns = wall_clock_ns
         self.queue: Queue = _NoQueue()
         # Contents of files that have no name any more but are open, by inode.
         self._unlinked: dict[int, int] = {}
         self.quota = RemoteQuota(journal, lambda: self.queue.full)
-        self._was_full = False
-        self._turns = trio.StrictFIFOLock()
+        self.room = RoomToWrite(
+            journal,
+            self.quota,
+            lambda: self.queue.wake(),
+            limit_bytes=limit_bytes,
+            wait_s=wait_s,
+            remote_is_well=tree.remote_is_well,
+        )
         self._told_lost: set[int] = set()
         self._writers: Counter[int] = Counter()
         self.opens = 0  # how many handles that may write were opened so far
@@ -336,62 +338,6 @@ class Writes:
         content = self.content_of(number)
         if content is not None and content.mtime_ns != mtime_ns:
             self.journal.set_mtime(content.id, mtime_ns)
-
-    @property
-    def room_bytes(self) -> int:
-        """How many bytes may still be staged."""
-        return max(0, self._limit_bytes() - self.journal.staged_bytes)
-
-    async def room(self, size: int) -> None:
-        """Returns when `size` more bytes may be staged. NoSpace where none came in time,
-        QuotaExceeded where the remote will not have it."""
-        self.quota.check(size)
-        staged, limit = self.journal.staged_bytes, self._limit_bytes()
-        if staged + size <= limit and (size < IN_TURN_BYTES or not self._turns.locked()):
-            if 2 * staged <= limit < 2 * (staged + size):
-                self.queue.wake()  # from now on `is_pressed`
-            return
-        with trio.move_on_after(self._wait_s):
-            # Held while its holder waits for room, as all who want it do: as the kernel sent them,
-            # so that what is staged of a large file lies side by side and is sent once.
-            async with self._turns:
-                while self.journal.staged_bytes + size > self._limit_bytes():
-                    self.queue.wake()
-                    await self.give_back()
-                    await trio.sleep(LOOK_AGAIN_S)
-                self._was_full = False
-                return
-        if not self._was_full:
-            self._was_full = True
-            log.warning(
-                "writers get ENOSPC: %d bytes wait for the remote, and cache_size allows %d",
-                *(self.journal.staged_bytes, self._limit_bytes()),
-            )
-        raise NoSpace(
-            f"{self.journal.staged_bytes} bytes wait for the remote and cache_size allows "
-            f"{self._limit_bytes()}"
-        )
-
-    @property
-    def is_pressed(self) -> bool:
-        """More than half of the room is taken by what was not sent yet: it should go at once."""
-        half = self._limit_bytes() // 2
-        # The second costs microseconds, and is seldom needed.
-        return self.journal.staged_bytes > half and self.journal.unsent_bytes > half
-
-    @property
-    def is_little(self) -> bool:
-        """Whether what was not sent yet takes less than a quarter of the room."""
-        quarter = self._limit_bytes() // 4
-        return self.journal.staged_bytes < quarter or self.journal.unsent_bytes < quarter
-
-    async def give_back(self) -> None:
-        """The room of what was sent is free now, and not only with the next checkpoint, for which a
-        full disk may have no room. Raises OSError."""
-        mark = self.journal.begin_sync([])
-        if mark.gone:
-            await trio.to_thread.run_sync(self.journal.make_durable, mark)
-            self.journal.end_sync(mark)
 
     def truncate(self, node: Node, size: int, opened: RemoteFile | None = None) -> None:
         content = self.content_to_write(node, opened, anew=size == 0)

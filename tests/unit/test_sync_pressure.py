@@ -4,6 +4,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from mountd.errors import NoSpace
 from mountd.sync.schedule import SNAPSHOT_BYTES, Moment, Schedule
@@ -110,11 +112,44 @@ async def test_the_queue_is_woken_when_half_of_the_room_is_taken(tmp_path: Path)
         fs.writes.queue = queue
         for number in range(1, 4):
             await fs.write(file, number * MIB, bytes(MIB))
-        assert (queue.wakes, fs.writes.is_pressed) == (0, False)
+        assert (queue.wakes, fs.writes.room.is_pressed) == (0, False)
         await fs.write(file, 4 * MIB, bytes(MIB))
-        assert (queue.wakes, fs.writes.is_pressed) == (1, True)
+        assert (queue.wakes, fs.writes.room.is_pressed) == (1, True)
         await fs.write(file, 5 * MIB, bytes(MIB))
         assert queue.wakes == 1
+
+
+async def test_after_a_wait_for_room_in_vain_no_other_write_waits_until_something_changes(
+    tmp_path: Path, expected_log: ExpectedLog
+) -> None:
+    expected_log("writers get ENOSPC: 3145728 bytes wait .* cache_size allows 4194304")
+    is_well = False
+    async with file_system(
+        MemoryStore(), tmp_path, cache_bytes=4 * MIB, wait_s=3.0, remote_is_well=lambda: is_well
+    ) as fs:
+        queue = fs.writes.queue = CountedWakes()
+        old, _ = await fs.create(fs.tree.root, b"old", {})
+        await fs.write(old, 0, bytes(3 * MIB))
+        fs.release(old)
+        new, _ = await fs.create(fs.tree.root, b"new", {})
+
+        async def write(number: int) -> None:
+            with pytest.raises(NoSpace):
+                await fs.write(new, number * 2 * MIB, bytes(2 * MIB))
+
+        async with trio.open_nursery() as nursery:  # as the kernel brings a large file
+            for number in range(3):
+                nursery.start_soon(write, number)
+        queue.wakes = 0
+        for number in range(3, 9):
+            await write(number)
+        assert queue.wakes == 6, "each looks once"
+        is_well = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fs.write, new, 0, bytes(2 * MIB))
+            await wait_all_tasks_blocked()
+            await fs.unlink(fs.tree.root, b"old")  # had it not waited it would have failed by now
+        fs.release(new)
 
 
 async def test_the_room_of_what_was_sent_is_there_at_once(
@@ -133,5 +168,5 @@ async def test_the_room_of_what_was_sent_is_there_at_once(
         await fs.write(file, 0, b"2")
         journal.release_frozen(change.content, depth, Base("a", "v", 3 * MIB), (change,))
         assert (journal.staged_bytes, journal.unsent_bytes) == (3 * MIB + 1, 1)
-        assert not fs.writes.is_pressed
+        assert not fs.writes.room.is_pressed
         await fs.write(file, 3 * MIB, bytes(2 * MIB))

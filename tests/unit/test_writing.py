@@ -374,7 +374,7 @@ async def test_a_writer_that_gives_up_its_place_keeps_no_other_from_the_room(
             await wait_all_tasks_blocked()
             await fs.unlink(fs.tree.root, b"old")
         assert [scope.cancelled_caught for scope in scopes] == [True, True, False]
-        assert fs.writes.room_bytes == 0
+        assert fs.writes.room.free_bytes == 0
         fs.release(fh)
 
 
