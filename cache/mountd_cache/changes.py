@@ -208,16 +208,16 @@ class Content:
         return Content(self.id, self.base, layers, self.mtime_ns, self.changed_ns)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rows:
     """One atomic step: after a crash all of it is there, or nothing.
 
     `changes` are put in the place of those with the same key; `forget` are keys without a change
     from now on; `contents` in the place of those with the same id; `drop` are ids of contents that
-    nobody needs any more: their data files go once that is durable.
+    nobody needs any more: their data files go once that is durable. Not `frozen`: see Change.
     """
 
-    changes: tuple[Change, ...] = ()
-    forget: tuple[str, ...] = ()
-    contents: tuple[Content, ...] = ()
-    drop: tuple[int, ...] = ()
+    changes: Final[tuple[Change, ...]] = ()
+    forget: Final[tuple[str, ...]] = ()
+    contents: Final[tuple[Content, ...]] = ()
+    drop: Final[tuple[int, ...]] = ()

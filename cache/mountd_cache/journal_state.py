@@ -56,6 +56,11 @@ class JournalState:
 
     def rows(self, rows: Rows) -> None:
         """One atomic step."""
+        if not rows.contents and not rows.drop:
+            self.ledger.apply(rows)
+            self.dirty.keys.update(change.key for change in rows.changes)
+            self.dirty.keys.update(rows.forget)
+            return
         known, touched = self.ledger.contents, _touched(rows)
         before = [known[id_] for id_ in touched if id_ in known]
         self.staged_bytes -= sum(content.staged_bytes for content in before)

@@ -45,6 +45,14 @@ class Ledger:
 
     def apply(self, rows: Rows) -> None:
         """One atomic step."""
+        if len(rows.changes) == 1 and not rows.forget and not rows.drop:
+            (change,) = rows.changes
+            for content in rows.contents:
+                if self.owner.get(content.id, change.key) != change.key:
+                    break
+            else:
+                self._put(change, rows.contents)
+                return
         # A content's base is in an index by its change, so that one is put in again.
         touched = {content.id for content in rows.contents} | set(rows.drop)
         put = {change.key: change for change in rows.changes}
@@ -60,6 +68,13 @@ class Ledger:
         for key, change in put.items():
             if key not in forgotten:
                 self._insert(change)
+
+    def _put(self, change: Change, contents: Collection[Content]) -> None:
+        """What nearly every step is: one change, and at most the content that is its own."""
+        self._remove(change.key)
+        for content in contents:
+            self.contents[content.id] = content
+        self._insert(change)
 
     def write(self, content: int, start: int, end: int, mtime_ns: int) -> None:
         """[start, end) is in the top layer's data file now."""
@@ -97,9 +112,9 @@ class Ledger:
 
     def _insert(self, change: Change) -> None:
         self.changes[change.key] = change
-        if not change.is_clean:
+        if change.state is not ChangeState.CLEAN:
             self._unsent[change.key] = change
-        if change.is_gone:
+        if change.kind >= ChangeKind.GONE_FILE:
             self.gone.setdefault(change.directory, {})[change.key] = change
         else:
             self.shown.setdefault(change.directory, {})[change.name] = change

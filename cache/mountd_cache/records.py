@@ -9,6 +9,7 @@ import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Any, Final
 
 from mountd_cache.changes import Base, Change, ChangeKind, ChangeState, Content, Layer, Rows
@@ -33,7 +34,7 @@ _RANGE: Final = struct.Struct("<QQ")  # start, end
 _DATED: Final = struct.Struct("<BQq")  # kind, content, mtime in ns
 _INT64: Final = 2**63
 
-_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_text = encode_basestring
 
 
 class BadRecord(ValueError):
@@ -141,7 +142,7 @@ def pack(record: Record) -> bytes:
     """The bytes of a record."""
     match record:
         case Rows():
-            return _json(ROWS, _rows_to_json(record))
+            return _json(ROWS, _rows_text(record))
         case Write(content, layer, offset, length, mtime_ns, crc, covers):
             return pack_write(content, layer, offset, length, mtime_ns, crc, covers)
         case Synced(durable_lsn, all_lsn, marks):
@@ -150,7 +151,7 @@ def pack(record: Record) -> bytes:
         case Freeze(content, layer):
             return _FREEZE.pack(FREEZE, content, layer)
         case Release():
-            return _json(RELEASE, _release_to_json(record))
+            return _json(RELEASE, _release_text(record))
         case Torn(content, layer, ranges):
             packed = b"".join(_RANGE.pack(*part) for part in ranges)
             return _TORN.pack(TORN, content, layer) + packed
@@ -196,8 +197,8 @@ def text_to_name(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _json(kind: int, value: dict[str, Any]) -> bytes:
-    return bytes((kind,)) + _encode_json(value).encode("utf-8", "surrogatepass")
+def _json(kind: int, text: str) -> bytes:
+    return bytes((kind,)) + text.encode("utf-8", "surrogatepass")
 
 
 def _object(payload: bytes) -> dict[str, Any]:
@@ -210,34 +211,27 @@ def _object(payload: bytes) -> dict[str, Any]:
     return value
 
 
-def _base_to_json(base: Base | None) -> list[Any] | None:
-    return None if base is None else [base.key, base.version, base.size]
+# Put together by hand, as `json` would: that takes three times as long, and each create(2), chmod
+# and chown waits for one of these.
+
+
+def _base_text(base: Base | None) -> str:
+    return "null" if base is None else f"[{_text(base.key)},{_text(base.version)},{base.size}]"
 
 
 def _base_from_json(value: list[Any] | None) -> Base | None:
     return None if value is None else Base(*value)
 
 
-def _change_to_json(change: Change) -> list[Any]:
-    return [
-        change.key,
-        change.directory,
-        name_to_text(change.name),
-        change.number,
-        int(change.kind),
-        change.expect,
-        _base_to_json(change.base),
-        change.content,
-        change.size,
-        change.mtime_ns,
-        change.sequence,
-        change.since_ns,
-        change.changed_ns,
-        int(change.state),
-        change.reason,
-        change.conflict,
-        dict(change.attributes),
-    ]
+def _change_text(change: Change) -> str:
+    attributes = ",".join([f"{_text(k)}:{_text(v)}" for k, v in change.attributes.items()])
+    return (
+        f"[{_text(change.key)},{_text(change.directory)},{_text(name_to_text(change.name))},"
+        f"{change.number},{change.kind:d},{_text(change.expect)},{_base_text(change.base)},"
+        f"{change.content},{change.size},{change.mtime_ns},{change.sequence},{change.since_ns},"
+        f"{change.changed_ns},{change.state:d},{_text(change.reason)},{_text(change.conflict)},"
+        f"{{{attributes}}}]"
+    )
 
 
 def _change_from_json(value: list[Any]) -> Change:
@@ -251,10 +245,13 @@ def _change_from_json(value: list[Any]) -> Change:
     return Change(*fields)
 
 
-def _content_to_json(content: Content) -> list[Any]:
-    layers = [[la.number, la.size, la.floor_end, la.extents.edges()] for la in content.layers]
-    base = _base_to_json(content.base)
-    return [content.id, base, layers, content.mtime_ns, content.changed_ns]
+def _content_text(content: Content) -> str:
+    layers = ",".join(
+        f"[{la.number},{la.size},{la.floor_end},[{','.join(map(str, la.extents.edges()))}]]"
+        for la in content.layers
+    )
+    base = _base_text(content.base)
+    return f"[{content.id},{base},[{layers}],{content.mtime_ns},{content.changed_ns}]"
 
 
 def _content_from_json(value: list[Any]) -> Content:
@@ -268,17 +265,17 @@ def _content_from_json(value: list[Any]) -> Content:
     return Content(id_, _base_from_json(base), made, mtime_ns, changed_ns)
 
 
-def _rows_to_json(rows: Rows) -> dict[str, Any]:
-    value: dict[str, Any] = {}
+def _rows_text(rows: Rows) -> str:
+    parts = []
     if rows.changes:
-        value["changes"] = [_change_to_json(change) for change in rows.changes]
+        parts.append(f'"changes":[{",".join(map(_change_text, rows.changes))}]')
     if rows.forget:
-        value["forget"] = rows.forget
+        parts.append(f'"forget":[{",".join(map(_text, rows.forget))}]')
     if rows.contents:
-        value["contents"] = [_content_to_json(content) for content in rows.contents]
+        parts.append(f'"contents":[{",".join(map(_content_text, rows.contents))}]')
     if rows.drop:
-        value["drop"] = rows.drop
-    return value
+        parts.append(f'"drop":[{",".join(map(str, rows.drop))}]')
+    return f"{{{','.join(parts)}}}"
 
 
 def _rows_from_json(value: dict[str, Any]) -> Rows:
@@ -290,14 +287,12 @@ def _rows_from_json(value: dict[str, Any]) -> Rows:
     )
 
 
-def _release_to_json(release: Release) -> dict[str, Any]:
-    return {
-        "content": release.content,
-        "depth": release.depth,
-        "base": _base_to_json(release.base),
-        "drop": release.drop,
-        "changes": [_change_to_json(change) for change in release.changes],
-    }
+def _release_text(release: Release) -> str:
+    changes = ",".join(map(_change_text, release.changes))
+    return (
+        f'{{"content":{release.content},"depth":{release.depth},"base":{_base_text(release.base)},'
+        f'"drop":{"true" if release.drop else "false"},"changes":[{changes}]}}'
+    )
 
 
 def _release_from_json(value: dict[str, Any]) -> Release:

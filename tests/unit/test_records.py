@@ -83,12 +83,15 @@ _ROWS = st.builds(
     drop=st.lists(_U64, max_size=3).map(tuple),
 )
 _COVERS = st.builds(lambda start, size, crc: Cover(start, start + size, crc), _U32, _U32, _U32)
+_RELEASES = st.builds(
+    Release, _U64, _U32, _BASES, st.booleans(), st.lists(CHANGES, max_size=2).map(tuple)
+)
 _RECORDS = st.one_of(
     _ROWS,
     st.builds(Write, _U64, _U32, _U64, _U32, _I64, _U32, st.lists(_COVERS, max_size=3).map(tuple)),
     st.builds(Synced, _U64, _U64, st.lists(st.tuples(_U64, _U32, _U64), max_size=3).map(tuple)),
     st.builds(Freeze, _U64, _U32),
-    st.builds(Release, _U64, _U32, _BASES, st.booleans(), st.lists(CHANGES, max_size=2).map(tuple)),
+    _RELEASES,
     st.builds(Dated, _U64, _I64),
     st.builds(Torn, _U64, _U32, st.lists(st.tuples(_U64, _U64), max_size=3).map(tuple)),
 )
@@ -111,6 +114,21 @@ def same(one: Record, other: Record) -> bool:
 @given(_RECORDS)
 def test_a_record_comes_back_as_it_was(record: Record) -> None:
     assert same(unpack(pack(record)), record)
+
+
+@given(_ROWS | _RELEASES)
+def test_what_is_json_is_as_python_writes_it(record: Record) -> None:
+    text = pack(record)[1:].decode("utf-8", "surrogatepass")
+    assert json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")) == text
+
+
+@given(CONTENTS, _TEXT)
+def test_a_new_files_sidecar_is_as_any_other(content: Content, key: str) -> None:
+    new = Layer(content.top.number, content.size, content.top.floor_end)
+    found = unpack_sidecar(pack_sidecar(replace(content, base=None), new, key, "boot"))
+    based = unpack_sidecar(pack_sidecar(replace(content, base=Base("", "", 0)), new, key, "boot"))
+    assert list(found) == list(based)
+    assert found == based | {"base": None}
 
 
 @given(st.binary(max_size=30))
