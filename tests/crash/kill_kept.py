@@ -355,7 +355,8 @@ class KeptKills:
 
     def _look(self) -> None:
         for worker in self._workers:
-            worker.ask("look", is_down=False, patience_s=PATIENCE_S)
+            options = {"patience_s": PATIENCE_S, "moves_whole": self.remote.moves_whole}
+            worker.ask("look", is_down=False, **options)
         for worker in self._workers:
             found = worker.answer(2 * PATIENCE_S + CALL_WITHIN_S)
             self.figures.files += found["files"]

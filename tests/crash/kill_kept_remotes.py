@@ -30,6 +30,12 @@ class Remote(Protocol):
     def more_points(self) -> More: ...
 
     @property
+    def moves_whole(self) -> bool:
+        """A directory is renamed by one request, before the journal knows of it: a crash meanwhile
+        leaves what a rename by somebody else would, with other inode numbers."""
+        ...
+
+    @property
     def scripted(self) -> Server | None: ...
 
     @property
@@ -49,6 +55,7 @@ class Remote(Protocol):
 
 class Scripted:
     more_points = NONE
+    moves_whole = False
     source = f"s3://{BUCKET}"
 
     def __init__(self, server: S3Server) -> None:
@@ -71,6 +78,7 @@ class Versioned:
     """A bucket that keeps every version."""
 
     more_points = NONE
+    moves_whole = False
     scripted = None
 
     def __init__(self, moto: Moto) -> None:
@@ -102,6 +110,7 @@ class Nextcloud:
     answer was lost was its own: docs/remotes.md. So its kills end in conflict copies.)"""
 
     more_points: More = ((3, "move", "Move"), (1, "directory", "Mkcol"), (1, "touch", "Proppatch"))
+    moves_whole = True
 
     def __init__(self, server: NextcloudServer) -> None:
         self._server = server
@@ -129,6 +138,7 @@ class Nextcloud:
 
 class Azure:
     more_points = NONE
+    moves_whole = False
     scripted = None
 
     def __init__(self, azurite: Azurite) -> None:
@@ -152,6 +162,7 @@ class Azure:
 
 class Gcs:
     more_points = NONE
+    moves_whole = False
     scripted = None
 
     def __init__(self, fake: GcsFake) -> None:
@@ -171,6 +182,7 @@ class Gcs:
 
 class LocalDirectory:
     more_points = NONE
+    moves_whole = False
     scripted = None
 
     def __init__(self, top: Path) -> None:

@@ -207,6 +207,13 @@ class Tree:
         """The call returned an error: nothing has changed."""
         self.under_way = None
 
+    def forget_numbers(self) -> None:
+        """Of what was being moved when the mount died: if it has been, they may be others."""
+        if self.under_way is not None and self.under_way.kind == "move":
+            for path, node in self.nodes.items():
+                if _is_at(path, self.under_way.path):
+                    node.number = 0
+
     def possible(self) -> list[Nodes]:
         if self.under_way is None:
             return [self.nodes]

@@ -69,7 +69,9 @@ class Worker:
             answer = getattr(self, f"on_{command.pop('do')}")(**command)
             print(json.dumps(answer), flush=True)
 
-    def on_look(self, *, is_down: bool, patience_s: float) -> dict[str, Any]:
+    def on_look(
+        self, *, is_down: bool, patience_s: float, moves_whole: bool = False
+    ) -> dict[str, Any]:
         self._mount.arrive()
         self._diary.note(f"looks, remote {'down' if is_down else 'up'}")
         if self._shared is not None:
@@ -77,6 +79,8 @@ class Worker:
         elif self._lists is not None:
             report = self._lists.look()
         elif self._sqlite is None:
+            if moves_whole:
+                self._tree.forget_numbers()
             report = look(self._tree, self._top, is_down=is_down, patience_s=patience_s)
         else:
             report = look_at_databases(self._sqlite, is_down, patience_s)
