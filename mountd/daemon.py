@@ -450,7 +450,7 @@ class Daemon:
     async def _on_upgrade(self, request: dict[str, Any]) -> dict[str, Any]:
         if not request.get("only_look"):
             await self.going_on.look_at_new_code()
-        return self.going_on.upgrade(request, self.fuse, self.status.state)
+        return await self.going_on.upgrade(request, self.fuse, lambda: self.status.state)
 
     async def _on_refresh(self, request: dict[str, Any]) -> dict[str, Any]:
         path = request.get("path")

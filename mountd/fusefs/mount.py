@@ -82,6 +82,14 @@ class FuseMount:
         """`close` will leave the mount to a successor."""
         self.is_left = True
 
+    def leave_if_told(self) -> bool:
+        """As `leave`, and no thread tells the kernel anything from then on. False, and nothing has
+        changed, where one is at it: it may wait for whoever has a directory locked until he is
+        answered, and nobody would do that any more."""
+        with self._told:
+            self.is_left = self.is_left or not self._telling
+            return self.is_left
+
     def _start(self, operations: Operations, where: str, options: Iterable[str]) -> None:
         logging.getLogger("pyfuse3").setLevel(logging.INFO)  # its debug lines are per request
         try:
@@ -127,7 +135,7 @@ class FuseMount:
     def _invalidate(self, entries: Iterable[tuple[int, bytes]]) -> None:
         for parent, name in entries:
             with self._told:
-                if not self._mounted:
+                if not self._mounted or self.is_left:
                     return  # there is no session any more, and nobody who could remember
                 self._telling += 1
             try:

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 TERMS: Final = ("durability", "xattrs", "read_only", "allow_other")
 
 SETTLED_WITHIN_S: Final = 0.2
+# The kernel, of names; the command waits 30 s longer than for the next line's.
+TOLD_WITHIN_S, TOLD_LOOK_S = 20.0, 0.02
 LOOKS_WITHIN_S: Final = 60.0  # it can be as slow where the machine is busy
 ECHO_WITHIN_S: Final = 3.0  # the keeper has passed on by then what was sent to both
 
@@ -118,21 +120,32 @@ class GoingOn:
         except CannotGoOn as error:
             self.mount_instead(error)
 
-    def upgrade(self, request: dict[str, Any], fuse: FuseMount, state: str) -> dict[str, Any]:
+    async def upgrade(
+        self, request: dict[str, Any], fuse: FuseMount, state: Callable[[], str]
+    ) -> dict[str, Any]:
         """Makes room for the same process with new code; the kernel's requests wait for that.
         Raises StartError."""
         keeper = os.getppid() if self._keeper.fd is not None else 0
-        now = {"pid": os.getpid(), "keeper": keeper, "generation": self.generation, "state": state}
+        now = {"pid": os.getpid(), "keeper": keeper, "generation": self.generation}
         if request.get("only_look"):
-            return now
-        if self._record is None or state != "ready":
-            raise StartError("this mount can't be handed over now: unmount it and mount it again")
-        if not self.is_upgrading:
-            log.info("upgrading: the mount stays, its requests wait for the new code")
-            self.is_upgrading = True
-            fuse.leave()
-            fuse.terminate()
-        return now
+            return now | {"state": state()}
+        by_s = trio.current_time() + TOLD_WITHIN_S
+        while True:
+            if self._record is None or state() != "ready":
+                raise StartError(
+                    "this mount can't be handed over now: unmount it and mount it again"
+                )
+            if self.is_upgrading:
+                break
+            if fuse.leave_if_told():
+                log.info("upgrading: the mount stays, its requests wait for the new code")
+                self.is_upgrading = True
+                fuse.terminate()
+                break
+            if trio.current_time() > by_s:
+                raise StartError("not upgraded: a call there waits for the remote; try again")
+            await trio.sleep(TOLD_LOOK_S)
+        return now | {"state": state()}
 
     async def look_at_new_code(self) -> None:
         """Raises StartError where the code or the config of now would end at once: the mount would

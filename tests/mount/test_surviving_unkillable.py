@@ -144,3 +144,35 @@ def test_where_nothing_else_helps_all_that_wait_on_the_mount_get_an_error(tmp_pa
     waits, number = map(int, done.stdout.split())
     assert (waits, number) == (0, errno.ENOTCONN)
     assert "all calls on the mount get an error" in done.stderr
+
+
+def test_an_upgrade_while_the_kernel_is_told_of_a_name_keeps_the_mount_and_what_is_open(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    s3_server.put("b", "d/f", b"bytes")
+    environment = s3_server.environment()
+    with in_background("s3://b", tmp_path, environment, metadata_ttl_s=1) as mount:
+        holding = python(HOLD.format(str(mount.path / "d" / "f")))
+        assert holding.stdout is not None
+        holding.stdout.readline()
+        time.sleep(1.2)  # until the listing of the root is too old
+        s3_server.faults({"op": "ListObjectsV2", "hold": True})
+        looks = subprocess.Popen(["stat", str(mount.path / "new")], stderr=subprocess.DEVNULL)
+        try:
+            s3_server.wait_for_requests(1, op="ListObjectsV2")
+            command = [sys.executable, "-m", "mountd", "refresh", str(mount.path / "d")]
+            refresh = subprocess.Popen(command, env=mount.environment, stderr=subprocess.DEVNULL)
+            wait_until_told(mount.pid)
+            command = [sys.executable, "-m", "mountd", "upgrade", str(mount.path)]
+            upgrade = subprocess.Popen(command, env=mount.environment)
+            with suppress(subprocess.TimeoutExpired):  # it waits for that, or does not
+                upgrade.wait(5)
+        finally:
+            s3_server.clear_faults()
+            s3_server.release()
+        assert upgrade.wait(TIMEOUT_S) == 0
+        assert looks.wait(TIMEOUT_S) == 1
+        refresh.wait(TIMEOUT_S)
+        mount.look()
+        assert ends(holding) == 0
+        assert (mount.path / "d" / "f").read_bytes() == b"bytes"
