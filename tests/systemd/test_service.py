@@ -123,7 +123,7 @@ def test_a_daemon_whose_loop_says_nothing_is_ended_by_the_watchdog_and_started_a
 def test_a_stop_waits_for_the_queue_past_systemds_own_timeout(
     storage: Machine, s3_server: S3Server
 ) -> None:
-    shorten(storage, "TimeoutStopSec=2s")
+    shorten(storage, "TimeoutStopSec=4s")
     storage.run("systemctl", "start", UNIT)
     s3_server.faults({"op": "PutObject", "hold": True})
     storage.shell("setpriv --reuid mountd --clear-groups sh -c 'echo slow >/storage/slow.txt'")
@@ -131,7 +131,7 @@ def test_a_stop_waits_for_the_queue_past_systemds_own_timeout(
     storage.run("systemctl", "stop", "--no-block", UNIT)
     found = storage.wait_for(UNIT, ActiveState="deactivating", StatusText="stopping")
     assert "1 change (5 B) to send" in found["StatusText"]
-    time.sleep(3)  # TimeoutStopSec is 2 s: without EXTEND_TIMEOUT_USEC it is killed by now
+    time.sleep(5)  # TimeoutStopSec is 4 s: without EXTEND_TIMEOUT_USEC it is killed by now
     assert storage.unit(UNIT, "ActiveState") == {"ActiveState": "deactivating"}
     s3_server.clear_faults()
     s3_server.release()
