@@ -79,6 +79,7 @@ def test_umount_whose_daemon_dies_before_its_first_answer_says_what_is_left(
         words = [sys.executable, "-m", "mountd", "umount", str(mount.path)]
         with subprocess.Popen(words, env=mount.environment, stderr=subprocess.PIPE) as waiting:
             while not holds_a_process(waiting.pid):
+                assert waiting.poll() is None
                 time.sleep(0.01)
             mount.process.kill()
             mount.process.wait(TIMEOUT_S)
