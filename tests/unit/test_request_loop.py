@@ -271,6 +271,22 @@ async def test_who_stays_awake_does_what_the_next_request_wants_but_not_before_a
     assert (requests.asleep, requests.awake) == (1, ready_after)  # its time counts for no look
 
 
+def test_a_look_without_waiting_finds_what_is_there_and_that_the_kernel_has_gone() -> None:
+    readable, writable = os.pipe()
+    look = request_loop.polled(readable)
+    try:
+        assert not look()
+        os.write(writable, b"x")
+        assert look()
+        assert look(), "looking reads nothing"
+        os.read(readable, 1)
+        assert not look()
+    finally:
+        os.close(writable)
+    assert look()
+    os.close(readable)
+
+
 async def test_where_nobody_stays_awake_nothing_is_done_meanwhile() -> None:
     requests, meanwhile = Requests([20] * 10), request_loop.Meanwhile()
     meanwhile.step = steps = Steps(requests, 5)
