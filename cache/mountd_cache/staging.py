@@ -89,6 +89,8 @@ class Staging:
         self._most_open = most_open or max(16, min(_MOST_OPEN, soft // 2))
         self._lock = threading.Lock()
         self._open: OrderedDict[FileKey, _OpenFile] = OrderedDict()
+        self._names_lost = 0  # so many times a name here went, and may be another file's now
+        self._left: list[int] = []  # descriptors that nobody has any more
         self._pins: dict[int, int] = {}
         self._unlinked: dict[int, list[_OpenFile]] = {}  # by pinned content
         self._failed: set[FileKey] = set()  # the kernel may have lost some of it
@@ -160,7 +162,8 @@ class Staging:
         with self._lock:
             del self._open[file.key]
             self._disk.close(file.fd)
-        self._disk.unlink(self._path(file.key))
+            self._names_lost += 1
+            self._disk.unlink(self._path(file.key))
 
     def read(self, key: FileKey, start: int, end: int) -> bytes:
         """The bytes [start, end). Raises OSError: EIO where the file has fewer or isn't there."""
@@ -205,6 +208,7 @@ class Staging:
             for file in self._unlinked.pop(content, ()):
                 self._close_if_idle(file)
             self._close_some()
+        self._close_left()
 
     def sync(self, files: Mapping[FileKey, bytes], needed: Callable[[FileKey], bool]) -> None:
         """The data of these files is on the disk, and the names of all that exist.
@@ -232,12 +236,14 @@ class Staging:
         for key in keys:
             self._disk.unlink(self._path(key))
             with self._lock:
+                self._names_lost += 1
                 file = self._open.get(key)
                 if file is not None:
                     file.closing = True
                     if key[0] in self._pins:
                         self._unlinked.setdefault(key[0], []).append(file)
                     self._close_if_idle(file)
+            self._close_left()
 
     def retire(self, keys: Collection[FileKey]) -> None:
         """As `unlink`, and neither these nor what was unlinked before come back after a power cut.
@@ -289,6 +295,7 @@ class Staging:
                 del self._open[key]
                 self._disk.close(file.fd)
             self._spares_made += 1
+            self._names_lost += 1
             spare = self._folder / f"{SPARE}{self._spares_made}"
             try:
                 self._disk.rename(self._path(key), spare)
@@ -309,6 +316,7 @@ class Staging:
                 file.closing = True
                 if file.key[0] in self._pins:
                     self._unlinked.setdefault(file.key[0], []).append(file)
+        self._close_left()
 
     def _path(self, key: FileKey) -> Path:
         return self._folder / data_name(key)
@@ -335,16 +343,44 @@ class Staging:
     def _acquire(self, key: FileKey, sidecar: Callable[[], bytes] | None = None) -> _OpenFile:
         """The open file, which stays open until `_release`. `sidecar`: see `write`."""
         with self._lock:
-            file = self._open.get(key)
-            if file is None:
-                file = self._opened(key, sidecar)
-                self._open[key] = file
-            else:
-                self._open.move_to_end(key)
-            file.users += 1
-            if len(self._open) > self._most_open:
-                self._close_some()
+            file, lost = self._taken(key), self._names_lost
+            if file is None and sidecar is not None:
+                file = self._take(self._opened(key, sidecar))
+        if file is None:
+            file = self._opened_beside(key, lost)
+        if self._left:
+            self._close_left()
+        return file
+
+    def _opened_beside(self, key: FileKey, lost: int) -> _OpenFile:
+        """Without the lock: whoever wanted it waited for the disk, and for the interpreter, of 64
+        threads that send files 1.6 ms each time."""
+        made = self._opened(key, None)
+        with self._lock:
+            file = self._taken(key)
+            if file is None and self._names_lost == lost:
+                return self._take(made)
+        self._disk.close(made.fd)  # perhaps that of another file, which had that name before
+        if file is not None:
             return file
+        with self._lock:
+            return self._taken(key) or self._take(self._opened(key, None))
+
+    def _taken(self, key: FileKey) -> _OpenFile | None:
+        """With the lock held: one that is open."""
+        file = self._open.get(key)
+        if file is not None:
+            self._open.move_to_end(key)
+            file.users += 1
+        return file
+
+    def _take(self, file: _OpenFile) -> _OpenFile:
+        """With the lock held: one that was opened now."""
+        self._open[file.key] = file
+        file.users += 1
+        if len(self._open) > self._most_open:
+            self._close_some()
+        return file
 
     def _opened(self, key: FileKey, sidecar: Callable[[], bytes] | None) -> _OpenFile:
         path = self._prefix + data_name(key)  # a Path costs 7 us
@@ -381,13 +417,21 @@ class Staging:
             file.users -= 1
             if file.closing:
                 self._close_if_idle(file)
+        if self._left:
+            self._close_left()
 
     def _close_if_idle(self, file: _OpenFile) -> None:
         """With the lock held: closes it if it was unlinked and nobody needs it."""
         idle = file.closing and not file.users and file.key[0] not in self._pins
         if idle and self._open.get(file.key) is file:
             del self._open[file.key]
-            self._disk.close(file.fd)
+            self._left.append(file.fd)
+
+    def _close_left(self) -> None:
+        """Without the lock, which others wait for meanwhile."""
+        while self._left:
+            with suppress(IndexError):  # somebody else has just closed the last one
+                self._disk.close(self._left.pop())
 
     def _close_some(self) -> None:
         """With the lock held: keeps the LRU at its size, as far as files are not in use."""
@@ -397,7 +441,7 @@ class Staging:
                 self._open.move_to_end(key)
                 continue
             del self._open[key]
-            self._disk.close(file.fd)
+            self._left.append(file.fd)
 
     @contextmanager
     def _unless_unlinked(self, key: FileKey, needed: Callable[[FileKey], bool]) -> Iterator[None]:

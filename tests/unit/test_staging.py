@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -305,3 +305,71 @@ def test_who_still_reads_when_all_is_closed_gets_no_other_file_s_bytes(
         for fd in others:
             os.close(fd)
     assert open_files(tmp_path) == 0
+
+
+class _OvertakenDisk(FaultyDisk):
+    """`then` is called once, when a file that was there has been opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.then: Callable[[], None] | None = None
+
+    def open_file(self, path: Path | str, *, create: bool = False) -> int:
+        fd = super().open_file(path, create=create)
+        then = None if create else self.then
+        if then is not None:
+            self.then = None
+            then()
+        return fd
+
+
+@pytest.mark.parametrize("is_closed_again", [False, True])
+def test_a_file_that_went_while_it_was_opened_is_not_taken_for_the_next_of_its_name(
+    tmp_path: Path, is_closed_again: bool
+) -> None:
+    disk = _OvertakenDisk()
+    staging, key = Staging(tmp_path, disk=disk, most_open=4), (1, 0)
+    others = [(content, 0) for content in range(2, 9)]
+    make(staging, key, *others)  # so that the first one is not open any more
+
+    def overtake() -> None:
+        staging.unlink([key])
+        make(staging, key, data=b"next")
+        if is_closed_again:
+            make(staging, *((content, 1) for content in range(2, 9)))
+
+    disk.then = overtake
+    assert staging.read(key, 0, 4) == b"next"
+    assert disk.then is None
+    staging.write(key, 4, b" one")
+    assert (tmp_path / data_name(key)).read_bytes()[PAGE:] == b"next one"
+    staging.close()
+    assert open_files(tmp_path) == 0
+
+
+def test_who_waits_for_the_disk_to_open_a_file_keeps_no_other_waiting(
+    staging: Staging, disk: FaultyDisk
+) -> None:
+    make(staging, *((content, 0) for content in range(1, 9)))
+    opens, may_go, found = threading.Event(), threading.Event(), list[bytes]()
+
+    def slowly(call: str, path: str) -> None:
+        if call == "open" and path.endswith(data_name((1, 0))):
+            opens.set()
+            assert may_go.wait(10)
+
+    disk.before = slowly
+    slow, other = (
+        threading.Thread(target=lambda at=at: found.append(staging.read((at, 0), 0, 4)))
+        for at in (1, 8)
+    )
+    slow.start()
+    try:
+        assert opens.wait(10)
+        other.start()
+        other.join(5)
+        assert not other.is_alive()
+    finally:
+        may_go.set()
+        slow.join()
+    assert found == [b"data", b"data"]
