@@ -72,7 +72,7 @@ def test_a_million_known_files_stay_under_600_mb(tmp_path: Path) -> None:
         check=True,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=250,
         cwd=Path(__file__).parents[2],
     )
     rss_bytes = int(done.stdout)
