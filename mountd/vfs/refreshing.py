@@ -197,16 +197,21 @@ class Refreshes:
         gone = still_going(self._ledger, key)
         wanted = Wanted(key, listing, waiting_below(self._ledger, key), gone, ahead)
         token = self._proof.token(key)  # said before it is asked for: it is at least as new
-        began = self._wall_clock()
-        new = await trio.to_thread.run_sync(
-            list_now,
-            self._store,
-            wanted,
-            self._cache.reserve_inodes,
-            self.following.is_taken,
-            limiter=self._limiter,
-            abandon_on_cancel=True,
-        )
+        began, was_unsent = self._wall_clock(), self._is_unsent(key)
+        try:
+            new = await trio.to_thread.run_sync(
+                list_now,
+                self._store,
+                wanted,
+                self._cache.reserve_inodes,
+                self.following.is_taken,
+                limiter=self._limiter,
+                abandon_on_cancel=True,
+            )
+        except NotFound:
+            if was_unsent and not self._is_unsent(key) and not refresh.is_void:
+                return await self._list(key, refresh, ahead)  # asked before it arrived there
+            raise
         if key in self.settled:
             if old is None:  # what was believed fell out of the cache
                 self.settled.discard(key)
@@ -221,6 +226,11 @@ class Refreshes:
             self.after_list(key, taken, new.listing)
             made = () if old is not None else [c for c in taken if c.kind is ChangeKind.FILE]
             self.on_replaced(key, [*new.replaced, *((c.name, c.number) for c in made)])
+
+    def _is_unsent(self, key: str) -> bool:
+        """Whether the directory was made here, or moved to there, and the remote may lack it."""
+        own = self._ledger.changes.get(key)
+        return own is not None and not own.is_gone and not own.is_clean
 
     def _put(
         self, key: str, old: CachedListing | None, new: Listed, fetched_at: float, token: str

@@ -144,9 +144,15 @@ class WalkAhead:
             openings.fill_row = row + 1
 
     def _list(self, parent: Directory, listing: Listing, row: int, most: int) -> None:
+        changes = self._tree.ledger.changes
         for ahead in _directories(listing, row, most):
             with suppress(NameNotAllowed):
                 directory = self._tree.subdirectory(parent, listing, ahead)
+                change = changes.get(directory.key)
+                if change is not None and (change.is_gone or not change.is_clean):
+                    # Removed, renamed or made here: its listing would be kept at a key that means
+                    # nothing any more, and taken for another directory's after a crash.
+                    continue
                 if self._tree.fresh(directory) is None:
                     self._tree.refreshes.start(directory.key, ahead=True)
 

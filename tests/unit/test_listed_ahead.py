@@ -204,3 +204,61 @@ async def test_no_name_is_missing_or_at_its_old_place_after_lists_that_are_answe
         await work.look(mount)
         files = {path for path in work.there if path not in work.directories}
         assert {key for key in store.keys() if key[-1:] != "/"} == files  # noqa: SIM118
+
+
+async def test_a_list_that_was_asked_before_a_new_directory_arrived_does_not_deny_it(
+    tmp_path: Path,
+) -> None:
+    store = HeldAhead(native_move=False)
+    async with mounted(store, tmp_path) as mount:
+        fs, queue = mount.fs, mount.queue
+        assert queue is not None
+        await fs.make_directory(fs.tree.root, b"d", {})
+        refresh = fs.tree.refreshes.start("d/", ahead=True)
+        assert await trio.to_thread.run_sync(store.asked.acquire, True, 30)
+        assert await queue.drain() == 0
+        await fs.folding.fold_waiting()
+        assert "d/" not in mount.journal.ledger.changes, "nothing but the listing above tells of it"
+        made: list[int] = []
+
+        async def make_file() -> None:
+            made.append(await make(fs, "d/f", b"bytes"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(make_file)
+            await trio.testing.wait_all_tasks_blocked()
+            store.release_all()
+            assert await trio.to_thread.run_sync(store.asked.acquire, True, 30)  # asked again
+            store.release_all()
+        assert (await walk(fs, "d/f")).number == made[0]
+        assert (await refresh.ended()).error is None
+
+
+class Listed(MemoryStore):
+    """`listed`: the directories that were asked for."""
+
+    def __init__(self, *keys: str) -> None:
+        super().__init__(dict.fromkeys(keys, b"x"), real_directories=True)
+        self.listed: list[str] = []
+
+    def list(self, directory: str) -> Iterator[Sequence[Entry]]:
+        self.listed.append(directory)
+        return super().list(directory)
+
+
+async def test_who_walks_has_nothing_listed_ahead_that_was_removed_or_renamed_here(
+    tmp_path: Path,
+) -> None:
+    store = Listed(*(f"{name}/f" for name in "abcdefgh"))
+    async with mounted_files(store, tmp_path) as mount:
+        fs = mount.fs
+        await fs.read_directory(fs.tree.root)
+        await fs.unlink(await directory(fs, "e"), b"f")
+        await fs.remove_directory(fs.tree.root, b"e")
+        await rename(fs, "f", "z")
+        store.listed.clear()
+        for name in "abcd":
+            await fs.read_directory(await directory(fs, name))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert "g/" in store.listed, "it walks"
+        assert not {"e/", "f/"} & set(store.listed)
