@@ -216,6 +216,7 @@ class Tree:
         if not old_key.endswith("/"):
             return
         self.former_moved(parent, old_key, new_key)
+        self.refreshes.void_below(old_key, new_key)
         for key in [key for key in self._by_key if key.startswith(old_key)]:
             directory = self._by_key.pop(key)
             directory.key = new_key + key[len(old_key) :]
@@ -234,7 +235,6 @@ class Tree:
         }
         self.cache.move_below(old_key, new_key, below | {old_key})
         self.moved(number, parent, old_key, new_key)
-        self.refreshes.void_below(old_key, new_key)
 
     def unnamed(self, number: int) -> None:
         """The last name of a file was taken away here."""

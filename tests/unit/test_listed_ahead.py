@@ -234,6 +234,29 @@ async def test_a_list_that_was_asked_before_a_new_directory_arrived_does_not_den
         assert (await refresh.ended()).error is None
 
 
+@pytest.mark.parametrize("native", [False, True])
+async def test_a_list_that_was_asked_before_a_rename_leaves_nothing_at_the_old_name(
+    tmp_path: Path, native: bool
+) -> None:
+    store = HeldAhead(native_move=native)
+    async with mounted(store, tmp_path) as mount:
+        fs, queue = mount.fs, mount.queue
+        assert queue is not None
+        await fs.make_directory(fs.tree.root, b"old", {})
+        await fs.make_directory(await directory(fs, "old"), b"below", {})
+        await make(fs, "old/below/f", b"bytes")
+        assert await queue.drain() == 0
+        await fs.folding.fold_waiting()
+        mount.metadata.forget("old/below/")
+        refresh = fs.tree.refreshes.start("old/below/", ahead=True)
+        assert await trio.to_thread.run_sync(store.asked.acquire, True, 30)
+        await rename(fs, "old", "new")
+        store.release_all()
+        await refresh.ended()
+        assert mount.metadata.get("old/below/") is None
+        await walk(fs, "new/below/f")
+
+
 class Listed(MemoryStore):
     """`listed`: the directories that were asked for."""
 
