@@ -4,13 +4,10 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mountd.config import Settings
-from mountd.config.source import Source
 from mountd.errors import (
     Denied,
     Locked,
@@ -23,12 +20,13 @@ from mountd.errors import (
     VersionChanged,
 )
 from mountd.remotes.base import ABSENT, Upload
-from mountd.remotes.nextcloud import NextcloudStore, Uploading, open_nextcloud
+from mountd.remotes.nextcloud import NextcloudStore, Uploading
 from mountd.remotes.nextcloud_folders import Token
 from mountd.types import Entry
 from tests.conftest import ExpectedLog
 from tests.fakes.body import BytesBody
 from tests.servers.nextcloud.launch import NextcloudServer
+from tests.servers.nextcloud.stores import opening
 from tests.servers.raw_nextcloud import raw_dav
 
 pytestmark = pytest.mark.server
@@ -42,24 +40,13 @@ OpenStore = Callable[..., NextcloudStore]
 
 @pytest.fixture
 def open_store(nextcloud_server: NextcloudServer) -> Iterator[OpenStore]:
-    opened: list[NextcloudStore] = []
+    with opening(nextcloud_server) as open_one:
 
-    def opener(timeout_s: float = 5.0, tries: int = 3) -> NextcloudStore:
-        settings = Settings(
-            cache_dir=Path("/nonexistent"),
-            request_timeout_s=timeout_s,
-            endpoint=nextcloud_server.url,
-            max_transfers=4,
-            credentials={"user": nextcloud_server.user, "password": nextcloud_server.password},
-        )
-        source = Source("nextcloud", "cloud", "", "nextcloud://cloud")
-        pauses_s = (*(0.02,) * tries, 1000.0)
-        opened.append(open_nextcloud(source, settings, Uploading(CHUNK, pauses_s)))
-        return opened[-1]
+        def opener(timeout_s: float = 5.0, tries: int = 3) -> NextcloudStore:
+            pauses_s = (*(0.02,) * tries, 1000.0)
+            return open_one(Uploading(CHUNK, pauses_s), timeout_s=timeout_s)
 
-    yield opener
-    for store in opened:
-        store.close()
+        yield opener
 
 
 class Told:

@@ -1,31 +1,21 @@
 """A file of a Nextcloud that gets another name by one MOVE, and what keeps it from that."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from mountd.config import Settings
-from mountd.config.source import Source
 from mountd.errors import NotFound, Unsupported, VersionChanged
-from mountd.remotes.nextcloud import NextcloudStore, open_nextcloud
+from mountd.remotes.nextcloud import NextcloudStore
 from tests.servers.nextcloud.launch import NextcloudServer
+from tests.servers.nextcloud.stores import opening
 
 pytestmark = pytest.mark.server
 
 
 @pytest.fixture
 def store(nextcloud_server: NextcloudServer) -> Iterator[NextcloudStore]:
-    settings = Settings(
-        cache_dir=Path("/nonexistent"),
-        request_timeout_s=20.0,
-        endpoint=nextcloud_server.url,
-        max_transfers=4,
-        credentials={"user": nextcloud_server.user, "password": nextcloud_server.password},
-    )
-    opened = open_nextcloud(Source("nextcloud", "cloud", "", "nextcloud://cloud"), settings)
-    yield opened
-    opened.close()
+    with opening(nextcloud_server) as open_store:
+        yield open_store()
 
 
 def version_of(store: NextcloudStore, key: str) -> str:

@@ -3,21 +3,19 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mountd.config import Settings
-from mountd.config.source import Source
 from mountd.errors import Locked, Throttled, Unreachable, Unsupported, VersionChanged
 from mountd.remotes.base import ABSENT, Upload
-from mountd.remotes.nextcloud import NextcloudStore, Uploading, open_nextcloud
+from mountd.remotes.nextcloud import NextcloudStore, Uploading
 from mountd.remotes.nextcloud_times import MOST_REFUSALS
 from mountd.types import Entry
 from tests.conftest import ExpectedLog
 from tests.fakes.body import BytesBody
 from tests.servers.nextcloud.launch import NextcloudServer
+from tests.servers.nextcloud.stores import opening
 
 pytestmark = pytest.mark.server
 
@@ -28,23 +26,8 @@ OpenStore = Callable[[], NextcloudStore]
 
 @pytest.fixture
 def open_store(nextcloud_server: NextcloudServer) -> Iterator[OpenStore]:
-    opened: list[NextcloudStore] = []
-
-    def opener() -> NextcloudStore:
-        settings = Settings(
-            cache_dir=Path("/nonexistent"),
-            request_timeout_s=20.0,
-            endpoint=nextcloud_server.url,
-            max_transfers=4,
-            credentials={"user": nextcloud_server.user, "password": nextcloud_server.password},
-        )
-        source = Source("nextcloud", "cloud", "", "nextcloud://cloud")
-        opened.append(open_nextcloud(source, settings, Uploading(64 << 10, (0.02,), (0.02,))))
-        return opened[-1]
-
-    yield opener
-    for store in opened:
-        store.close()
+    with opening(nextcloud_server) as open_one:
+        yield lambda: open_one(Uploading(64 << 10, (0.02,), (0.02,)))
 
 
 def put(store: NextcloudStore, data: bytes = b"bytes", key: str = "f") -> Entry:

@@ -2,17 +2,15 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from mountd.config import Settings
-from mountd.config.source import Source
 from mountd.errors import VersionChanged
 from mountd.remotes.base import ABSENT, Upload
-from mountd.remotes.nextcloud import NextcloudStore, Uploading, open_nextcloud
+from mountd.remotes.nextcloud import NextcloudStore, Uploading
 from tests.fakes.body import BytesBody
 from tests.servers.nextcloud.launch import NextcloudServer
+from tests.servers.nextcloud.stores import opening
 
 pytestmark = pytest.mark.server
 
@@ -23,23 +21,8 @@ OpenStore = Callable[[], NextcloudStore]
 
 @pytest.fixture
 def open_store(nextcloud_server: NextcloudServer) -> Iterator[OpenStore]:
-    opened: list[NextcloudStore] = []
-
-    def opener() -> NextcloudStore:
-        settings = Settings(
-            cache_dir=Path("/nonexistent"),
-            request_timeout_s=20.0,
-            endpoint=nextcloud_server.url,
-            max_transfers=4,
-            credentials={"user": nextcloud_server.user, "password": nextcloud_server.password},
-        )
-        source = Source("nextcloud", "cloud", "", "nextcloud://cloud")
-        opened.append(open_nextcloud(source, settings, Uploading(CHUNK, (0.02,), (0.02,))))
-        return opened[-1]
-
-    yield opener
-    for store in opened:
-        store.close()
+    with opening(nextcloud_server) as open_one:
+        yield lambda: open_one(Uploading(CHUNK, (0.02,), (0.02,)))
 
 
 def sum_of(data: bytes) -> str:
