@@ -6,6 +6,7 @@ the old one; all of it is one record in the journal. Until the remote has made t
 are read from the old keys, and no tombstone is sent before the copy that needs its object.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -44,6 +45,7 @@ class Move:
     new: str
     put: dict[str, Change] = field(default_factory=dict)
     names: dict[str, bytes] = field(default_factory=dict)  # of what was changed here, by old key
+    forgotten: list[str] = field(default_factory=list)
 
     def target(self, key: str) -> str:
         return self.new + key[len(self.old) :]
@@ -128,9 +130,9 @@ class Subtree:
         move = Move(source.key, key)
         # The moved directory itself last: it replaces what was at the target.
         self._move_remote(move, entries)
-        self._move_changes(move)
+        self._move_changes(move, entries)
         self._move_itself(move, source, from_parent, to_parent, to_name, expect)
-        rows = Rows(changes=tuple(move.put.values()))
+        rows = Rows(changes=tuple(move.put.values()), forget=tuple(move.forgotten))
         self._names.commit(self._names.keeping(from_parent, listing, rows))
         self._tree.cache.forget_below(source.key)
         for change in move.put.values():
@@ -252,12 +254,31 @@ class Subtree:
             for change in self._ledger.shown.get(directory, {}).values()
         ]
 
-    def _move_changes(self, move: Move) -> None:
+    def _move_changes(self, move: Move, entries: list[tuple[str, Entry]]) -> None:
+        there = {move.old}
+        for directory, children in _by_directory(move.old, entries).items():
+            there.update(directory + _segment(entry) for entry in children.values())
         for change in list(self._ledger.below(move.old)):
-            if not change.is_gone:
+            if change.is_gone:
+                continue
+            if self._is_away(change, there):
+                move.forgotten.append(change.key)
+            else:
                 found = self._names.found(change)
                 name = move.names.get(change.key, change.name)
                 self._move(move, change.directory, replace(found, name=name))
+
+    def _is_away(self, change: Change, there: set[str]) -> bool:
+        """Whether it was sent into a directory that is there no more, since others have moved or
+        removed it, or a crash has cut the rename that did: here it would come back."""
+        if not change.is_clean or change.content or change.directory in there:
+            return False
+        made = self._ledger.changes.get(change.directory)
+        if made is not None and not made.is_gone:
+            return False
+        parent, _, name = change.directory.removesuffix("/").rpartition("/")
+        known = self._tree.cache.get(parent + "/")  # perhaps since the remote was asked
+        return known is None or known.listing.find(os.fsencode(name)) < 0
 
     def _move(self, move: Move, directory: str, found: Found) -> None:
         """One file or directory below the moved one."""

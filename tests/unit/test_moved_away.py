@@ -1,0 +1,49 @@
+"""What was sent into a directory that is elsewhere by now, when its parent is renamed here."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.fakes.fault_store import FaultStore
+from tests.fakes.memory_store import MemoryStore
+from tests.fakes.mounted import mounted_files, names, walk
+from tests.fakes.syncing import reached
+from tests.unit.test_folding import drained
+from tests.unit.test_writing import edit, rename
+
+
+@pytest.mark.parametrize("is_moved_twice", [False, True])
+async def test_what_a_cut_rename_has_moved_away_does_not_come_back_with_its_former_parent(
+    tmp_path: Path, is_moved_twice: bool
+) -> None:
+    files = {"p/d/a": b"1", "p/x": b"2", "top": b"0"}
+    store = MemoryStore(files, real_directories=True, native_move=True)
+    faults = FaultStore(store)
+    hang = threading.Event()
+    fault = faults.add("move_dir", hang=hang, after_effect=True, calls=[1])
+    async with mounted_files(faults, tmp_path, queue=True) as mounted:
+        await walk(mounted.fs, "p/d/a")
+        await edit(mounted.fs, "p/d/a", 0, b"EDITED")
+        await drained(mounted)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rename, mounted.fs, "p/d", "g")
+            await reached(fault.reached)
+            mounted.crashes = True
+            nursery.cancel_scope.cancel()
+    hang.set()
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        fs.refresh(b"")
+        assert (await names(fs), await names(fs, "p")) == (["g", "p", "top"], ["x"])
+        assert "p/d/a" in mounted.journal.ledger.changes, "it is not known yet where that is"
+        if is_moved_twice:
+            await rename(fs, "p", "o")
+            await rename(fs, "o", "p")
+        await edit(fs, "p/x", 0, b"WAITS")
+        await rename(fs, "p", "q")  # file by file
+        await drained(mounted)
+        assert (await names(fs), await names(fs, "q")) == (["g", "q", "top"], ["x"])
+        there = {key: store.data(key) for key in list(store.keys()) if not key.endswith("/")}
+        assert there == {"g/a": b"EDITED", "q/x": b"WAITS", "top": b"0"}
