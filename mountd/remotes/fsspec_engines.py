@@ -159,8 +159,6 @@ def _oss_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def _gcs_arguments(settings: Settings) -> dict[str, Any]:
-    # Otherwise gcsfs asks a gRPC endpoint first, which took 35 to 68 s per call on an emulator.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     given = settings.credentials
     token: object = None
     if is_anonymous(given) or given.get("token") == "anon":
@@ -280,6 +278,9 @@ def _anything(source: Source, settings: Settings) -> Engine:
 
 
 def _class_of(protocol: str) -> Any:
+    # gcsfs looks as it is imported, and else asks a gRPC endpoint first, which took 35 to 68 s per
+    # call on an emulator.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     try:
         return fsspec.get_filesystem_class(protocol)
     except ImportError as error:

@@ -1,5 +1,6 @@
 """The fsspec store over memory:// and over file systems that misbehave; errors and arguments."""
 
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -391,6 +392,21 @@ def test_a_package_that_is_slow_to_import_is_no_remote_that_does_not_answer(
     monkeypatch.setattr(fsspec, "get_filesystem_class", found)
     open_fsspec(Source("sftp", "h", "dir", "sftp://h/dir"), settings()).close()
     assert asked_by[0] is threading.current_thread()
+
+
+def test_gcsfs_is_told_to_ask_no_grpc_before_it_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str | None] = []
+
+    def found(protocol: str) -> Any:
+        told.append(os.environ.get("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"))
+        return MemoryFileSystem
+
+    monkeypatch.delenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", raising=False)
+    monkeypatch.setattr(fsspec, "get_filesystem_class", found)
+    open_fsspec(Source("gs", "b", "p", "gs://b/p"), settings()).close()
+    assert set(told) == {"false"}
 
 
 def test_two_stores_never_share_an_instance() -> None:
