@@ -32,17 +32,21 @@ class _Job:
     context: Context
 
 
+_Jobs = SimpleQueue[_Job | None]
+_Wanted = SimpleQueue[trio.lowlevel.TrioToken | None]
+
+
 class CallThreads:
     """At most `at_once` calls at a time, the others wait for their turn. Belongs to one loop."""
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: _Jobs = SimpleQueue()
         self._done: deque[tuple[_Job, outcome.Outcome[Any]]] = deque()
         self._is_told = False  # the loop is going to look at what is done
         self._busy = 0  # calls that were begun or wait, also those that nobody waits for any more
         self._threads = 0  # those that are to come included
-        self._wanted: SimpleQueue[trio.lowlevel.TrioToken | None] = SimpleQueue()
+        self._wanted: _Wanted = SimpleQueue()
         self._is_starting = False  # there is a thread that starts others
 
     async def run(self, function: Callable[..., _T], *arguments: object) -> _T:
@@ -77,7 +81,7 @@ class CallThreads:
         and there is none yet."""
         token = trio.lowlevel.current_trio_token()
         if not self._threads:
-            self._start_thread("queue", self._work, token)
+            self._start_thread("queue", self._work, self._jobs, token)
         elif self._is_starting or self._began_starting():
             self._wanted.put(token)
         else:
@@ -87,7 +91,7 @@ class CallThreads:
 
     def _began_starting(self) -> bool:
         try:
-            self._start_thread("queue starter", self._start_others)
+            self._start_thread("queue starter", self._start_others, self._jobs, self._wanted)
         except RuntimeError:
             return False
         self._is_starting = True
@@ -105,18 +109,19 @@ class CallThreads:
         if self._is_starting:
             self._wanted.put(None)
             self._is_starting = False
+        self._jobs, self._wanted = SimpleQueue(), SimpleQueue()  # who is to end takes nothing new
 
-    def _start_others(self) -> None:
+    def _start_others(self, jobs: _Jobs, wanted: _Wanted) -> None:
         """Each that is wanted works once, until it takes one of the Nones that `rest` has counted:
         where it can't be started, this thread is it, and the next ones come later."""
-        while (token := self._wanted.get()) is not None:
+        while (token := wanted.get()) is not None:
             try:
-                self._start_thread("queue", self._work, token)
+                self._start_thread("queue", self._work, jobs, token)
             except RuntimeError:  # a container's limit
-                self._work(token)
+                self._work(jobs, token)
 
-    def _work(self, token: trio.lowlevel.TrioToken) -> None:
-        while (job := self._jobs.get()) is not None:
+    def _work(self, jobs: _Jobs, token: trio.lowlevel.TrioToken) -> None:
+        while (job := jobs.get()) is not None:
             self._done.append((job, outcome.capture(job.context.run, job.function, *job.arguments)))
             del job
             if self._is_told:
