@@ -45,8 +45,8 @@ def open_fsspec(source: Source, settings: Settings) -> "FsspecStore":
     its like connect at once). Raises UsageError and CredentialsError."""
     if source.scheme not in TAKES_TLS:
         refuse_tls(settings, f"{source.text} through fsspec")
-    load_package(source)
     try:
+        load_package(source)
         engine = call_bounded(
             lambda: open_engine(source, settings), settings.request_timeout_s, source.text
         )

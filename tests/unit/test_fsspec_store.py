@@ -394,6 +394,19 @@ def test_a_package_that_is_slow_to_import_is_no_remote_that_does_not_answer(
     assert asked_by[0] is threading.current_thread()
 
 
+def test_a_package_that_breaks_as_it_is_imported_leaves_a_remote_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As paramiko beside an older cryptography: no ImportError, and no defect of ours."""
+
+    def found(protocol: str) -> Any:
+        raise AttributeError("module 'lib' has no attribute 'X509_V_FLAG_NOTIFY_POLICY'")
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", found)
+    with pytest.raises(Unreachable, match="sftp://h/dir: module 'lib' has no attribute"):
+        open_fsspec(Source("sftp", "h", "dir", "sftp://h/dir"), settings())
+
+
 def test_gcsfs_is_told_to_ask_no_grpc_before_it_is_imported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
