@@ -6,7 +6,6 @@ the old one; all of it is one record in the journal. Until the remote has made t
 are read from the old keys, and no tombstone is sent before the copy that needs its object.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -23,7 +22,7 @@ from mountd.errors import (
     VersionChanged,
 )
 from mountd.types import Entry, Kind
-from mountd.vfs.listing_rows import version_in
+from mountd.vfs.listing_rows import row_of, version_in
 from mountd.vfs.names import shown_names
 from mountd.vfs.namespace import THERE, Found, Namespace, made_from
 from mountd.vfs.nodes import Directory
@@ -271,14 +270,23 @@ class Subtree:
     def _is_away(self, change: Change, there: set[str]) -> bool:
         """Whether it was sent into a directory that is there no more, since others have moved or
         removed it, or a crash has cut the rename that did: here it would come back."""
-        if not change.is_clean or change.content or change.directory in there:
+        if not change.is_clean or change.content:
             return False
-        made = self._ledger.changes.get(change.directory)
+        return not self._is_there(change.directory, there)
+
+    def _is_there(self, directory: str, there: set[str]) -> bool:
+        """Whether the directory is there with all that it is in: what is known of one that has
+        gone stays for a while."""
+        if directory in there:
+            return True
+        made = self._ledger.changes.get(directory)
         if made is not None and not made.is_gone:
+            return not made.is_clean or self._is_there(made.directory, there)
+        parent = directory[: directory.rfind("/", 0, -1) + 1]
+        known = self._tree.cache.get(parent)  # perhaps since the remote was asked
+        if known is None or row_of(known.listing, parent, directory) < 0:
             return False
-        parent, _, name = change.directory.removesuffix("/").rpartition("/")
-        known = self._tree.cache.get(parent + "/")  # perhaps since the remote was asked
-        return known is None or known.listing.find(os.fsencode(name)) < 0
+        return self._is_there(parent, there)
 
     def _move(self, move: Move, directory: str, found: Found) -> None:
         """One file or directory below the moved one."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from mountd.vfs.attributes import NewAttributes
 from tests.fakes.fault_store import FaultStore
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import mounted_files, names, walk
@@ -47,3 +48,40 @@ async def test_what_a_cut_rename_has_moved_away_does_not_come_back_with_its_form
         assert (await names(fs), await names(fs, "q")) == (["g", "q", "top"], ["x"])
         there = {key: store.data(key) for key in list(store.keys()) if not key.endswith("/")}
         assert there == {"g/a": b"EDITED", "q/x": b"WAITS", "top": b"0"}
+
+
+@pytest.mark.parametrize("is_known_by_its_mode", [False, True])
+async def test_nor_does_what_was_sent_deeper_into_what_a_cut_rename_has_moved_away(
+    tmp_path: Path, is_known_by_its_mode: bool
+) -> None:
+    files = {"p/d/e/a": b"1", "p/x": b"2", "top": b"0"}
+    store = MemoryStore(files, real_directories=True, native_move=True)
+    faults = FaultStore(store)
+    hang = threading.Event()
+    fault = faults.add("move_dir", hang=hang, after_effect=True, calls=[1])
+    async with mounted_files(faults, tmp_path, queue=True) as mounted:
+        await walk(mounted.fs, "p/d/e/a")
+        await edit(mounted.fs, "p/d/e/a", 0, b"EDITED")
+        if is_known_by_its_mode:
+            number = (await walk(mounted.fs, "p/d/e")).number
+            await mounted.fs.set_attributes(number, NewAttributes(mode=0o700), None)
+        await drained(mounted)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rename, mounted.fs, "p/d", "g")
+            await reached(fault.reached)
+            mounted.crashes = True
+            nursery.cancel_scope.cancel()
+    hang.set()
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        fs.refresh(b"")
+        assert (await names(fs), await names(fs, "p")) == (["g", "p", "top"], ["x"])
+        changes = mounted.journal.ledger.changes
+        assert "p/d/e/a" in changes
+        assert ("p/d/e/" in changes) == is_known_by_its_mode
+        await edit(fs, "p/x", 0, b"WAITS")
+        await rename(fs, "p", "q")  # file by file
+        await drained(mounted)
+        assert (await names(fs), await names(fs, "q")) == (["g", "q", "top"], ["x"])
+        there = {key: store.data(key) for key in list(store.keys()) if not key.endswith("/")}
+        assert there == {"g/e/a": b"EDITED", "q/x": b"WAITS", "top": b"0"}
