@@ -20,12 +20,14 @@ import trio
 MOST: Final = 8  # of 1 MiB; the others of 200 workers wait for the remote, and seldom get a write
 _M_PERTURB: Final = -6  # malloc.h
 _BYTE: Final = 0xFF  # filled with its complement
+# musl has none. No other thread of Python gets in meanwhile, and has its memory filled: where 32
+# programs read, 230 of 12,000 requests had a new worker, which waited 0.2 to 0.7 ms for that.
+_MALLOPT: Final = getattr(ctypes.PyDLL(None), "mallopt", None)
 
 
 def _fill_with_libc(is_on: bool) -> None:
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # musl has none
-        libc.mallopt(_M_PERTURB, _BYTE if is_on else 0)
+    if _MALLOPT is not None:
+        _MALLOPT(_M_PERTURB, _BYTE if is_on else 0)
 
 
 class ReadBuffers:
@@ -42,5 +44,5 @@ class ReadBuffers:
     def begin(self, worker: trio.lowlevel.Task) -> None:
         """It reads its first request now, before it waits for anything."""
         self._filled.add(worker)
-        self._fill(True)
         trio.lowlevel.current_trio_token().run_sync_soon(self._fill, False)
+        self._fill(True)  # last: the line above may let other threads in
