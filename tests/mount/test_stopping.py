@@ -168,6 +168,7 @@ def test_a_daemon_ends_although_the_kernel_is_being_told_of_a_name_that_somebody
     ) as found:
         assert os.listdir(found.path / "d") == ["f"]
         time.sleep(1.2)
+        s3_server.clear_log()
         s3_server.faults({"op": "ListObjectsV2", "hold": True})
         looks = subprocess.Popen(["stat", str(found.path / "new")], stderr=subprocess.DEVNULL)
         try:
@@ -215,6 +216,7 @@ def test_what_was_written_is_handed_over_although_a_listing_of_the_root_hangs(
         file = os.open(found.path / "new", os.O_WRONLY | os.O_CREAT)
         os.write(file, b"in the kernel's pages")
         time.sleep(1.2)
+        s3_server.clear_log()
         s3_server.faults({"op": "ListObjectsV2", "hold": True})
         looks = subprocess.Popen(["touch", str(found.path / "other")], stderr=subprocess.DEVNULL)
         try:

@@ -30,6 +30,7 @@ def test_who_holds_a_directory_that_a_dead_daemon_waits_for_gets_an_error_and_al
         assert holding.stdout is not None
         holding.stdout.readline()
         time.sleep(1.2)  # until the listing of the root is too old
+        s3_server.clear_log()
         s3_server.faults({"op": "ListObjectsV2", "hold": True})
         looks = subprocess.Popen(["stat", str(mount.path / "new")], stderr=subprocess.DEVNULL)
         try:
@@ -156,6 +157,7 @@ def test_an_upgrade_while_the_kernel_is_told_of_a_name_keeps_the_mount_and_what_
         assert holding.stdout is not None
         holding.stdout.readline()
         time.sleep(1.2)  # until the listing of the root is too old
+        s3_server.clear_log()
         s3_server.faults({"op": "ListObjectsV2", "hold": True})
         looks = subprocess.Popen(["stat", str(mount.path / "new")], stderr=subprocess.DEVNULL)
         try:
