@@ -165,7 +165,7 @@ async def test_a_thread_that_can_not_be_started_fails_one_call_and_not_all_that_
         none_left.setattr(threading.Thread, "start", lambda self: _raise(RuntimeError("no more")))
         with pytest.raises(RuntimeError, match="no more"):
             await threads.run(divmod, 7, 2)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         assert await threads.run(divmod, 7, 2) == (3, 1)
     threads.rest()
 
@@ -201,7 +201,7 @@ async def test_who_starts_the_others_takes_the_place_of_one_that_can_not_be_star
             await trio.testing.wait_all_tasks_blocked()
             with monkeypatch.context() as none_left:
                 none_left.setattr(threading.Thread, "start", refused)
-                with trio.fail_after(5):
+                with trio.fail_after(30):
                     assert await threads.run(divmod, 7, 2) == (3, 1)
                     nursery.start_soon(threads.run, gate.wait)
                     nursery.start_soon(threads.run, gate.wait)

@@ -54,7 +54,7 @@ async def is_link(fs: FileSystem, path: str) -> bool:
 
 async def sent(mounted: MountedFiles) -> None:
     assert mounted.queue is not None
-    assert await mounted.queue.drain("", 5.0) == 0
+    assert await mounted.queue.drain("", 30.0) == 0
     await mounted.fs.folding.fold_waiting()
 
 

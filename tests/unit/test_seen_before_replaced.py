@@ -102,7 +102,7 @@ async def test_what_was_sent_is_looked_up_with_a_listing_where_none_is_kept(tmp_
     async with mounted_files(store, tmp_path, queue=True) as mounted:
         await make(mounted.fs, "d/x", b"ours")
         assert mounted.queue is not None
-        assert await mounted.queue.drain("", 5.0) == 0
+        assert await mounted.queue.drain("", 30.0) == 0
         store.seed("d/x", b"theirs")
         mounted.metadata.forget("d/")
         assert mounted.journal.ledger.changes["d/x"].is_clean
@@ -122,7 +122,7 @@ async def test_what_was_sent_is_found_where_no_listing_can_be_had(
     ) as mounted:
         number = await link(mounted.fs, "x", b"ours")
         assert mounted.queue is not None
-        assert await mounted.queue.drain("", 5.0) == 0
+        assert await mounted.queue.drain("", 30.0) == 0
         mounted.metadata.forget("")
         wells[0] = is_well
         store.add("list", Unreachable("no network"))
@@ -146,7 +146,7 @@ async def test_the_kernel_hears_of_every_listing_in_which_others_have_replaced_w
         for name in ("x", "own"):
             await make(mounted.fs, f"d/{name}", b"ours")
         assert mounted.queue is not None
-        assert await mounted.queue.drain("", 5.0) == 0
+        assert await mounted.queue.drain("", 30.0) == 0
         if is_forgotten:
             await mounted.fs.folding.fold_waiting()
             assert "d/x" not in mounted.journal.ledger.changes
