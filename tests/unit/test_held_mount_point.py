@@ -1,5 +1,6 @@
 """Two daemons on one path: the second is refused, and told what holds it and what to do."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -63,6 +64,22 @@ def test_of_daemons_that_start_at_once_one_gets_the_socket(tmp_path: Path) -> No
     for number in range(20):
         assert sorted(_start_at_once(tmp_path / str(number), daemons=4)) == [False] * 3 + [True]
     assert sorted(os.listdir(tmp_path)) == []
+
+
+async def test_where_there_are_no_hard_links_the_second_is_refused_too_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ControlServer(tmp_path / "s", {}).serve)
+        with pytest.raises(SocketTaken):
+            await ControlServer(tmp_path / "s", {}).serve()
+        assert os.listdir(tmp_path) == ["s"]
+        nursery.cancel_scope.cancel()
+    assert os.listdir(tmp_path) == []
 
 
 def _start_at_once(path: Path, daemons: int) -> list[bool]:
