@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from trio.testing import MockClock
 
 from mountd.config import MountPlan
 from mountd.config.file import ConfigFile
 from mountd.config.load import plan_mount, read_command_line
 from mountd.errors import StartError
+from mountd.fusefs.mount import FuseMount
 from mountd.kept.descriptors import KEEPER, KEPT, Left, left_behind
 from mountd.kept.going_on import GoingOn, terms_of
 from mountd.kept.record import Record
@@ -126,3 +128,33 @@ def test_a_second_word_is_one_that_the_keeper_did_not_pass_on(
     kept.let_go()  # nobody is there: it closes its end
     alone = GoingOn(plan)
     assert [alone.is_echo(at_s) for at_s in (10.0, 10.1)] == [False, False]
+
+
+class Telling(FuseMount):
+    """A thread tells the kernel of a name, for so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__(Path("/nowhere"))
+        self.looks = looks
+        self.is_ending = False
+
+    def leave_if_told(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    def terminate(self) -> None:
+        self.is_ending = True
+
+
+async def test_an_upgrade_that_a_call_keeps_waiting_says_so_and_the_next_one_goes(
+    plan: MountPlan, autojump_clock: MockClock
+) -> None:
+    left = left_by(plan)
+    found, fuse = going_on(plan, left, mounted_at(plan)), Telling(1 << 30)
+    with pytest.raises(StartError, match="not upgraded: a call there waits for the remote"):
+        await found.upgrade({}, fuse, lambda: "ready")
+    assert (found.is_upgrading, fuse.is_ending) == (False, False)
+    fuse.looks = 3
+    assert (await found.upgrade({}, fuse, lambda: "ready"))["state"] == "ready"
+    assert (found.is_upgrading, fuse.is_ending) == (True, True)
+    os.close(left.connection)
