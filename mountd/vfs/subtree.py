@@ -8,6 +8,7 @@ are read from the old keys, and no tombstone is sent before the copy that needs 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import trio
 
@@ -170,17 +171,19 @@ class Subtree:
             with trio.fail_after(self._wait_s):
                 if is_new:  # made here, and not sent yet; what is in it may be
                     return await self._walk(directory)
+                list_tree = partial(self._list_tree, source.key)
+                ask = partial(trio.to_thread.run_sync, list_tree, abandon_on_cancel=True)
                 try:
-                    return await trio.to_thread.run_sync(
-                        self._list_tree, source.key, abandon_on_cancel=True
-                    )
+                    return await ask()
                 except Unsupported:
                     return await self._walk(directory)
                 except NotFound:
+                    # Removed and made anew, and the remote may have done the first half only.
                     now = self._ledger.changes.get(source.key)
-                    if now is None or now.is_clean or not now.is_directory:
+                    was_sent = change is None or change.is_clean
+                    if now is None or not now.is_directory or (now.is_clean and was_sent):
                         raise
-                    return []  # removed and made anew, of which the remote has done the first half
+                    return await ask() if now.is_clean else []  # it has arrived since
         except trio.TooSlowError:
             raise CrossDevice(f"{source.key!r} could not be listed in time") from None
 
