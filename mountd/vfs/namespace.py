@@ -214,7 +214,10 @@ class Namespace:
             changed_ns=now_ns,
             attributes=attributes,
         )
-        self.commit(Rows(changes=(change,)))
+        # Sent into one of that name, which others have moved or removed since.
+        there = self.ledger.shown.get(key, {}).values()
+        away = [c.key for c in there if c.is_clean and not c.content]
+        self.commit(Rows(changes=(change,), forget=tuple(away)))
         self.tree.made(key)
         return self.tree.remember_change(parent, change), change
 

@@ -269,6 +269,10 @@ class Subtree:
                 found = self._names.found(change)
                 name = move.names.get(change.key, change.name)
                 self._move(move, change.directory, replace(found, name=name))
+        for change in self._ledger.below(move.new):  # the same of a former one of the new name
+            is_kept = change.is_gone or change.content or change.key in move.put
+            if change.is_clean and not is_kept:
+                move.forgotten.append(change.key)
 
     def _is_away(self, change: Change, there: set[str]) -> bool:
         """Whether it was sent into a directory that is there no more, since others have moved or

@@ -12,7 +12,7 @@ from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import mounted_files, names, walk
 from tests.fakes.syncing import reached
 from tests.unit.test_folding import drained
-from tests.unit.test_writing import edit, rename
+from tests.unit.test_writing import directory, edit, rename
 
 
 @pytest.mark.parametrize("is_moved_twice", [False, True])
@@ -85,3 +85,29 @@ async def test_nor_does_what_was_sent_deeper_into_what_a_cut_rename_has_moved_aw
         assert (await names(fs), await names(fs, "q")) == (["g", "q", "top"], ["x"])
         there = {key: store.data(key) for key in list(store.keys()) if not key.endswith("/")}
         assert there == {"g/e/a": b"EDITED", "q/x": b"WAITS", "top": b"0"}
+
+
+@pytest.mark.parametrize("is_renamed_to_it", [False, True])
+async def test_what_was_sent_into_a_directory_that_others_have_moved_is_not_in_the_next_of_its_name(
+    tmp_path: Path, is_renamed_to_it: bool
+) -> None:
+    files = {"p/d/a": b"1", "p/x": b"2", "from/b": b"3"}
+    store = MemoryStore(files, real_directories=True, native_move=True)
+    async with mounted_files(store, tmp_path, queue=True) as mounted:
+        fs = mounted.fs
+        await walk(fs, "from/b")
+        await walk(fs, "p/d/a")
+        await edit(fs, "p/d/a", 0, b"EDITED")
+        await drained(mounted)
+        store.move_dir("p/d/", "g/")
+        fs.refresh(b"")
+        assert (await names(fs), await names(fs, "p")) == (["from", "g", "p"], ["x"])
+        if is_renamed_to_it:
+            await edit(fs, "from/b", 0, b"WAITS")
+            await rename(fs, "from", "p/d")  # file by file
+        else:
+            await fs.make_directory(await directory(fs, "p"), b"d", {})
+        assert await names(fs, "p/d") == ["b"] * is_renamed_to_it
+        await drained(mounted)
+        assert await names(fs, "p/d") == ["b"] * is_renamed_to_it
+        assert await names(fs, "g") == ["a"]
