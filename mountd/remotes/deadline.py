@@ -64,26 +64,37 @@ def _bound(sock: socket.socket, left_s: float | None) -> None:
 
 
 class DeadlineStream(httpcore.NetworkStream):
-    """A stream that never waits past the deadline of the calling thread."""
+    """A stream that never waits past the deadline of the calling thread. One thread at a time uses
+    it; any may close it, which fails what that one is at."""
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
+        self._is_used = False  # a thread may wait for it
+        self._is_closed = False
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         limit_s = _left_s(timeout, httpcore.ReadTimeout)
-        return self._stream.read(max(max_bytes, _READ_BYTES), limit_s)
+        self._begin(httpcore.ReadError)
+        try:
+            return self._stream.read(max(max_bytes, _READ_BYTES), limit_s)
+        finally:
+            self._end(httpcore.ReadError)
 
     def read_into(self, view: memoryview) -> int:
         """As `read`, into memory that is there. Not on TLS inside TLS (a proxy's)."""
         sock = self._socket()
-        while True:
-            _bound(sock, _left_s(None, httpcore.ReadTimeout))
-            try:
-                return sock.recv_into(view)
-            except TimeoutError:
-                continue  # if any time is left
-            except OSError as error:
-                raise httpcore.ReadError(error) from error
+        self._begin(httpcore.ReadError)
+        try:
+            while True:
+                _bound(sock, _left_s(None, httpcore.ReadTimeout))
+                try:
+                    return sock.recv_into(view)
+                except TimeoutError:
+                    continue  # if any time is left
+                except OSError as error:
+                    raise httpcore.ReadError(error) from error
+        finally:
+            self._end(httpcore.ReadError)
 
     @property
     def holds_more(self) -> bool:
@@ -92,21 +103,49 @@ class DeadlineStream(httpcore.NetworkStream):
         return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left_s(timeout, httpcore.WriteTimeout))
+        limit_s = _left_s(timeout, httpcore.WriteTimeout)
+        self._begin(httpcore.WriteError)
+        try:
+            self._stream.write(buffer, limit_s)
+        finally:
+            self._end(httpcore.WriteError)
 
     def write_all(self, data: Buffer) -> None:
         """As `write`, with few calls, and up to a tenth of the time less. Not on TLS inside TLS."""
         sock = self._socket()
-        _bound(sock, _left_s(None, httpcore.WriteTimeout))
+        self._begin(httpcore.WriteError)
         try:
+            _bound(sock, _left_s(None, httpcore.WriteTimeout))
             sock.sendall(data)
         except TimeoutError as error:
             raise httpcore.WriteTimeout(error) from error
         except OSError as error:
             raise httpcore.WriteError(error) from error
+        finally:
+            self._end(httpcore.WriteError)
 
     def close(self) -> None:
-        self._stream.close()
+        """Not the socket of a thread that waits for it: nothing would wake that one until its
+        deadline, and its descriptor's number may be another connection's at once."""
+        self._is_closed = True
+        if not self._is_used:
+            self._stream.close()
+            return
+        with contextlib.suppress(OSError):  # its thread has closed it just now
+            # Not SSLSocket's own, which would go on in plain text.
+            socket.socket.shutdown(self._socket(), socket.SHUT_RDWR)
+
+    def _begin(self, error: type[Exception]) -> None:
+        self._is_used = True
+        if self._is_closed:
+            self._end(error)
+
+    def _end(self, error: type[Exception]) -> None:
+        """Raises it where somebody has closed the stream: what came may be cut off there."""
+        self._is_used = False
+        if self._is_closed:
+            self._stream.close()
+            raise error("the connection was closed here")
 
     def start_tls(
         self,

@@ -423,6 +423,8 @@ def _transport_errors(what: str, answered: bool = False) -> Iterator[None]:
         yield
     except httpcore.TimeoutException as error:
         raise Unreachable(f"{what}: no answer in time") from error
+    except httpcore.ConnectionNotAvailable as error:
+        raise Unreachable(f"{what}: its connection was closed here") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:
         text = f"{what}: {why_not_trusted(error) or error or type(error).__name__}"
         raise Unreachable(text, answered=answered) from error

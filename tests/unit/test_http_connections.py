@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import httpcore
 import pytest
 
 from mountd.errors import Unreachable
+from mountd.remotes.deadline import DeadlineStream
 from mountd.remotes.http_connections import HttpConnections
 from mountd.remotes.http_pool import HttpPool
 
@@ -127,6 +129,73 @@ def test_close_closes_also_what_is_under_way(server: _Server) -> None:
     pool.close()
     assert (first.is_closed(), second.is_closed()) == (True, True)
     pool.give_back(second)
+
+
+def test_who_waits_for_an_answer_is_told_when_all_are_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as threads:
+        pool = HttpPool(f"http://127.0.0.1:{silent.getsockname()[1]}", {}, 1, 60.0)
+        asks = threads.submit(_get, pool)
+        peer, _ = silent.accept()
+        with peer:
+            assert peer.recv(4096).startswith(b"GET / ")
+            pool.close()
+            assert peer.recv(4096) == b""
+            assert isinstance(asks.exception(30.0), Unreachable)
+
+
+def test_a_connection_that_is_closed_before_its_request_has_begun_is_unreachable(
+    server: _Server,
+) -> None:
+    pool = _pool(server)
+
+    class Closing(dict[str, str]):
+        """Headers that are looked at when the connection was taken."""
+
+        def items(self) -> Any:
+            pool.close()
+            return super().items()
+
+    assert _get(pool) == b"ok"
+    with pytest.raises(Unreachable, match="closed here"), pool.ask("GET", "/", Closing()):
+        pass
+
+
+class _Held(httpcore.NetworkStream):
+    """A read begins, and goes on to the socket when it may."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.begun, self.may_go_on = threading.Event(), threading.Event()
+        self.is_closed = False
+        self._sock = sock
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self.begun.set()
+        assert self.may_go_on.wait(30)
+        return self._sock.recv(max_bytes)
+
+    def close(self) -> None:
+        self.is_closed = True
+        self._sock.close()
+
+    def get_extra_info(self, info: str) -> socket.socket:
+        return self._sock
+
+
+def test_a_socket_that_a_thread_reads_from_is_closed_by_that_one_and_no_end_of_a_body() -> None:
+    """Its number may be another connection's at once, and be waited for."""
+    ours, theirs = socket.socketpair()
+    with theirs, ThreadPoolExecutor(1) as threads:
+        held = _Held(ours)
+        stream = DeadlineStream(held)
+        reads = threads.submit(stream.read, 10)
+        assert held.begun.wait(30)
+        stream.close()
+        was_closed = held.is_closed
+        held.may_go_on.set()
+        assert isinstance(reads.exception(30), httpcore.ReadError)
+        assert (was_closed, held.is_closed) == (False, True)
+        with pytest.raises(httpcore.ReadError):
+            stream.read(10)
 
 
 def test_a_connection_that_is_made_while_all_are_closed_is_closed_too() -> None:
