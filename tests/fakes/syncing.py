@@ -56,11 +56,12 @@ async def syncing(
     open_moves: OpenMoves | None = None,
     giving_way: GivingWay | None = None,
     pressed: Callable[[], bool] = lambda: False,
+    is_well: threading.Event | None = None,
 ) -> AsyncIterator[Syncing]:
     faults = FaultStore(store)
     journal = journal or MemoryJournal()
     tree = LocalTree(journal, store, now_ns)
-    is_well = threading.Event()
+    is_well = is_well or threading.Event()
     is_well.set()
     queue = SyncQueue(
         journal,

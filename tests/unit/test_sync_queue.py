@@ -1,6 +1,7 @@
 """The sync queue over a fake remote: what travels, when, and in which order."""
 
 import threading
+import time
 
 import pytest
 import trio
@@ -119,6 +120,32 @@ async def test_a_drain_ends_when_only_what_was_refused_is_left(
         s.tree.write("good", b"2")
         assert await s.queue.drain() == 1
         assert store.keys() == ["good"]
+
+
+class _Stalling(threading.Event):
+    """Asked in each look; `stalls` is a machine that does other things meanwhile."""
+
+    stalls = False
+
+    def is_set(self) -> bool:
+        if self.stalls:
+            self.stalls = False
+            time.sleep(1.0)
+        return super().is_set()
+
+
+async def test_a_look_that_stalled_is_not_rested_from_as_if_it_had_been_work(
+    clock: MockClock, store: MemoryStore
+) -> None:
+    """A flush on a busy machine waited for nine times that."""
+    is_well = _Stalling()
+    async with syncing(store, is_well=is_well) as s:
+        s.tree.write("a", b"1")
+        began_s = trio.current_time()
+        is_well.stalls = True
+        assert await s.queue.drain() == 0
+        assert not is_well.stalls
+        assert trio.current_time() - began_s < 3
 
 
 async def test_a_drain_ends_at_its_timeout(clock: MockClock, store: MemoryStore) -> None:
