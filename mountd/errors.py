@@ -53,6 +53,10 @@ class Unreachable(RemoteError):
         self.answered = answered
 
 
+class Closed(Unreachable):
+    """The store was closed here, before or during the request: that says nothing of the remote."""
+
+
 class Throttled(RemoteError):
     """429, or 503 with or without Retry-After: the remote lives and asks us to slow down."""
 

@@ -63,6 +63,10 @@ def _bound(sock: socket.socket, left_s: float | None) -> None:
         sock.settimeout(0.97 * left_s)
 
 
+class ClosedHere(httpcore.NetworkError):
+    """By us, in another thread."""
+
+
 class DeadlineStream(httpcore.NetworkStream):
     """A stream that never waits past the deadline of the calling thread. One thread at a time uses
     it; any may close it, which fails what that one is at."""
@@ -74,16 +78,16 @@ class DeadlineStream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         limit_s = _left_s(timeout, httpcore.ReadTimeout)
-        self._begin(httpcore.ReadError)
+        self._begin()
         try:
             return self._stream.read(max(max_bytes, _READ_BYTES), limit_s)
         finally:
-            self._end(httpcore.ReadError)
+            self._end()
 
     def read_into(self, view: memoryview) -> int:
         """As `read`, into memory that is there. Not on TLS inside TLS (a proxy's)."""
         sock = self._socket()
-        self._begin(httpcore.ReadError)
+        self._begin()
         try:
             while True:
                 _bound(sock, _left_s(None, httpcore.ReadTimeout))
@@ -94,7 +98,7 @@ class DeadlineStream(httpcore.NetworkStream):
                 except OSError as error:
                     raise httpcore.ReadError(error) from error
         finally:
-            self._end(httpcore.ReadError)
+            self._end()
 
     @property
     def holds_more(self) -> bool:
@@ -104,16 +108,16 @@ class DeadlineStream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         limit_s = _left_s(timeout, httpcore.WriteTimeout)
-        self._begin(httpcore.WriteError)
+        self._begin()
         try:
             self._stream.write(buffer, limit_s)
         finally:
-            self._end(httpcore.WriteError)
+            self._end()
 
     def write_all(self, data: Buffer) -> None:
         """As `write`, with few calls, and up to a tenth of the time less. Not on TLS inside TLS."""
         sock = self._socket()
-        self._begin(httpcore.WriteError)
+        self._begin()
         try:
             _bound(sock, _left_s(None, httpcore.WriteTimeout))
             sock.sendall(data)
@@ -122,7 +126,7 @@ class DeadlineStream(httpcore.NetworkStream):
         except OSError as error:
             raise httpcore.WriteError(error) from error
         finally:
-            self._end(httpcore.WriteError)
+            self._end()
 
     def close(self) -> None:
         """Not the socket of a thread that waits for it: nothing would wake that one until its
@@ -135,17 +139,17 @@ class DeadlineStream(httpcore.NetworkStream):
             # Not SSLSocket's own, which would go on in plain text.
             socket.socket.shutdown(self._socket(), socket.SHUT_RDWR)
 
-    def _begin(self, error: type[Exception]) -> None:
+    def _begin(self) -> None:
         self._is_used = True
         if self._is_closed:
-            self._end(error)
+            self._end()
 
-    def _end(self, error: type[Exception]) -> None:
-        """Raises it where somebody has closed the stream: what came may be cut off there."""
+    def _end(self) -> None:
+        """Raises ClosedHere where somebody has: what came may be cut off there."""
         self._is_used = False
         if self._is_closed:
             self._stream.close()
-            raise error("the connection was closed here")
+            raise ClosedHere("the connection was closed here")
 
     def start_tls(
         self,

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import httpcore
 
+from mountd.remotes.deadline import ClosedHere
+
 KEEPALIVE_S: Final = 30.0
 
 
@@ -43,7 +45,7 @@ class HttpConnections:
 
     def take(self, until_s: float) -> httpcore.ConnectionInterface:
         """One that nobody else has, until `give_back`. Raises httpcore.PoolTimeout, and
-        httpcore.ConnectError where `close` was called."""
+        ClosedHere where `close` was called."""
         self._acquire(until_s)
         try:
             found = self._kept() or self._make()
@@ -53,7 +55,7 @@ class HttpConnections:
                     self._active.add(found)
             if is_late:
                 found.close()  # nobody else would
-                raise httpcore.ConnectError("the connections were closed")
+                raise ClosedHere("the connections were closed")
         except BaseException:
             with self._lock:
                 self._release()

@@ -19,9 +19,9 @@ from urllib.parse import urljoin, urlsplit
 import httpcore
 from typing_extensions import Buffer
 
-from mountd.errors import Unreachable
+from mountd.errors import Closed, Unreachable
 from mountd.remotes import direct_get, direct_put
-from mountd.remotes.deadline import DeadlineBackend, DeadlineStream, socket_deadline
+from mountd.remotes.deadline import ClosedHere, DeadlineBackend, DeadlineStream, socket_deadline
 from mountd.remotes.http_connections import KEEPALIVE_S, HttpConnections, has_leftovers
 from mountd.remotes.late import stood_s
 from mountd.remotes.on_wire import on_wire_s
@@ -423,8 +423,8 @@ def _transport_errors(what: str, answered: bool = False) -> Iterator[None]:
         yield
     except httpcore.TimeoutException as error:
         raise Unreachable(f"{what}: no answer in time") from error
-    except httpcore.ConnectionNotAvailable as error:
-        raise Unreachable(f"{what}: its connection was closed here") from error
+    except (ClosedHere, httpcore.ConnectionNotAvailable) as error:
+        raise Closed(f"{what}: its connection was closed here") from error
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:
         text = f"{what}: {why_not_trusted(error) or error or type(error).__name__}"
         raise Unreachable(text, answered=answered) from error

@@ -10,8 +10,9 @@ from types import TracebackType
 
 log = logging.getLogger(__name__)
 
-# Answers that are news to nobody: a name that isn't there, somebody else's version, "slower".
-_USUAL = frozenset(("NotFound", "VersionChanged", "Throttled"))
+# Answers that are news to nobody: a name that isn't there, somebody else's version, "slower"; and
+# what our own end has cut.
+_USUAL = frozenset(("NotFound", "VersionChanged", "Throttled", "Closed"))
 
 BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
-from mountd.errors import RemoteError, Throttled, Unreachable, Unsupported
+from mountd.errors import Closed, RemoteError, Throttled, Unreachable, Unsupported
 from mountd.remotes.base import Body, Upload
 from mountd.remotes.s3_body_parts import (
     GRAIN_BYTES,
@@ -257,13 +257,13 @@ class _Threads:
         try:
             return self._pool.submit(self._send, send, part, stop)
         except RuntimeError as error:
-            raise Unreachable("the store was closed") from error
+            raise Closed("the store was closed") from error
 
     def make_ready(self, parts: BodyParts, part: Part) -> Future[Payload]:
         try:
             return self._pool.submit(parts.payload, part)
         except RuntimeError as error:
-            raise Unreachable("the store was closed") from error
+            raise Closed("the store was closed") from error
 
     def close(self) -> None:
         self._closed.set()
@@ -272,7 +272,7 @@ class _Threads:
     def _send(self, send: _SendPart, part: Part, stop: threading.Event) -> MadePart:
         for pause_s in _PAUSES_S:
             if self._closed.is_set():
-                raise Unreachable("the store was closed")
+                raise Closed("the store was closed")
             try:
                 return _told(send(part, stop))
             except (Throttled, Unreachable) as error:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from typing_extensions import Buffer
 
-from mountd.errors import Throttled, Unreachable
+from mountd.errors import Closed, Throttled, Unreachable
 from mountd.remotes.request_body import SentBody
 
 _PAUSES_S = (0.2, 1.0)
@@ -67,13 +67,13 @@ class SideBySide:
 
         def unless_closed() -> _Answer:
             if self._closed.is_set():
-                raise Unreachable("the store was closed")
+                raise Closed("the store was closed")
             return function()
 
         try:
             return self._pool.submit(unless_closed)
         except RuntimeError as error:
-            raise Unreachable("the store was closed") from error
+            raise Closed("the store was closed") from error
 
     def close(self) -> None:
         """Parts that haven't begun never do: their uploads fail with Unreachable."""

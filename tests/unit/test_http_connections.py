@@ -1,5 +1,6 @@
 """Connections that are kept: used again, bounded, and closed when nobody needs them."""
 
+import logging
 import socket
 import threading
 import time
@@ -11,10 +12,11 @@ from typing import Any
 import httpcore
 import pytest
 
-from mountd.errors import Unreachable
-from mountd.remotes.deadline import DeadlineStream
+from mountd.errors import Closed, Unreachable
+from mountd.remotes.deadline import ClosedHere, DeadlineStream
 from mountd.remotes.http_connections import HttpConnections
 from mountd.remotes.http_pool import HttpPool
+from mountd.remotes.latency import Latencies
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -140,7 +142,18 @@ def test_who_waits_for_an_answer_is_told_when_all_are_closed() -> None:
             assert peer.recv(4096).startswith(b"GET / ")
             pool.close()
             assert peer.recv(4096) == b""
-            assert isinstance(asks.exception(30.0), Unreachable)
+            assert isinstance(asks.exception(30.0), Closed)
+
+
+def test_what_our_own_end_has_cut_is_not_told_as_a_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A mount that is broken off says why, and nothing else."""
+    caplog.set_level(logging.INFO)
+    for error in (Closed("closed"), Unreachable("reset")):
+        with pytest.raises(Unreachable), Latencies().timing("list", "d"):
+            raise error
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["reset"]
 
 
 def test_a_connection_that_is_closed_before_its_request_has_begun_is_unreachable(
@@ -156,7 +169,7 @@ def test_a_connection_that_is_closed_before_its_request_has_begun_is_unreachable
             return super().items()
 
     assert _get(pool) == b"ok"
-    with pytest.raises(Unreachable, match="closed here"), pool.ask("GET", "/", Closing()):
+    with pytest.raises(Closed, match="closed here"), pool.ask("GET", "/", Closing()):
         pass
 
 
@@ -192,9 +205,9 @@ def test_a_socket_that_a_thread_reads_from_is_closed_by_that_one_and_no_end_of_a
         stream.close()
         was_closed = held.is_closed
         held.may_go_on.set()
-        assert isinstance(reads.exception(30), httpcore.ReadError)
+        assert isinstance(reads.exception(30), ClosedHere)
         assert (was_closed, held.is_closed) == (False, True)
-        with pytest.raises(httpcore.ReadError):
+        with pytest.raises(ClosedHere):
             stream.read(10)
 
 
@@ -208,7 +221,7 @@ def test_a_connection_that_is_made_while_all_are_closed_is_closed_too() -> None:
 
     pool = HttpConnections(make, lambda: 1)
     for _ in range(2):
-        with pytest.raises(httpcore.ConnectError, match="closed"):
+        with pytest.raises(ClosedHere, match="closed"):
             pool.take(time.monotonic() + 60.0)
     assert [each.is_closed() for each in made] == [True, True]
 
