@@ -7,12 +7,29 @@ import pytest
 import trio
 
 from mountd.vfs.attributes import NewAttributes
-from tests.fakes.fault_store import FaultStore
+from tests.fakes.fault_store import Fault, FaultStore
 from tests.fakes.memory_store import MemoryStore
-from tests.fakes.mounted import mounted_files, names, walk
+from tests.fakes.mounted import MountedFiles, mounted_files, names, walk
 from tests.fakes.syncing import reached
 from tests.unit.test_folding import drained
 from tests.unit.test_writing import directory, edit, rename
+
+
+async def crash_in_rename(mounted: MountedFiles, fault: Fault) -> None:
+    """Of `p/d` to `g`, which the remote does, and whose answer `fault` keeps."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rename, mounted.fs, "p/d", "g")
+        await reached(fault.reached)
+        mounted.crashes = True
+        nursery.cancel_scope.cancel()
+
+
+async def rename_file_by_file(mounted: MountedFiles) -> None:
+    """`p` to `q`, with `x` alone in it: nothing else comes along."""
+    await edit(mounted.fs, "p/x", 0, b"WAITS")
+    await rename(mounted.fs, "p", "q")
+    await drained(mounted)
+    assert (await names(mounted.fs), await names(mounted.fs, "q")) == (["g", "q", "top"], ["x"])
 
 
 @pytest.mark.parametrize("is_moved_twice", [False, True])
@@ -28,11 +45,7 @@ async def test_what_a_cut_rename_has_moved_away_does_not_come_back_with_its_form
         await walk(mounted.fs, "p/d/a")
         await edit(mounted.fs, "p/d/a", 0, b"EDITED")
         await drained(mounted)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rename, mounted.fs, "p/d", "g")
-            await reached(fault.reached)
-            mounted.crashes = True
-            nursery.cancel_scope.cancel()
+        await crash_in_rename(mounted, fault)
     hang.set()
     async with mounted_files(store, tmp_path, queue=True) as mounted:
         fs = mounted.fs
@@ -42,10 +55,7 @@ async def test_what_a_cut_rename_has_moved_away_does_not_come_back_with_its_form
         if is_moved_twice:
             await rename(fs, "p", "o")
             await rename(fs, "o", "p")
-        await edit(fs, "p/x", 0, b"WAITS")
-        await rename(fs, "p", "q")  # file by file
-        await drained(mounted)
-        assert (await names(fs), await names(fs, "q")) == (["g", "q", "top"], ["x"])
+        await rename_file_by_file(mounted)
         there = {key: store.data(key) for key in list(store.keys()) if not key.endswith("/")}
         assert there == {"g/a": b"EDITED", "q/x": b"WAITS", "top": b"0"}
 
@@ -66,11 +76,7 @@ async def test_nor_does_what_was_sent_deeper_into_what_a_cut_rename_has_moved_aw
             number = (await walk(mounted.fs, "p/d/e")).number
             await mounted.fs.set_attributes(number, NewAttributes(mode=0o700), None)
         await drained(mounted)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rename, mounted.fs, "p/d", "g")
-            await reached(fault.reached)
-            mounted.crashes = True
-            nursery.cancel_scope.cancel()
+        await crash_in_rename(mounted, fault)
     hang.set()
     async with mounted_files(store, tmp_path, queue=True) as mounted:
         fs = mounted.fs
@@ -79,10 +85,7 @@ async def test_nor_does_what_was_sent_deeper_into_what_a_cut_rename_has_moved_aw
         changes = mounted.journal.ledger.changes
         assert "p/d/e/a" in changes
         assert ("p/d/e/" in changes) == is_known_by_its_mode
-        await edit(fs, "p/x", 0, b"WAITS")
-        await rename(fs, "p", "q")  # file by file
-        await drained(mounted)
-        assert (await names(fs), await names(fs, "q")) == (["g", "q", "top"], ["x"])
+        await rename_file_by_file(mounted)
         there = {key: store.data(key) for key in list(store.keys()) if not key.endswith("/")}
         assert there == {"g/e/a": b"EDITED", "q/x": b"WAITS", "top": b"0"}
 
