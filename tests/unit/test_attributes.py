@@ -2,6 +2,7 @@
 has never asked for it."""
 
 import threading
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mountd.errors import Denied, Unreachable
 from mountd.vfs.asking import REST_S
 from mountd.vfs.attributes import NewAttributes
 from mountd.vfs.filesystem import FileSystem
+from mountd_cache.changes import Base, Change, Rows
 from tests.fakes.memory_store import MemoryStore
 from tests.fakes.mounted import mounted_files, walk
 from tests.fakes.time_is_up import when_time_is_up
@@ -48,6 +50,24 @@ async def test_an_edit_keeps_what_the_remote_has_beside_the_bytes_and_asks_once(
         await edit(fs, "new", 0, b"B")
         await drained(mounted)
         assert store.calls["identify"] == 1
+
+
+async def test_a_chmod_of_an_edited_file_changes_nothing_else_of_what_waits_here(
+    tmp_path: Path,
+) -> None:
+    """Its base and its bytes, above all: the change is made anew, field by field."""
+    store = MemoryStore({"a": b"remote bytes"})
+    async with mounted_files(store, tmp_path) as mounted:
+        number = await edit(mounted.fs, "a", 0, b"EDITED")
+        before = mounted.journal.ledger.changes["a"]
+        before = replace(before, conflict="a (conflict)", base=Base("old", "v", 12))
+        assert all((before.content, before.expect))
+        mounted.journal.commit(Rows(changes=(before,)))
+        await mounted.fs.set_attributes(number, NewAttributes(mode=0o700), None)
+        after = mounted.journal.ledger.changes["a"]
+        names = {field.name for field in fields(Change)}
+        changed = {name for name in names if getattr(before, name) != getattr(after, name)}
+        assert changed == {"attributes", "sequence", "changed_ns"}
 
 
 async def test_a_rename_and_a_chmod_keep_all_else_that_the_remote_has(tmp_path: Path) -> None:
